@@ -1,0 +1,49 @@
+// InProcessReplica: scheduler and rank in one process, no network: what `interlace run` and benchmarks use.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "common/bounded_queue.h"
+#include "common/clock.h"
+#include "common/config.h"
+#include "common/fault.h"
+#include "common/metrics.h"
+#include "common/thread.h"
+#include "coordinator/replica_loop.h"
+#include "model/text/chat_template.h"
+#include "model/text/tokenizer.h"
+#include "worker/rank.h"
+
+namespace interlace {
+
+// The scheduler, plans, layer loop and tiers of a cluster with one stage. Owned by main; the Engine from any thread.
+// The trap: a transport is needed only for the remote tier, and outlives this.
+class InProcessReplica final : public PlanChannel {
+ public:
+  static absl::StatusOr<std::unique_ptr<InProcessReplica>> Create(const Config& config, Clock& clock,
+                                                                  FaultPoints& faults, Transport* transport,
+                                                                  absl::FunctionRef<void(int64_t, int64_t)> progress);
+  ~InProcessReplica() override;
+
+  Engine& engine() { return *loop_; }
+  Metrics& metrics() { return metrics_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const ChatTemplate& chat_template() const { return *chat_template_; }
+  Rank& rank() { return *rank_; }
+
+ private:
+  InProcessReplica();
+  void Send(const StepPlan& plan) override;
+  void Reset(const absl::Status& why) override;
+
+  Metrics metrics_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<ChatTemplate> chat_template_;
+  std::unique_ptr<Rank> rank_;
+  BoundedQueue<StepPlan> plans_{16};
+  std::unique_ptr<ReplicaLoop> loop_;
+  Thread runner_;
+};
+
+}  // namespace interlace

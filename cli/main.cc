@@ -1,0 +1,185 @@
+// interlace: the tool.
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "cli/chat_command.h"
+#include "cli/config_command.h"
+#include "cli/run_command.h"
+#include "cli/serve_command.h"
+#include "cli/terminal.h"
+#include "common/config.h"
+#include "common/log_sink.h"
+#include "common/status_macros.h"
+
+namespace interlace {
+namespace {
+
+// Settings that several subcommands take; short flags stand for field=value.
+struct CommonFlags {
+  std::string file;
+  std::vector<std::string> settings;
+  std::vector<std::pair<std::string, std::string>> shorthands;  // field, value; filled by callbacks
+
+  void AddTo(CLI::App* command) {
+    command->add_option("--config", file, "configuration file");
+    command->add_option("--set", settings, "field=value; `interlace config` lists the fields");
+  }
+  void Short(CLI::App* command, const std::string& flag, const std::string& field, const std::string& meaning) {
+    command->add_option_function<std::string>(
+        flag, [this, field](const std::string& value) { shorthands.emplace_back(field, value); },
+        absl::StrCat(meaning, " (", field, ")"));
+  }
+  std::vector<std::string> Assignments() const {
+    std::vector<std::string> all;
+    for (const auto& [field, value] : shorthands) all.push_back(absl::StrCat(field, "=", value));
+    all.insert(all.end(), settings.begin(), settings.end());
+    return all;
+  }
+  absl::Status Read(ConfigBuilder* builder) const {
+    if (!file.empty()) RETURN_IF_ERROR(builder->ReadFile(file));
+    RETURN_IF_ERROR(builder->ReadEnvironment());
+    for (const std::string& assignment : Assignments()) RETURN_IF_ERROR(builder->Set(assignment, "command line"));
+    return absl::OkStatus();
+  }
+};
+
+std::string ProgramFolder() {
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path().string();
+}
+
+absl::Status Serve(CommonFlags flags, ServeOptions options) {
+  if (options.kvstore) {
+    ConfigBuilder given;
+    RETURN_IF_ERROR(flags.Read(&given));
+    if (given.OriginOf("kv.tiers") == "default") flags.shorthands.emplace_back("kv.tiers", "host,remote");
+    // The address is known once the kvstore listens; serve hands it to the ranks.
+    flags.shorthands.emplace_back("kv.remote", "started-by-serve");
+  }
+  ConfigBuilder builder;
+  RETURN_IF_ERROR(flags.Read(&builder));
+  ASSIGN_OR_RETURN(const Config config, builder.Build());
+  options.settings = flags.Assignments();
+  options.config_file = flags.file;
+  options.program_folder = ProgramFolder();
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGINT);
+  sigaddset(&stop_signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+  return ServeCommand(config, options, stop_signals);
+}
+
+absl::Status Run(const CommonFlags& flags, const RunOptions& options) {
+  ConfigBuilder builder;
+  RETURN_IF_ERROR(flags.Read(&builder));
+  ASSIGN_OR_RETURN(const Config config, builder.Build());
+  RETURN_IF_ERROR(InstallLogSink("run", config.log.level == "info" ? "warning" : config.log.level, config.log.format));
+  return RunCommand(config, options);
+}
+
+absl::Status ShowConfig(const CommonFlags& flags) {
+  ConfigBuilder builder;
+  RETURN_IF_ERROR(flags.Read(&builder));
+  ConfigCommand(builder);
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Interlace: LLM serving with a KV cache managed layer by layer.", "interlace");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "interlace 0.1.0");
+  absl::Status status;
+
+  CommonFlags serve_flags;
+  ServeOptions serve_options;
+  serve_options.state_folder = "interlace-state";
+  CLI::App* serve = app.add_subcommand("serve", "start a whole cluster on this machine");
+  serve
+      ->add_option_function<std::string>(
+          "MODEL", [&](const std::string& path) { serve_flags.shorthands.emplace_back("model.path", path); },
+          "GGUF file")
+      ->required();
+  serve_flags.Short(serve, "--pp,--pipeline-parallel-size", "cluster.stages", "pipeline stages");
+  serve_flags.Short(serve, "--device-kv", "kv.device_bytes", "device KV arena of a rank");
+  serve_flags.Short(serve, "--host-kv", "kv.host_bytes", "host KV tier of a rank");
+  serve_flags.Short(serve, "--keep-layers", "kv.keep_layers", "layers of each request kept on the device, or auto");
+  serve_flags.Short(serve, "--host", "server.host", "address to listen on");
+  serve_flags.Short(serve, "--port", "server.http_port", "HTTP port");
+  serve_flags.Short(serve, "--grpc-port", "server.grpc_port", "gRPC port");
+  serve->add_option_function<std::string>(
+      "--rocksdb",
+      [&](const std::string& folder) {
+        serve_flags.shorthands.emplace_back("kv.rocksdb_dir", folder);
+        serve_flags.shorthands.emplace_back("kv.tiers", "host,rocksdb");
+      },
+      "folder of a RocksDB tier below the host's (kv.rocksdb_dir)");
+  serve->add_flag("--kvstore", serve_options.kvstore, "start a kvstore and use it as the remote tier");
+  serve->add_option("--state", serve_options.state_folder, "folder for logs")->capture_default_str();
+  serve_flags.AddTo(serve);
+  serve->callback([&] { status = Serve(serve_flags, serve_options); });
+
+  ChatCommandOptions chat_options;
+  float chat_temperature = 0;
+  int32_t chat_tokens = 0;
+  CLI::App* chat = app.add_subcommand("chat", "talk to a running cluster");
+  chat->add_option("--address", chat_options.address, "gRPC door of the cluster")->capture_default_str();
+  chat->add_option("-p,--prompt", chat_options.message, "ask one question and stop");
+  chat->add_option("--system", chat_options.system, "system message");
+  CLI::Option* temperature = chat->add_option("--temperature", chat_temperature, "0 is greedy; default 1");
+  CLI::Option* chat_max = chat->add_option("--max-tokens", chat_tokens, "most tokens of an answer");
+  chat->add_option("--request-id", chat_options.sampling.request_id, "id of the request, for explain");
+  chat->callback([&] {
+    if (temperature->count() > 0) chat_options.sampling.temperature = chat_temperature;
+    if (chat_max->count() > 0) chat_options.sampling.max_tokens = chat_tokens;
+    status = ChatCommand(chat_options);
+  });
+
+  CommonFlags run_flags;
+  RunOptions run_options;
+  CLI::App* run = app.add_subcommand("run", "answer one prompt in this process, without a network");
+  run->add_option_function<std::string>(
+         "MODEL", [&](const std::string& path) { run_flags.shorthands.emplace_back("model.path", path); }, "GGUF file")
+      ->required();
+  run->add_option("-p,--prompt", run_options.prompt, "the prompt")->required();
+  run->add_flag("--raw", run_options.raw, "no chat template");
+  run->add_option("-n,--max-tokens", run_options.max_tokens, "most tokens of the answer")->capture_default_str();
+  run->add_option("--temperature", run_options.temperature, "0 is greedy")->capture_default_str();
+  run->add_option("--seed", run_options.seed, "seed of the sampler")->capture_default_str();
+  run->add_flag("--ids", run_options.ids, "print token ids");
+  run->add_flag("--explain", run_options.explain, "print where the KV of each layer lived");
+  run_flags.Short(run, "--keep-layers", "kv.keep_layers", "layers kept on the device, or auto");
+  run_flags.Short(run, "--device-kv", "kv.device_bytes", "device KV arena");
+  run_flags.Short(run, "--threads", "engine.threads", "compute threads");
+  run_flags.AddTo(run);
+  run->callback([&] { status = Run(run_flags, run_options); });
+
+  std::string explain_address = "127.0.0.1:50051", explain_request;
+  CLI::App* explain = app.add_subcommand("explain", "where the KV of a request lived, layer by layer");
+  explain->add_option("REQUEST", explain_request, "request id")->required();
+  explain->add_option("--address", explain_address, "gRPC door of the cluster")->capture_default_str();
+  explain->callback([&] { status = ExplainCommand(explain_address, explain_request); });
+
+  CommonFlags config_flags;
+  CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");
+  config_flags.AddTo(config);
+  config->callback([&] { status = ShowConfig(config_flags); });
+
+  CLI11_PARSE(app, argc, argv);
+  if (!status.ok()) {
+    std::fprintf(stderr, "interlace: %s\n", std::string(status.message()).c_str());
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace interlace
+
+int main(int argc, char** argv) { return interlace::Main(argc, argv); }

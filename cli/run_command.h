@@ -1,0 +1,23 @@
+// interlace run: one prompt on one process, no network.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/config.h"
+
+namespace interlace {
+
+struct RunOptions {
+  std::string prompt;
+  bool raw = false;  // no chat template
+  int32_t max_tokens = 128;
+  float temperature = 0;
+  uint64_t seed = 0;
+  bool ids = false;      // print token ids instead of text
+  bool explain = false;  // print the table of layers afterwards
+};
+
+absl::Status RunCommand(const Config& config, const RunOptions& options);
+
+}  // namespace interlace

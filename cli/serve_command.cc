@@ -1,0 +1,240 @@
+#include "cli/serve_command.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "cli/child_process.h"
+#include "cli/terminal.h"
+#include "common/status_macros.h"
+#include "common/thread.h"
+
+namespace interlace {
+namespace {
+
+// key=value lines of a ready file; empty while the process has not written it.
+std::map<std::string, std::string> ReadReadyFile(const std::string& path) {
+  std::map<std::string, std::string> entries;
+  std::ifstream file(path);
+  std::string line;
+  while (std::getline(file, line)) {
+    const std::pair<std::string, std::string> entry = absl::StrSplit(line, absl::MaxSplits('=', 1));
+    entries.insert(entry);
+  }
+  return entries;
+}
+
+std::string LastLines(const std::string& path, size_t count) {
+  std::ifstream file(path);
+  std::vector<std::string> lines;
+  std::string line;
+  while (std::getline(file, line)) {
+    lines.push_back("    " + line);
+    if (lines.size() > count) lines.erase(lines.begin());
+  }
+  std::string out;
+  for (const std::string& l : lines) out += l + "\n";
+  return out;
+}
+
+// The processes of one cluster. Thread: one.
+class LocalCluster {
+ public:
+  LocalCluster(const Config& config, const ServeOptions& options, const sigset_t& stop_signals)
+      : config_(config), options_(options), stop_signals_(stop_signals) {}
+
+  absl::Status Run() {
+    std::error_code error;
+    std::filesystem::create_directories(options_.state_folder, error);
+    if (error) {
+      return absl::PermissionDeniedError(absl::StrCat("the state folder ", options_.state_folder, " cannot be made: ",
+                                                      error.message(), "; choose another with --state"));
+    }
+    absl::Status status = StartAll();
+    if (status.ok()) PrintDoors();
+    if (status.ok()) status = Watch();
+    StopAll();
+    return status;
+  }
+
+ private:
+  std::string Path(const std::string& name) const { return absl::StrCat(options_.state_folder, "/", name); }
+
+  absl::Status Start(const std::string& name, const std::string& program, std::vector<std::string> settings,
+                     bool ready_file) {
+    std::vector<std::string> command = {absl::StrCat(options_.program_folder, "/", program)};
+    if (!options_.config_file.empty()) command.insert(command.end(), {"--config", options_.config_file});
+    for (const std::string& setting : options_.settings) command.insert(command.end(), {"--set", setting});
+    for (const std::string& setting : settings) command.insert(command.end(), {"--set", setting});
+    if (ready_file) {
+      std::remove(Path(name + ".ready").c_str());
+      command.insert(command.end(), {"--ready-file", Path(name + ".ready")});
+    }
+    std::remove(Path(name + ".log").c_str());
+    ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(name, command, Path(name + ".log")));
+    children_[name] = std::move(child);
+    return absl::OkStatus();
+  }
+
+  // Waits, looking ten times a second, until `done` or a child ends or a signal comes.
+  template <typename Done>
+  absl::Status Await(const std::string& what, Done done) {
+    while (!done()) {
+      RETURN_IF_ERROR(CheckChildren());
+      if (Signalled(absl::Milliseconds(100))) return absl::CancelledError(absl::StrCat("stopped while ", what));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckChildren() {
+    std::string how;
+    for (auto& [name, child] : children_) {
+      if (!child.Poll(&how)) continue;
+      return absl::UnavailableError(absl::StrCat(name, " ended (", how, "); the end of ", child.log_path(), ":\n",
+                                                 LastLines(child.log_path(), 5)));
+    }
+    return absl::OkStatus();
+  }
+
+  // Waits for a stop signal up to `timeout`.
+  bool Signalled(absl::Duration timeout) {
+    const timespec limit = absl::ToTimespec(timeout);
+    return sigtimedwait(&stop_signals_, nullptr, &limit) > 0;
+  }
+
+  absl::Status StartAll() {
+    if (options_.kvstore) {
+      RETURN_IF_ERROR(Start("kvstore", "interlace-kvstore", {"kvstore.listen=127.0.0.1:0"}, true));
+      RETURN_IF_ERROR(Await("the kvstore starts", [&] {
+        kvstore_address_ = ReadReadyFile(Path("kvstore.ready"))["address"];
+        return !kvstore_address_.empty();
+      }));
+    }
+    RETURN_IF_ERROR(Start("coordinator", "interlace-coordinator", {"cluster.listen=127.0.0.1:0"}, true));
+    RETURN_IF_ERROR(Await("the coordinator starts", [&] {
+      doors_ = ReadReadyFile(Path("coordinator.ready"));
+      return doors_.count("cluster") > 0;
+    }));
+    for (int64_t stage = 0; stage < config_.cluster.stages; ++stage) RETURN_IF_ERROR(StartRank(stage));
+    return AwaitRanks();
+  }
+
+  absl::Status StartRank(int64_t stage) {
+    std::vector<std::string> settings = {absl::StrCat("cluster.coordinator=", doors_["cluster"]),
+                                         absl::StrCat("cluster.stage=", stage)};
+    if (config_.engine.threads == 0) {  // the ranks share this machine's cores
+      settings.push_back(
+          absl::StrCat("engine.threads=", std::max<int64_t>(1, AvailableCores() / config_.cluster.stages)));
+    }
+    if (!kvstore_address_.empty()) settings.push_back(absl::StrCat("kv.remote=", kvstore_address_));
+    if (!config_.kv.rocksdb_dir.empty()) {
+      settings.push_back(absl::StrCat("kv.rocksdb_dir=", config_.kv.rocksdb_dir, "/stage-", stage));
+    }
+    return Start(absl::StrCat("worker-", stage), "interlace-worker", settings, false);
+  }
+
+  absl::Status AwaitRanks() {
+    ProgressBar bar("weights");
+    return Await("weights load", [&] {
+      int64_t percent = 0;
+      size_t ready = 0;
+      for (int64_t stage = 0; stage < config_.cluster.stages; ++stage) {
+        std::ifstream log(Path(absl::StrCat("worker-", stage, ".log")));
+        std::string line;
+        int64_t loaded = 0;
+        while (std::getline(log, line)) {
+          const size_t at = line.find("percent=");
+          if (at != std::string::npos) loaded = std::atol(line.c_str() + at + 8);
+          if (line.find("rank started") != std::string::npos) ++ready;
+        }
+        percent += loaded;
+      }
+      const bool all = ready == static_cast<size_t>(config_.cluster.stages);
+      bar.Show(all ? 100 : static_cast<int>(std::min<int64_t>(99, percent / config_.cluster.stages)));
+      return all;
+    });
+  }
+
+  void PrintDoors() {
+    std::printf("\n  %s  http://%s/v1\n  %s  http://%s/metrics\n  %s  %s\n", Paint(Colour::kGreen, "OpenAI ").c_str(),
+                doors_["http"].c_str(), Paint(Colour::kGreen, "metrics").c_str(), doors_["http"].c_str(),
+                Paint(Colour::kGreen, "gRPC   ").c_str(), doors_["grpc"].c_str());
+    std::printf("  logs     %s\n  try      interlace chat --address %s\n  stop     Ctrl-C (drains)\n\n",
+                options_.state_folder.c_str(), doors_["grpc"].c_str());
+    std::fflush(stdout);
+  }
+
+  // Until a stop signal. A rank or kvstore that dies is started again; requests wait for it.
+  absl::Status Watch() {
+    std::map<std::string, int> restarts;
+    while (!Signalled(absl::Milliseconds(200))) {
+      std::string how;
+      for (auto& [name, child] : children_) {
+        if (!child.Poll(&how)) continue;
+        std::printf("%s %s ended (%s)\n", Paint(Colour::kRed, "!").c_str(), name.c_str(), how.c_str());
+        std::fflush(stdout);
+        int64_t stage = 0;
+        if (!absl::SimpleAtoi(name.substr(name.find('-') + 1), &stage) || ++restarts[name] > 5) {
+          return absl::UnavailableError(absl::StrCat(name, " ended (", how, "); see ", child.log_path()));
+        }
+        RETURN_IF_ERROR(StartRank(stage));
+        std::printf("  %s was started again\n", name.c_str());
+        std::fflush(stdout);
+        break;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // The coordinator first: it finishes what runs and drains the ranks.
+  void StopAll() {
+    if (children_.count("coordinator") > 0 && children_["coordinator"].running()) {
+      std::printf("draining ...\n");
+      std::fflush(stdout);
+      children_["coordinator"].Signal(SIGTERM);
+      Reap("coordinator", absl::Seconds(40));
+    }
+    for (auto& [name, child] : children_) child.Signal(SIGTERM);
+    for (auto& [name, child] : children_) Reap(name, absl::Seconds(10));
+    children_.clear();
+    std::printf("stopped\n");
+  }
+
+  void Reap(const std::string& name, absl::Duration patience) {
+    const absl::Time limit = absl::Now() + patience;
+    std::string how;
+    ChildProcess& child = children_[name];
+    while (child.running() && !child.Poll(&how) && absl::Now() < limit) {
+      if (Signalled(absl::Milliseconds(50))) return;  // a second Ctrl-C: no more patience
+    }
+  }
+
+  const Config& config_;
+  const ServeOptions& options_;
+  const sigset_t& stop_signals_;
+  std::map<std::string, ChildProcess> children_;
+  std::map<std::string, std::string> doors_;
+  std::string kvstore_address_;
+};
+
+}  // namespace
+
+absl::Status ServeCommand(const Config& config, const ServeOptions& options, const sigset_t& stop_signals) {
+  std::printf("%s  %s, %d stage%s, %s of device KV each\n", Paint(Colour::kBold, "interlace serve").c_str(),
+              config.model.path.c_str(), static_cast<int>(config.cluster.stages), config.cluster.stages == 1 ? "" : "s",
+              PrintBytes(config.kv.device_bytes).c_str());
+  std::fflush(stdout);
+  return LocalCluster(config, options, stop_signals).Run();
+}
+
+}  // namespace interlace

@@ -1,0 +1,140 @@
+#include "client/client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <utility>
+
+#include "common/grpc_status.h"
+#include "common/status_macros.h"
+#include "proto/inference.grpc.pb.h"
+
+namespace interlace {
+namespace {
+
+void SetDeadline(absl::Duration deadline, grpc::ClientContext* context) {
+  context->set_deadline(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(deadline));
+}
+
+v1::SamplingOptions ToProto(const ClientOptions& options) {
+  v1::SamplingOptions out;
+  if (options.temperature) out.set_temperature(*options.temperature);
+  if (options.top_p) out.set_top_p(*options.top_p);
+  if (options.top_k) out.set_top_k(*options.top_k);
+  if (options.seed) out.set_seed(*options.seed);
+  if (options.max_tokens) out.set_max_tokens(*options.max_tokens);
+  for (const std::string& stop : options.stop) out.add_stop(stop);
+  return out;
+}
+
+absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientReader<v1::GenerateEvent>& reader,
+                                   Client::OnText on_text) {
+  ClientResult result;
+  v1::GenerateEvent event;
+  bool finished = false;
+  while (reader.Read(&event)) {
+    result.request_id = event.request_id();
+    if (event.has_tokens() && !event.tokens().text().empty() && !on_text(event.tokens().text())) context.TryCancel();
+    if (event.has_finished()) {
+      const v1::Finished& end = event.finished();
+      finished = true;
+      result.finish_reason = end.reason() == v1::FINISH_REASON_LENGTH ? "length" : "stop";
+      result.prompt_tokens = end.prompt_tokens();
+      result.completion_tokens = end.completion_tokens();
+      result.first_token = absl::Seconds(end.first_token_seconds());
+      result.total = absl::Seconds(end.total_seconds());
+    }
+  }
+  RETURN_IF_ERROR(FromGrpcStatus(reader.Finish()));
+  if (!finished) return absl::InternalError("the stream ended without saying why");
+  return result;
+}
+
+}  // namespace
+
+struct Client::Stub {
+  std::unique_ptr<v1::Inference::Stub> inference;
+};
+
+Client::Client(std::unique_ptr<Stub> stub) : stub_(std::move(stub)) {}
+Client::~Client() = default;
+
+std::unique_ptr<Client> Client::Connect(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  auto stub = std::make_unique<Stub>();
+  stub->inference =
+      v1::Inference::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+  return std::unique_ptr<Client>(new Client(std::move(stub)));
+}
+
+absl::StatusOr<ClientResult> Client::Generate(absl::string_view prompt, const ClientOptions& options, OnText on_text) {
+  grpc::ClientContext context;
+  SetDeadline(options.deadline, &context);
+  v1::GenerateRequest request;
+  request.set_request_id(options.request_id);
+  request.set_text(std::string(prompt));
+  *request.mutable_sampling() = ToProto(options);
+  auto reader = stub_->inference->Generate(&context, request);
+  return Drain(context, *reader, on_text);
+}
+
+absl::StatusOr<ClientResult> Client::Chat(const std::vector<ClientMessage>& messages, const ClientOptions& options,
+                                          OnText on_text) {
+  grpc::ClientContext context;
+  SetDeadline(options.deadline, &context);
+  v1::ChatRequest request;
+  request.set_request_id(options.request_id);
+  for (const ClientMessage& message : messages) {
+    v1::ChatMessage* out = request.add_messages();
+    out->set_role(message.role);
+    out->set_content(message.content);
+  }
+  *request.mutable_sampling() = ToProto(options);
+  auto reader = stub_->inference->Chat(&context, request);
+  return Drain(context, *reader, on_text);
+}
+
+absl::StatusOr<ClientModel> Client::Model() {
+  grpc::ClientContext context;
+  SetDeadline(absl::Seconds(10), &context);
+  v1::Model model;
+  RETURN_IF_ERROR(FromGrpcStatus(stub_->inference->GetModel(&context, v1::GetModelRequest(), &model)));
+  return ClientModel{model.id(), model.context(), model.vocab(), model.layers()};
+}
+
+absl::StatusOr<RequestReport> Client::Explain(absl::string_view request_id) {
+  grpc::ClientContext context;
+  SetDeadline(absl::Seconds(10), &context);
+  v1::ExplainRequest request;
+  request.set_request_id(std::string(request_id));
+  v1::ExplainReply reply;
+  RETURN_IF_ERROR(FromGrpcStatus(stub_->inference->Explain(&context, request, &reply)));
+  RequestReport report{.request_id = reply.request_id(), .state = reply.state(), .status = reply.status()};
+  report.prompt_tokens = reply.prompt_tokens();
+  report.completion_tokens = reply.completion_tokens();
+  report.keep_layers = reply.keep_layers();
+  report.layers = reply.layers();
+  report.steps = reply.steps();
+  report.recomputes = reply.recomputes();
+  report.recomputed_tokens = reply.recomputed_tokens();
+  report.preemptions = reply.preemptions();
+  report.queue = absl::Seconds(reply.queue_seconds());
+  report.first_token = absl::Seconds(reply.first_token_seconds());
+  report.total = absl::Seconds(reply.total_seconds());
+  report.tiers.assign(reply.tiers().begin(), reply.tiers().end());
+  report.notes.assign(reply.notes().begin(), reply.notes().end());
+  for (const v1::LayerExplanation& l : reply.by_layer()) {
+    report.by_layer.push_back({l.layer(),
+                               l.stage(),
+                               l.mode(),
+                               l.blocks_device(),
+                               {l.blocks_tier().begin(), l.blocks_tier().end()},
+                               l.bytes_in(),
+                               l.bytes_out(),
+                               l.stall_us()});
+  }
+  return report;
+}
+
+}  // namespace interlace

@@ -1,0 +1,95 @@
+// The C++ client of Interlace.
+//
+//   auto client = interlace::Client::Connect("127.0.0.1:50051");
+//   absl::Status status = client->Chat({{"user", "Why is the sky blue?"}}, {.max_tokens = 64},
+//                                      [](absl::string_view text) { std::cout << text << std::flush; return true; });
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace interlace {
+
+struct ClientMessage {
+  std::string role;  // system, user, assistant
+  std::string content;
+};
+
+struct ClientOptions {
+  std::optional<float> temperature;  // unset: the server's default (1); 0 is greedy
+  std::optional<float> top_p;
+  std::optional<int32_t> top_k;
+  std::optional<uint64_t> seed;
+  std::optional<int32_t> max_tokens;
+  std::vector<std::string> stop;
+  absl::Duration deadline = absl::Seconds(600);  // travels with the request as its deadline
+  std::string request_id;                        // empty: the server draws one
+};
+
+struct ClientResult {
+  std::string request_id;
+  std::string finish_reason;  // stop, length
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+  absl::Duration first_token;  // as the server measured them
+  absl::Duration total;
+};
+
+struct ClientModel {
+  std::string id;
+  int32_t context = 0;
+  int32_t vocab = 0;
+  int32_t layers = 0;
+};
+
+struct LayerReport {
+  int32_t layer = 0;
+  int32_t stage = 0;
+  std::string mode;  // keep, stream
+  int32_t blocks_device = 0;
+  std::vector<int32_t> blocks_tier;
+  int64_t bytes_in = 0, bytes_out = 0, stall_us = 0;
+};
+
+struct RequestReport {
+  std::string request_id, state, status;
+  int32_t prompt_tokens = 0, completion_tokens = 0, keep_layers = 0, layers = 0, steps = 0;
+  int32_t recomputes = 0, recomputed_tokens = 0, preemptions = 0;
+  absl::Duration queue, first_token, total;
+  std::vector<std::string> tiers;
+  std::vector<LayerReport> by_layer;
+  std::vector<std::string> notes;
+};
+
+// A connection to a coordinator. Any thread; calls may run side by side. The trap: the callbacks run on the calling
+// thread, between reads: a slow one slows only its own stream, until the server closes it with ResourceExhausted.
+class Client {
+ public:
+  // `address` is host:port of the gRPC door. Connects lazily; a coordinator that is away shows in the first call.
+  static std::unique_ptr<Client> Connect(const std::string& address);
+  ~Client();
+
+  // Text as it comes; `on_text` returns false to cancel (the call then answers Cancelled).
+  using OnText = absl::FunctionRef<bool(absl::string_view)>;
+  absl::StatusOr<ClientResult> Generate(absl::string_view prompt, const ClientOptions& options, OnText on_text);
+  absl::StatusOr<ClientResult> Chat(const std::vector<ClientMessage>& messages, const ClientOptions& options,
+                                    OnText on_text);
+  absl::StatusOr<ClientModel> Model();
+  absl::StatusOr<RequestReport> Explain(absl::string_view request_id);
+
+ private:
+  struct Stub;
+  explicit Client(std::unique_ptr<Stub> stub);
+  std::unique_ptr<Stub> stub_;
+};
+
+}  // namespace interlace

@@ -1,0 +1,93 @@
+# interlace_library(NAME SRCS ... DEPS ... LIBS ...): the only way this tree makes a library.
+#
+#   NAME   target; its folder decides its layer
+#   SRCS   sources, relative to the folder
+#   DEPS   targets of this tree; a dependency that the layering forbids stops the configure step
+#   LIBS   third-party targets
+#
+# interlace_executable and interlace_test take the same arguments. Tests may depend on anything.
+
+# Which folders a folder may depend on (docs/architecture.md, "Who may include what").
+set(INTERLACE_LAYER_common "")
+set(INTERLACE_LAYER_kernels "common")
+set(INTERLACE_LAYER_model "common;kernels")
+set(INTERLACE_LAYER_kvstore "common;kernels;proto")
+set(INTERLACE_LAYER_proto "common;kvstore")
+set(INTERLACE_LAYER_worker "common;kernels;model;kvstore;proto")
+set(INTERLACE_LAYER_coordinator "common;proto;model;kvstore")
+set(INTERLACE_LAYER_client "common;proto")
+set(INTERLACE_LAYER_cli "common;kernels;model;kvstore;proto;worker;coordinator;client")
+# Targets of a folder that folders above may use although the rest of the folder is closed to them.
+set(INTERLACE_PURE_coordinator_model "model_text")                       # tokenizer, chat template, GGUF metadata
+set(INTERLACE_PURE_coordinator_kvstore "kvstore_plan")                   # keys, residency plan and planner
+set(INTERLACE_PURE_proto_kvstore "kvstore_plan")
+set(INTERLACE_PURE_kvstore_proto "proto_kv")                              # the store's own wire contract
+
+define_property(TARGET PROPERTY INTERLACE_FOLDER BRIEF_DOCS "layer" FULL_DOCS "top folder of the target")
+
+function(interlace_check_layer target deps)
+  get_target_property(folder ${target} INTERLACE_FOLDER)
+  foreach(dep IN LISTS deps)
+    if(NOT TARGET ${dep})
+      message(FATAL_ERROR "${target}: DEPS names ${dep}, which is not a target (yet); order the folders in CMakeLists.txt")
+    endif()
+    get_target_property(dep_folder ${dep} INTERLACE_FOLDER)
+    if(NOT dep_folder)
+      message(FATAL_ERROR "${target}: DEPS takes targets of this tree; move ${dep} to LIBS")
+    endif()
+    if(NOT dep_folder STREQUAL folder)
+      if(NOT dep_folder IN_LIST INTERLACE_LAYER_${folder})
+        message(FATAL_ERROR "layering: ${target} (${folder}/) must not depend on ${dep} (${dep_folder}/); "
+          "${folder}/ may use: ${INTERLACE_LAYER_${folder}}")
+      endif()
+      if(DEFINED INTERLACE_PURE_${folder}_${dep_folder} AND NOT dep IN_LIST INTERLACE_PURE_${folder}_${dep_folder})
+        message(FATAL_ERROR "layering: ${target} (${folder}/) may use only ${INTERLACE_PURE_${folder}_${dep_folder}} "
+          "of ${dep_folder}/, not ${dep}")
+      endif()
+    endif()
+  endforeach()
+endfunction()
+
+function(interlace_set_folder target)
+  file(RELATIVE_PATH path ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+  string(REGEX REPLACE "/.*" "" folder "${path}")
+  set_target_properties(${target} PROPERTIES INTERLACE_FOLDER ${folder})
+endfunction()
+
+function(interlace_library name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS;LIBS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SRCS})
+  interlace_set_folder(${name})
+  interlace_check_layer(${name} "${ARG_DEPS}")
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PUBLIC ${ARG_DEPS} ${ARG_LIBS})
+  target_compile_options(${name} PRIVATE ${INTERLACE_WARNINGS})
+endfunction()
+
+function(interlace_executable name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS;LIBS" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  interlace_set_folder(${name})
+  interlace_check_layer(${name} "${ARG_DEPS}")
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} ${ARG_LIBS})
+  target_compile_options(${name} PRIVATE ${INTERLACE_WARNINGS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
+endfunction()
+
+# interlace_test(name SRCS ... DEPS ... LABELS ...): a GoogleTest binary; ctest runs it with 120 s unless TIMEOUT says more.
+function(interlace_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LIBS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} ${ARG_LIBS} GTest::gmock GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_options(${name} PRIVATE ${INTERLACE_WARNINGS})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
+  endif()
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()

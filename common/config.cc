@@ -1,0 +1,218 @@
+#include "common/config.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/status_macros.h"
+
+namespace interlace {
+namespace {
+
+absl::Status ParseValue(absl::string_view text, std::string* out) {
+  *out = std::string(text);
+  return absl::OkStatus();
+}
+absl::Status ParseValue(absl::string_view text, int64_t* out) {
+  if (!absl::SimpleAtoi(text, out)) return absl::InvalidArgumentError("is not an integer");
+  return absl::OkStatus();
+}
+absl::Status ParseValue(absl::string_view text, Bytes* out) { return ParseBytes(text, out); }
+absl::Status ParseValue(absl::string_view text, absl::Duration* out) {
+  if (!absl::ParseDuration(std::string(text), out) || *out < absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("is not a duration such as 250ms or 2s");
+  }
+  return absl::OkStatus();
+}
+
+std::string PrintValue(const std::string& value) { return value; }
+std::string PrintValue(int64_t value) { return absl::StrCat(value); }
+std::string PrintValue(Bytes value) { return PrintBytes(value); }
+std::string PrintValue(absl::Duration value) { return absl::FormatDuration(value); }
+
+constexpr absl::string_view TypeName(const std::string&) { return "text"; }
+constexpr absl::string_view TypeName(int64_t) { return "integer"; }
+constexpr absl::string_view TypeName(Bytes) { return "bytes"; }
+constexpr absl::string_view TypeName(absl::Duration) { return "duration"; }
+
+template <typename Get>
+ConfigField Field(absl::string_view name, Get get, absl::string_view meaning) {
+  Config probe;
+  return {name, TypeName(*get(probe)), meaning,
+          [get](Config& config, absl::string_view text) { return ParseValue(text, get(config)); },
+          [get](const Config& config) { return PrintValue(*get(const_cast<Config&>(config))); }};
+}
+
+#define FIELD(group, field, meaning) \
+  Field(                             \
+      #group "." #field, [](Config& c) { return &c.group.field; }, meaning)
+
+}  // namespace
+
+const std::vector<ConfigField>& ConfigSchema() {
+  static const std::vector<ConfigField>* schema = new std::vector<ConfigField>{
+      FIELD(model, path, "GGUF file of the model"),
+      FIELD(model, name, "name under which clients ask for the model; empty: the file's name"),
+      FIELD(server, host, "address on which HTTP and gRPC listen"),
+      FIELD(server, http_port, "OpenAI HTTP port; 0 picks a free one"),
+      FIELD(server, grpc_port, "gRPC port; 0 picks a free one"),
+      FIELD(cluster, listen, "address on which the coordinator takes ranks"),
+      FIELD(cluster, coordinator, "coordinator address that a rank dials"),
+      FIELD(cluster, stages, "pipeline stages of the replica"),
+      FIELD(cluster, stage, "pipeline stage of this rank, from 0"),
+      FIELD(cluster, rank_timeout, "how long a plan may run before its rank counts as lost"),
+      FIELD(cluster, reform_timeout, "how long requests wait for a lost rank to come back before they end with an error"),
+      FIELD(engine, threads, "compute threads of a rank; 0: one per core"),
+      FIELD(engine, ops, "auto, reference or avx2"),
+      FIELD(kv, block_tokens, "tokens in a KV block"),
+      FIELD(kv, keep_layers, "layers of each request kept in device memory: a number, or auto"),
+      FIELD(kv, device_bytes, "device KV arena of a rank"),
+      FIELD(kv, host_bytes, "host KV tier of a rank"),
+      FIELD(kv, rocksdb_dir, "folder of a rank's RocksDB tier"),
+      FIELD(kv, rocksdb_bytes, "bound of a rank's RocksDB tier"),
+      FIELD(kv, remote, "control address of the kvstore behind the remote tier"),
+      FIELD(kv, tiers, "tiers below the device, first choice first: host, remote, rocksdb"),
+      FIELD(kv, read_timeout, "how long a layer waits for a block before it is recomputed"),
+      FIELD(kvstore, listen, "control address of the kvstore"),
+      FIELD(kvstore, host_bytes, "memory of the kvstore"),
+      FIELD(kvstore, rocksdb_dir, "RocksDB folder of the kvstore; empty: memory alone"),
+      FIELD(kvstore, rocksdb_bytes, "bound of the kvstore's RocksDB"),
+      FIELD(sched, policy, "order in which requests are served"),
+      FIELD(sched, chunk_tokens, "prompt tokens of one request in one step"),
+      FIELD(sched, step_tokens, "tokens of one step over all requests"),
+      FIELD(sched, max_running, "requests that hold KV at once"),
+      FIELD(sched, max_waiting, "requests that may wait; above it clients get 429"),
+      FIELD(sched, max_recomputes, "times one request may be rolled back for lost KV before it fails"),
+      FIELD(request, max_tokens, "tokens generated when the client names none; 0: up to the context"),
+      FIELD(request, deadline, "deadline of a request that names none"),
+      FIELD(request, max_body, "largest HTTP body or gRPC message"),
+      FIELD(log, level, "debug, info, warning or error"),
+      FIELD(log, format, "text or json"),
+      FIELD(fault, points, "fault points to arm, name:probability,... (tests only)"),
+      FIELD(fault, seed, "seed of the fault points"),
+  };
+  return *schema;
+}
+
+absl::Status ConfigBuilder::Set(absl::string_view assignment, absl::string_view origin) {
+  std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(assignment, absl::MaxSplits('=', 1));
+  const absl::string_view name = absl::StripAsciiWhitespace(parts.first);
+  if (assignment.find('=') == absl::string_view::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("'", assignment, "' is not field=value"));
+  }
+  std::vector<absl::string_view> group;
+  const absl::string_view prefix = name.substr(0, name.find('.'));
+  for (const ConfigField& field : ConfigSchema()) {
+    if (field.name == name) {
+      const absl::string_view text = absl::StripAsciiWhitespace(parts.second);
+      absl::Status status = field.parse(config_, text);
+      if (!status.ok()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(name, "='", text, "' ", status.message(), " (", field.meaning, ")"));
+      }
+      origins_.emplace_back(std::string(name), std::string(origin));
+      return absl::OkStatus();
+    }
+    if (field.name.substr(0, field.name.find('.')) == prefix) group.push_back(field.name);
+  }
+  return absl::InvalidArgumentError(
+      group.empty() ? absl::StrCat("no setting is called '", name, "'; `interlace config` lists them all")
+                    : absl::StrCat("no setting is called '", name, "'; its group has ", absl::StrJoin(group, ", ")));
+}
+
+absl::Status ConfigBuilder::ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return absl::NotFoundError(absl::StrCat("configuration file ", path, " cannot be read"));
+  std::string line;
+  for (int number = 1; std::getline(file, line); ++number) {
+    const absl::string_view text = absl::StripAsciiWhitespace(absl::string_view(line).substr(0, line.find('#')));
+    if (text.empty()) continue;
+    const std::string origin = absl::StrCat("file ", path, ":", number);
+    absl::Status status = Set(text, origin);
+    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat(origin, ": ", status.message()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ConfigBuilder::ReadEnvironment() {
+  for (const ConfigField& field : ConfigSchema()) {
+    const std::string name =
+        absl::StrCat("INTERLACE_", absl::AsciiStrToUpper(absl::StrReplaceAll(field.name, {{".", "_"}})));
+    const char* value = std::getenv(name.c_str());
+    if (value == nullptr || absl::StartsWith(value, "tcp://")) continue;
+    RETURN_IF_ERROR(Set(absl::StrCat(field.name, "=", value), absl::StrCat("environment ", name)));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Config> ConfigBuilder::Build() const {
+  const Config& c = config_;
+  const auto refuse = [](absl::string_view field, const auto& value, absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat(field, "=", value, " ", why));
+  };
+  if (c.cluster.stages < 1) return refuse("cluster.stages", c.cluster.stages, "must be at least 1");
+  if (c.cluster.stage < 0 || c.cluster.stage >= c.cluster.stages) {
+    return refuse("cluster.stage", c.cluster.stage, absl::StrCat("must lie in [0, ", c.cluster.stages, ")"));
+  }
+  if (c.kv.block_tokens < 8 || c.kv.block_tokens > 256 || c.kv.block_tokens % 8 != 0) {
+    return refuse("kv.block_tokens", c.kv.block_tokens, "must be a multiple of 8 from 8 to 256");
+  }
+  int64_t keep = 0;
+  if (c.kv.keep_layers != "auto" && (!absl::SimpleAtoi(c.kv.keep_layers, &keep) || keep < 0)) {
+    return refuse("kv.keep_layers", c.kv.keep_layers, "must be auto or a number of layers");
+  }
+  for (absl::string_view tier : absl::StrSplit(c.kv.tiers, ',', absl::SkipEmpty())) {
+    if (tier == "remote" && c.kv.remote.empty()) {
+      return refuse("kv.tiers", c.kv.tiers, "names remote; set kv.remote to the kvstore's control address");
+    }
+    if (tier == "rocksdb" && c.kv.rocksdb_dir.empty()) {
+      return refuse("kv.tiers", c.kv.tiers, "names rocksdb; set kv.rocksdb_dir to its folder");
+    }
+  }
+  if (c.sched.chunk_tokens < 1) return refuse("sched.chunk_tokens", c.sched.chunk_tokens, "must be at least 1");
+  if (c.sched.step_tokens < 1) return refuse("sched.step_tokens", c.sched.step_tokens, "must be at least 1");
+  if (c.sched.max_running < 1) return refuse("sched.max_running", c.sched.max_running, "must be at least 1");
+  if (c.engine.threads < 0) return refuse("engine.threads", c.engine.threads, "must not be negative");
+  return c;
+}
+
+std::string ConfigBuilder::OriginOf(absl::string_view name) const {
+  for (auto it = origins_.rbegin(); it != origins_.rend(); ++it) {
+    if (it->first == name) return it->second;
+  }
+  return "default";
+}
+
+absl::Status ParseBytes(absl::string_view text, Bytes* out) {
+  static constexpr std::pair<absl::string_view, double> kUnits[] = {
+      {"KIB", 0x1p10}, {"MIB", 0x1p20}, {"GIB", 0x1p30}, {"TIB", 0x1p40}, {"KB", 1e3},   {"MB", 1e6}, {"GB", 1e9},
+      {"TB", 1e12},    {"K", 0x1p10},   {"M", 0x1p20},   {"G", 0x1p30},   {"T", 0x1p40}, {"B", 1},    {"", 1}};
+  const std::string upper = absl::AsciiStrToUpper(absl::StripAsciiWhitespace(text));
+  for (const auto& [unit, factor] : kUnits) {
+    if (!absl::EndsWith(upper, unit)) continue;
+    const absl::string_view digits =
+        absl::StripAsciiWhitespace(absl::string_view(upper).substr(0, upper.size() - unit.size()));
+    double number = 0;
+    if (digits.empty() || !absl::SimpleAtod(digits, &number) || !(number >= 0) || number * factor > 0x1p60) break;
+    out->value = static_cast<int64_t>(std::llround(number * factor));
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError("is not a size such as 4096, 32MiB or 1.5GiB");
+}
+
+std::string PrintBytes(Bytes bytes) {
+  static constexpr std::pair<int, absl::string_view> kUnits[] = {{40, "TiB"}, {30, "GiB"}, {20, "MiB"}, {10, "KiB"}};
+  for (const auto& [shift, unit] : kUnits) {
+    if (bytes.value != 0 && bytes.value % (int64_t{1} << shift) == 0) return absl::StrCat(bytes.value >> shift, unit);
+  }
+  return absl::StrCat(bytes.value);
+}
+
+}  // namespace interlace

@@ -1,0 +1,122 @@
+// Config: every setting of every process, typed, with its unit, default and meaning in one place.
+//
+// Precedence: --set and flags > environment (INTERLACE_KV_KEEP_LAYERS for kv.keep_layers) > --config file > default.
+// Unknown fields and unparsable values are refused. main.cc cuts the tree into small Options; no class sees the whole.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace interlace {
+
+// A size in bytes; written 4096, 32MiB, 1.5GiB.
+struct Bytes {
+  int64_t value = 0;
+  friend bool operator==(Bytes, Bytes) = default;
+};
+
+struct Config {
+  struct {
+    std::string path;
+    std::string name;
+  } model;
+  struct {
+    std::string host = "127.0.0.1";
+    int64_t http_port = 8000;
+    int64_t grpc_port = 50051;
+  } server;
+  struct {
+    std::string listen = "127.0.0.1:7070";
+    std::string coordinator = "127.0.0.1:7070";
+    int64_t stages = 1;
+    int64_t stage = 0;
+    absl::Duration rank_timeout = absl::Seconds(60);
+    absl::Duration reform_timeout = absl::Seconds(15);
+  } cluster;
+  struct {
+    int64_t threads = 0;
+    std::string ops = "auto";
+  } engine;
+  struct {
+    int64_t block_tokens = 16;
+    std::string keep_layers = "auto";
+    Bytes device_bytes{int64_t{256} << 20};
+    Bytes host_bytes{int64_t{1} << 30};
+    std::string rocksdb_dir;
+    Bytes rocksdb_bytes{int64_t{4} << 30};
+    std::string remote;
+    std::string tiers = "host";
+    absl::Duration read_timeout = absl::Seconds(2);
+  } kv;
+  struct {
+    std::string listen = "127.0.0.1:7071";
+    Bytes host_bytes{int64_t{1} << 30};
+    std::string rocksdb_dir;
+    Bytes rocksdb_bytes{int64_t{4} << 30};
+  } kvstore;
+  struct {
+    std::string policy = "fcfs";
+    int64_t chunk_tokens = 256;
+    int64_t step_tokens = 512;
+    int64_t max_running = 64;
+    int64_t max_waiting = 256;
+    int64_t max_recomputes = 8;
+  } sched;
+  struct {
+    int64_t max_tokens = 0;
+    absl::Duration deadline = absl::Seconds(600);
+    Bytes max_body{int64_t{16} << 20};
+  } request;
+  struct {
+    std::string level = "info";
+    std::string format = "text";
+  } log;
+  struct {
+    std::string points;
+    int64_t seed = 1;
+  } fault;
+};
+
+// One row of the schema.
+struct ConfigField {
+  absl::string_view name;     // "kv.device_bytes"
+  absl::string_view type;     // "bytes", "integer", "duration", "text"
+  absl::string_view meaning;  // one line; for a choice, the choices
+  std::function<absl::Status(Config&, absl::string_view)> parse;
+  std::function<std::string(const Config&)> print;
+};
+const std::vector<ConfigField>& ConfigSchema();
+
+// A Config and where each value came from.
+// Thread: one, at start. Owned by main.
+class ConfigBuilder {
+ public:
+  // "a.b=c" from the command line. InvalidArgument names the field and the known ones of its group.
+  absl::Status Set(absl::string_view assignment, absl::string_view origin);
+  // Lines "a.b = c", '#' starts a comment; NotFound if the file is missing.
+  absl::Status ReadFile(const std::string& path);
+  // INTERLACE_A_B=value for each field a.b; values that begin with tcp:// are ignored (Kubernetes service links).
+  absl::Status ReadEnvironment();
+  // Cross-field checks; then the configuration.
+  absl::StatusOr<Config> Build() const;
+  // "default", "file x:3", "environment INTERLACE_X", "command line".
+  std::string OriginOf(absl::string_view name) const;
+  const Config& values() const { return config_; }
+
+ private:
+  Config config_;
+  std::vector<std::pair<std::string, std::string>> origins_;  // field, origin; the last entry of a field counts
+};
+
+// "32MiB" -> 33554432; plain digits are bytes. K, M, G, T and KiB.. are powers of 1024; KB.. are powers of 1000.
+absl::Status ParseBytes(absl::string_view text, Bytes* out);
+std::string PrintBytes(Bytes bytes);
+
+}  // namespace interlace

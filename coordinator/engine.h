@@ -1,0 +1,40 @@
+// Engine: what the front doors see of the scheduler.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "coordinator/explanation.h"
+#include "coordinator/request.h"
+
+namespace interlace {
+
+struct EngineLoad {
+  int32_t ranks_ready = 0;
+  int32_t ranks = 0;
+  int32_t running = 0;
+  int32_t waiting = 0;
+  int32_t blocks_held = 0;
+  int32_t blocks = 0;
+  bool draining = false;
+};
+
+// Implemented by ReplicaLoop (coordinator/replica_loop.h), by a scripted fake in tests. Any thread.
+// The trap: Submit answers OK before the request has run: what becomes of it arrives at its sink.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  // OK: the sink will get exactly one OnEnd. Otherwise the sink is never called: InvalidArgument (can never run: longer
+  // than the context; ResourceExhausted "arena too small" says which setting to raise), ResourceExhausted (queue full),
+  // Unavailable (draining, or ranks are missing).
+  virtual absl::Status Submit(Request request) = 0;
+  // The client is gone: the request ends with Cancelled, its KV is freed. Unknown ids are ignored.
+  virtual void Cancel(RequestId id) = 0;
+  // NotFound if the name is unknown or too old. The last 256 ended requests are kept.
+  virtual absl::StatusOr<Explanation> Explain(absl::string_view name) = 0;
+  virtual EngineLoad Load() = 0;
+};
+
+}  // namespace interlace

@@ -1,0 +1,37 @@
+// Explanation: what happened to one request, layer by layer.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/ids.h"
+#include "coordinator/request.h"
+
+namespace interlace {
+
+struct LayerExplanation {
+  int32_t stage = 0;
+  bool kept = false;                 // mode at the last step
+  int32_t blocks_device = 0;         // after the last step
+  std::vector<int32_t> blocks_tier;  // after the last step
+  int64_t bytes_in = 0;              // over the request's life, towards the device
+  int64_t bytes_out = 0;
+  int64_t stall_us = 0;
+};
+
+struct Explanation {
+  std::string name;
+  std::string state;  // waiting, running, finished, failed
+  RequestEnd end;     // as far as it is known
+  int32_t keep_layers = 0;
+  int32_t steps = 0;
+  int32_t recomputes = 0;
+  int32_t recomputed_tokens = 0;
+  int32_t preemptions = 0;
+  std::vector<std::string> tiers;
+  std::vector<LayerExplanation> layers;  // one for each layer of the model
+  std::vector<std::string> notes;        // why it was lowered, rolled back, preempted, failed; bounded
+};
+
+}  // namespace interlace

@@ -1,0 +1,141 @@
+#include "coordinator/replica_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace interlace {
+
+ReplicaLoop::ReplicaLoop(const Options& options, std::unique_ptr<SchedulingPolicy> policy, Clock& clock,
+                         std::unique_ptr<Entropy> entropy, Metrics& metrics, PlanChannel& channel)
+    : options_(options),
+      clock_(clock),
+      scheduler_(options.scheduler, std::move(policy), clock, std::move(entropy), metrics, channel),
+      inbox_(65536),
+      thread_("scheduler", [this] { Run(); }) {}
+
+ReplicaLoop::~ReplicaLoop() {
+  inbox_.Close();
+  thread_.Join();
+}
+
+void ReplicaLoop::Run() {
+  while (!inbox_.closed()) {
+    const absl::Duration wait = std::max(absl::ZeroDuration(), scheduler_.NextWakeUp() - clock_.Now());
+    std::optional<Event> event = inbox_.PopWithin(wait);
+    while (event) {
+      Handle(*std::move(event));
+      event = inbox_.TryPop();
+    }
+    scheduler_.RunOnce();
+    Publish();
+  }
+}
+
+void ReplicaLoop::Handle(Event event) {
+  if (Request* request = std::get_if<Request>(&event)) {
+    {
+      absl::MutexLock lock(&mutex_);
+      --submitted_;
+      ++load_.waiting;
+    }
+    scheduler_.Admit(std::move(*request));
+  } else if (Cancelled* cancelled = std::get_if<Cancelled>(&event)) {
+    scheduler_.Cancel(cancelled->id, absl::CancelledError("the client is gone"));
+  } else if (Formed* formed = std::get_if<Formed>(&event)) {
+    scheduler_.OnFormed(formed->epoch, formed->ranks);
+  } else if (Lost* lost = std::get_if<Lost>(&event)) {
+    scheduler_.OnLost(lost->why);
+  } else if (StepResult* result = std::get_if<StepResult>(&event)) {
+    scheduler_.OnResult(std::move(*result));
+  } else if (std::shared_ptr<Question>* question = std::get_if<std::shared_ptr<Question>>(&event)) {
+    (*question)->answer = scheduler_.Explain((*question)->name);
+    (*question)->answered.Notify();
+  }
+}
+
+void ReplicaLoop::Publish() {
+  absl::MutexLock lock(&mutex_);
+  load_ = scheduler_.Load();
+  shape_ = scheduler_.shape();
+}
+
+absl::Status ReplicaLoop::Submit(Request request) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (draining_) return absl::UnavailableError("the server is draining");
+    if (!shape_) return absl::UnavailableError("no replica is ready: ranks are still loading or lost");
+    if (load_.waiting + submitted_ >= options_.max_waiting) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(load_.waiting, " requests are waiting (sched.max_waiting=", options_.max_waiting, ")"));
+    }
+    const int32_t prompt = static_cast<int32_t>(request.prompt.size());
+    if (prompt >= options_.scheduler.context) {
+      return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt, " tokens, the context is ",
+                                                     options_.scheduler.context, ", one of which must be left"));
+    }
+    request.max_tokens = std::min(request.max_tokens, options_.scheduler.context - prompt);
+    const int32_t keep = options_.scheduler.fixed_keep;
+    absl::Status can_run = CheckCanRun(*shape_, prompt + request.max_tokens, keep);
+    while (!can_run.ok() && !request.max_tokens_given && request.max_tokens > 1) {
+      request.max_tokens /= 2;  // a default; the client did not ask for that many
+      can_run = CheckCanRun(*shape_, prompt + request.max_tokens, keep);
+    }
+    RETURN_IF_ERROR(can_run);
+    ++submitted_;
+  }
+  if (!inbox_.Push(std::move(request))) return absl::UnavailableError("the server is stopping");
+  return absl::OkStatus();
+}
+
+void ReplicaLoop::Cancel(RequestId id) { inbox_.Push(Cancelled{id}); }
+void ReplicaLoop::OnFormed(Epoch epoch, std::vector<RankInfo> ranks) { inbox_.Push(Formed{epoch, std::move(ranks)}); }
+void ReplicaLoop::OnLost(absl::Status why) { inbox_.Push(Lost{std::move(why)}); }
+void ReplicaLoop::OnResult(StepResult result) { inbox_.Push(std::move(result)); }
+
+absl::StatusOr<Explanation> ReplicaLoop::Explain(absl::string_view name) {
+  auto question = std::make_shared<Question>();
+  question->name = std::string(name);
+  if (!inbox_.Push(question) || !question->answered.WaitForNotificationWithTimeout(absl::Seconds(5))) {
+    return absl::UnavailableError("the scheduler did not answer in time");
+  }
+  return question->answer;
+}
+
+EngineLoad ReplicaLoop::Load() {
+  absl::MutexLock lock(&mutex_);
+  EngineLoad load = load_;
+  load.waiting += submitted_;
+  load.ranks = options_.ranks;
+  load.draining = draining_;
+  return load;
+}
+
+bool ReplicaLoop::Drain(absl::Duration timeout) {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  const auto empty = [this]()
+                         ABSL_NO_THREAD_SAFETY_ANALYSIS { return load_.running + load_.waiting + submitted_ == 0; };
+  return mutex_.AwaitWithTimeout(absl::Condition(&empty), timeout);
+}
+
+ReplicaLoop::Options LoopOptions(const Config& config, int32_t context) {
+  ReplicaLoop::Options options;
+  options.ranks = static_cast<int32_t>(config.cluster.stages);
+  options.max_waiting = static_cast<int32_t>(config.sched.max_waiting);
+  Scheduler::Options& scheduler = options.scheduler;
+  scheduler.chunk_tokens = static_cast<int32_t>(config.sched.chunk_tokens);
+  scheduler.step_tokens = static_cast<int32_t>(config.sched.step_tokens);
+  scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
+  scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
+  if (!absl::SimpleAtoi(config.kv.keep_layers, &scheduler.fixed_keep)) scheduler.fixed_keep = -1;  // auto
+  scheduler.context = context;
+  scheduler.rank_timeout = config.cluster.rank_timeout;
+  scheduler.reform_timeout = config.cluster.reform_timeout;
+  return options;
+}
+
+}  // namespace interlace

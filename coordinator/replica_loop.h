@@ -1,0 +1,83 @@
+// ReplicaLoop: the thread of one replica's scheduler, and what the front doors see of it.
+#pragma once
+
+#include <memory>
+#include <variant>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "common/bounded_queue.h"
+#include "common/config.h"
+#include "common/thread.h"
+#include "coordinator/engine.h"
+#include "coordinator/scheduler.h"
+
+namespace interlace {
+
+// Owned by main; any thread. The Scheduler inside is touched by the loop's thread alone. The trap: the channel and the
+// rank service must stop before it dies, since they post to it.
+class ReplicaLoop final : public Engine {
+ public:
+  struct Options {
+    Scheduler::Options scheduler;
+    int32_t ranks = 1;
+    int32_t max_waiting = 256;
+  };
+  ReplicaLoop(const Options& options, std::unique_ptr<SchedulingPolicy> policy, Clock& clock,
+              std::unique_ptr<Entropy> entropy, Metrics& metrics, PlanChannel& channel);
+  ~ReplicaLoop() override;
+
+  absl::Status Submit(Request request) override;
+  void Cancel(RequestId id) override;
+  absl::StatusOr<Explanation> Explain(absl::string_view name) override;
+  EngineLoad Load() override;
+
+  // From the rank service or an in-process runner.
+  void OnFormed(Epoch epoch, std::vector<RankInfo> ranks);
+  void OnLost(absl::Status why);
+  void OnResult(StepResult result);
+
+  // Refuses new requests from now on; returns when none is left or after `timeout`. True iff none was left.
+  bool Drain(absl::Duration timeout);
+
+ private:
+  struct Cancelled {
+    RequestId id;
+  };
+  struct Formed {
+    Epoch epoch;
+    std::vector<RankInfo> ranks;
+  };
+  struct Lost {
+    absl::Status why;
+  };
+  struct Question {  // answered on the loop's thread; shared, since the asker may give up
+    std::string name;
+    absl::StatusOr<Explanation> answer = absl::UnavailableError("the scheduler did not answer in time");
+    absl::Notification answered;
+  };
+  using Event = std::variant<Request, Cancelled, Formed, Lost, StepResult, std::shared_ptr<Question>>;
+
+  void Run();
+  void Handle(Event event);
+  void Publish();
+
+  const Options options_;
+  Clock& clock_;
+  Scheduler scheduler_;
+  BoundedQueue<Event> inbox_;
+
+  absl::Mutex mutex_;
+  EngineLoad load_;                    // protected by mutex_
+  std::optional<ReplicaShape> shape_;  // protected by mutex_
+  int32_t submitted_ = 0;              // protected by mutex_; in the inbox, not yet in load_
+  bool draining_ = false;              // protected by mutex_
+
+  Thread thread_;
+};
+
+// The options that follow from a configuration. `context`: tokens of the model.
+ReplicaLoop::Options LoopOptions(const Config& config, int32_t context);
+
+}  // namespace interlace

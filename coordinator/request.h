@@ -1,0 +1,58 @@
+// What the front doors hand to the scheduler, and what comes back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "common/ids.h"
+#include "proto/plan/step_plan.h"
+
+namespace interlace {
+
+enum class FinishReason : uint8_t { kStop, kLength };
+
+struct RequestTiming {
+  absl::Duration queue;        // arrival to first step
+  absl::Duration first_token;  // arrival to first token; zero if none came
+  absl::Duration total;
+};
+
+struct RequestEnd {
+  absl::Status status;  // OK: finished for `reason`
+  FinishReason reason = FinishReason::kStop;
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;
+  RequestTiming timing;
+};
+
+// Where a request's tokens go. Called on the scheduler's thread, so it must not block or call the scheduler back.
+// OnTokens zero or more times, then OnEnd exactly once, then never again. Owned by the front door and the scheduler
+// together until OnEnd.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  virtual void OnTokens(absl::Span<const int32_t> tokens) = 0;  // newly accepted, in order
+  virtual void OnEnd(const RequestEnd& end) = 0;
+};
+
+// A tokenised request. Immutable once submitted.
+struct Request {
+  RequestId id{};
+  std::string name;             // the client's request id, or one drawn by the front door; what explain asks for
+  std::vector<int32_t> prompt;  // not empty
+  Sampling sampling;
+  int32_t max_tokens = 0;            // >= 1
+  bool max_tokens_given = true;      // false: a default, which the engine lowers to what the replica can hold
+  std::vector<int32_t> stop_tokens;  // end the request, and are not delivered
+  absl::Time arrival;                // of the scheduler's Clock
+  absl::Time deadline;
+  std::string salt;
+  std::shared_ptr<TokenSink> sink;
+};
+
+}  // namespace interlace

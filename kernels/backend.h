@@ -1,0 +1,44 @@
+// Backend: device memory and ops. On the CPU backend "device memory" is an arena of the size the user sets.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "kernels/op_table.h"
+#include "kernels/tensor.h"
+#include "kernels/thread_team.h"
+
+namespace interlace {
+
+// Device memory, freed when it dies; 64-byte aligned, zeroed.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  virtual std::byte* data() = 0;
+  virtual int64_t bytes() const = 0;
+};
+
+// Owned by main. Thread: the runner, except Allocate at start. The trap: it must outlive every buffer it made.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual absl::string_view name() const = 0;
+  virtual const OpTable& ops() const = 0;
+  virtual ThreadTeam& team() = 0;
+  // ResourceExhausted names the size.
+  virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) = 0;
+};
+
+struct BackendOptions {
+  absl::string_view ops = "auto";
+  int threads = 1;
+};
+using MakeBackend = absl::StatusOr<std::unique_ptr<Backend>> (*)(const BackendOptions&);
+
+// The table of backends; "cpu" today. NotFound lists the known names.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(absl::string_view name, const BackendOptions& options);
+
+}  // namespace interlace

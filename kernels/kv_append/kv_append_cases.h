@@ -1,0 +1,23 @@
+// Shapes of kv_append that matter; read by tests and benches.
+#pragma once
+
+#include "kernels/kv_append/kv_append.h"
+
+namespace interlace {
+
+struct KvAppendCase {
+  absl::string_view name;
+  KvBlockShape shape;
+  int64_t tokens;
+  int32_t start;
+};
+inline constexpr KvAppendCase kKvAppendCases[] = {
+    {"empty", {8, 1, 8}, 0, 0},
+    {"one", {8, 1, 8}, 1, 0},
+    {"last_slot", {16, 3, 64}, 1, 15},
+    {"across_a_border", {8, 2, 16}, 11, 5},
+    {"smollm2_decode", {16, 3, 64}, 1, 517},
+    {"smollm2_chunk", {16, 3, 64}, 70, 33},
+};
+
+}  // namespace interlace

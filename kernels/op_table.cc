@@ -1,0 +1,78 @@
+#include "kernels/op_table.h"
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu/variants.h"
+
+namespace interlace {
+namespace {
+
+constexpr OpTable kReference = {
+    .name = "reference",
+    .embedding = &reference::Embedding,
+    .rms_norm = &reference::RmsNorm,
+    .rope = &reference::Rope,
+    .linear = &reference::Linear,
+    .swiglu = &reference::Swiglu,
+    .kv_append = &reference::KvAppend,
+    .paged_attention = &reference::PagedAttention,
+    .sample = &reference::Sample,
+};
+
+// embedding, kv_append and sample are the reference's: together below 1% of a step (kernels/linear/NOTES.md).
+constexpr OpTable kAvx2 = {
+    .name = "avx2",
+    .embedding = &reference::Embedding,
+    .rms_norm = &avx2::RmsNorm,
+    .rope = &avx2::Rope,
+    .linear = &avx2::Linear,
+    .swiglu = &avx2::Swiglu,
+    .kv_append = &reference::KvAppend,
+    .paged_attention = &avx2::PagedAttention,
+    .sample = &reference::Sample,
+};
+
+bool AlwaysRuns() { return true; }
+bool CpuHasAvx2() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+struct Entry {
+  const OpTable* table;
+  bool (*runs_here)();
+  absl::string_view needs;
+};
+// Slowest first: "auto" takes the last that runs here.
+constexpr Entry kTables[] = {
+    {&kReference, &AlwaysRuns, "any CPU"},
+    {&kAvx2, &CpuHasAvx2, "AVX2, FMA and F16C"},
+};
+
+}  // namespace
+
+std::vector<absl::string_view> OpTableNames() {
+  std::vector<absl::string_view> names;
+  for (const Entry& entry : kTables) names.push_back(entry.table->name);
+  return names;
+}
+
+absl::StatusOr<const OpTable*> FindOpTable(absl::string_view name) {
+  const OpTable* best = nullptr;
+  std::string known = "auto";
+  for (const Entry& entry : kTables) {
+    if (entry.table->name == name) {
+      if (entry.runs_here()) return entry.table;
+      return absl::FailedPreconditionError(
+          absl::StrCat("ops \"", name, "\" need a CPU with ", entry.needs, "; use \"auto\" or \"reference\""));
+    }
+    if (entry.runs_here()) best = entry.table;
+    absl::StrAppend(&known, ", ", entry.table->name);
+  }
+  if (name == "auto") return best;
+  return absl::NotFoundError(absl::StrCat("ops \"", name, "\" are unknown; known: ", known));
+}
+
+}  // namespace interlace

@@ -1,0 +1,25 @@
+// Shapes of rope that matter; read by tests and benches.
+#pragma once
+
+#include "kernels/rope/rope.h"
+
+namespace interlace {
+
+struct RopeCase {
+  absl::string_view name;
+  int64_t tokens;
+  int64_t heads;
+  int32_t head_dim;
+  int32_t first_position;
+};
+inline constexpr RopeCase kRopeCases[] = {
+    {"empty", 0, 3, 64, 0},
+    {"one_pair", 1, 1, 2, 5},
+    {"odd_pairs", 3, 2, 14, 100},
+    {"smollm2_q_decode", 1, 9, 64, 511},
+    {"smollm2_k_chunk", 40, 3, 64, 0},
+    {"smollm2_q_far", 8, 9, 64, 8000},
+    {"head_128", 5, 4, 128, 131000},
+};
+
+}  // namespace interlace

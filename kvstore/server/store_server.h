@@ -1,0 +1,42 @@
+// StoreServer: a kvstore, whole: tiers, transport and control service.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kvstore/tier/tier.h"
+
+namespace interlace {
+
+struct StoreServerOptions {
+  std::string listen = "127.0.0.1:0";  // control address; port 0 picks a free one
+  int64_t host_bytes = 0;
+  std::string rocksdb_dir;  // empty: memory alone
+  int64_t rocksdb_bytes = 0;
+  int64_t max_pending_bytes = int64_t{256} << 20;  // of writes that the tiers have not taken yet
+};
+
+// Serves from Start until it dies. Owned by main, or by a test; thread-safe. The destructor ends every lease.
+class StoreServer {
+ public:
+  // Errors name the setting: kvstore.listen, kvstore.host_bytes, kvstore.rocksdb_dir, ...
+  static absl::StatusOr<std::unique_ptr<StoreServer>> Start(const StoreServerOptions& options);
+  ~StoreServer();
+
+  const std::string& address() const;            // "host:port" of the control service, with the bound port
+  const std::string& transport_address() const;  // opaque
+  std::vector<std::pair<std::string, TierUsage>> Usage() const;
+  int64_t leases() const;
+  int64_t malformed() const;  // messages ignored so far
+
+ private:
+  struct Parts;
+  explicit StoreServer(std::unique_ptr<Parts> parts);
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace interlace

@@ -1,0 +1,41 @@
+// AttachStream: the client's side of KvStore.Attach, an open gRPC stream that is its lease.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace interlace {
+
+// Owned by the remote tier. Thread: any; `broken` is called on a thread of gRPC.
+// The trap: the destructor waits for the stream to end, so it must not run inside `broken`.
+class AttachStream {
+ public:
+  struct Lease {
+    std::string transport_address;  // of the store
+    uint64_t incarnation = 0;       // of the store process
+    uint64_t id = 0;
+  };
+  // Waits for the store's answer. `broken` is called at most once, and only after Open has succeeded.
+  // Unavailable or what the store said, without the address.
+  static absl::StatusOr<std::unique_ptr<AttachStream>> Open(const std::string& control_address,
+                                                            const std::string& transport_address, uint64_t incarnation,
+                                                            absl::Duration timeout,
+                                                            absl::AnyInvocable<void(absl::Status)> broken);
+  ~AttachStream();  // gives the lease back
+
+  const Lease& lease() const { return lease_; }
+
+ private:
+  struct Reactor;
+  AttachStream() = default;
+  std::shared_ptr<Reactor> reactor_;
+  Lease lease_;
+};
+
+}  // namespace interlace

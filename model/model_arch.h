@@ -1,0 +1,47 @@
+// ModelArch: one architecture: embedding, one layer, logits. The runner owns the layer loop.
+#pragma once
+
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "model/layer_kv.h"
+#include "model/model_spec.h"
+#include "model/shard_spec.h"
+
+namespace interlace {
+
+// The rows of one step, all sequences one after another.
+struct StepInput {
+  absl::Span<const int32_t> tokens;     // [tokens]
+  absl::Span<const int32_t> positions;  // [tokens], in the sequence of each
+};
+
+// Weights never change after Make; scratch belongs to the object. Owned by the runner; thread: runner.
+// The trap: Layer must not touch another layer: residency, prefetch and traces are the loop's.
+class ModelArch {
+ public:
+  virtual ~ModelArch() = default;
+  virtual void Embed(const StepInput& in, const Tensor& x) = 0;                              // x: F32 [tokens, width]
+  virtual void Layer(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) = 0;  // x in place
+  // logits[i, :] of row rows[i] of x. logits: F32 [rows.size(), vocab].
+  virtual void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) = 0;
+};
+
+struct ArchInput {
+  const GgufFile* file;  // outlives the architecture when weights stay mapped
+  const ModelSpec* spec;
+  ShardSpec shard;  // only its layers are loaded; first: embedding; last: final norm and head
+  Backend* backend;
+  int32_t max_tokens = 512;  // rows of the largest step
+  // Called with (bytes done, bytes in all) while weights load; may be null-like (an empty lambda).
+  absl::FunctionRef<void(int64_t, int64_t)> progress;
+};
+
+// Looks up spec->architecture in the table of architectures (model/arch/archs.cc).
+// Unimplemented lists the known ones; InvalidArgument names a tensor that is missing or has the wrong shape or type.
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeArch(const ArchInput& input);
+
+}  // namespace interlace

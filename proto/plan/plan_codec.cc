@@ -1,0 +1,207 @@
+#include "proto/plan/plan_codec.h"
+
+#include "absl/strings/str_cat.h"
+#include "proto/cluster.pb.h"
+
+namespace interlace {
+namespace {
+
+absl::Status Refuse(absl::string_view what, int64_t value) {
+  return absl::InvalidArgumentError(absl::StrCat("cluster message: ", what, "=", value, " is out of range"));
+}
+
+}  // namespace
+
+void EncodePlan(const StepPlan& plan, v1::StepPlanMessage* out) {
+  out->set_epoch(Value(plan.epoch));
+  out->set_plan(Value(plan.id));
+  for (const PlanSequence& s : plan.sequences) {
+    v1::PlanSequenceMessage* m = out->add_sequences();
+    m->set_request(Value(s.request));
+    m->set_attempt(s.attempt);
+    m->set_generation(Value(s.generation));
+    m->set_start(s.start);
+    m->mutable_tokens()->Assign(s.tokens.begin(), s.tokens.end());
+    m->set_sample(s.sample);
+    m->set_sample_index(s.sample_index);
+    m->mutable_sampling()->set_temperature(s.sampling.temperature);
+    m->mutable_sampling()->set_top_k(s.sampling.top_k);
+    m->mutable_sampling()->set_top_p(s.sampling.top_p);
+    m->mutable_sampling()->set_seed(s.sampling.seed);
+    m->set_keep_layers(s.residency.keep);
+    m->set_layers(s.residency.layers);
+    m->set_salt(s.salt);
+  }
+  for (RequestId id : plan.releases) out->add_releases(Value(id));
+  for (const ResidencyChange& change : plan.residency) {
+    v1::ResidencyChangeMessage* m = out->add_residency();
+    m->set_request(Value(change.request));
+    m->set_keep_layers(change.residency.keep);
+    m->set_layers(change.residency.layers);
+  }
+  out->set_remaining_us(plan.remaining == absl::InfiniteDuration() ? -1 : absl::ToInt64Microseconds(plan.remaining));
+}
+
+absl::StatusOr<StepPlan> DecodePlan(const v1::StepPlanMessage& message) {
+  StepPlan plan;
+  plan.epoch = Epoch{message.epoch()};
+  plan.id = PlanId{message.plan()};
+  for (const v1::PlanSequenceMessage& m : message.sequences()) {
+    if (m.start() < 0) return Refuse("start", m.start());
+    if (m.tokens().empty()) return Refuse("tokens", 0);
+    if (m.layers() < 1) return Refuse("layers", m.layers());
+    if (m.keep_layers() < 0 || m.keep_layers() > m.layers()) return Refuse("keep_layers", m.keep_layers());
+    PlanSequence& s = plan.sequences.emplace_back();
+    s.request = RequestId{m.request()};
+    s.attempt = m.attempt();
+    s.generation = Generation{m.generation()};
+    s.start = m.start();
+    s.tokens.assign(m.tokens().begin(), m.tokens().end());
+    s.sample = m.sample();
+    s.sample_index = m.sample_index();
+    s.sampling = {m.sampling().temperature(), m.sampling().top_k(), m.sampling().top_p(), m.sampling().seed()};
+    s.residency = {m.layers(), m.keep_layers()};
+    s.salt = m.salt();
+  }
+  for (uint64_t id : message.releases()) plan.releases.push_back(RequestId{id});
+  for (const v1::ResidencyChangeMessage& m : message.residency()) {
+    if (m.layers() < 1) return Refuse("residency.layers", m.layers());
+    if (m.keep_layers() < 0 || m.keep_layers() > m.layers()) return Refuse("residency.keep_layers", m.keep_layers());
+    plan.residency.push_back({RequestId{m.request()}, {m.layers(), m.keep_layers()}});
+  }
+  if (message.remaining_us() >= 0) plan.remaining = absl::Microseconds(message.remaining_us());
+  return plan;
+}
+
+void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
+  out->set_epoch(Value(result.epoch));
+  out->set_plan(Value(result.plan));
+  out->set_stage(static_cast<uint32_t>(Value(result.stage)));
+  out->set_status_code(static_cast<uint32_t>(result.status.code()));
+  out->set_status_text(std::string(result.status.message()));
+  for (const SampledToken& s : result.sampled) {
+    v1::SampledMessage* m = out->add_sampled();
+    m->set_request(Value(s.request));
+    m->set_attempt(s.attempt);
+    m->set_index(s.index);
+    m->set_token(s.token);
+  }
+  for (const LostBlock& l : result.lost) {
+    v1::LostMessage* m = out->add_lost();
+    m->set_request(Value(l.request));
+    m->set_attempt(l.attempt);
+    m->set_layer(Value(l.layer));
+    m->set_block(l.block);
+    m->set_cause(static_cast<uint32_t>(l.cause));
+    m->set_detail(l.detail);
+  }
+  for (const LayerUse& u : result.layers) {
+    v1::LayerUseMessage* m = out->add_layers();
+    m->set_request(Value(u.request));
+    m->set_layer(Value(u.layer));
+    m->set_bytes_in(static_cast<uint64_t>(u.bytes_in));
+    m->set_bytes_out(static_cast<uint64_t>(u.bytes_out));
+    m->set_stall_us(u.stall_us);
+    m->set_blocks_device(u.blocks_device);
+    m->mutable_blocks_tier()->Assign(u.blocks_tier.begin(), u.blocks_tier.end());
+  }
+  out->set_arena_used(result.arena_used);
+  for (const TierUse& t : result.tiers) {
+    v1::TierUseMessage* m = out->add_tiers();
+    m->set_blocks(t.blocks);
+    m->set_bytes(t.bytes);
+    m->set_capacity_bytes(t.capacity_bytes);
+  }
+  out->set_run_us(result.run_us);
+  out->set_stall_us(result.stall_us);
+  out->set_transfer_in_us(result.transfer_in_us);
+  out->set_transfer_out_us(result.transfer_out_us);
+  out->set_bytes_in(static_cast<uint64_t>(result.bytes_in));
+  out->set_bytes_out(static_cast<uint64_t>(result.bytes_out));
+  out->set_corrupt(static_cast<uint32_t>(result.corrupt));
+  out->set_missing(static_cast<uint32_t>(result.missing));
+}
+
+absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
+  StepResult result;
+  result.epoch = Epoch{message.epoch()};
+  result.plan = PlanId{message.plan()};
+  result.stage = StageId{static_cast<int32_t>(message.stage())};
+  result.status = absl::Status(static_cast<absl::StatusCode>(message.status_code()), message.status_text());
+  for (const v1::SampledMessage& m : message.sampled()) {
+    result.sampled.push_back({RequestId{m.request()}, m.attempt(), m.index(), m.token()});
+  }
+  for (const v1::LostMessage& m : message.lost()) {
+    if (m.block() < 0) return Refuse("lost.block", m.block());
+    if (m.cause() > static_cast<uint32_t>(LossCause::kNoSlot)) return Refuse("lost.cause", m.cause());
+    result.lost.push_back({RequestId{m.request()}, m.attempt(), LayerId{m.layer()}, m.block(),
+                           static_cast<LossCause>(m.cause()), m.detail()});
+  }
+  for (const v1::LayerUseMessage& m : message.layers()) {
+    result.layers.push_back({RequestId{m.request()},
+                             LayerId{m.layer()},
+                             static_cast<int64_t>(m.bytes_in()),
+                             static_cast<int64_t>(m.bytes_out()),
+                             m.stall_us(),
+                             m.blocks_device(),
+                             {m.blocks_tier().begin(), m.blocks_tier().end()}});
+  }
+  result.arena_used = message.arena_used();
+  for (const v1::TierUseMessage& m : message.tiers()) {
+    result.tiers.push_back({m.blocks(), m.bytes(), m.capacity_bytes()});
+  }
+  result.run_us = message.run_us();
+  result.stall_us = message.stall_us();
+  result.transfer_in_us = message.transfer_in_us();
+  result.transfer_out_us = message.transfer_out_us();
+  result.bytes_in = static_cast<int64_t>(message.bytes_in());
+  result.bytes_out = static_cast<int64_t>(message.bytes_out());
+  result.corrupt = static_cast<int32_t>(message.corrupt());
+  result.missing = static_cast<int32_t>(message.missing());
+  return result;
+}
+
+void EncodeRank(const RankInfo& rank, v1::Register* out) {
+  out->set_stage(static_cast<uint32_t>(Value(rank.stage)));
+  out->set_stages(static_cast<uint32_t>(rank.stages));
+  out->set_incarnation(rank.incarnation);
+  out->set_model_digest(rank.model_digest);
+  out->set_layers(static_cast<uint32_t>(rank.layers));
+  out->set_layer_begin(static_cast<uint32_t>(rank.layer_begin));
+  out->set_layer_end(static_cast<uint32_t>(rank.layer_end));
+  out->set_block_tokens(static_cast<uint32_t>(rank.block_tokens));
+  out->set_arena_slots(static_cast<uint32_t>(rank.arena_slots));
+  out->set_slot_bytes(static_cast<uint64_t>(rank.slot_bytes));
+  out->set_tier_bytes(static_cast<uint64_t>(rank.tier_bytes));
+  out->set_transport_address(rank.transport_address);
+  for (const std::string& tier : rank.tiers) out->add_tiers(tier);
+}
+
+absl::StatusOr<RankInfo> DecodeRank(const v1::Register& m) {
+  constexpr uint32_t kMost = 1u << 30;
+  for (uint32_t v :
+       {m.stage(), m.stages(), m.layers(), m.layer_begin(), m.layer_end(), m.block_tokens(), m.arena_slots()}) {
+    if (v > kMost) return Refuse("register", v);
+  }
+  if (m.stages() < 1 || m.stage() >= m.stages()) return Refuse("register.stage", m.stage());
+  if (m.layer_begin() >= m.layer_end() || m.layer_end() > m.layers())
+    return Refuse("register.layer_end", m.layer_end());
+  if (m.block_tokens() < 1) return Refuse("register.block_tokens", m.block_tokens());
+  RankInfo rank;
+  rank.stage = StageId{static_cast<int32_t>(m.stage())};
+  rank.stages = static_cast<int32_t>(m.stages());
+  rank.incarnation = m.incarnation();
+  rank.model_digest = m.model_digest();
+  rank.layers = static_cast<int32_t>(m.layers());
+  rank.layer_begin = static_cast<int32_t>(m.layer_begin());
+  rank.layer_end = static_cast<int32_t>(m.layer_end());
+  rank.block_tokens = static_cast<int32_t>(m.block_tokens());
+  rank.arena_slots = static_cast<int32_t>(m.arena_slots());
+  rank.slot_bytes = static_cast<int64_t>(m.slot_bytes());
+  rank.tier_bytes = static_cast<int64_t>(m.tier_bytes());
+  rank.transport_address = m.transport_address();
+  rank.tiers.assign(m.tiers().begin(), m.tiers().end());
+  return rank;
+}
+
+}  // namespace interlace

@@ -1,0 +1,226 @@
+// The bit-identity rule (docs/contracts.md, exact.rows) as a property: an output row is the same to the last bit
+// whatever the number of rows in the call, its place among them, the number of threads and where blocks lie.
+#include <cmath>
+#include <numeric>
+
+#include "tests/kernels/op_test.h"
+#include "tests/kernels/paged_kv.h"
+#include "tests/kernels/random_tensor.h"
+
+namespace interlace {
+namespace {
+
+constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
+
+class ExactRowsTest : public OpTest {
+ protected:
+  ThreadTeam& AnyTeam(Random& random) {
+    ThreadTeam* teams[] = {&one_, &two_, &three_};
+    return *teams[random.Below(3)];
+  }
+  // Calls body(first, count, team) for consecutive chunks of [0, rows).
+  template <typename Body>
+  void InChunks(int64_t rows, Random& random, Body body) {
+    const int64_t most = random.Between(1, rows);
+    for (int64_t first = 0; first < rows;) {
+      const int64_t count = std::min(rows - first, random.Between(1, most));
+      body(first, count, AnyTeam(random));
+      first += count;
+    }
+  }
+  static Tensor View(std::vector<float>& values, int64_t cols) {
+    return {values.data(), DType::kF32, static_cast<int64_t>(values.size()) / cols, cols};
+  }
+
+ private:
+  ThreadTeam three_{3};
+};
+
+TEST_P(ExactRowsTest, Linear) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    Random random(seed);
+    const DType dtype = kWeightTypes[random.Below(6)];
+    const bool quantised = TraitsOf(dtype).block_elements > 1;
+    const int64_t k = quantised ? 32 * random.Between(1, 40) : random.Between(1, 1300);
+    const int64_t rows = random.Between(1, 70);
+    const int64_t tokens = seed % 10 == 0 ? 512 : random.Between(1, 110);
+    std::vector<uint8_t> bytes = RandomWeights(dtype, rows, k, random);
+    const Tensor w{bytes.data(), dtype, rows, k};
+    std::vector<float> x = random.Floats(tokens * k);
+    const std::vector<float> before = random.Floats(tokens * rows);
+    const bool accumulate = random.Below(2) == 1;
+
+    std::vector<float> whole = before;
+    ops().linear({View(whole, rows), View(x, k), w, accumulate}, one_);
+    for (int trial = 0; trial < 3; ++trial) {
+      std::vector<float> parts = before;
+      InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+        ops().linear({View(parts, rows).Rows(first, count), View(x, k).Rows(first, count), w, accumulate}, team);
+      });
+      ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed << ", " << TraitsOf(dtype).name << " [" << rows << ", "
+                                          << k << "], " << tokens << " tokens";
+    }
+    // A part of the weight rows gives a part of the outputs.
+    const int64_t first = random.Below(rows);
+    std::vector<float> column(tokens);
+    ops().linear({View(column, 1), View(x, k), w.Rows(first, 1)}, AnyTeam(random));
+    if (!accumulate) {
+      for (int64_t t = 0; t < tokens; ++t) ASSERT_EQ(column[t], whole[t * rows + first]) << "seed " << seed;
+    }
+  }
+}
+
+TEST_P(ExactRowsTest, PagedAttention) {
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    Random random(seed);
+    const KvBlockShape shape{static_cast<int32_t>(8 * random.Between(1, 5)), static_cast<int32_t>(random.Between(1, 3)),
+                             static_cast<int32_t>(8 * random.Between(1, 10))};
+    const auto heads = static_cast<int32_t>(shape.kv_heads * random.Between(1, 7));
+    const int64_t tokens = random.Between(1, 160);
+    const int64_t width = int64_t{heads} * shape.head_dim;
+    const int64_t kv_width = int64_t{shape.kv_heads} * shape.head_dim;
+    std::vector<float> k = random.Floats(tokens * kv_width, 2);
+    std::vector<float> v = random.Floats(tokens * kv_width);
+    std::vector<float> q = random.Floats(tokens * width, 3);
+    const auto run = [&](PagedKv& kv, int64_t first, int64_t count, std::vector<float>& out, std::vector<float>& lse,
+                         ThreadTeam& team) {
+      ops().paged_attention({.out = View(out, width).Rows(first, count),
+                             .q = View(q, width).Rows(first, count),
+                             .lse = &lse[first * heads],
+                             .shape = shape,
+                             .blocks = kv.blocks(),
+                             .start = static_cast<int32_t>(first),
+                             .heads = heads,
+                             .scale = 0.3f},
+                            team);
+    };
+    std::vector<float> whole(tokens * width);
+    std::vector<float> whole_lse(tokens * heads);
+    PagedKv at_once(backend(), shape, tokens, random);
+    at_once.Append(ops(), k, v, 0, one_);
+    run(at_once, 0, tokens, whole, whole_lse, one_);
+    for (int trial = 0; trial < 3; ++trial) {
+      std::vector<float> parts(tokens * width);
+      std::vector<float> parts_lse(tokens * heads);
+      PagedKv kv(backend(), shape, tokens, random);
+      InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+        std::vector<float> some_k(&k[first * kv_width], &k[first * kv_width] + count * kv_width);
+        std::vector<float> some_v(&v[first * kv_width], &v[first * kv_width] + count * kv_width);
+        kv.Append(ops(), some_k, some_v, static_cast<int32_t>(first), team);
+        run(kv, first, count, parts, parts_lse, team);
+      });
+      ASSERT_TRUE(SameBits(whole, parts) && SameBits(whole_lse, parts_lse))
+          << "seed " << seed << ": " << heads << " heads of " << shape.head_dim << " over " << shape.kv_heads
+          << ", blocks of " << shape.block_tokens << ", " << tokens << " tokens";
+    }
+  }
+}
+
+TEST_P(ExactRowsTest, RmsNorm) {
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    Random random(seed);
+    const int64_t width = random.Between(1, 700);
+    const int64_t tokens = random.Between(1, 60);
+    std::vector<float> x = random.Floats(tokens * width);
+    std::vector<float> weight = random.Floats(width);
+    std::vector<float> whole(x.size());
+    std::vector<float> parts(x.size());
+    ops().rms_norm({View(whole, width), View(x, width), View(weight, width)}, one_);
+    InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+      ops().rms_norm({View(parts, width).Rows(first, count), View(x, width).Rows(first, count), View(weight, width)},
+                     team);
+    });
+    ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
+  }
+}
+
+TEST_P(ExactRowsTest, Rope) {
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    Random random(seed);
+    const auto head_dim = static_cast<int32_t>(2 * random.Between(1, 40));
+    const int64_t width = head_dim * random.Between(1, 5);
+    const int64_t tokens = random.Between(1, 60);
+    const std::vector<float> x = random.Floats(tokens * width);
+    std::vector<float> frequencies = random.Floats(head_dim / 2);
+    std::vector<int32_t> positions(tokens);
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(random.Below(5000)));
+    std::vector<float> whole = x;
+    std::vector<float> parts = x;
+    ops().rope({View(whole, width), positions, frequencies, head_dim}, one_);
+    InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+      ops().rope({View(parts, width).Rows(first, count), absl::MakeConstSpan(positions).subspan(first, count),
+                  frequencies, head_dim},
+                 team);
+    });
+    ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
+  }
+}
+
+TEST_P(ExactRowsTest, Swiglu) {
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    Random random(seed);
+    const int64_t width = random.Between(1, 900);
+    const int64_t tokens = random.Between(1, 60);
+    std::vector<float> gate = random.Floats(tokens * width, 20);
+    std::vector<float> up = random.Floats(tokens * width);
+    std::vector<float> whole(gate.size());
+    std::vector<float> parts(gate.size());
+    ops().swiglu({View(whole, width), View(gate, width), View(up, width)}, one_);
+    InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+      ops().swiglu({View(parts, width).Rows(first, count), View(gate, width).Rows(first, count),
+                    View(up, width).Rows(first, count)},
+                   team);
+    });
+    ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
+  }
+}
+
+TEST_P(ExactRowsTest, Embedding) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    Random random(seed);
+    const DType dtype = kWeightTypes[random.Below(6)];
+    const int64_t width = 32 * random.Between(1, 9);
+    const int64_t vocab = random.Between(1, 40);
+    const int64_t tokens = random.Between(1, 60);
+    std::vector<uint8_t> bytes = RandomWeights(dtype, vocab, width, random);
+    const Tensor table{bytes.data(), dtype, vocab, width};
+    std::vector<int32_t> ids(tokens);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random.Below(vocab));
+    std::vector<float> whole(tokens * width);
+    std::vector<float> parts(tokens * width);
+    ops().embedding({View(whole, width), table, ids}, one_);
+    InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+      ops().embedding({View(parts, width).Rows(first, count), table, absl::MakeConstSpan(ids).subspan(first, count)},
+                      team);
+    });
+    ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
+  }
+}
+
+TEST_P(ExactRowsTest, Sample) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    Random random(seed);
+    const int64_t vocab = random.Between(1, 400);
+    const int64_t count_of_rows = random.Between(1, 12);
+    std::vector<float> logits = random.Floats(count_of_rows * vocab, 4);
+    std::vector<SampleRow> rows(count_of_rows);
+    for (SampleRow& row : rows) {
+      row = {random.Uniform(0, 2), static_cast<int32_t>(random.Below(50)), random.Uniform(0.1f, 1), random.Next(),
+             static_cast<uint64_t>(random.Below(1000))};
+    }
+    std::vector<int32_t> whole(count_of_rows);
+    std::vector<int32_t> parts(count_of_rows);
+    ops().sample({absl::MakeSpan(whole), View(logits, vocab), rows}, one_);
+    InChunks(count_of_rows, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+      ops().sample({absl::MakeSpan(parts).subspan(first, count), View(logits, vocab).Rows(first, count),
+                    absl::MakeConstSpan(rows).subspan(first, count)},
+                   team);
+    });
+    ASSERT_EQ(whole, parts) << "seed " << seed;
+  }
+}
+
+INTERLACE_OP_TEST(ExactRowsTest);
+
+}  // namespace
+}  // namespace interlace

@@ -1,0 +1,187 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "kernels/sample/philox.h"
+#include "tests/kernels/op_test.h"
+#include "tests/kernels/random_tensor.h"
+
+namespace interlace {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+// Known answers of the Random123 distribution (kat_vectors, philox4x32 10).
+TEST(PhiloxTest, KnownAnswers) {
+  using Words = std::array<uint32_t, 4>;
+  EXPECT_EQ(Philox4x32({0, 0, 0, 0}, {0, 0}), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  constexpr uint32_t kOnes = 0xffffffff;
+  EXPECT_EQ(Philox4x32({kOnes, kOnes, kOnes, kOnes}, {kOnes, kOnes}),
+            (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(SampleUniformTest, IsUniformAndDependsOnSeedAndIndexAlone) {
+  constexpr int kDraws = 20000;
+  double sum = 0;
+  double squares = 0;
+  for (int i = 0; i < kDraws; ++i) {
+    const double u = SampleUniform(42, i);
+    ASSERT_GE(u, 0);
+    ASSERT_LT(u, 1);
+    sum += u;
+    squares += u * u;
+  }
+  EXPECT_NEAR(sum / kDraws, 0.5, 0.01);
+  EXPECT_NEAR(squares / kDraws, 1.0 / 3, 0.01);
+  EXPECT_EQ(SampleUniform(42, 7), SampleUniform(42, 7));
+  EXPECT_NE(SampleUniform(42, 7), SampleUniform(43, 7));
+  EXPECT_NE(SampleUniform(uint64_t{1} << 40, 7), SampleUniform(0, 7));
+  EXPECT_NE(SampleUniform(42, uint64_t{1} << 40), SampleUniform(42, 0));
+}
+
+class SampleTest : public OpTest {
+ protected:
+  int32_t One(std::vector<float> logits, const SampleRow& row) {
+    int32_t token = -7;
+    ops().sample({absl::MakeSpan(&token, 1),
+                  {logits.data(), DType::kF32, 1, static_cast<int64_t>(logits.size())},
+                  absl::MakeConstSpan(&row, 1)},
+                 one_);
+    return token;
+  }
+  // How often each token is drawn over `draws` indices.
+  std::vector<int> Counts(const std::vector<float>& logits, SampleRow row, int draws) {
+    std::vector<int> counts(logits.size());
+    for (row.index = 0; row.index < static_cast<uint64_t>(draws); ++row.index) ++counts[One(logits, row)];
+    return counts;
+  }
+};
+
+std::vector<float> LogitsOf(const std::vector<double>& probabilities) {
+  std::vector<float> logits;
+  for (double p : probabilities) logits.push_back(static_cast<float>(std::log(p)));
+  return logits;
+}
+
+TEST_P(SampleTest, GreedyTakesTheLargestAndTheLowestIdOnATie) {
+  EXPECT_EQ(One({1, 3, 2, 3}, {}), 1);
+  EXPECT_EQ(One({-5, -5, -5}, {}), 0);
+  EXPECT_EQ(One({-0.0f, 0.0f}, {}), 0);
+}
+
+TEST_P(SampleTest, ValuesThatAreNotFiniteAreNeverChosen) {
+  for (const float temperature : {0.0f, 1.0f}) {
+    const SampleRow row{.temperature = temperature};
+    EXPECT_EQ(One({kNan, -kInf, 4, kNan, kInf}, row), 2);
+    EXPECT_EQ(One({kNan, -kInf, kNan}, row), -1);
+  }
+  EXPECT_EQ(One({kNan, 1, 2}, {.temperature = 1, .top_k = 1}), 2);
+}
+
+TEST_P(SampleTest, FollowsTheDistribution) {
+  const std::vector<double> p = {0.4, 0.02, 0.2, 0.13, 0.1, 0.07, 0.05, 0.03};
+  constexpr int kDraws = 20000;
+  const std::vector<int> counts = Counts(LogitsOf(p), {.temperature = 1, .seed = 11}, kDraws);
+  double chi_square = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    const double expected = p[i] * kDraws;
+    chi_square += (counts[i] - expected) * (counts[i] - expected) / expected;
+  }
+  EXPECT_LT(chi_square, 24.3);  // 99.9% of 7 degrees of freedom
+}
+
+TEST_P(SampleTest, TemperatureSharpensAndFlattens) {
+  const std::vector<float> logits = {0, 1, 2, 3};
+  EXPECT_EQ(Counts(logits, {.temperature = 0.01f}, 200)[3], 200);
+  EXPECT_EQ(Counts(logits, {.temperature = 1e-38f}, 200)[3], 200);
+  const std::vector<int> flat = Counts(logits, {.temperature = 1e6f}, 4000);
+  for (int count : flat) EXPECT_NEAR(count, 1000, 120);
+}
+
+TEST_P(SampleTest, TopKKeepsTheLargestWithTiesByLowerId) {
+  const std::vector<int> counts = Counts({1, 2, 1, 2, 2, 0}, {.temperature = 5, .top_k = 4}, 3000);
+  EXPECT_EQ(counts[2], 0);  // ties with token 0, which comes first
+  EXPECT_EQ(counts[5], 0);
+  for (int kept : {0, 1, 3, 4}) EXPECT_GT(counts[kept], 300);
+  EXPECT_EQ(Counts({1, 2, 1, 2, 2, 0}, {.temperature = 5, .top_k = 1}, 50)[1], 50);
+  EXPECT_GT(Counts({1, 2, 1, 2, 2, 0}, {.temperature = 5, .top_k = 100}, 3000)[5], 100);
+}
+
+TEST_P(SampleTest, TopPKeepsTheSmallestSetThatReachesIt) {
+  const std::vector<float> logits = LogitsOf({0.05, 0.5, 0.15, 0.3});
+  const auto kept = [&](float top_p) {
+    const std::vector<int> counts = Counts(logits, {.temperature = 1, .top_p = top_p}, 2000);
+    std::vector<int> tokens;
+    for (size_t i = 0; i < counts.size(); ++i) {
+      if (counts[i] > 0) tokens.push_back(static_cast<int>(i));
+    }
+    return tokens;
+  };
+  EXPECT_EQ(kept(0.01f), std::vector<int>({1}));
+  EXPECT_EQ(kept(0.49f), std::vector<int>({1}));
+  EXPECT_EQ(kept(0.79f), std::vector<int>({1, 3}));
+  EXPECT_EQ(kept(0.81f), std::vector<int>({1, 2, 3}));
+  EXPECT_EQ(kept(1), std::vector<int>({0, 1, 2, 3}));
+  // Kept tokens keep their proportions.
+  const std::vector<int> counts = Counts(logits, {.temperature = 1, .top_p = 0.79f}, 8000);
+  EXPECT_NEAR(counts[1] / 8000.0, 0.5 / 0.8, 0.02);
+}
+
+// The rule of sample.h, by sorting everything.
+int32_t BySorting(const std::vector<float>& logits, const SampleRow& row) {
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  if (row.top_k > 0 && row.top_k < static_cast<int32_t>(order.size())) order.resize(row.top_k);
+  std::vector<double> p;
+  double total = 0;
+  for (int32_t token : order) {
+    p.push_back(std::exp((double{logits[token]} - logits[order[0]]) / row.temperature));
+    total += p.back();
+  }
+  size_t kept = 0;
+  double sum = 0;
+  while (kept < order.size() && (kept == 0 || sum < row.top_p * total)) sum += p[kept++];
+  const double passes = SampleUniform(row.seed, row.index) * sum;
+  double running = 0;
+  for (size_t i = 0; i < kept; ++i) {
+    running += p[i];
+    if (running > passes) return order[i];
+  }
+  return order[kept - 1];
+}
+
+TEST_P(SampleTest, AgreesWithSortingEverything) {
+  int different = 0;
+  for (uint64_t seed = 0; seed < 500; ++seed) {
+    Random random(seed);
+    std::vector<float> logits(random.Between(1, 300));
+    for (float& logit : logits) logit = static_cast<float>(random.Below(40)) / 4;  // many ties
+    const SampleRow row{random.Uniform(0.1f, 2), static_cast<int32_t>(random.Below(30)),
+                        random.Below(2) == 0 ? 1 : random.Uniform(0.05f, 1), random.Next(), random.Next()};
+    if (One(logits, row) != BySorting(logits, row)) ++different;
+  }
+  // Weights are F32 in one and F64 in the other: a draw next to a border may fall on either side.
+  EXPECT_LE(different, 1);
+}
+
+TEST_P(SampleTest, ARowDoesNotDependOnItsNeighbours) {
+  Random random(5);
+  std::vector<float> logits = random.Floats(3 * 100, 3);
+  std::vector<SampleRow> rows(3, {.temperature = 1});
+  for (size_t i = 0; i < rows.size(); ++i) rows[i].seed = i;
+  std::vector<int32_t> tokens(3);
+  ops().sample({absl::MakeSpan(tokens), {logits.data(), DType::kF32, 3, 100}, rows}, two_);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(One({logits.begin() + i * 100, logits.begin() + (i + 1) * 100}, rows[i]), tokens[i]);
+  }
+}
+
+INTERLACE_OP_TEST(SampleTest);
+
+}  // namespace
+}  // namespace interlace

@@ -1,0 +1,216 @@
+// The remote tier against a store in this process.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include "absl/time/clock.h"
+#include "common/transport.h"
+#include "kvstore/server/store_server.h"
+#include "kvstore/tier/tiers.h"
+#include "kvstore/transport/kv_wire.h"
+#include "kvstore/transport/ucx_transport.h"
+#include "tests/kvstore/blocks.h"
+#include "tests/kvstore/tier_conformance.h"
+#include "tests/kvstore_remote/waiting.h"
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::_;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::unique_ptr<StoreServer> StartStore(int64_t host_bytes, const std::string& rocksdb_dir = "") {
+  StoreServerOptions options;
+  options.host_bytes = host_bytes;
+  options.rocksdb_dir = rocksdb_dir;
+  options.rocksdb_bytes = rocksdb_dir.empty() ? 0 : int64_t{64} << 20;
+  absl::StatusOr<std::unique_ptr<StoreServer>> server = StoreServer::Start(options);
+  EXPECT_OK(server);
+  return *std::move(server);
+}
+
+// A client: transport and tier, as a worker has them.
+struct Client {
+  std::unique_ptr<Transport> transport;
+  std::unique_ptr<KvTier> tier;
+  explicit Client(const std::string& store) {
+    transport = *MakeUcxTransport({});
+    absl::StatusOr<std::unique_ptr<KvTier>> made = MakeRemoteTier({.remote = store, .transport = transport.get()});
+    EXPECT_OK(made);
+    tier = *std::move(made);
+  }
+  ~Client() { tier.reset(); }
+};
+
+class RemoteUnderTest final : public TierUnderTest {
+ public:
+  explicit RemoteUnderTest(int64_t capacity) : server_(StartStore(capacity)), client_(server_->address()) {}
+  KvTier& tier() override { return *client_.tier; }
+  TierUsage UsageNow() override {
+    ReadAll(tier(), {Key(~uint64_t{0}, 0, 0)});  // what was asked before has been done when this is answered
+    return server_->Usage()[0].second;
+  }
+
+ private:
+  std::unique_ptr<StoreServer> server_;
+  Client client_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Remote, TierConformance,
+                         testing::Values(TierCase{
+                             "remote", [](int64_t capacity) { return std::make_unique<RemoteUnderTest>(capacity); }}));
+
+StoredBlock BlockOf(uint64_t generation, uint64_t block, size_t bytes) {
+  return {Key(generation, 0, block), Shared(Pattern(bytes, generation * 1000 + block))};
+}
+
+// Batches of any count and size are cut into messages and put together again.
+TEST(RemoteTier, BatchesOfAnyShape) {
+  auto server = StartStore(int64_t{512} << 20);
+  Client client(server->address());
+  std::mt19937_64 random(5);
+  for (uint64_t round = 1; round <= 25; ++round) {
+    std::vector<StoredBlock> blocks;
+    const uint64_t count = 1 + random() % 400;
+    for (uint64_t b = 0; b < count; ++b) {
+      blocks.push_back(BlockOf(round, b, random() % 20 == 0 ? random() % (3 << 20) : random() % 4000));
+    }
+    for (const absl::Status& status : WriteAll(*client.tier, blocks)) ASSERT_OK(status);
+    std::vector<BlockKey> keys;
+    for (const StoredBlock& block : blocks) keys.push_back(block.key);
+    keys.push_back(Key(round, 0, count));
+    const auto answers = ReadAll(*client.tier, keys);
+    ASSERT_EQ(answers.size(), keys.size());
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      ASSERT_OK(answers[i]);
+      ASSERT_TRUE(**answers[i] == *blocks[i].bytes);
+    }
+    EXPECT_THAT(answers.back(), StatusIs(absl::StatusCode::kNotFound, _));
+    EXPECT_EQ(client.tier->Usage().blocks, static_cast<int64_t>(count));
+    client.tier->Drop(Generation{round});
+  }
+}
+
+TEST(RemoteTier, MemoryOverflowsIntoRocksdb) {
+  const std::string dir = testing::TempDir() + "/remote_tier_overflow";
+  std::filesystem::remove_all(dir);
+  auto server = StartStore(1 << 20, dir);
+  Client client(server->address());
+  std::vector<StoredBlock> blocks;
+  std::vector<BlockKey> keys;
+  for (uint64_t b = 0; b < 30; ++b) {
+    blocks.push_back(BlockOf(1, b, 100 << 10));
+    keys.push_back(blocks.back().key);
+  }
+  for (const absl::Status& status : WriteAll(*client.tier, blocks)) EXPECT_OK(status);
+  EXPECT_EQ(server->Usage()[0].second.blocks, 10);
+  const auto answers = ReadAll(*client.tier, keys);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    ASSERT_OK(answers[i]);
+    EXPECT_TRUE(**answers[i] == *blocks[i].bytes);
+  }
+  server.reset();
+  std::filesystem::remove_all(dir);
+}
+
+TEST(RemoteTier, AClientThatLeavesLosesItsBlocksAndNobodyElses) {
+  auto server = StartStore(int64_t{64} << 20);
+  Client stays(server->address());
+  ASSERT_OK(WriteAll(*stays.tier, {BlockOf(1, 1, 1000)})[0]);
+  {
+    Client leaves(server->address());
+    ASSERT_OK(WriteAll(*leaves.tier, {BlockOf(1, 1, 5000)})[0]);
+    EXPECT_EQ(server->leases(), 2);
+  }
+  // The lease ends on the store's side a moment after the client's stream.
+  Client late(server->address());
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (server->Usage()[0].second.bytes != 1000 && absl::Now() < deadline) {
+    ReadAll(*late.tier, {Key(1, 0, 1)});
+  }
+  EXPECT_EQ(server->Usage()[0].second.bytes, 1000);
+  EXPECT_OK(ReadAll(*stays.tier, {Key(1, 0, 1)})[0]);
+}
+
+TEST(RemoteTier, CreationNamesTheSettingThatIsWrong) {
+  const std::unique_ptr<Transport> transport = *MakeUcxTransport({});
+  EXPECT_THAT(MakeRemoteTier({.remote = "", .transport = transport.get()}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.remote")));
+  EXPECT_THAT(MakeRemoteTier({.remote = "127.0.0.1:1", .transport = nullptr}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.remote")));
+  EXPECT_THAT(MakeRemoteTier({.remote = "127.0.0.1:1", .transport = transport.get()}),
+              StatusIs(absl::StatusCode::kUnavailable, AllOf(HasSubstr("kv.remote"), HasSubstr("127.0.0.1:1"))));
+}
+
+TEST(StoreServer, GarbageIsCountedAndIgnored) {
+  auto server = StartStore(int64_t{64} << 20);
+  Client client(server->address());
+  const std::unique_ptr<Transport> vandal = *MakeUcxTransport({});
+  Collected<KvReply> replies;
+  vandal->Listen(kKvReplyChannel, [&](Message m) { replies.Add(*KvReply::Decode(m.header, m.body.size())); });
+  const absl::StatusOr<PeerId> peer = vandal->Connect(server->transport_address());
+  ASSERT_OK(peer);
+  std::mt19937_64 random(9);
+  const std::string good =
+      KvRequest{.op = KvOp::kWrite, .lease = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {4}}.Encode();
+  constexpr int kMessages = 300;
+  for (int i = 0; i < kMessages; ++i) {
+    std::string header = good;
+    switch (i % 4) {
+      case 0:
+        header.resize(random() % header.size());
+        break;
+      case 1:
+        header = std::string(random() % 4096, static_cast<char>(random()));
+        break;
+      case 2:
+        header += "trailing";
+        break;
+      default:
+        header = KvRequest{.op = KvOp::kWrite, .lease = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {~0u}}.Encode();
+    }
+    vandal->Send(*peer, kKvRequestChannel, header, {Shared("body")}, [](absl::Status) {});
+  }
+  // A well-formed request of a lease that was never given is answered, and comes after all the garbage.
+  vandal->Send(*peer, kKvRequestChannel, good, {Shared("body")}, [](absl::Status) {});
+  ASSERT_TRUE(replies.WaitFor(1));
+  EXPECT_FALSE(replies.Take()[0].lease_known);
+  EXPECT_EQ(server->malformed(), kMessages);
+  EXPECT_EQ(server->Usage()[0].second.blocks, 0);
+  ASSERT_OK(WriteAll(*client.tier, {BlockOf(1, 1, 1000)})[0]);
+}
+
+TEST(RemoteTier, RepliesOfStrangersAreIgnored) {
+  auto server = StartStore(int64_t{64} << 20);
+  Client client(server->address());
+  ASSERT_OK(WriteAll(*client.tier, {BlockOf(1, 1, 1000)})[0]);
+  const std::unique_ptr<Transport> vandal = *MakeUcxTransport({});
+  const absl::StatusOr<PeerId> peer = vandal->Connect(client.transport->address());
+  ASSERT_OK(peer);
+  Collected<absl::Status> sent;
+  for (int i = 0; i < 100; ++i) {
+    vandal->Send(*peer, kKvReplyChannel, std::string(static_cast<size_t>(i), 'g'), {Shared("body")},
+                 [&](absl::Status s) { sent.Add(s); });
+  }
+  ASSERT_TRUE(sent.WaitFor(100));
+  EXPECT_OK(ReadAll(*client.tier, {Key(1, 0, 1)})[0]);
+}
+
+TEST(StoreServer, RefusesBadOptionsByName) {
+  StoreServerOptions options;
+  options.listen = "nonsense";
+  options.host_bytes = 1 << 20;
+  EXPECT_THAT(StoreServer::Start(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kvstore.listen")));
+  options.listen = "256.0.0.1:1";
+  EXPECT_THAT(StoreServer::Start(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kvstore.listen")));
+  options.listen = "127.0.0.1:0";
+  options.host_bytes = 0;
+  EXPECT_THAT(StoreServer::Start(options),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kvstore.host_bytes")));
+}
+
+}  // namespace
+}  // namespace interlace

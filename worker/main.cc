@@ -1,0 +1,95 @@
+// interlace-worker: one rank of a replica.
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/config.h"
+#include "common/entropy.h"
+#include "common/fault.h"
+#include "common/log.h"
+#include "common/log_sink.h"
+#include "common/status_macros.h"
+#include "common/thread.h"
+#include "kvstore/transport/ucx_transport.h"
+#include "worker/plan_intake.h"
+#include "worker/rank.h"
+
+namespace interlace {
+namespace {
+
+absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
+  RealClock clock;
+  ASSIGN_OR_RETURN(std::unique_ptr<FaultPoints> faults,
+                   FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
+  ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeUcxTransport({}));
+  const uint64_t incarnation = MakeOsEntropy()->Next();
+  int64_t shown = -1;
+  ASSIGN_OR_RETURN(std::unique_ptr<Rank> rank,
+                   Rank::Create(config, incarnation, clock, *faults, transport.get(), [&](int64_t done, int64_t all) {
+                     // One line for each tenth: what `interlace serve` draws its bar from.
+                     const int64_t tenth = all > 0 ? done * 10 / all : 10;
+                     if (tenth == shown) return;
+                     shown = tenth;
+                     LOG(INFO) << "loading weights" << KV("percent", tenth * 10) << KV("bytes", done) << KV("of", all);
+                   }));
+  const RankInfo& info = rank->info();
+  LOG(INFO) << "rank ready" << KV("stage", Value(info.stage)) << KV("stages", info.stages)
+            << KV("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
+            << KV("ops", rank->backend().ops().name) << KV("threads", rank->backend().team().threads())
+            << KV("arena_slots", info.arena_slots);
+  PlanIntake intake(*rank, config.cluster.coordinator);
+  Thread signals("signals", [&intake, stop_signals] {
+    int signal = 0;
+    sigwait(&stop_signals, &signal);
+    LOG(INFO) << "stopping" << KV("signal", signal);
+    intake.Stop();
+  });
+  absl::Status status;
+  while (!intake.stopped()) {
+    status = intake.RunSession(absl::Seconds(30));
+    if (status.ok() || absl::IsFailedPrecondition(status)) break;
+    LOG(WARNING) << "session ended; registering again" << status;
+  }
+  kill(getpid(), SIGTERM);  // lets the signals thread end when the coordinator drained us
+  signals.Join();
+  return status;
+}
+
+}  // namespace
+}  // namespace interlace
+
+int main(int argc, char** argv) {
+  CLI::App app("One rank of an Interlace replica: executes the step plans of a coordinator.", "interlace-worker");
+  std::string file;
+  std::vector<std::string> settings;
+  app.add_option("--config", file, "configuration file");
+  app.add_option("--set", settings, "field=value, see `interlace config`");
+  CLI11_PARSE(app, argc, argv);
+
+  sigset_t stop_signals;  // blocked before any thread starts, taken by one thread
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGINT);
+  sigaddset(&stop_signals, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+
+  const auto run = [&]() -> absl::Status {
+    interlace::ConfigBuilder builder;
+    if (!file.empty()) RETURN_IF_ERROR(builder.ReadFile(file));
+    RETURN_IF_ERROR(builder.ReadEnvironment());
+    for (const std::string& setting : settings) RETURN_IF_ERROR(builder.Set(setting, "command line"));
+    ASSIGN_OR_RETURN(const interlace::Config config, builder.Build());
+    RETURN_IF_ERROR(
+        interlace::InstallLogSink(absl::StrCat("worker-", config.cluster.stage), config.log.level, config.log.format));
+    return interlace::RunWorker(config, stop_signals);
+  };
+  const absl::Status status = run();
+  if (!status.ok()) {
+    std::fprintf(stderr, "interlace-worker: %s\n", status.ToString().c_str());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,53 @@
+// Rank: one shard of a model, ready to execute plans; the composition that worker and `interlace run` share.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/config.h"
+#include "common/fault.h"
+#include "common/transport.h"
+#include "kernels/backend.h"
+#include "kvstore/kv_arena.h"
+#include "kvstore/transfer_engine.h"
+#include "model/model_spec.h"
+#include "model/text/gguf.h"
+#include "proto/plan/step_plan.h"
+#include "worker/activation_channel.h"
+#include "worker/model_runner.h"
+
+namespace interlace {
+
+// Owned by main. Thread: created and destroyed on one, runner() used by one. The trap: everything that the constructor
+// takes by reference outlives it.
+class Rank {
+ public:
+  // Loads only the stage's layers. `transport` may be null with one stage and no remote tier.
+  // Errors name the field of the configuration to change.
+  static absl::StatusOr<std::unique_ptr<Rank>> Create(const Config& config, uint64_t incarnation, Clock& clock,
+                                                      FaultPoints& faults, Transport* transport,
+                                                      absl::FunctionRef<void(int64_t, int64_t)> progress);
+  const RankInfo& info() const { return info_; }
+  const ModelSpec& spec() const { return spec_; }
+  ModelRunner& runner() { return *runner_; }
+  ActivationChannel* activations() { return activations_.get(); }
+  TransferEngine& transfers() { return *transfers_; }
+  const KvArena& arena() const { return *arena_; }
+  Backend& backend() { return *backend_; }
+
+ private:
+  Rank() = default;
+  RankInfo info_;
+  ModelSpec spec_;
+  std::unique_ptr<GgufFile> file_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<KvArena> arena_;
+  std::unique_ptr<TransferEngine> transfers_;
+  std::unique_ptr<ActivationChannel> activations_;
+  std::unique_ptr<ModelRunner> runner_;
+};
+
+}  // namespace interlace
