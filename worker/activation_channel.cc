@@ -1,5 +1,6 @@
 #include "worker/activation_channel.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -70,26 +71,17 @@ absl::Status ActivationChannel::Send(const ActivationNote& note, const Tensor& x
 
 absl::StatusOr<ActivationNote> ActivationChannel::Receive(Epoch epoch, PlanId plan, const Tensor& x,
                                                           absl::Duration timeout) {
-  Header header;
-  Message message;
-  const auto ready = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    if (inbox_->interrupted) return true;
-    for (size_t i = 0; i < inbox_->messages.size();) {
-      const bool sound = DecodeHeader(inbox_->messages[i].header, &header);
-      if (sound && header.note.epoch == epoch && header.note.plan == plan) {
-        message = std::move(inbox_->messages[i]);
-        inbox_->messages.erase(inbox_->messages.begin() + static_cast<ptrdiff_t>(i));
-        return true;
-      }
-      const bool stale = !sound || header.note.epoch < epoch || (header.note.epoch == epoch && header.note.plan < plan);
-      if (stale) {
-        inbox_->messages.erase(inbox_->messages.begin() + static_cast<ptrdiff_t>(i));
-      } else {
-        ++i;
-      }
-    }
-    return false;
+  // A condition may be evaluated any number of times, so it only looks; what it found is taken afterwards.
+  const auto find = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return std::find_if(inbox_->messages.begin(), inbox_->messages.end(), [&](const Message& candidate) {
+      Header h;
+      return DecodeHeader(candidate.header, &h) && h.note.epoch == epoch && h.note.plan == plan;
+    });
   };
+  const auto ready = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return inbox_->interrupted || find() != inbox_->messages.end();
+  };
+  Message message;
   {
     absl::MutexLock lock(&inbox_->mutex);
     if (!inbox_->mutex.AwaitWithTimeout(absl::Condition(&ready), timeout)) {
@@ -97,7 +89,13 @@ absl::StatusOr<ActivationNote> ActivationChannel::Receive(Epoch epoch, PlanId pl
                                                  " from the previous stage within ", absl::FormatDuration(timeout)));
     }
     if (inbox_->interrupted) return absl::UnavailableError("interrupted while waiting for the previous stage");
+    const auto found = find();
+    message = std::move(*found);
+    inbox_->messages.erase(found);
+    DropStale(epoch, plan);
   }
+  Header header;
+  DecodeHeader(message.header, &header);
   if (header.rows != static_cast<uint64_t>(x.rows) || header.cols != static_cast<uint64_t>(x.cols) ||
       message.body.size() != static_cast<size_t>(x.bytes())) {
     return absl::InvalidArgumentError(absl::StrCat("activations of plan ", Value(plan), " are [", header.rows, ", ",
@@ -105,6 +103,18 @@ absl::StatusOr<ActivationNote> ActivationChannel::Receive(Epoch epoch, PlanId pl
   }
   std::memcpy(x.data, message.body.data(), message.body.size());
   return header.note;
+}
+
+void ActivationChannel::DropStale(Epoch epoch, PlanId plan) {
+  std::vector<Message> later;
+  for (Message& message : inbox_->messages) {
+    Header header;
+    if (!DecodeHeader(message.header, &header)) continue;
+    if (header.note.epoch > epoch || (header.note.epoch == epoch && header.note.plan > plan)) {
+      later.push_back(std::move(message));
+    }
+  }
+  inbox_->messages.swap(later);
 }
 
 void ActivationChannel::Interrupt() {

@@ -37,6 +37,9 @@ class ActivationChannel {
   void Resume();
 
  private:
+  // Forgets messages of this plan and of older ones.
+  void DropStale(Epoch epoch, PlanId plan);  // requires the inbox's mutex
+
   Transport& transport_;
   // Shared with the transport's handler, which may outlive the channel.
   struct Inbox {

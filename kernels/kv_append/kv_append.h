@@ -12,9 +12,9 @@
 namespace interlace {
 
 struct KvBlockShape {
-  int32_t block_tokens = 16;  // multiple of 8
+  int32_t block_tokens = 16;  // multiple of 8, at most 512
   int32_t kv_heads = 0;
-  int32_t head_dim = 0;  // multiple of 8
+  int32_t head_dim = 0;  // multiple of 8, at most 1024
   int64_t k_elements() const { return int64_t{block_tokens} * kv_heads * head_dim; }
   int64_t bytes() const { return 2 * k_elements() * int64_t{sizeof(float)}; }
   friend bool operator==(const KvBlockShape&, const KvBlockShape&) = default;

@@ -269,7 +269,6 @@ void AttendTile(const PagedAttentionArgs& args, const Walk& walk, const Group& g
   }
   const float* k = reinterpret_cast<const float*>(blocks[b]) + offset;
   const float* v = k + args.shape.k_elements();
-  for (int64_t i = 0; i < head_elements; i += 16) _mm_prefetch(reinterpret_cast<const char*>(v + i), _MM_HINT_T0);
   // Tokens before the tile see none of it, those inside see a part, those after it all.
   const int64_t begin = b * block_tokens;
   int64_t t = begin > first_position ? begin - first_position : 0;

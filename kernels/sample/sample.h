@@ -4,6 +4,7 @@
 // (0: all; ties by lower id), then the smallest set whose probability reaches top_p, then the token whose cumulative
 // probability (descending, ties by lower id) passes u. u comes from Philox4x32-10 keyed by the request's seed and
 // counted by the token's index, so a resumed or migrated stream draws the same numbers.
+// Logits that are not finite are never chosen.
 // Source of the generator: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 #pragma once
 

@@ -89,15 +89,18 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const GgufFile& file) {
 absl::StatusOr<std::vector<ChatTemplate::Piece>> ChatTemplate::Pieces(absl::Span<const ChatMessage> messages,
                                                                       bool add_generation_prompt) const {
   if (messages.empty()) return absl::InvalidArgumentError("messages: the list is empty");
+  const bool llama = family_ == Family::kLlama3;
   std::vector<Piece> pieces;
   const auto control = [&](absl::string_view text) { pieces.push_back({std::string(text), true}); };
   const auto plain = [&](absl::string_view text) { pieces.push_back({std::string(text), false}); };
-  const bool llama = family_ == Family::kLlama3;
-  const auto turn = [&](absl::string_view role, absl::string_view content) {
+  const auto open_turn = [&](absl::string_view role) {
     control(llama ? "<|start_header_id|>" : "<|im_start|>");
     plain(role);
     if (llama) control("<|end_header_id|>");
     plain(llama ? "\n\n" : "\n");
+  };
+  const auto turn = [&](absl::string_view role, absl::string_view content) {
+    open_turn(role);
     plain(llama ? Trimmed(content) : content);
     control(llama ? "<|eot_id|>" : "<|im_end|>");
     if (!llama) plain("\n");
@@ -111,12 +114,7 @@ absl::StatusOr<std::vector<ChatTemplate::Piece>> ChatTemplate::Pieces(absl::Span
     }
     turn(message.role, message.content);
   }
-  if (add_generation_prompt) {
-    control(llama ? "<|start_header_id|>" : "<|im_start|>");
-    plain("assistant");
-    if (llama) control("<|end_header_id|>");
-    plain(llama ? "\n\n" : "\n");
-  }
+  if (add_generation_prompt) open_turn("assistant");
   return pieces;
 }
 
