@@ -1,8 +1,4 @@
-// interlace-coordinator: front doors, scheduler and the ranks' registry of one replica.
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/impl/codegen/service_type.h>
+// interlace-coordinator: the front doors and the scheduler of a cluster.
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
@@ -10,116 +6,150 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
+#include "common/clock.h"
 #include "common/config.h"
+#include "common/entropy.h"
 #include "common/log.h"
 #include "common/log_sink.h"
+#include "common/metrics.h"
 #include "common/status_macros.h"
 #include "coordinator/cluster_service.h"
-#include "coordinator/front/frontend.h"
+#include "coordinator/front/generation.h"
+#include "coordinator/front/grpc_server.h"
 #include "coordinator/front/http_front.h"
 #include "coordinator/front/inference_service.h"
+#include "coordinator/front/readiness.h"
 #include "coordinator/replica_loop.h"
+#include "model/text/chat_template.h"
 #include "model/text/gguf.h"
+#include "model/text/tokenizer.h"
 
 namespace interlace {
 namespace {
 
-// gRPC wants a service's health by name, and its pings answered while streams idle.
-absl::StatusOr<std::unique_ptr<grpc::Server>> StartGrpc(const std::string& address, grpc::Service* service,
-                                                        int64_t max_message, const char* field, std::string* bound) {
-  grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(service);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(max_message));
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
-  if (server == nullptr || port == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("gRPC cannot listen on ", address, "; choose another with ", field, " (port 0: any free one)"));
+constexpr absl::Duration kDrain = absl::Seconds(30);   // for running requests
+constexpr absl::Duration kClosing = absl::Seconds(5);  // for answers on their way to clients
+
+// What the coordinator knows of a model; weights stay with the ranks.
+struct ModelText {
+  std::unique_ptr<GgufFile> file;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<ChatTemplate> chat_template;
+  std::string name;
+  int32_t context = 0;
+  int32_t layers = 0;
+};
+
+absl::StatusOr<ModelText> LoadModelText(const Config& config) {
+  if (config.model.path.empty()) return absl::InvalidArgumentError("model.path is empty: --set model.path=FILE.gguf");
+  ModelText model;
+  ASSIGN_OR_RETURN(model.file, GgufFile::Open(config.model.path));
+  ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(*model.file));
+  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(*model.file);
+  if (chat_template.ok()) {
+    model.chat_template = *chat_template;
+  } else {
+    LOG(WARNING) << "chat is off: completions alone are served" << chat_template.status();
   }
-  *bound = absl::StrCat(address.substr(0, address.rfind(':')), ":", port);
-  return server;
+  ASSIGN_OR_RETURN(const std::string architecture, model.file->Text("general.architecture"));
+  ASSIGN_OR_RETURN(const int64_t context, model.file->Integer(architecture + ".context_length"));
+  ASSIGN_OR_RETURN(const int64_t layers, model.file->Integer(architecture + ".block_count"));
+  if (context < 2 || context > std::numeric_limits<int32_t>::max()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(config.model.path, ": ", architecture, ".context_length ", context, " is out of range"));
+  }
+  model.context = static_cast<int32_t>(context);
+  model.layers = static_cast<int32_t>(layers);
+  model.name = config.model.name.empty() ? std::filesystem::path(config.model.path).stem().string() : config.model.name;
+  return model;
 }
 
-// Written whole or not at all: a reader never sees half of it.
+absl::StatusOr<std::pair<std::string, int>> SplitAddress(const std::string& setting, const std::string& address) {
+  const size_t colon = address.rfind(':');
+  int port = 0;
+  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat(setting, "='", address, "' is not HOST:PORT"));
+  }
+  return std::make_pair(address.substr(0, colon), port);
+}
+
+// Whole or not at all: a reader never sees half of it.
 absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
   if (path.empty()) return absl::OkStatus();
-  const std::string half = path + ".new";
-  std::ofstream(half) << text;
+  const std::string half = path + ".part";
+  std::ofstream file(half, std::ios::trunc);
+  file << text;
+  file.close();
   std::error_code error;
-  std::filesystem::rename(half, path, error);
-  if (error) return absl::PermissionDeniedError(absl::StrCat("--ready-file ", path, ": ", error.message()));
+  if (file) std::filesystem::rename(half, path, error);
+  if (!file || error) return absl::PermissionDeniedError(absl::StrCat("--ready-file ", path, " cannot be written"));
   return absl::OkStatus();
 }
 
 absl::Status RunCoordinator(const Config& config, const std::string& ready_file, const sigset_t& stop_signals) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(config.model.path));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(*file));
-  std::optional<ChatTemplate> chat_template;
-  if (file->Has("tokenizer.chat_template")) {
-    ASSIGN_OR_RETURN(chat_template, ChatTemplate::Load(*file));
-  }
-  ASSIGN_OR_RETURN(const std::string architecture, file->Text("general.architecture"));
-  ASSIGN_OR_RETURN(const int64_t context, file->Integer(architecture + ".context_length"));
-  ASSIGN_OR_RETURN(const int64_t layers, file->Integer(architecture + ".block_count"));
-  const std::string name =
-      config.model.name.empty() ? std::filesystem::path(config.model.path).stem().string() : config.model.name;
-
-  RealClock clock;
-  Metrics metrics(name);
-  const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
+  ASSIGN_OR_RETURN(const ModelText model, LoadModelText(config));
+  ASSIGN_OR_RETURN(const auto cluster_at, SplitAddress("cluster.listen", config.cluster.listen));
   ASSIGN_OR_RETURN(std::unique_ptr<SchedulingPolicy> policy, MakePolicy(config.sched.policy));
-  ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
-                          .model_digest = file->digest(),
-                          .block_tokens = static_cast<int32_t>(config.kv.block_tokens)});
-  ReplicaLoop loop(LoopOptions(config, static_cast<int32_t>(context)), std::move(policy), clock,
-                   entropy->Fork("generations"), metrics, cluster);
-  cluster.Connect(&loop);
-  Frontend frontend({.model_name = name,
-                     .context = static_cast<int32_t>(context),
-                     .layers = static_cast<int32_t>(layers),
-                     .default_max_tokens = static_cast<int32_t>(config.request.max_tokens),
-                     .default_deadline = config.request.deadline},
-                    *tokenizer, chat_template, loop, metrics, clock, entropy->Fork("frontend"));
-  const std::unique_ptr<grpc::Service> inference = MakeInferenceService(frontend);
+  RealClock clock;
+  const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
+  Metrics metrics(model.name);
 
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  std::string grpc_address, cluster_address;
-  ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> cluster_server,
-                   StartGrpc(config.cluster.listen, cluster.service(), -1, "cluster.listen", &cluster_address));
-  ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> server,
-                   StartGrpc(absl::StrCat(config.server.host, ":", config.server.grpc_port), inference.get(),
-                             config.request.max_body.value, "server.grpc_port", &grpc_address));
+  // What is declared later dies first: doors, then the loop they submit to, then the channel the loop sends on.
+  ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
+                          .model_digest = model.file->digest(),
+                          .block_tokens = static_cast<int32_t>(config.kv.block_tokens)});
+  ReplicaLoop loop(LoopOptions(config, model.context), std::move(policy), clock, entropy->Fork("generations"), metrics,
+                   cluster);
+  cluster.Connect(&loop);
+  Intake intake({.model = model.name,
+                 .context = model.context,
+                 .layers = model.layers,
+                 .created = WallSeconds(),
+                 .default_max_tokens = config.request.max_tokens,
+                 .default_deadline = config.request.deadline},
+                *model.tokenizer, model.chat_template ? &*model.chat_template : nullptr, loop, clock,
+                entropy->Fork("intake"));
+  InferenceService inference(intake);
+
+  ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks, GrpcServer::Listen({.host = cluster_at.first,
+                                                                                .port = cluster_at.second,
+                                                                                .setting = "cluster.listen=HOST:PORT",
+                                                                                .max_message = -1},
+                                                                               cluster.service()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc,
+                   GrpcServer::Listen({.host = config.server.host,
+                                       .port = static_cast<int>(config.server.grpc_port),
+                                       .setting = "server.grpc_port=N",
+                                       .max_message = config.request.max_body.value},
+                                      &inference));
   ASSIGN_OR_RETURN(const std::unique_ptr<HttpFront> http,
-                   HttpFront::Start({.host = config.server.host,
-                                     .port = static_cast<int>(config.server.http_port),
-                                     .max_body = config.request.max_body.value},
-                                    frontend));
-  const std::string http_address = absl::StrCat(config.server.host, ":", http->port());
-  RETURN_IF_ERROR(WriteReadyFile(
-      ready_file, absl::StrCat("http=", http_address, "\ngrpc=", grpc_address, "\ncluster=", cluster_address, "\n")));
-  LOG(INFO) << "coordinator ready" << KV("http", http_address) << KV("grpc", grpc_address)
-            << KV("cluster", cluster_address) << KV("model", name);
+                   HttpFront::Listen({.host = config.server.host,
+                                      .port = static_cast<int>(config.server.http_port),
+                                      .max_body = config.request.max_body.value},
+                                     intake, metrics));
+  ReadinessWatch readiness(loop, [&grpc](bool ready) { grpc->SetServing("interlace.v1.Inference", ready); });
+
+  const std::string http_at = HostPort(config.server.host, http->port());
+  const std::string grpc_at = HostPort(config.server.host, grpc->port());
+  const std::string ranks_at = HostPort(cluster_at.first, ranks->port());
+  RETURN_IF_ERROR(
+      WriteReadyFile(ready_file, absl::StrCat("http=", http_at, "\ngrpc=", grpc_at, "\ncluster=", ranks_at, "\n")));
+  LOG(INFO) << "coordinator ready" << KV("http", http_at) << KV("grpc", grpc_at) << KV("cluster", ranks_at)
+            << KV("model", model.name) << KV("context", model.context);
 
   int signal = 0;
   sigwait(&stop_signals, &signal);
+  pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
   LOG(INFO) << "draining" << KV("signal", signal);
-  server->GetHealthCheckService()->SetServingStatus(false);
-  const bool finished = loop.Drain(absl::Seconds(30));
-  if (!finished) LOG(WARNING) << "requests still running at the end of the drain are cancelled";
-  http->Drain();
-  server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
+  grpc->SetServing("", false);
+  if (!loop.Drain(kDrain)) LOG(WARNING) << "requests still run at the end of the drain; they are cancelled";
+  http->Stop(kClosing);
+  grpc->Shutdown(kClosing);
   cluster.Drain();
-  cluster_server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
-  http->Stop();
+  ranks->Shutdown(kClosing);
   LOG(INFO) << "stopped";
   return absl::OkStatus();
 }
@@ -133,7 +163,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> settings;
   app.add_option("--config", file, "configuration file");
   app.add_option("--set", settings, "field=value, see `interlace config`");
-  app.add_option("--ready-file", ready_file, "written once the doors are open: http=, grpc=, cluster= addresses");
+  app.add_option("--ready-file", ready_file, "written once the doors are open: http=, grpc=, cluster= HOST:PORT");
   CLI11_PARSE(app, argc, argv);
 
   sigset_t stop_signals;  // blocked before any thread starts, taken by this one

@@ -90,6 +90,7 @@ class Scheduler {
   // scheduler_commit.cc
   void Commit(InFlight step);
   void Account(const StepResult& result);
+  void AccountUsage(const StepResult& result);
   void CommitSequence(const PlanSequence& planned, SequenceState& sequence, const InFlight& step);
   void RollBack(SequenceState& sequence, const LostBlock& loss);
   void AcceptToken(SequenceState& sequence, const SampledToken& sampled);

@@ -9,6 +9,7 @@
 namespace interlace {
 
 void Scheduler::OnResult(StepResult result) {
+  if (shape_ && result.epoch == epoch_ && result.plan == PlanId{}) return AccountUsage(result);
   auto it = in_flight_.find(result.plan);
   if (!shape_ || result.epoch != epoch_ || it == in_flight_.end()) {
     metrics_.Add("interlace_stale_messages_total", 1, {{"kind", "result"}});
@@ -37,7 +38,7 @@ void Scheduler::Commit(InFlight step) {
   }
 }
 
-void Scheduler::Account(const StepResult& result) {
+void Scheduler::AccountUsage(const StepResult& result) {
   const std::string stage = absl::StrCat(Value(result.stage));
   metrics_.Set("interlace_kv_arena_slots_used", result.arena_used, {{"stage", stage}});
   for (size_t t = 0; t < result.tiers.size() && t < shape_->tiers.size(); ++t) {
@@ -46,6 +47,10 @@ void Scheduler::Account(const StepResult& result) {
     metrics_.Set("interlace_kv_tier_bytes", static_cast<double>(result.tiers[t].bytes),
                  {{"stage", stage}, {"tier", shape_->tiers[t]}});
   }
+}
+
+void Scheduler::Account(const StepResult& result) {
+  AccountUsage(result);
   metrics_.Add("interlace_transfer_bytes_total", static_cast<double>(result.bytes_in), {{"direction", "in"}});
   metrics_.Add("interlace_transfer_bytes_total", static_cast<double>(result.bytes_out), {{"direction", "out"}});
   metrics_.Add("interlace_transfer_busy_seconds_total", 1e-6 * static_cast<double>(result.transfer_in_us),

@@ -41,7 +41,8 @@ struct ArchInput {
 };
 
 // Looks up spec->architecture in the table of architectures (model/arch/archs.cc).
-// Unimplemented lists the known ones; InvalidArgument names a tensor that is missing or has the wrong shape or type.
+// Unimplemented lists the known ones, or names a tensor whose type or whose part in the model is not built in;
+// InvalidArgument names a tensor that is missing or has the wrong shape.
 absl::StatusOr<std::unique_ptr<ModelArch>> MakeArch(const ArchInput& input);
 
 }  // namespace interlace

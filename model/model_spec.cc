@@ -19,17 +19,30 @@ absl::Status ReadCount(const GgufFile& file, const std::string& key, int64_t lea
   return absl::OkStatus();
 }
 
-// base^(-2i/d), divided by the factors of rope_freqs.weight where the file has them (Llama 3's long-context scaling).
+// base^(-2i/d), divided by the factor of linear scaling, and by those of rope_freqs.weight where the file has them
+// (Llama 3's long-context scaling).
 absl::Status ReadRope(const GgufFile& file, const std::string& arch, ModelSpec* spec) {
   double base = 10000;
   if (file.Has(arch + ".rope.freq_base")) {
     ASSIGN_OR_RETURN(base, file.Real(arch + ".rope.freq_base"));
   }
-  if (!(base > 1)) return absl::InvalidArgumentError(absl::StrCat(file.name(), ": ", arch, ".rope.freq_base=", base));
+  if (!(base > 1) || std::isinf(base))
+    return absl::InvalidArgumentError(absl::StrCat(file.name(), ": ", arch, ".rope.freq_base=", base));
+  if (file.Has(arch + ".rope.scale_linear")) {
+    return absl::UnimplementedError(
+        absl::StrCat(file.name(), ": ", arch, ".rope.scale_linear is a key of old files; convert the model anew"));
+  }
+  double divisor = 1;
   if (file.Has(arch + ".rope.scaling.type")) {
     ASSIGN_OR_RETURN(const std::string type, file.Text(arch + ".rope.scaling.type"));
-    if (type != "none") {
-      return absl::UnimplementedError(absl::StrCat(file.name(), ": rope scaling '", type, "' is not built in"));
+    if (type == "linear") {
+      ASSIGN_OR_RETURN(divisor, file.Real(arch + ".rope.scaling.factor"));
+      if (!(divisor > 0) || std::isinf(divisor)) {
+        return absl::InvalidArgumentError(absl::StrCat(file.name(), ": ", arch, ".rope.scaling.factor=", divisor));
+      }
+    } else if (type != "none") {
+      return absl::UnimplementedError(
+          absl::StrCat(file.name(), ": rope scaling '", type, "' is not built in; known: none, linear"));
     }
   }
   int32_t rotated = spec->head_dim;
@@ -41,7 +54,7 @@ absl::Status ReadRope(const GgufFile& file, const std::string& arch, ModelSpec* 
                                                  " rotates part of a head of ", spec->head_dim));
   }
   for (int32_t i = 0; i < spec->head_dim / 2; ++i) {
-    spec->rope_frequencies.push_back(static_cast<float>(std::pow(base, -2.0 * i / spec->head_dim)));
+    spec->rope_frequencies.push_back(static_cast<float>(std::pow(base, -2.0 * i / spec->head_dim) / divisor));
   }
   const absl::StatusOr<const GgufTensor*> factors = file.Tensor("rope_freqs.weight");
   if (!factors.ok()) return absl::OkStatus();
@@ -57,9 +70,7 @@ absl::Status ReadRope(const GgufFile& file, const std::string& arch, ModelSpec* 
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<ModelSpec> ReadModelSpec(const GgufFile& file) {
+absl::StatusOr<ModelSpec> Read(const GgufFile& file) {
   ModelSpec spec;
   ASSIGN_OR_RETURN(spec.architecture, file.Text("general.architecture"));
   const std::string& arch = spec.architecture;
@@ -81,6 +92,14 @@ absl::StatusOr<ModelSpec> ReadModelSpec(const GgufFile& file) {
   if (file.Has(arch + ".attention.key_length")) {
     RETURN_IF_ERROR(ReadCount(file, arch + ".attention.key_length", 8, 1024, &spec.head_dim));
   }
+  int32_t value_length = spec.head_dim;
+  if (file.Has(arch + ".attention.value_length")) {
+    RETURN_IF_ERROR(ReadCount(file, arch + ".attention.value_length", 1, 1024, &value_length));
+  }
+  if (value_length != spec.head_dim) {
+    return absl::UnimplementedError(absl::StrCat(file.name(), ": attention.value_length=", value_length,
+                                                 " differs from a head of ", spec.head_dim));
+  }
   if (spec.heads % spec.kv_heads != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat(file.name(), ": head_count=", spec.heads, " is no multiple of head_count_kv=", spec.kv_heads));
@@ -100,8 +119,27 @@ absl::StatusOr<ModelSpec> ReadModelSpec(const GgufFile& file) {
         absl::StrCat(file.name(), ": token_embd.weight is not [vocab, ", spec.width, "]"));
   }
   spec.vocab = static_cast<int32_t>(embedding->dims[1]);
+  if (file.Has(arch + ".vocab_size")) {
+    int32_t stated = 0;
+    RETURN_IF_ERROR(ReadCount(file, arch + ".vocab_size", spec.vocab, spec.vocab, &stated));
+  }
+  int32_t experts = 0;
+  if (file.Has(arch + ".expert_count")) RETURN_IF_ERROR(ReadCount(file, arch + ".expert_count", 0, 1 << 16, &experts));
+  if (experts > 0) {
+    return absl::UnimplementedError(
+        absl::StrCat(file.name(), ": ", arch, ".expert_count=", experts, "; models of experts are not built in"));
+  }
   spec.tied_head = !file.Tensor("output.weight").ok();
   RETURN_IF_ERROR(ReadRope(file, arch, &spec));
+  return spec;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelSpec> ReadModelSpec(const GgufFile& file) {
+  absl::StatusOr<ModelSpec> spec = Read(file);
+  // A key that the file lacks is a broken file to the caller, not a thing to look for elsewhere.
+  if (absl::IsNotFound(spec.status())) return absl::InvalidArgumentError(spec.status().message());
   return spec;
 }
 

@@ -39,7 +39,9 @@ WeightReader::WeightReader(const GgufFile& file, int64_t all_bytes, absl::Functi
     : file_(file), all_bytes_(all_bytes), progress_(progress) {}
 
 absl::StatusOr<Tensor> WeightReader::Read(const std::string& name, int64_t rows, int64_t cols) {
-  ASSIGN_OR_RETURN(const GgufTensor* tensor, file_.Tensor(name));
+  const absl::StatusOr<const GgufTensor*> found = file_.Tensor(name);
+  if (!found.ok()) return absl::InvalidArgumentError(absl::StrCat(file_.name(), ": tensor ", name, " is missing"));
+  const GgufTensor* tensor = *found;
   int64_t tensor_rows = 1;
   for (size_t i = 1; i < tensor->dims.size(); ++i) tensor_rows *= tensor->dims[i];
   if (tensor->dims[0] != cols || tensor_rows != rows) {
@@ -47,6 +49,11 @@ absl::StatusOr<Tensor> WeightReader::Read(const std::string& name, int64_t rows,
                                                    tensor->dims[0], "], expected [", rows, ", ", cols, "]"));
   }
   ASSIGN_OR_RETURN(const DType dtype, ToDType(*tensor, file_.name()));
+  const size_t alignment = dtype == DType::kF32 ? alignof(float) : alignof(uint16_t);
+  if (reinterpret_cast<uintptr_t>(tensor->data.data()) % alignment != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file_.name(), ": tensor ", name, " is not aligned to its elements; see general.alignment"));
+  }
   volatile uint64_t sink = Touch(tensor->data);
   (void)sink;
   done_bytes_ += static_cast<int64_t>(tensor->data.size());

@@ -17,8 +17,8 @@ class WeightReader {
  public:
   // `all_bytes`: what the rank will read in all, for progress.
   WeightReader(const GgufFile& file, int64_t all_bytes, absl::FunctionRef<void(int64_t, int64_t)> progress);
-  // [rows, cols] in one of the kernels' dtypes. NotFound and InvalidArgument name file, tensor and shape;
-  // Unimplemented names a type that no kernel computes with.
+  // [rows, cols] in one of the kernels' dtypes. InvalidArgument names file, tensor and shape of one that is missing or
+  // has another shape; Unimplemented names a type that no kernel computes with.
   absl::StatusOr<Tensor> Read(const std::string& name, int64_t rows, int64_t cols);
   // F32 [1, cols], for norms.
   absl::StatusOr<Tensor> ReadVector(const std::string& name, int64_t cols);

@@ -122,10 +122,7 @@ void LayerWindow::Close(StepResult* result) {
   }
   result->lost = std::move(lost_);
   lost_.clear();
-  result->arena_used = arena_.used();
-  for (const TierUsage& usage : transfers_.Usage()) {
-    result->tiers.push_back({usage.blocks, usage.bytes, usage.capacity_bytes});
-  }
+  ReportUsage(result);
   const TransferStats stats = transfers_.Stats();
   result->stall_us = absl::ToInt64Microseconds(stall_);
   result->transfer_in_us = absl::ToInt64Microseconds(stats.busy_in - reported_.busy_in);
@@ -136,6 +133,14 @@ void LayerWindow::Close(StepResult* result) {
   result->missing = static_cast<int32_t>(stats.missing - reported_.missing);
   reported_ = stats;
   running_.clear();
+}
+
+void LayerWindow::ReportUsage(StepResult* result) {
+  ReapWrites();
+  result->arena_used = arena_.used();
+  for (const TierUsage& usage : transfers_.Usage()) {
+    result->tiers.push_back({usage.blocks, usage.bytes, usage.capacity_bytes});
+  }
 }
 
 void LayerWindow::MarkLost(size_t index) { running_[index].lost = true; }

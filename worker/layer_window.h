@@ -44,6 +44,9 @@ class LayerWindow final : public LayerKv {
   // Ends the step: sequences that are not lost advance; losses, traffic and usage go into the result.
   void Close(StepResult* result);
 
+  // Slots and tier bytes in use now, for a rank that runs no plan.
+  void ReportUsage(StepResult* result);
+
   // A sequence that an earlier stage lost: nothing of it is kept from this step. Index into the plan's sequences.
   void MarkLost(size_t index);
   bool IsLost(size_t index) const { return running_[index].lost; }

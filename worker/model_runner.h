@@ -33,6 +33,12 @@ class ModelRunner {
 
   // A status in the result that is not OK means that the rank cannot go on with this epoch.
   StepResult Execute(const StepPlan& plan);
+  // What the rank holds between plans: a result of plan 0.
+  StepResult Report(Epoch epoch) {
+    StepResult result{.epoch = epoch, .stage = StageId{options_.shard.stage}};
+    window_->ReportUsage(&result);
+    return result;
+  }
   // Forgets every request.
   void Reset() { window_->Reset(); }
   const LayerWindow& window() const { return *window_; }

@@ -13,6 +13,12 @@
 #include "proto/plan/plan_codec.h"
 
 namespace interlace {
+namespace {
+
+// After this long without a plan, a rank says once more what it holds.
+constexpr absl::Duration kIdleReport = absl::Seconds(1);
+
+}  // namespace
 
 struct PlanIntake::Session {
   grpc::ClientContext context;
@@ -98,7 +104,20 @@ absl::Status PlanIntake::RunSession(absl::Duration connect_timeout) {
 void PlanIntake::RunOrders(Session& session) {
   Epoch epoch{};
   bool broken = true;  // until the first Start
-  while (std::optional<Order> order = session.orders.Pop()) {
+  const auto answer = [&session](const StepResult& result) {
+    v1::FromRank message;
+    EncodeResult(result, message.mutable_result());
+    return session.stream->Write(message);
+  };
+  bool reported = true;  // what the rank holds since its last plan; tiers give blocks back a little later
+  while (true) {
+    std::optional<Order> order = session.orders.PopWithin(reported ? absl::InfiniteDuration() : kIdleReport);
+    if (!order && session.orders.closed()) return;
+    if (!order) {
+      if (!broken && !answer(rank_.runner().Report(epoch))) return;
+      reported = true;
+      continue;
+    }
     if (const Started* started = std::get_if<Started>(&*order)) {
       epoch = started->epoch;
       const absl::Status status = Start(*started);
@@ -117,9 +136,8 @@ void PlanIntake::RunOrders(Session& session) {
       broken = !result.status.ok();
       if (broken) LOG(ERROR) << "plan failed" << KV("plan", Value(plan->id)) << result.status;
     }
-    v1::FromRank message;
-    EncodeResult(result, message.mutable_result());
-    if (!session.stream->Write(message)) return;
+    if (!answer(result)) return;
+    reported = false;
   }
 }
 

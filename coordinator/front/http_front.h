@@ -5,31 +5,39 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "coordinator/front/frontend.h"
+#include "absl/time/time.h"
+#include "common/metrics.h"
+#include "coordinator/front/generation.h"
 
 namespace interlace {
 
-// One thread serves all connections. Owned by main. The trap: Stop before the Frontend's engine dies, since open
-// streams cancel their requests in it.
+// All connections share one thread; a second one parses and tokenises. Owned by main; the constructor's thread. The
+// trap: the intake and its engine must outlive it.
 class HttpFront {
  public:
   struct Options {
-    std::string host;
+    std::string host = "127.0.0.1";
     int port = 0;  // 0: any free one
-    int64_t max_body = 16 << 20;
+    int64_t max_body = int64_t{16} << 20;
+    size_t max_connections = 16384;                     // more wait in the system's queue
+    absl::Duration header_timeout = absl::Seconds(15);  // first byte of a request to the end of its headers
+    absl::Duration body_timeout = absl::Seconds(120);   // the body
+    absl::Duration idle_timeout = absl::Seconds(75);    // between requests
+    absl::Duration write_timeout = absl::Seconds(30);   // one write that makes no headway
   };
-  // Listens at once. FailedPrecondition names a port that is taken and how to choose another.
-  static absl::StatusOr<std::unique_ptr<HttpFront>> Start(const Options& options, Frontend& frontend);
-  ~HttpFront();
+  // Listens at once. FailedPrecondition says which address cannot be had and how to choose another.
+  static absl::StatusOr<std::unique_ptr<HttpFront>> Listen(const Options& options, Intake& intake,
+                                                           const Metrics& metrics);
+  ~HttpFront();  // Stop without patience
   int port() const;
-  // Accepts no more, closes idle connections; open streams go on until Stop.
-  void Drain();
-  void Stop();
+  // Accepts no more and closes idle connections; returns when open answers are finished or after `patience`, and cuts
+  // those that are not. Idempotent.
+  void Stop(absl::Duration patience);
 
  private:
-  class Server;
-  explicit HttpFront(std::unique_ptr<Server> server);
-  std::unique_ptr<Server> server_;
+  class Door;
+  explicit HttpFront(std::unique_ptr<Door> door);
+  std::unique_ptr<Door> door_;
 };
 
 }  // namespace interlace

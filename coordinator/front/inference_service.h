@@ -2,15 +2,35 @@
 #pragma once
 
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/impl/codegen/service_type.h>
 
-#include <memory>
-
-#include "coordinator/front/frontend.h"
+#include "common/executor.h"
+#include "coordinator/front/generation.h"
+#include "proto/inference.grpc.pb.h"
 
 namespace interlace {
 
-// A callback service; the gRPC deadline of a call is its request's deadline. Owned by main.
-std::unique_ptr<grpc::Service> MakeInferenceService(Frontend& frontend);
+// The gRPC deadline of a call is its request's deadline; a cancelled call cancels its request. Owned by main; gRPC
+// threads, which only convert and post. The trap: its server must be shut down before it dies, the intake and its
+// engine outlive it.
+class InferenceService final : public v1::Inference::CallbackService {
+ public:
+  explicit InferenceService(Intake& intake) : intake_(intake) {}
+
+  grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(grpc::CallbackServerContext* context,
+                                                        const v1::GenerateRequest* request) override;
+  grpc::ServerWriteReactor<v1::GenerateEvent>* Chat(grpc::CallbackServerContext* context,
+                                                    const v1::ChatRequest* request) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
+                                     v1::Model* reply) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
+                                     v1::TokenizeReply* reply) override;
+  grpc::ServerUnaryReactor* Explain(grpc::CallbackServerContext* context, const v1::ExplainRequest* request,
+                                    v1::ExplainReply* reply) override;
+
+ private:
+  Intake& intake_;
+  ThreadExecutor streams_{"grpc-streams", 65536};  // moves text to the wire
+  ThreadExecutor slow_{"grpc-intake", 65536};      // tokenises, waits for the scheduler; posts to streams_
+};
 
 }  // namespace interlace

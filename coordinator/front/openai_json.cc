@@ -1,21 +1,66 @@
 #include "coordinator/front/openai_json.h"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "coordinator/front/api_error.h"
 
 namespace interlace {
 namespace {
 
 using Json = nlohmann::json;
-using OrderedJson = nlohmann::ordered_json;
 
-absl::Status Refuse(absl::string_view field, absl::string_view why) {
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", why));
-}
+// What is understood and not built in, and the values (a JSON list) that ask for nothing; null always does.
+struct Unsupported {
+  const char* field;
+  const char* harmless;
+};
+constexpr Unsupported kUnsupported[] = {
+    {"allowed_token_ids", "[[]]"},
+    {"audio", "[]"},
+    {"bad_words", "[[]]"},
+    {"best_of", "[1]"},
+    {"chat_template", "[]"},
+    {"chat_template_kwargs", "[{}]"},
+    {"continue_final_message", "[false]"},
+    {"documents", "[[]]"},
+    {"echo", "[false]"},
+    {"frequency_penalty", "[0]"},
+    {"function_call", "[\"none\", \"auto\"]"},
+    {"functions", "[[]]"},
+    {"guided_choice", "[[]]"},
+    {"guided_grammar", "[]"},
+    {"guided_json", "[]"},
+    {"guided_regex", "[]"},
+    {"include_stop_str_in_output", "[false]"},
+    {"kv_transfer_params", "[{}]"},
+    {"length_penalty", "[1]"},
+    {"logit_bias", "[{}]"},
+    {"logprobs", "[false]"},
+    {"min_p", "[0]"},
+    {"min_tokens", "[0]"},
+    {"modalities", "[[\"text\"]]"},
+    {"presence_penalty", "[0]"},
+    {"priority", "[0]"},
+    {"prompt_embeds", "[]"},
+    {"prompt_logprobs", "[]"},
+    {"repetition_penalty", "[1]"},
+    {"response_format", "[{\"type\": \"text\"}]"},
+    {"return_token_ids", "[false]"},
+    {"skip_special_tokens", "[true]"},
+    {"structured_outputs", "[{}]"},
+    {"suffix", "[\"\"]"},
+    {"tool_choice", "[\"none\", \"auto\"]"},
+    {"tools", "[[]]"},
+    {"top_logprobs", "[0]"},
+    {"truncate_prompt_tokens", "[]"},
+    {"use_beam_search", "[false]"},
+};
 
 absl::StatusOr<Json> ParseObject(absl::string_view body) {
   Json json = Json::parse(body.data(), body.data() + body.size(), nullptr, /*allow_exceptions=*/false);
@@ -24,35 +69,49 @@ absl::StatusOr<Json> ParseObject(absl::string_view body) {
   return json;
 }
 
-// A member that is present and not null, or null.
+// A member that is present and not null; else null.
 const Json* Member(const Json& json, const char* field) {
-  auto it = json.find(field);
+  const auto it = json.find(field);
   return it == json.end() || it->is_null() ? nullptr : &*it;
 }
 
-absl::Status Read(const Json& json, const char* field, std::optional<float>* out) {
-  const Json* value = Member(json, field);
-  if (value == nullptr) return absl::OkStatus();
-  if (!value->is_number()) return Refuse(field, "must be a number");
-  *out = value->get<float>();
+absl::Status RefuseUnsupported(const Json& json) {
+  for (const Unsupported& row : kUnsupported) {
+    const Json* value = Member(json, row.field);
+    if (value == nullptr) continue;
+    const Json harmless = Json::parse(row.harmless, nullptr, /*allow_exceptions=*/false);
+    if (std::find(harmless.begin(), harmless.end(), *value) != harmless.end()) continue;
+    std::string allowed;
+    for (const Json& v : harmless) absl::StrAppend(&allowed, allowed.empty() ? "" : " or ", v.dump());
+    return BadField(row.field, absl::StrCat("is not supported here; leave it out",
+                                            allowed.empty() ? "" : absl::StrCat(" (or send ", allowed, ")")));
+  }
   return absl::OkStatus();
 }
 
-template <typename T>
-absl::Status Read(const Json& json, const char* field, std::optional<T>* out) {
+absl::Status Read(const Json& json, const char* field, std::optional<double>* out) {
   const Json* value = Member(json, field);
   if (value == nullptr) return absl::OkStatus();
-  if (!value->is_number_integer()) return Refuse(field, "must be an integer");
-  if constexpr (sizeof(T) < sizeof(int64_t)) {
-    const int64_t wide = value->is_number_unsigned() && value->get<uint64_t>() > (uint64_t{1} << 62)
-                             ? std::numeric_limits<int64_t>::max()
-                             : value->get<int64_t>();
-    if (wide < std::numeric_limits<T>::min() || wide > std::numeric_limits<T>::max()) {
-      return Refuse(field, "is out of range");
-    }
-    *out = static_cast<T>(wide);
+  if (!value->is_number()) return BadField(field, "must be a number");
+  *out = value->get<double>();
+  return absl::OkStatus();
+}
+
+// Integers, and floats that are integers: some clients print 16 as 16.0.
+absl::Status Read(const Json& json, const char* field, std::optional<int64_t>* out) {
+  const Json* value = Member(json, field);
+  if (value == nullptr) return absl::OkStatus();
+  if (value->is_number_unsigned()) {
+    const uint64_t wide = value->get<uint64_t>();
+    if (wide > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return BadField(field, "is out of range");
+    *out = static_cast<int64_t>(wide);
+  } else if (value->is_number_integer()) {
+    *out = value->get<int64_t>();
+  } else if (value->is_number_float() && std::abs(value->get<double>()) < 0x1p53 &&
+             std::trunc(value->get<double>()) == value->get<double>()) {
+    *out = static_cast<int64_t>(value->get<double>());
   } else {
-    *out = value->is_number_unsigned() ? static_cast<T>(value->get<uint64_t>()) : static_cast<T>(value->get<int64_t>());
+    return BadField(field, "must be an integer");
   }
   return absl::OkStatus();
 }
@@ -60,7 +119,7 @@ absl::Status Read(const Json& json, const char* field, std::optional<T>* out) {
 absl::Status Read(const Json& json, const char* field, bool* out) {
   const Json* value = Member(json, field);
   if (value == nullptr) return absl::OkStatus();
-  if (!value->is_boolean()) return Refuse(field, "must be true or false");
+  if (!value->is_boolean()) return BadField(field, "must be true or false");
   *out = value->get<bool>();
   return absl::OkStatus();
 }
@@ -68,7 +127,7 @@ absl::Status Read(const Json& json, const char* field, bool* out) {
 absl::Status Read(const Json& json, const char* field, std::string* out) {
   const Json* value = Member(json, field);
   if (value == nullptr) return absl::OkStatus();
-  if (!value->is_string()) return Refuse(field, "must be a text");
+  if (!value->is_string()) return BadField(field, "must be a string");
   *out = value->get<std::string>();
   return absl::OkStatus();
 }
@@ -76,143 +135,133 @@ absl::Status Read(const Json& json, const char* field, std::string* out) {
 absl::Status ReadStop(const Json& json, std::vector<std::string>* out) {
   const Json* value = Member(json, "stop");
   if (value == nullptr) return absl::OkStatus();
-  if (value->is_string()) {
-    out->push_back(value->get<std::string>());
-    return absl::OkStatus();
-  }
-  if (!value->is_array()) return Refuse("stop", "must be a text or a list of texts");
-  for (const Json& item : *value) {
-    if (!item.is_string()) return Refuse("stop", "must be a text or a list of texts");
+  const Json list = value->is_string() ? Json::array({*value}) : *value;
+  if (!list.is_array()) return BadField("stop", "must be a string or a list of strings");
+  for (const Json& item : list) {
+    if (!item.is_string()) return BadField("stop", "must be a string or a list of strings");
     out->push_back(item.get<std::string>());
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<int32_t>> ReadIds(const Json& json, absl::string_view field) {
+  if (!json.is_array()) return BadField(field, "must be a list of token ids");
   std::vector<int32_t> ids;
+  ids.reserve(json.size());
   for (const Json& item : json) {
-    if (!item.is_number_integer()) return Refuse(field, "must hold token ids");
-    const int64_t id = item.get<int64_t>();
-    if (id < 0 || id > std::numeric_limits<int32_t>::max()) return Refuse(field, absl::StrCat(id, " is no token id"));
-    ids.push_back(static_cast<int32_t>(id));
+    if (!item.is_number_unsigned() || item.get<uint64_t>() > std::numeric_limits<int32_t>::max()) {
+      return BadField(field, "must hold token ids alone");
+    }
+    ids.push_back(item.get<int32_t>());
   }
   return ids;
 }
 
-// What is understood and not built in: asking for it is an error, never ignored.
-absl::Status RefuseUnsupported(const Json& json) {
-  for (const char* field : {"presence_penalty", "frequency_penalty", "min_p"}) {
-    const Json* value = Member(json, field);
-    if (value != nullptr && (!value->is_number() || value->get<double>() != 0)) {
-      return Refuse(field, "is not supported; leave it out or set it to 0");
+// "text", or [{"type": "text", "text": "..."}, ...].
+absl::StatusOr<std::string> ReadContent(const Json& message, absl::string_view where) {
+  const Json* content = Member(message, "content");
+  if (content == nullptr) return BadField(where, "has no content");
+  if (content->is_string()) return content->get<std::string>();
+  if (!content->is_array()) return BadField(where, "content must be a string or a list of parts");
+  std::string text;
+  for (const Json& part : *content) {
+    const Json* type = part.is_object() ? Member(part, "type") : nullptr;
+    const Json* words = part.is_object() ? Member(part, "text") : nullptr;
+    if (type == nullptr || *type != "text" || words == nullptr || !words->is_string()) {
+      return BadField(where, "only content parts {\"type\": \"text\", \"text\": ...} are supported");
+    }
+    text += words->get_ref<const std::string&>();
+  }
+  return text;
+}
+
+absl::StatusOr<std::vector<ChatMessage>> ReadMessages(const Json& json) {
+  const Json* list = Member(json, "messages");
+  if (list == nullptr || !list->is_array() || list->empty()) {
+    return BadField("messages", "must be a list with at least one message");
+  }
+  std::vector<ChatMessage> messages;
+  for (const Json& item : *list) {
+    const std::string where = absl::StrCat("messages[", messages.size(), "]");
+    if (!item.is_object()) return BadField(where, "must be an object");
+    const Json* role = Member(item, "role");
+    if (role == nullptr || !role->is_string()) return BadField(where, "has no role");
+    for (const char* field : {"tool_calls", "function_call", "audio"}) {
+      const Json* value = Member(item, field);
+      if (value != nullptr && !value->empty()) return BadField(where, absl::StrCat(field, " is not supported here"));
+    }
+    ChatMessage message{role->get<std::string>(), ""};
+    if (message.role == "developer") message.role = "system";  // its newer name
+    ASSIGN_OR_RETURN(message.content, ReadContent(item, where));
+    messages.push_back(std::move(message));
+  }
+  return messages;
+}
+
+// A text, a list of texts, token ids, or a list of lists of token ids.
+absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json& json) {
+  const Json* prompt = Member(json, "prompt");
+  if (prompt == nullptr) return BadField("prompt", "is missing");
+  if (prompt->is_string()) return std::vector<Prompt>{prompt->get<std::string>()};
+  if (!prompt->is_array() || prompt->empty()) {
+    return BadField("prompt", "must be a string, a list of strings, token ids or a list of token id lists");
+  }
+  std::vector<Prompt> prompts;
+  if (prompt->front().is_number()) {
+    ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadIds(*prompt, "prompt"));
+    prompts.emplace_back(std::move(ids));
+    return prompts;
+  }
+  if (prompt->size() > 16) return BadField("prompt", "holds more than 16 prompts");
+  for (const Json& item : *prompt) {
+    if (item.type() != prompt->front().type()) return BadField("prompt", "mixes strings and token ids");
+    if (item.is_string()) {
+      prompts.emplace_back(item.get<std::string>());
+    } else {
+      ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadIds(item, "prompt"));
+      prompts.emplace_back(std::move(ids));
     }
   }
-  const Json* repetition = Member(json, "repetition_penalty");
-  if (repetition != nullptr && (!repetition->is_number() || repetition->get<double>() != 1)) {
-    return Refuse("repetition_penalty", "is not supported; leave it out or set it to 1");
+  return prompts;
+}
+
+absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
+  std::optional<int64_t> n, seed, completion_tokens, deadline_ms;
+  RETURN_IF_ERROR(Read(json, "n", &n));
+  RETURN_IF_ERROR(Read(json, "seed", &seed));
+  RETURN_IF_ERROR(Read(json, "max_tokens", &spec->max_tokens));
+  RETURN_IF_ERROR(Read(json, "max_completion_tokens", &completion_tokens));
+  RETURN_IF_ERROR(Read(json, "deadline_ms", &deadline_ms));
+  RETURN_IF_ERROR(Read(json, "temperature", &spec->temperature));
+  RETURN_IF_ERROR(Read(json, "top_p", &spec->top_p));
+  RETURN_IF_ERROR(Read(json, "top_k", &spec->top_k));
+  RETURN_IF_ERROR(Read(json, "ignore_eos", &spec->ignore_eos));
+  RETURN_IF_ERROR(ReadStop(json, &spec->stop));
+  if (const Json* ids = Member(json, "stop_token_ids")) {
+    ASSIGN_OR_RETURN(spec->stop_token_ids, ReadIds(*ids, "stop_token_ids"));
   }
-  for (const char* field : {"logprobs", "top_logprobs", "prompt_logprobs", "echo", "use_beam_search"}) {
-    const Json* value = Member(json, field);
-    if (value != nullptr && *value != false && *value != 0) return Refuse(field, "is not supported; leave it out");
-  }
-  for (const char* field : {"logit_bias", "tools", "functions", "tool_choice", "function_call", "suffix",
-                            "structured_outputs", "bad_words", "allowed_token_ids", "modalities", "audio"}) {
-    const Json* value = Member(json, field);
-    const bool off = value == nullptr || (value->is_structured() && value->empty()) || *value == "none" || *value == "";
-    if (!off) return Refuse(field, "is not supported; leave it out");
-  }
-  if (const Json* format = Member(json, "response_format")) {
-    if (!format->is_object() || format->value("type", Json()) != "text") {
-      return Refuse("response_format", "only {\"type\": \"text\"} is supported");
-    }
-  }
-  std::optional<int32_t> best_of, min_tokens, priority;
-  RETURN_IF_ERROR(Read(json, "best_of", &best_of));
-  RETURN_IF_ERROR(Read(json, "min_tokens", &min_tokens));
-  RETURN_IF_ERROR(Read(json, "priority", &priority));
-  if (best_of.value_or(1) != 1) return Refuse("best_of", "only 1 is supported");
-  if (min_tokens.value_or(0) != 0) return Refuse("min_tokens", "is not supported; leave it out or set it to 0");
-  if (priority.value_or(0) != 0) return Refuse("priority", "sched.policy=fcfs serves all alike; leave it out");
+  if (n && (*n < 1 || *n > 16)) return BadField("n", absl::StrCat(*n, " is out of range: it must be 1 to 16"));
+  spec->n = static_cast<int32_t>(n.value_or(1));
+  if (seed) spec->seed = static_cast<uint64_t>(*seed);
+  if (completion_tokens) spec->max_tokens = completion_tokens;
+  if (deadline_ms) spec->deadline = absl::Milliseconds(*deadline_ms);
   return absl::OkStatus();
 }
 
 absl::StatusOr<OpenAiRequest> ParseShared(const Json& json) {
   OpenAiRequest request;
   RETURN_IF_ERROR(RefuseUnsupported(json));
-  RETURN_IF_ERROR(Read(json, "model", &request.model));
+  RETURN_IF_ERROR(Read(json, "model", &request.spec.model));
+  RETURN_IF_ERROR(Read(json, "request_id", &request.spec.name));
+  RETURN_IF_ERROR(Read(json, "cache_salt", &request.spec.salt));
   RETURN_IF_ERROR(Read(json, "stream", &request.stream));
   if (const Json* options = Member(json, "stream_options")) {
-    if (!options->is_object()) return Refuse("stream_options", "must be an object");
+    if (!options->is_object()) return BadField("stream_options", "must be an object");
     RETURN_IF_ERROR(Read(*options, "include_usage", &request.include_usage));
     RETURN_IF_ERROR(Read(*options, "continuous_usage_stats", &request.continuous_usage));
   }
-  GenerationSpec& spec = request.spec;
-  spec.deadline = absl::InfiniteDuration();
-  std::optional<int32_t> n, completion_tokens;
-  std::optional<uint64_t> deadline_ms;
-  RETURN_IF_ERROR(Read(json, "n", &n));
-  RETURN_IF_ERROR(Read(json, "temperature", &spec.temperature));
-  RETURN_IF_ERROR(Read(json, "top_p", &spec.top_p));
-  RETURN_IF_ERROR(Read(json, "top_k", &spec.top_k));
-  RETURN_IF_ERROR(Read(json, "seed", &spec.seed));
-  RETURN_IF_ERROR(Read(json, "max_tokens", &spec.max_tokens));
-  RETURN_IF_ERROR(Read(json, "max_completion_tokens", &completion_tokens));
-  RETURN_IF_ERROR(Read(json, "ignore_eos", &spec.ignore_eos));
-  RETURN_IF_ERROR(Read(json, "request_id", &spec.name));
-  RETURN_IF_ERROR(Read(json, "deadline_ms", &deadline_ms));
-  RETURN_IF_ERROR(ReadStop(json, &spec.stop));
-  if (completion_tokens) spec.max_tokens = completion_tokens;
-  if (deadline_ms) spec.deadline = absl::Milliseconds(std::min<uint64_t>(*deadline_ms, 1u << 31));
-  request.n = n.value_or(1);
-  if (request.n < 1 || request.n > 16) return Refuse("n", "must be from 1 to 16");
-  if (const Json* ids = Member(json, "stop_token_ids")) {
-    if (!ids->is_array()) return Refuse("stop_token_ids", "must be a list");
-    ASSIGN_OR_RETURN(spec.stop_token_ids, ReadIds(*ids, "stop_token_ids"));
-  }
+  RETURN_IF_ERROR(ReadSampling(json, &request.spec));
   return request;
-}
-
-// "text", or [{"type": "text", "text": "..."}, ...].
-absl::StatusOr<std::string> ReadContent(const Json& message, const std::string& where) {
-  const Json* content = Member(message, "content");
-  if (content == nullptr) return Refuse(where, "has no content");
-  if (content->is_string()) return content->get<std::string>();
-  if (!content->is_array()) return Refuse(where, "content must be a text or a list of parts");
-  std::string text;
-  for (const Json& part : *content) {
-    if (!part.is_object() || part.value("type", Json()) != "text" || !part.contains("text") ||
-        !part["text"].is_string()) {
-      return Refuse(where, "only parts of type text are supported");
-    }
-    text += part["text"].get<std::string>();
-  }
-  return text;
-}
-
-OrderedJson Head(const OpenAiReply& reply, bool chunk) {
-  OrderedJson json;
-  json["id"] = reply.id;
-  json["object"] = reply.chat ? (chunk ? "chat.completion.chunk" : "chat.completion") : "text_completion";
-  json["created"] = reply.created;
-  json["model"] = reply.model;
-  return json;
-}
-
-OrderedJson ToJson(const Usage& usage) {
-  return {{"prompt_tokens", usage.prompt_tokens},
-          {"completion_tokens", usage.completion_tokens},
-          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", 0}}}};
-}
-
-// Clients' ids and models may hold any bytes: what is not UTF-8 is replaced, never thrown about.
-std::string Dump(const OrderedJson& json) { return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
-
-std::string Chunk(const OpenAiReply& reply, OrderedJson choice, const Usage* usage) {
-  OrderedJson json = Head(reply, /*chunk=*/true);
-  json["choices"] = OrderedJson::array({std::move(choice)});
-  if (usage != nullptr) json["usage"] = ToJson(*usage);
-  return Dump(json);
 }
 
 }  // namespace
@@ -221,213 +270,40 @@ absl::StatusOr<OpenAiRequest> ParseChat(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
   ASSIGN_OR_RETURN(OpenAiRequest request, ParseShared(json));
   request.chat = true;
-  const Json* messages = Member(json, "messages");
-  if (messages == nullptr || !messages->is_array() || messages->empty()) {
-    return Refuse("messages", "must be a list with at least one message");
-  }
-  for (size_t i = 0; i < messages->size(); ++i) {
-    const Json& message = (*messages)[i];
-    const std::string where = absl::StrCat("messages[", i, "]");
-    if (!message.is_object()) return Refuse(where, "must be an object");
-    ChatMessage out;
-    RETURN_IF_ERROR(Read(message, "role", &out.role));
-    if (out.role == "developer") out.role = "system";
-    ASSIGN_OR_RETURN(out.content, ReadContent(message, where));
-    request.messages.push_back(std::move(out));
-  }
+  RETURN_IF_ERROR(Read(json, "add_generation_prompt", &request.spec.add_generation_prompt));
+  ASSIGN_OR_RETURN(std::vector<ChatMessage> messages, ReadMessages(json));
+  request.spec.prompts.emplace_back(std::move(messages));
   return request;
 }
 
 absl::StatusOr<OpenAiRequest> ParseCompletion(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
   ASSIGN_OR_RETURN(OpenAiRequest request, ParseShared(json));
-  const Json* prompt = Member(json, "prompt");
-  if (prompt == nullptr) return Refuse("prompt", "is missing");
-  if (prompt->is_string()) {
-    request.texts.push_back(prompt->get<std::string>());
-    return request;
-  }
-  if (!prompt->is_array() || prompt->empty()) return Refuse("prompt", "must be a text, a list of texts, or token ids");
-  if ((*prompt)[0].is_number()) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadIds(*prompt, "prompt"));
-    request.token_prompts.push_back(std::move(ids));
-    return request;
-  }
-  if (prompt->size() > 16) return Refuse("prompt", "at most 16 prompts in one request");
-  for (const Json& item : *prompt) {
-    if (item.is_string() && request.token_prompts.empty()) {
-      request.texts.push_back(item.get<std::string>());
-    } else if (item.is_array() && request.texts.empty()) {
-      ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadIds(item, "prompt"));
-      request.token_prompts.push_back(std::move(ids));
-    } else {
-      return Refuse("prompt", "must be a text, a list of texts, or token ids");
-    }
-  }
+  ASSIGN_OR_RETURN(request.spec.prompts, ReadPrompts(json));
   return request;
 }
 
-std::string RoleChunk(const OpenAiReply& reply, int32_t choice) {
-  return Chunk(reply,
-               {{"index", choice}, {"delta", {{"role", "assistant"}, {"content", ""}}}, {"finish_reason", nullptr}},
-               nullptr);
-}
-
-std::string TextChunk(const OpenAiReply& reply, int32_t choice, absl::string_view text, const Usage* usage) {
-  OrderedJson json{{"index", choice}};
-  if (reply.chat) {
-    json["delta"] = {{"content", std::string(text)}};
-  } else {
-    json["text"] = std::string(text);
-  }
-  json["finish_reason"] = nullptr;
-  return Chunk(reply, std::move(json), usage);
-}
-
-std::string FinishChunk(const OpenAiReply& reply, int32_t choice, absl::string_view reason, const Usage* usage) {
-  OrderedJson json{{"index", choice}};
-  if (reply.chat) {
-    json["delta"] = OrderedJson::object();
-  } else {
-    json["text"] = "";
-  }
-  json["finish_reason"] = std::string(reason);
-  return Chunk(reply, std::move(json), usage);
-}
-
-std::string UsageChunk(const OpenAiReply& reply, const Usage& usage) {
-  OrderedJson json = Head(reply, /*chunk=*/true);
-  json["choices"] = OrderedJson::array();
-  json["usage"] = ToJson(usage);
-  return Dump(json);
-}
-
-std::string FullAnswer(const OpenAiReply& reply, const std::vector<OpenAiChoice>& choices, const Usage& usage) {
-  OrderedJson json = Head(reply, /*chunk=*/false);
-  json["choices"] = OrderedJson::array();
-  for (size_t i = 0; i < choices.size(); ++i) {
-    OrderedJson choice{{"index", i}};
-    if (reply.chat) {
-      choice["message"] = {{"role", "assistant"}, {"content", choices[i].text}};
-    } else {
-      choice["text"] = choices[i].text;
-    }
-    choice["logprobs"] = nullptr;
-    choice["finish_reason"] = choices[i].finish_reason;
-    json["choices"].push_back(std::move(choice));
-  }
-  json["usage"] = ToJson(usage);
-  return Dump(json);
-}
-
-namespace {
-OrderedJson EntryOf(absl::string_view model, int32_t context, int64_t created) {
-  return {{"id", std::string(model)},   {"object", "model"}, {"created", created},      {"owned_by", "interlace"},
-          {"root", std::string(model)}, {"parent", nullptr}, {"max_model_len", context}};
-}
-}  // namespace
-
-std::string ModelEntry(absl::string_view model, int32_t context, int64_t created) {
-  return Dump(EntryOf(model, context, created));
-}
-
-std::string ModelList(absl::string_view model, int32_t context, int64_t created) {
-  return Dump({{"object", "list"}, {"data", OrderedJson::array({EntryOf(model, context, created)})}});
-}
-
-std::string ExplainJson(const Explanation& e) {
-  OrderedJson json;
-  json["request_id"] = e.name;
-  json["state"] = e.state;
-  json["status"] = e.end.status.ToString();
-  json["prompt_tokens"] = e.end.prompt_tokens;
-  json["completion_tokens"] = e.end.completion_tokens;
-  json["keep_layers"] = e.keep_layers;
-  json["steps"] = e.steps;
-  json["recomputes"] = e.recomputes;
-  json["recomputed_tokens"] = e.recomputed_tokens;
-  json["preemptions"] = e.preemptions;
-  json["queue_seconds"] = absl::ToDoubleSeconds(e.end.timing.queue);
-  json["first_token_seconds"] = absl::ToDoubleSeconds(e.end.timing.first_token);
-  json["total_seconds"] = absl::ToDoubleSeconds(e.end.timing.total);
-  json["tiers"] = e.tiers;
-  json["layers"] = OrderedJson::array();
-  for (size_t l = 0; l < e.layers.size(); ++l) {
-    const LayerExplanation& layer = e.layers[l];
-    json["layers"].push_back({{"layer", l},
-                              {"stage", layer.stage},
-                              {"mode", layer.kept ? "keep" : "stream"},
-                              {"blocks_device", layer.blocks_device},
-                              {"blocks_tier", layer.blocks_tier},
-                              {"bytes_in", layer.bytes_in},
-                              {"bytes_out", layer.bytes_out},
-                              {"stall_us", layer.stall_us}});
-  }
-  json["notes"] = e.notes;
-  return Dump(json);
-}
-
-int HttpStatusOf(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-      return 200;
-    case absl::StatusCode::kInvalidArgument:
-      return 400;
-    case absl::StatusCode::kNotFound:
-      return 404;
-    case absl::StatusCode::kAlreadyExists:
-      return 409;
-    case absl::StatusCode::kResourceExhausted:
-      return absl::StrContains(status.message(), "can never run") ? 400 : 429;
-    case absl::StatusCode::kCancelled:
-      return 499;
-    case absl::StatusCode::kUnimplemented:
-      return 501;
-    case absl::StatusCode::kUnavailable:
-      return 503;
-    case absl::StatusCode::kDeadlineExceeded:
-      return 504;
-    default:
-      return 500;
-  }
-}
-
-std::string ErrorBody(const absl::Status& status, int http_status) {
-  const std::string message(status.message());
-  const char* type = http_status < 429    ? "invalid_request_error"
-                     : http_status == 429 ? "rate_limit_error"
-                                          : "server_error";
-  OrderedJson error{{"message", message}, {"type", type}, {"param", nullptr}, {"code", nullptr}};
-  if (absl::StrContains(message, "the context is")) error["code"] = "context_length_exceeded";
-  if (http_status == 400 && status.code() == absl::StatusCode::kResourceExhausted)
-    error["code"] = "kv_capacity_exceeded";
-  const size_t colon = message.find(": ");
-  if (http_status == 400 && colon != std::string::npos && message.find(' ') > colon)
-    error["param"] = message.substr(0, colon);
-  return Dump({{"error", std::move(error)}});
-}
-
-absl::StatusOr<std::string> ParseTokenize(absl::string_view body) {
+absl::StatusOr<TokenizeQuery> ParseTokenize(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
-  if (Member(json, "prompt") == nullptr) return Refuse("prompt", "is missing");
+  TokenizeQuery query;
+  RETURN_IF_ERROR(Read(json, "parse_special", &query.parse_special));
+  RETURN_IF_ERROR(Read(json, "add_generation_prompt", &query.add_generation_prompt));
+  if (Member(json, "messages") != nullptr) {
+    ASSIGN_OR_RETURN(query.prompt, ReadMessages(json));
+    return query;
+  }
   std::string text;
+  if (Member(json, "prompt") == nullptr) return BadField("prompt", "is missing");
   RETURN_IF_ERROR(Read(json, "prompt", &text));
-  return text;
+  query.prompt = std::move(text);
+  return query;
 }
 
 absl::StatusOr<std::vector<int32_t>> ParseDetokenize(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
   const Json* tokens = Member(json, "tokens");
-  if (tokens == nullptr || !tokens->is_array()) return Refuse("tokens", "must be a list of token ids");
+  if (tokens == nullptr) return BadField("tokens", "is missing");
   return ReadIds(*tokens, "tokens");
 }
-
-std::string TokenizeAnswer(absl::Span<const int32_t> tokens, int32_t context) {
-  return Dump({{"count", tokens.size()},
-               {"max_model_len", context},
-               {"tokens", std::vector<int32_t>(tokens.begin(), tokens.end())}});
-}
-
-std::string DetokenizeAnswer(absl::string_view text) { return Dump({{"prompt", std::string(text)}}); }
 
 }  // namespace interlace

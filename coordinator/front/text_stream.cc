@@ -1,53 +1,129 @@
 #include "coordinator/front/text_stream.h"
 
-#include <algorithm>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace interlace {
 
-bool TextStream::Release(bool all, std::string* text) {
-  size_t stop_at = std::string::npos;
-  for (const std::string& stop : stop_) stop_at = std::min(stop_at, held_.find(stop));
-  if (stop_at != std::string::npos) {
-    *text = held_.substr(0, stop_at);
-    held_.clear();
-    return true;
-  }
-  size_t keep = 0;  // bytes at the end that may begin a stop string
-  for (const std::string& stop : stop_) {
-    for (size_t n = std::min(stop.size() - 1, held_.size()); n > keep; --n) {
-      if (held_.compare(held_.size() - n, n, stop, 0, n) == 0) keep = n;
-    }
-  }
-  if (all) keep = 0;
-  *text = held_.substr(0, held_.size() - keep);
-  held_.erase(0, held_.size() - keep);
-  return false;
-}
+TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engine, Clock& clock, Executor& executor,
+                       Ready ready)
+    : options_(std::move(options)),
+      engine_(engine),
+      clock_(clock),
+      detokenizer_(tokenizer),
+      matcher_(options_.stop),
+      executor_(&executor),
+      ready_(std::move(ready)),
+      first_token_(absl::InfiniteFuture()) {}
 
 void TextStream::OnTokens(absl::Span<const int32_t> tokens) {
-  if (ended_) return;
-  TextEvent event;
-  event.tokens.assign(tokens.begin(), tokens.end());
-  completion_tokens_ += static_cast<int32_t>(tokens.size());
-  for (int32_t token : tokens) held_ += detokenizer_.Push(token);
-  if (Release(/*all=*/false, &event.text)) {
-    ended_ = true;
-    event.cancel = true;
-    event.end = RequestEnd{.status = absl::OkStatus(), .reason = FinishReason::kStop};
-    event.end->completion_tokens = completion_tokens_;
+  const absl::Time now = clock_.Now();
+  absl::MutexLock lock(&mutex_);
+  if (executor_ == nullptr || finished_ || overflow_) return;
+  if (first_token_ == absl::InfiniteFuture()) first_token_ = now;
+  if (pending_.size() + tokens.size() > options_.backlog) {
+    overflow_ = true;
+    pending_.clear();
+  } else {
+    pending_.insert(pending_.end(), tokens.begin(), tokens.end());
   }
-  listener_(std::move(event));
+  Post();
 }
 
 void TextStream::OnEnd(const RequestEnd& end) {
-  if (ended_) return;
-  ended_ = true;
-  TextEvent event;
-  held_ += detokenizer_.Flush();
-  event.end = end;
-  if (Release(/*all=*/true, &event.text)) event.end->reason = FinishReason::kStop;
-  listener_(std::move(event));
+  absl::MutexLock lock(&mutex_);
+  end_ = end;
+  Post();
+}
+
+// Under the lock, so that nothing is posted to an executor that Close has given up.
+void TextStream::Post() {
+  if (posted_ || executor_ == nullptr) return;
+  posted_ = executor_->Post([self = shared_from_this()] { self->OnPosted(); });
+}
+
+void TextStream::OnPosted() {
+  bool cancel = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    posted_ = false;
+    if (executor_ == nullptr) return;
+    cancel = overflow_ && !cancelled_ && !end_;
+    cancelled_ |= cancel;
+  }
+  if (cancel) engine_.Cancel(options_.id);
+  ready_();
+}
+
+std::optional<TextEvent> TextStream::Take() {
+  std::optional<int32_t> token;
+  std::optional<RequestEnd> end;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (executor_ == nullptr || finished_) return std::nullopt;
+    if (overflow_) {
+      end = RequestEnd{.prompt_tokens = options_.prompt_tokens, .completion_tokens = taken_};
+      end->status = absl::ResourceExhaustedError(
+          absl::StrCat("the client reads too slowly: more than ", options_.backlog, " tokens were waiting for it"));
+    } else if (!pending_.empty()) {
+      token = pending_.front();
+      pending_.pop_front();
+    } else if (end_) {
+      end = end_;
+    } else {
+      return std::nullopt;
+    }
+    finished_ = end.has_value();
+  }
+  return token ? TokenEvent(*token) : EndEvent(*std::move(end));
+}
+
+TextEvent TextStream::TokenEvent(int32_t token) {
+  TextEvent event{.token = token, .completion_tokens = ++taken_};
+  if (matcher_.Push(detokenizer_.Push(token), &event.text)) event.end = StoppedHere();
+  return event;
+}
+
+TextEvent TextStream::EndEvent(RequestEnd end) {
+  TextEvent event{.completion_tokens = taken_};
+  if (matcher_.Push(detokenizer_.Flush(), &event.text)) {
+    end.reason = FinishReason::kStop;
+  } else {
+    matcher_.Flush(&event.text);
+  }
+  event.end = std::move(end);
+  return event;
+}
+
+// A stop string is complete: what the engine still makes is not wanted.
+RequestEnd TextStream::StoppedHere() {
+  const absl::Time now = clock_.Now();
+  RequestEnd end{.reason = FinishReason::kStop, .prompt_tokens = options_.prompt_tokens, .completion_tokens = taken_};
+  bool cancel = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    finished_ = true;
+    cancel = !end_ && !cancelled_;
+    cancelled_ |= cancel;
+    end.timing.first_token = first_token_ - options_.arrival;
+    end.timing.total = now - options_.arrival;
+  }
+  if (cancel) engine_.Cancel(options_.id);
+  return end;
+}
+
+void TextStream::Close() {
+  bool cancel = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (executor_ == nullptr) return;
+    executor_ = nullptr;
+    cancel = !end_ && !cancelled_;
+    cancelled_ |= cancel;
+    pending_.clear();
+  }
+  if (cancel) engine_.Cancel(options_.id);
 }
 
 }  // namespace interlace

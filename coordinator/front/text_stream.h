@@ -1,46 +1,81 @@
 // TextStream: the tokens of one request as text, for whichever door it came through.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
+#include "common/clock.h"
+#include "common/executor.h"
+#include "coordinator/engine.h"
+#include "coordinator/front/stop_matcher.h"
 #include "coordinator/request.h"
 #include "model/text/tokenizer.h"
 
 namespace interlace {
 
-// One step of a stream. With `end`, the last one.
+// One token of a stream, or its end.
 struct TextEvent {
-  std::vector<int32_t> tokens;  // as they were accepted
-  std::string text;             // complete code points, stop strings taken out; may lag behind the tokens
+  int32_t token = -1;             // -1: none came with it
+  std::string text;               // complete code points, free of stop strings; may lag behind the tokens
+  int32_t completion_tokens = 0;  // so far, this one included
+  // With the last event. After a stop string timing.queue is zero: the engine is not waited for.
   std::optional<RequestEnd> end;
-  bool cancel = false;  // a stop string ended the stream: the door must cancel the request in the engine
 };
 
-// Holds back unfinished code points and whatever may begin a stop string; flushes at the end. Owned by the engine until
-// OnEnd; thread: the scheduler's. `listener` must not block and hands the event to the door's own thread.
-class TextStream final : public TokenSink {
+// Between the scheduler, which calls OnTokens and OnEnd and never waits, and a connection, which takes events at its
+// own pace on its own executor. Owned by both; the sink side is the scheduler's thread, Take and `ready` the
+// executor's, Close any. The trap: the connection must Close before its executor and its engine die.
+class TextStream final : public TokenSink, public std::enable_shared_from_this<TextStream> {
  public:
-  using Listener = std::function<void(TextEvent)>;
-  TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop, Listener listener)
-      : detokenizer_(tokenizer), stop_(std::move(stop)), listener_(std::move(listener)) {}
+  struct Options {
+    RequestId id{};
+    int32_t prompt_tokens = 0;
+    absl::Time arrival;
+    std::vector<std::string> stop;
+    size_t backlog = 1024;  // tokens; a reader further behind is closed with ResourceExhausted
+  };
+  // `ready` runs on `executor` after something came; it may run when Take has nothing.
+  using Ready = std::function<void()>;
+  TextStream(Options options, const Tokenizer& tokenizer, Engine& engine, Clock& clock, Executor& executor,
+             Ready ready);
 
   void OnTokens(absl::Span<const int32_t> tokens) override;
   void OnEnd(const RequestEnd& end) override;
 
- private:
-  // Takes what may be sent out of held_; true iff a stop string was found (what follows it is dropped).
-  bool Release(bool all, std::string* text);
+  // The next event; empty if none is there yet or the end was taken.
+  std::optional<TextEvent> Take();
+  // No event and no `ready` from now on; cancels the request unless it ended. Idempotent.
+  void Close();
 
-  Detokenizer detokenizer_;
-  const std::vector<std::string> stop_;
-  Listener listener_;
-  std::string held_;
-  int32_t completion_tokens_ = 0;
-  bool ended_ = false;
+ private:
+  void Post() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnPosted();
+  TextEvent TokenEvent(int32_t token);
+  TextEvent EndEvent(RequestEnd end);
+  RequestEnd StoppedHere();
+
+  const Options options_;
+  Engine& engine_;
+  Clock& clock_;
+  Detokenizer detokenizer_;  // this and the next two: the executor's thread
+  StopMatcher matcher_;
+  int32_t taken_ = 0;
+
+  absl::Mutex mutex_;
+  Executor* executor_;             // protected by mutex_; null once closed
+  const Ready ready_;              // executor's thread
+  std::deque<int32_t> pending_;    // protected by mutex_
+  std::optional<RequestEnd> end_;  // protected by mutex_; the engine's word
+  absl::Time first_token_;         // protected by mutex_; infinite future: none yet
+  bool posted_ = false;            // protected by mutex_
+  bool overflow_ = false;          // protected by mutex_
+  bool cancelled_ = false;         // protected by mutex_; the engine was told
+  bool finished_ = false;          // protected by mutex_; the end was taken
 };
 
 }  // namespace interlace

@@ -32,9 +32,11 @@ class AttachStream {
   const Lease& lease() const { return lease_; }
 
  private:
+  struct Progress;
   struct Reactor;
-  AttachStream() = default;
-  std::shared_ptr<Reactor> reactor_;
+  AttachStream();
+  std::shared_ptr<Progress> progress_;
+  std::unique_ptr<Reactor> reactor_;
   Lease lease_;
 };
 

@@ -4,9 +4,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
+#include "absl/algorithm/container.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "common/check.h"
 #include "common/status_macros.h"
 #include "model/arch/archs.h"
 #include "model/weights.h"
@@ -24,12 +26,44 @@ struct LlamaLayer {
   Tensor down;            // [width, feed_forward]
 };
 
+// Tensors of a layer ("blk.<layer>.<name>.weight"), and those outside the layers.
+constexpr absl::string_view kLayerTensors[] = {"attn_norm", "attn_q", "attn_k",   "attn_v",  "attn_output",
+                                               "ffn_norm",  "ffn_up", "ffn_gate", "ffn_down"};
+constexpr absl::string_view kOtherTensors[] = {"token_embd.weight", "output_norm.weight", "output.weight",
+                                               "rope_freqs.weight"};
+
+// The layer and the name in it, "attn_q.weight", of "blk.7.attn_q.weight"; layer -1 and the whole name otherwise.
+std::pair<int32_t, absl::string_view> SplitName(absl::string_view name) {
+  absl::string_view rest = name;
+  int32_t layer = -1;
+  const bool in_layer = absl::ConsumePrefix(&rest, "blk.") &&
+                        absl::SimpleAtoi(rest.substr(0, rest.find('.')), &layer) && layer >= 0 &&
+                        rest.find('.') != absl::string_view::npos;
+  if (!in_layer) return {-1, name};
+  return {layer, rest.substr(rest.find('.') + 1)};
+}
+
+// Some checkpoints of this architecture carry more: biases, experts. Leaving any out would answer with another model.
+absl::Status RefuseStrangers(const GgufFile& file) {
+  for (const auto& [name, tensor] : file.tensors()) {
+    auto [layer, part] = SplitName(name);
+    const bool known = layer < 0 ? absl::c_linear_search(kOtherTensors, part)
+                                 : absl::ConsumeSuffix(&part, ".weight") && absl::c_linear_search(kLayerTensors, part);
+    if (!known) {
+      return absl::UnimplementedError(
+          absl::StrCat(file.name(), ": tensor ", name, " has no part in the architecture 'llama' that is built in"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 class Llama final : public ModelArch {
  public:
   Llama(const ModelSpec& spec, const ShardSpec& shard, Backend& backend)
       : spec_(spec), shard_(shard), backend_(backend) {}
 
   absl::Status Load(const ArchInput& input) {
+    RETURN_IF_ERROR(RefuseStrangers(*input.file));
     WeightReader reader(*input.file, StageBytes(*input.file), input.progress);
     if (shard_.first() || (shard_.last() && spec_.tied_head)) {
       ASSIGN_OR_RETURN(embedding_, reader.Read("token_embd.weight", spec_.vocab, spec_.width));
@@ -49,10 +83,12 @@ class Llama final : public ModelArch {
   }
 
   void Embed(const StepInput& in, const Tensor& x) override {
+    CHECK(shard_.first());
     backend_.ops().embedding({x, embedding_, in.tokens}, backend_.team());
   }
 
   void Layer(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) override {
+    CHECK(Value(layer) >= shard_.layer_begin && Value(layer) < shard_.layer_end && x.rows <= normed_.rows);
     const LlamaLayer& w = layers_[Value(layer) - shard_.layer_begin];
     const OpTable& ops = backend_.ops();
     ThreadTeam& team = backend_.team();
@@ -77,6 +113,7 @@ class Llama final : public ModelArch {
   }
 
   void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) override {
+    CHECK(shard_.last() && static_cast<int64_t>(rows.size()) <= normed_.rows);
     for (size_t i = 0; i < rows.size(); ++i) {
       const int64_t at = static_cast<int64_t>(i);
       backend_.ops().rms_norm({normed_.Rows(at, 1), x.Rows(rows[i], 1), output_norm_, spec_.norm_epsilon},
@@ -90,10 +127,9 @@ class Llama final : public ModelArch {
   int64_t StageBytes(const GgufFile& file) const {
     int64_t bytes = 0;
     for (const auto& [name, tensor] : file.tensors()) {
-      int32_t layer = -1;
-      const bool mine = absl::StartsWith(name, "blk.")
-                            ? absl::SimpleAtoi(name.substr(4, name.find('.', 4) - 4), &layer) &&
-                                  layer >= shard_.layer_begin && layer < shard_.layer_end
+      const int32_t layer = SplitName(name).first;
+      const bool mine = layer >= 0
+                            ? layer >= shard_.layer_begin && layer < shard_.layer_end
                             : (name == "token_embd.weight" && (shard_.first() || (shard_.last() && spec_.tied_head))) ||
                                   ((name == "output_norm.weight" || name == "output.weight") && shard_.last());
       if (mine) bytes += static_cast<int64_t>(tensor.data.size());

@@ -22,7 +22,9 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const GgufFile& file);
   ~Tokenizer();
 
-  // `special`: text such as <|im_start|> becomes its control token. Bytes that are not UTF-8 encode byte by byte.
+  // `special`: text such as <|im_start|> becomes its control token. User-defined tokens are found either way. Adds no
+  // bos. Text need not be UTF-8. Bytes that the vocabulary has no token for are left out, as in transformers: SmolLM2
+  // lacks 21, control characters and what is never UTF-8.
   std::vector<int32_t> Encode(absl::string_view text, bool special) const;
   // The bytes of one token; empty for control tokens unless `special`. Requires: a valid id.
   std::string Piece(int32_t token, bool special = false) const;

@@ -50,8 +50,8 @@ struct StepPlan {
   Epoch epoch{};
   PlanId id{};
   std::vector<PlanSequence> sequences;
-  std::vector<RequestId> releases;         // forgotten before the sequences run
-  std::vector<ResidencyChange> residency;  // applied before the sequences run
+  std::vector<RequestId> releases;                      // forgotten before the sequences run
+  std::vector<ResidencyChange> residency;               // applied before the sequences run
   absl::Duration remaining = absl::InfiniteDuration();  // until the tightest deadline of the step
   int32_t tokens() const;
   std::string ToString() const;
@@ -102,7 +102,7 @@ struct TierUse {
 
 struct StepResult {
   Epoch epoch{};
-  PlanId plan{};
+  PlanId plan{};  // 0: of no plan, an idle rank says what it holds
   StageId stage{};
   absl::Status status;                // not OK: the rank cannot go on
   std::vector<SampledToken> sampled;  // last stage only

@@ -1,0 +1,78 @@
+"""Client and the stream of one answer."""
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence
+
+import grpc
+
+from . import inference_pb2 as pb
+from . import inference_pb2_grpc as rpc
+
+
+class Stream:
+    """Iterates over the text of one answer; `result` is there once it ended, `token_ids` grows as it comes.
+
+    Errors are grpc.RpcError with the server's status. cancel() ends the request on the server too.
+    """
+
+    def __init__(self, call):
+        self._call = call
+        self.request_id: str = ""
+        self.token_ids: List[int] = []
+        self.result: Optional[pb.Finished] = None
+
+    def __iter__(self) -> Iterator[str]:
+        for event in self._call:
+            self.request_id = event.request_id
+            if event.HasField("tokens"):
+                self.token_ids.extend(event.tokens.ids)
+                if event.tokens.text:
+                    yield event.tokens.text
+            elif event.HasField("finished"):
+                self.result = event.finished
+
+    def text(self) -> str:
+        return "".join(self)
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+class Client:
+    """A connection to a coordinator's gRPC door. Thread-safe, like the channel under it."""
+
+    def __init__(self, address: str):
+        self._channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+        self._stub = rpc.InferenceStub(self._channel)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def chat(self, messages: Iterable[Dict[str, str]], timeout: float = 600, request_id: str = "", **options) -> Stream:
+        """options: temperature, top_p, top_k, seed, max_tokens, stop (list), stop_token_ids, ignore_eos."""
+        request = pb.ChatRequest(request_id=request_id, sampling=pb.SamplingOptions(**options))
+        request.messages.extend(pb.ChatMessage(role=m["role"], content=m["content"]) for m in messages)
+        return Stream(self._stub.Chat(request, timeout=timeout))
+
+    def generate(self, prompt: str = "", tokens: Optional[Sequence[int]] = None, timeout: float = 600,
+                 request_id: str = "", **options) -> Stream:
+        """Text or token ids, without a chat template."""
+        request = pb.GenerateRequest(request_id=request_id, sampling=pb.SamplingOptions(**options))
+        if tokens is not None:
+            request.tokens.ids.extend(tokens)
+        else:
+            request.text = prompt
+        return Stream(self._stub.Generate(request, timeout=timeout))
+
+    def tokenize(self, text: str) -> List[int]:
+        return list(self._stub.Tokenize(pb.TokenizeRequest(text=text)).ids)
+
+    def model(self) -> pb.Model:
+        return self._stub.GetModel(pb.GetModelRequest())
+
+    def explain(self, request_id: str) -> pb.ExplainReply:
+        return self._stub.Explain(pb.ExplainRequest(request_id=request_id))

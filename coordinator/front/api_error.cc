@@ -1,0 +1,71 @@
+#include "coordinator/front/api_error.h"
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+
+namespace interlace {
+namespace {
+
+constexpr absl::string_view kParam = "interlace/param";
+constexpr absl::string_view kCode = "interlace/code";
+
+int HttpOf(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kOk:
+      return 200;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return 400;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
+    case absl::StatusCode::kPermissionDenied:
+      return 403;
+    case absl::StatusCode::kNotFound:
+      return 404;
+    case absl::StatusCode::kAlreadyExists:
+      return 409;
+    case absl::StatusCode::kResourceExhausted:
+      return 429;
+    case absl::StatusCode::kUnimplemented:
+      return 501;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kCancelled:  // by the server, which stops: a client that is gone reads nothing
+    case absl::StatusCode::kAborted:
+      return 503;
+    case absl::StatusCode::kDeadlineExceeded:
+      return 504;
+    default:
+      return 500;
+  }
+}
+
+std::string PayloadOf(const absl::Status& status, absl::string_view key) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(key);
+  return payload ? std::string(*payload) : std::string();
+}
+
+}  // namespace
+
+ApiError ToApiError(const absl::Status& status) {
+  ApiError error;
+  error.http = HttpOf(status.code());
+  error.message = std::string(status.message());
+  error.type = error.http == 429 ? "rate_limit_error" : error.http >= 500 ? "server_error" : "invalid_request_error";
+  error.param = PayloadOf(status, kParam);
+  error.code = PayloadOf(status, kCode);
+  error.retry = error.http == 429 || error.http == 500 || error.http == 503;
+  return error;
+}
+
+absl::Status BadField(absl::string_view field, absl::string_view why) {
+  absl::Status status = absl::InvalidArgumentError(absl::StrCat(field, ": ", why));
+  status.SetPayload(kParam, absl::Cord(field));
+  return status;
+}
+
+absl::Status WithCode(absl::Status status, absl::string_view code) {
+  status.SetPayload(kCode, absl::Cord(code));
+  return status;
+}
+
+}  // namespace interlace

@@ -1,0 +1,27 @@
+// ApiError: an absl::Status as OpenAI's clients see it.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace interlace {
+
+// The value of an error body, and how a client is told whether to try again.
+struct ApiError {
+  int http = 500;
+  std::string message;
+  std::string type;   // invalid_request_error, rate_limit_error, server_error
+  std::string param;  // the field at fault; empty: none
+  std::string code;   // context_length_exceeded, ...; empty: none
+  bool retry = true;  // false: the same request can only fail again
+};
+ApiError ToApiError(const absl::Status& status);
+
+// InvalidArgument "field: why" that remembers the field for `param`.
+absl::Status BadField(absl::string_view field, absl::string_view why);
+// The same status, with a machine-readable `code`.
+absl::Status WithCode(absl::Status status, absl::string_view code);
+
+}  // namespace interlace

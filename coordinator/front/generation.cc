@@ -1,0 +1,207 @@
+#include "coordinator/front/generation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "common/status_macros.h"
+#include "coordinator/front/api_error.h"
+
+namespace interlace {
+namespace {
+
+constexpr size_t kMostChoices = 16;
+constexpr size_t kMostStops = 16;
+constexpr size_t kLongestStop = 1024;  // bytes
+constexpr size_t kMostStopTokens = 256;
+constexpr size_t kLongestSalt = 128;  // bytes
+
+template <typename Value>
+absl::Status OutOfRange(absl::string_view field, const Value& value, absl::string_view range) {
+  return BadField(field, absl::StrCat(value, " is out of range: it must be ", range));
+}
+
+}  // namespace
+
+bool IsRequestName(absl::string_view name) {
+  return !name.empty() && name.size() <= 200 &&
+         std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c <= '~'; });
+}
+
+Intake::Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* chat_template, Engine& engine,
+               Clock& clock, std::unique_ptr<Entropy> entropy)
+    : options_(std::move(options)),
+      tokenizer_(tokenizer),
+      chat_template_(chat_template),
+      engine_(engine),
+      clock_(clock),
+      entropy_(std::move(entropy)) {}
+
+absl::Status Intake::CheckModel(absl::string_view model) const {
+  if (model.empty() || model == options_.model) return absl::OkStatus();
+  return WithCode(absl::NotFoundError(
+                      absl::StrCat("model '", model.substr(0, 200), "' is not served here; '", options_.model, "' is")),
+                  "model_not_found");
+}
+
+absl::Status Intake::CheckTokens(absl::string_view field, absl::Span<const int32_t> tokens) const {
+  for (int32_t token : tokens) {
+    if (token >= 0 && token < tokenizer_.vocab_size()) continue;
+    return BadField(field, absl::StrCat("token id ", token, " is outside the vocabulary of ", tokenizer_.vocab_size()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
+  if (!spec.name.empty() && !IsRequestName(spec.name)) {
+    return BadField("request_id", "must be 1 to 200 printable ASCII characters without spaces");
+  }
+  if (spec.prompts.empty()) return BadField("prompt", "is missing");
+  if (spec.n < 1 || spec.n > static_cast<int32_t>(kMostChoices)) return OutOfRange("n", spec.n, "1 to 16");
+  if (spec.prompts.size() * spec.n > kMostChoices) {
+    return OutOfRange(spec.n > 1 ? "n" : "prompt", spec.prompts.size() * spec.n, "at most 16 choices in one request");
+  }
+  const double temperature = spec.temperature.value_or(1), top_p = spec.top_p.value_or(1);
+  if (!(temperature >= 0 && temperature <= 1000)) return OutOfRange("temperature", temperature, "0 to 1000");
+  if (!(top_p > 0 && top_p <= 1)) return OutOfRange("top_p", top_p, "above 0 and at most 1");
+  const int64_t top_k = spec.top_k.value_or(0);
+  if (top_k < -1) return OutOfRange("top_k", top_k, "positive, or 0 or -1 for off");
+  if (spec.max_tokens.value_or(1) < 1) return OutOfRange("max_tokens", *spec.max_tokens, "at least 1");
+  if (spec.stop.size() > kMostStops) return OutOfRange("stop", spec.stop.size(), "at most 16 strings");
+  for (const std::string& stop : spec.stop) {
+    if (stop.empty() || stop.size() > kLongestStop) return OutOfRange("stop", stop.size(), "1 to 1024 bytes each");
+  }
+  if (spec.stop_token_ids.size() > kMostStopTokens) {
+    return OutOfRange("stop_token_ids", spec.stop_token_ids.size(), "at most 256 ids");
+  }
+  RETURN_IF_ERROR(CheckTokens("stop_token_ids", spec.stop_token_ids));
+  if (spec.deadline && *spec.deadline <= absl::ZeroDuration()) {
+    return absl::DeadlineExceededError("the deadline had passed when the request arrived");
+  }
+  if (spec.salt.size() > kLongestSalt ||
+      spec.salt.find_first_of(absl::string_view("@/\\\0", 4).data(), 0, 4) != std::string::npos) {
+    return BadField("cache_salt", "must be at most 128 bytes without '@', '/', '\\' and NUL");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, bool add_generation_prompt) const {
+  if (const auto* ids = std::get_if<std::vector<int32_t>>(&prompt)) {
+    if (ids->empty()) return BadField("prompt", "holds no tokens");
+    RETURN_IF_ERROR(CheckTokens("prompt", *ids));
+    return *ids;
+  }
+  if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&prompt)) {
+    if (chat_template_ == nullptr) {
+      return absl::UnimplementedError(
+          "the model has no chat template that is known here: ask /v1/completions or Generate with the whole prompt");
+    }
+    absl::StatusOr<std::vector<int32_t>> ids = chat_template_->Encode(*messages, tokenizer_, add_generation_prompt);
+    if (absl::IsInvalidArgument(ids.status())) {
+      return BadField("messages", absl::StripPrefix(ids.status().message(), "messages: "));
+    }
+    return ids;
+  }
+  std::vector<int32_t> ids = tokenizer_.Encode(std::get<std::string>(prompt), /*special=*/false);
+  if (tokenizer_.add_bos() && tokenizer_.bos() >= 0) ids.insert(ids.begin(), tokenizer_.bos());
+  if (ids.empty()) return BadField("prompt", "is empty");
+  return ids;
+}
+
+absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t prompt_tokens) const {
+  const int64_t prompt = static_cast<int64_t>(prompt_tokens), room = options_.context - prompt;
+  if (room < 1) {
+    return WithCode(BadField("prompt", absl::StrCat("this model's maximum context length is ", options_.context,
+                                                    " tokens, one of which is generated; the prompt has ", prompt)),
+                    "context_length_exceeded");
+  }
+  if (!spec.max_tokens) {
+    const int64_t wanted = options_.default_max_tokens > 0 ? options_.default_max_tokens : room;
+    return static_cast<int32_t>(std::min(wanted, room));
+  }
+  if (*spec.max_tokens <= room) return static_cast<int32_t>(*spec.max_tokens);
+  return WithCode(BadField("max_tokens", absl::StrCat("this model's maximum context length is ", options_.context,
+                                                      " tokens; the prompt has ", prompt, ", which leaves ", room,
+                                                      " of the ", *spec.max_tokens, " that were asked for")),
+                  "context_length_exceeded");
+}
+
+absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor& executor, TextStream::Ready ready) {
+  const absl::Time arrival = clock_.Now();
+  RETURN_IF_ERROR(CheckModel(spec.model));
+  RETURN_IF_ERROR(CheckSpec(spec));
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<int32_t> max_tokens;
+  size_t prompt_tokens = 0;
+  for (const Prompt& prompt : spec.prompts) {
+    ASSIGN_OR_RETURN(std::vector<int32_t> ids, Encode(prompt, spec.add_generation_prompt));
+    ASSIGN_OR_RETURN(const int32_t most, MaxTokens(spec, ids.size()));
+    prompt_tokens += ids.size();
+    prompts.push_back(std::move(ids));
+    max_tokens.push_back(most);
+  }
+
+  GenerationRun run(spec.name.empty() ? DrawName() : spec.name, static_cast<int32_t>(prompt_tokens));
+  const uint64_t seed = spec.seed ? *spec.seed : Draw();
+  Request shared;
+  shared.sampling = {static_cast<float>(spec.temperature.value_or(1)),
+                     static_cast<int32_t>(std::clamp<int64_t>(spec.top_k.value_or(0), 0, tokenizer_.vocab_size())),
+                     static_cast<float>(spec.top_p.value_or(1)), seed};
+  shared.max_tokens_given = spec.max_tokens.has_value();
+  if (!spec.ignore_eos) shared.stop_tokens = tokenizer_.stop_tokens();
+  shared.stop_tokens.insert(shared.stop_tokens.end(), spec.stop_token_ids.begin(), spec.stop_token_ids.end());
+  shared.arrival = arrival;
+  shared.deadline = arrival + spec.deadline.value_or(options_.default_deadline);
+  shared.salt = spec.salt;
+  for (size_t choice = 0; choice < prompts.size() * spec.n; ++choice) {
+    const size_t p = choice / spec.n;
+    Request request = shared;
+    request.id = RequestId{next_id_++};
+    request.name = choice == 0 ? run.name() : absl::StrCat(run.name(), "-", choice);
+    request.prompt = prompts[p];
+    request.max_tokens = max_tokens[p];
+    request.sampling.seed = seed + choice % spec.n;
+    auto stream = std::make_shared<TextStream>(
+        TextStream::Options{request.id, static_cast<int32_t>(request.prompt.size()), arrival, spec.stop}, tokenizer_,
+        engine_, clock_, executor, ready);
+    request.sink = stream;
+    absl::Status submitted = engine_.Submit(std::move(request));
+    if (absl::IsResourceExhausted(submitted) && absl::StrContains(submitted.message(), "can never")) {
+      return WithCode(absl::InvalidArgumentError(submitted.message()), "kv_capacity_exceeded");  // no retry helps
+    }
+    RETURN_IF_ERROR(submitted);
+    run.streams_.push_back(std::move(stream));
+  }
+  return run;
+}
+
+absl::StatusOr<Explanation> Intake::Explain(absl::string_view name) {
+  absl::StatusOr<Explanation> explanation = engine_.Explain(name);
+  if (!absl::IsNotFound(explanation.status())) return explanation;
+  if (absl::ConsumePrefix(&name, "chatcmpl-") || absl::ConsumePrefix(&name, "cmpl-")) return engine_.Explain(name);
+  return explanation;
+}
+
+uint64_t Intake::Draw() {
+  absl::MutexLock lock(&mutex_);
+  return entropy_->Next();
+}
+
+std::string Intake::DrawName() { return absl::StrFormat("%016x%016x", Draw(), Draw()); }
+
+void Intake::NoteServed(absl::Duration total) {
+  absl::MutexLock lock(&mutex_);
+  mean_total_ = mean_total_ == absl::ZeroDuration() ? total : mean_total_ + (total - mean_total_) / 16;
+}
+
+absl::Duration Intake::RetryAfter() {
+  const int32_t running = std::max(1, engine_.Load().running);
+  absl::MutexLock lock(&mutex_);
+  return std::clamp(mean_total_ / running, absl::Milliseconds(100), absl::Seconds(30));
+}
+
+}  // namespace interlace

@@ -1,0 +1,121 @@
+// Intake: the one path from a parsed request, of whichever door, to a running generation.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "common/clock.h"
+#include "common/entropy.h"
+#include "coordinator/engine.h"
+#include "coordinator/front/text_stream.h"
+#include "model/text/chat_template.h"
+#include "model/text/tokenizer.h"
+
+namespace interlace {
+
+using Prompt = std::variant<std::string, std::vector<int32_t>, std::vector<ChatMessage>>;
+
+// What a client asked for. Unset: the server's default, else OpenAI's.
+struct GenerationSpec {
+  std::string name;   // the client's request id; empty: drawn
+  std::string model;  // empty: the one that is served
+  std::vector<Prompt> prompts;
+  int32_t n = 1;  // choices of each prompt; the i-th has seed + i
+  std::optional<double> temperature, top_p;
+  std::optional<int64_t> top_k;  // 0 and -1: off
+  std::optional<int64_t> max_tokens;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  bool add_generation_prompt = true;       // chat
+  std::optional<absl::Duration> deadline;  // from now
+  std::string salt;
+};
+
+// The choices of one request under way, in order: those of the first prompt, then those of the second, ...
+// Owned by the connection; its executor's thread. Closes its streams when it dies, which cancels what has not ended.
+class GenerationRun {
+ public:
+  GenerationRun(std::string name, int32_t prompt_tokens) : name_(std::move(name)), prompt_tokens_(prompt_tokens) {}
+  GenerationRun(GenerationRun&&) = default;
+  GenerationRun& operator=(GenerationRun&&) = delete;
+  ~GenerationRun() {
+    for (const std::shared_ptr<TextStream>& stream : streams_) stream->Close();
+  }
+  const std::string& name() const { return name_; }
+  int32_t prompt_tokens() const { return prompt_tokens_; }  // each prompt counted once
+  const std::vector<std::shared_ptr<TextStream>>& streams() const { return streams_; }
+
+ private:
+  friend class Intake;
+  std::string name_;
+  int32_t prompt_tokens_;
+  std::vector<std::shared_ptr<TextStream>> streams_;
+};
+
+// Owned by main, used by all doors; any thread, though tokenising a long prompt takes long: not on an event loop.
+// The trap: it must outlive the doors, and the engine must outlive it.
+class Intake {
+ public:
+  struct Options {
+    std::string model;  // name that clients use
+    int32_t context = 0;
+    int32_t layers = 0;
+    int64_t created = 0;             // seconds since 1970
+    int64_t default_max_tokens = 0;  // 0: up to the context
+    absl::Duration default_deadline = absl::Seconds(600);
+  };
+  // `chat_template` is null if the model has none.
+  Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* chat_template, Engine& engine, Clock& clock,
+         std::unique_ptr<Entropy> entropy);
+
+  // OK: every choice was submitted, `ready` runs on `executor` when one of them has something to take. InvalidArgument
+  // names the field; NotFound: another model; otherwise what Engine::Submit said, and no choice runs.
+  absl::StatusOr<GenerationRun> Start(const GenerationSpec& spec, Executor& executor, TextStream::Ready ready);
+
+  absl::Status CheckModel(absl::string_view model) const;
+  // The tokens of a prompt, as Start makes them.
+  absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt, bool add_generation_prompt = true) const;
+  // InvalidArgument names the first id outside the vocabulary.
+  absl::Status CheckTokens(absl::string_view field, absl::Span<const int32_t> tokens) const;
+  // Knows requests by their name and by the id in an OpenAI answer ("chatcmpl-" + name).
+  absl::StatusOr<Explanation> Explain(absl::string_view name);
+
+  std::string DrawName();
+  // From a door, when a request ended well.
+  void NoteServed(absl::Duration total);
+  // When a place in the queue may be free: mean time of a request over the number that run side by side.
+  absl::Duration RetryAfter();
+
+  const Options& options() const { return options_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  Engine& engine() { return engine_; }
+
+ private:
+  absl::Status CheckSpec(const GenerationSpec& spec) const;
+  // Tokens to generate, or what does not fit the context.
+  absl::StatusOr<int32_t> MaxTokens(const GenerationSpec& spec, size_t prompt_tokens) const;
+  uint64_t Draw();
+
+  const Options options_;
+  const Tokenizer& tokenizer_;
+  const ChatTemplate* const chat_template_;
+  Engine& engine_;
+  Clock& clock_;
+  std::atomic<uint64_t> next_id_{1};
+  absl::Mutex mutex_;
+  const std::unique_ptr<Entropy> entropy_;  // protected by mutex_
+  absl::Duration mean_total_;               // protected by mutex_; of served requests, the last ones weigh most
+};
+
+// Letters, digits and signs of ASCII, 1 to 200: fit to stand in a header and on a command line.
+bool IsRequestName(absl::string_view name);
+
+}  // namespace interlace

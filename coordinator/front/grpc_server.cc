@@ -1,0 +1,61 @@
+#include "coordinator/front/grpc_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace interlace {
+
+std::string HostPort(const std::string& host, int port) {
+  const bool bare = absl::StrContains(host, ":") && !absl::StartsWith(host, "[");
+  return bare ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
+}
+
+GrpcServer::GrpcServer() = default;
+GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Listen(const Options& options, grpc::Service* service) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  std::unique_ptr<GrpcServer> server(new GrpcServer);
+  const std::string address = HostPort(options.host, options.port);
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &server->port_);
+  builder.RegisterService(service);
+  const int most = static_cast<int>(std::min<int64_t>(options.max_message, std::numeric_limits<int>::max()));
+  builder.SetMaxReceiveMessageSize(std::max(most, -1));
+  builder.SetMaxSendMessageSize(-1);
+  // Clients ping idle channels too; a server with gRPC's defaults answers them with GOAWAY.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
+                             0);  // or two servers would share a port, and clients, in silence
+  server->server_ = builder.BuildAndStart();
+  if (server->server_ == nullptr || server->port_ == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("gRPC cannot listen on ", address, ": the port is taken or the address is not this machine's; ",
+                     "choose another with --set ", options.setting, " (port 0: any free one)"));
+  }
+  return server;
+}
+
+void GrpcServer::SetServing(const std::string& service, bool serving) {
+  server_->GetHealthCheckService()->SetServingStatus(service, serving);
+}
+
+void GrpcServer::Shutdown(absl::Duration patience) {
+  if (server_ == nullptr) return;
+  server_->Shutdown(absl::ToChronoTime(absl::Now() + patience));
+  server_->Wait();
+}
+
+}  // namespace interlace

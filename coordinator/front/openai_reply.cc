@@ -1,0 +1,201 @@
+#include "coordinator/front/openai_reply.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace interlace {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Never throws: what is not UTF-8 comes out as U+FFFD.
+std::string Print(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+const char* NameOf(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
+
+Json Head(const ReplyHead& head, bool chunk) {
+  Json json;
+  json["id"] = absl::StrCat(head.chat ? "chatcmpl-" : "cmpl-", head.name);
+  json["object"] = !head.chat ? "text_completion" : chunk ? "chat.completion.chunk" : "chat.completion";
+  json["created"] = head.created;
+  json["model"] = head.model;
+  return json;
+}
+
+Json UsageJson(const Usage& usage) {
+  Json json;
+  json["prompt_tokens"] = usage.prompt_tokens;
+  json["completion_tokens"] = usage.completion_tokens;
+  json["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
+  json["prompt_tokens_details"]["cached_tokens"] = 0;  // prefixes are not shared between requests
+  return json;
+}
+
+std::string Chunk(const ReplyHead& head, Json choice, const Usage* usage) {
+  Json json = Head(head, /*chunk=*/true);
+  json["choices"] = Json::array();
+  json["choices"].push_back(std::move(choice));
+  if (usage != nullptr) json["usage"] = UsageJson(*usage);
+  return Print(json);
+}
+
+Json CardJson(const ModelCard& card) {
+  Json json;
+  json["id"] = card.id;
+  json["object"] = "model";
+  json["created"] = card.created;
+  json["owned_by"] = "interlace";
+  json["root"] = card.id;
+  json["parent"] = nullptr;
+  json["max_model_len"] = card.context;
+  return json;
+}
+
+}  // namespace
+
+std::string RoleChunk(const ReplyHead& head, size_t choice, const Usage* usage) {
+  Json json;
+  json["index"] = choice;
+  json["delta"]["role"] = "assistant";
+  json["delta"]["content"] = "";
+  json["finish_reason"] = nullptr;
+  return Chunk(head, std::move(json), usage);
+}
+
+std::string TextChunk(const ReplyHead& head, size_t choice, absl::string_view text, const Usage* usage) {
+  Json json;
+  json["index"] = choice;
+  (head.chat ? json["delta"]["content"] : json["text"]) = std::string(text);
+  json["finish_reason"] = nullptr;
+  return Chunk(head, std::move(json), usage);
+}
+
+std::string FinishChunk(const ReplyHead& head, size_t choice, FinishReason reason, const Usage* usage) {
+  Json json;
+  json["index"] = choice;
+  if (head.chat) {
+    json["delta"] = Json::object();
+  } else {
+    json["text"] = "";
+  }
+  json["finish_reason"] = NameOf(reason);
+  return Chunk(head, std::move(json), usage);
+}
+
+std::string UsageChunk(const ReplyHead& head, const Usage& usage) {
+  Json json = Head(head, /*chunk=*/true);
+  json["choices"] = Json::array();
+  json["usage"] = UsageJson(usage);
+  return Print(json);
+}
+
+std::string SseEvent(absl::string_view text) { return absl::StrCat("data: ", text, "\n\n"); }
+
+std::string WholeAnswer(const ReplyHead& head, absl::Span<const ReplyChoice> choices, const Usage& usage) {
+  Json json = Head(head, /*chunk=*/false);
+  json["choices"] = Json::array();
+  for (size_t i = 0; i < choices.size(); ++i) {
+    Json choice;
+    choice["index"] = i;
+    if (head.chat) {
+      choice["message"]["role"] = "assistant";
+      choice["message"]["content"] = choices[i].text;
+    } else {
+      choice["text"] = choices[i].text;
+    }
+    choice["logprobs"] = nullptr;
+    choice["finish_reason"] = NameOf(choices[i].finish);
+    json["choices"].push_back(std::move(choice));
+  }
+  json["usage"] = UsageJson(usage);
+  return Print(json);
+}
+
+std::string ErrorBody(const ApiError& error) {
+  const auto text_or_null = [](const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); };
+  Json json;
+  json["error"]["message"] = error.message;
+  json["error"]["type"] = error.type;
+  json["error"]["param"] = text_or_null(error.param);
+  json["error"]["code"] = text_or_null(error.code);
+  return Print(json);
+}
+
+std::string ModelJson(const ModelCard& card) { return Print(CardJson(card)); }
+
+std::string ModelListJson(absl::Span<const ModelCard> cards) {
+  Json json;
+  json["object"] = "list";
+  json["data"] = Json::array();
+  for (const ModelCard& card : cards) json["data"].push_back(CardJson(card));
+  return Print(json);
+}
+
+std::string HealthJson(const EngineLoad& load, bool ready) {
+  Json json;
+  json["status"] = ready ? "ok" : load.draining ? "draining" : "waiting for ranks";
+  json["ranks_ready"] = load.ranks_ready;
+  json["ranks"] = load.ranks;
+  json["running"] = load.running;
+  json["waiting"] = load.waiting;
+  return Print(json);
+}
+
+std::string ExplanationJson(const Explanation& e) {
+  Json json;
+  json["request_id"] = e.name;
+  json["state"] = e.state;
+  json["status"] = e.end.status.ToString();
+  json["prompt_tokens"] = e.end.prompt_tokens;
+  json["completion_tokens"] = e.end.completion_tokens;
+  json["keep_layers"] = e.keep_layers;
+  json["layers"] = e.layers.size();
+  json["steps"] = e.steps;
+  json["recomputes"] = e.recomputes;
+  json["recomputed_tokens"] = e.recomputed_tokens;
+  json["preemptions"] = e.preemptions;
+  json["queue_seconds"] = absl::ToDoubleSeconds(e.end.timing.queue);
+  json["first_token_seconds"] = absl::ToDoubleSeconds(e.end.timing.first_token);
+  json["total_seconds"] = absl::ToDoubleSeconds(e.end.timing.total);
+  json["tiers"] = e.tiers;
+  json["by_layer"] = Json::array();
+  for (size_t l = 0; l < e.layers.size(); ++l) {
+    const LayerExplanation& layer = e.layers[l];
+    Json row;
+    row["layer"] = l;
+    row["stage"] = layer.stage;
+    row["mode"] = layer.kept ? "keep" : "stream";
+    row["blocks_device"] = layer.blocks_device;
+    row["blocks_tier"] = layer.blocks_tier;
+    row["bytes_in"] = layer.bytes_in;
+    row["bytes_out"] = layer.bytes_out;
+    row["stall_us"] = layer.stall_us;
+    json["by_layer"].push_back(std::move(row));
+  }
+  json["notes"] = e.notes;
+  return Print(json);
+}
+
+std::string TokensJson(absl::Span<const int32_t> tokens, int32_t context) {
+  Json json;
+  json["count"] = tokens.size();
+  json["max_model_len"] = context;
+  json["tokens"] = std::vector<int32_t>(tokens.begin(), tokens.end());
+  return Print(json);
+}
+
+std::string DetokenizedJson(absl::string_view text) {
+  Json json;
+  json["prompt"] = std::string(text);
+  return Print(json);
+}
+
+std::string VersionJson(absl::string_view version) {
+  Json json;
+  json["version"] = std::string(version);
+  return Print(json);
+}
+
+}  // namespace interlace

@@ -1,0 +1,188 @@
+#include "coordinator/front/routes.h"
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "coordinator/front/api_error.h"
+#include "coordinator/front/openai_json.h"
+#include "coordinator/front/openai_reply.h"
+#include "coordinator/front/readiness.h"
+
+namespace interlace {
+namespace {
+
+HttpReply Ok(std::string body) {
+  HttpReply reply;
+  reply.body = std::move(body);
+  return reply;
+}
+
+// %41 -> A; what is no escape stays as it is.
+std::string Unescaped(absl::string_view text) {
+  const auto digit = [](char c) { return absl::ascii_isdigit(c) ? c - '0' : absl::ascii_tolower(c) - 'a' + 10; };
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '%' && i + 2 < text.size() && absl::ascii_isxdigit(text[i + 1]) &&
+        absl::ascii_isxdigit(text[i + 2])) {
+      out.push_back(static_cast<char>(digit(text[i + 1]) * 16 + digit(text[i + 2])));
+      i += 2;
+    } else {
+      out.push_back(text[i]);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+struct Routes::Row {
+  absl::string_view method;
+  absl::string_view path;  // one that ends in '/' takes whatever follows
+  RouteKind kind;
+  HttpReply (Routes::*answer)(const HttpQuestion&) const;
+};
+
+const std::vector<Routes::Row>& Routes::Table() {
+  static const std::vector<Row>* table = new std::vector<Row>{
+      {"POST", "/v1/chat/completions", RouteKind::kChat, nullptr},
+      {"POST", "/v1/completions", RouteKind::kCompletion, nullptr},
+      {"GET", "/v1/models", RouteKind::kQuick, &Routes::Models},
+      {"GET", "/v1/models/", RouteKind::kQuick, &Routes::Model},
+      {"GET", "/health", RouteKind::kQuick, &Routes::Health},
+      {"GET", "/ping", RouteKind::kQuick, &Routes::Health},
+      {"GET", "/metrics", RouteKind::kQuick, &Routes::MetricsText},
+      {"GET", "/version", RouteKind::kQuick, &Routes::Version},
+      {"GET", "/debug/requests/", RouteKind::kSlow, &Routes::Explain},
+      {"POST", "/tokenize", RouteKind::kSlow, &Routes::Tokenize},
+      {"POST", "/detokenize", RouteKind::kSlow, &Routes::Detokenize},
+  };
+  return *table;
+}
+
+namespace {
+
+bool PathMatches(absl::string_view row, absl::string_view path) {
+  if (!absl::EndsWith(row, "/")) return row == path;
+  return path.size() > row.size() && absl::StartsWith(path, row);
+}
+
+}  // namespace
+
+const Routes::Row* Routes::Find(const HttpQuestion& question) {
+  for (const Row& row : Table()) {
+    if (row.method == question.method && PathMatches(row.path, question.path)) return &row;
+  }
+  return nullptr;
+}
+
+RouteKind Routes::KindOf(const HttpQuestion& question) const {
+  const Row* row = Find(question);
+  return row == nullptr ? RouteKind::kQuick : row->kind;
+}
+
+HttpReply Routes::Answer(const HttpQuestion& question) const {
+  const Row* row = Find(question);
+  return row == nullptr ? Missing(question) : (this->*row->answer)(question);
+}
+
+HttpReply Routes::Missing(const HttpQuestion& question) const {
+  for (const Row& row : Table()) {
+    if (!PathMatches(row.path, question.path)) continue;
+    HttpReply reply =
+        ErrorReply(405, absl::StrCat(question.method, " is not what ", question.path, " takes: use ", row.method),
+                   "method_not_allowed");
+    reply.headers.emplace_back("Allow", row.method == "GET" ? "GET, HEAD" : std::string(row.method));
+    return reply;
+  }
+  return ErrorReply(404, absl::StrCat("there is nothing at ", absl::string_view(question.path).substr(0, 200)),
+                    "unknown_url");
+}
+
+HttpReply Routes::Health(const HttpQuestion&) const {
+  const EngineLoad load = intake_.engine().Load();
+  HttpReply reply = Ok(HealthJson(load, IsReady(load)));
+  if (!IsReady(load)) reply.status = 503;
+  return reply;
+}
+
+HttpReply Routes::MetricsText(const HttpQuestion&) const {
+  HttpReply reply = Ok(metrics_.Text());
+  reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  return reply;
+}
+
+HttpReply Routes::Version(const HttpQuestion&) const { return Ok(VersionJson(INTERLACE_VERSION)); }
+
+// Only what can be served now is listed: routers take this path as model-aware readiness.
+HttpReply Routes::Models(const HttpQuestion&) const {
+  const Intake::Options& model = intake_.options();
+  std::vector<ModelCard> cards;
+  if (IsReady(intake_.engine().Load())) cards.push_back({model.model, model.context, model.created});
+  return Ok(ModelListJson(cards));
+}
+
+HttpReply Routes::Model(const HttpQuestion& question) const {
+  const Intake::Options& model = intake_.options();
+  const std::string id = Unescaped(absl::string_view(question.path).substr(absl::string_view("/v1/models/").size()));
+  const absl::Status known = intake_.CheckModel(id);
+  if (!known.ok()) return ErrorReply(known);
+  if (!IsReady(intake_.engine().Load())) {
+    return ErrorReply(absl::UnavailableError(absl::StrCat("model '", id, "' is not ready: ranks are missing")));
+  }
+  return Ok(ModelJson({model.model, model.context, model.created}));
+}
+
+HttpReply Routes::Explain(const HttpQuestion& question) const {
+  const std::string name =
+      Unescaped(absl::string_view(question.path).substr(absl::string_view("/debug/requests/").size()));
+  const absl::StatusOr<Explanation> explanation = intake_.Explain(name);
+  return explanation.ok() ? Ok(ExplanationJson(*explanation)) : ErrorReply(explanation.status());
+}
+
+HttpReply Routes::Tokenize(const HttpQuestion& question) const {
+  const absl::StatusOr<TokenizeQuery> query = ParseTokenize(question.body);
+  if (!query.ok()) return ErrorReply(query.status());
+  const auto* text = std::get_if<std::string>(&query->prompt);
+  absl::StatusOr<std::vector<int32_t>> ids = std::vector<int32_t>();
+  if (text != nullptr && (query->parse_special || text->empty())) {
+    ids = intake_.tokenizer().Encode(*text, query->parse_special);
+  } else {
+    ids = intake_.Encode(query->prompt, query->add_generation_prompt);
+  }
+  return ids.ok() ? Ok(TokensJson(*ids, intake_.options().context)) : ErrorReply(ids.status());
+}
+
+HttpReply Routes::Detokenize(const HttpQuestion& question) const {
+  const absl::StatusOr<std::vector<int32_t>> ids = ParseDetokenize(question.body);
+  if (!ids.ok()) return ErrorReply(ids.status());
+  const absl::Status known = intake_.CheckTokens("tokens", *ids);
+  if (!known.ok()) return ErrorReply(known);
+  return Ok(DetokenizedJson(intake_.tokenizer().Decode(*ids, /*special=*/true)));
+}
+
+HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after) {
+  const ApiError error = ToApiError(status);
+  HttpReply reply = Ok(ErrorBody(error));
+  reply.status = error.http;
+  if (!error.retry) reply.headers.emplace_back("x-should-retry", "false");
+  if (error.http == 429) {
+    const int64_t ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(retry_after));
+    reply.headers.emplace_back("retry-after-ms", absl::StrCat(ms));
+    reply.headers.emplace_back("retry-after", absl::StrCat((ms + 999) / 1000));
+  }
+  return reply;
+}
+
+HttpReply ErrorReply(int http, absl::string_view message, absl::string_view code) {
+  ApiError error;
+  error.http = http;
+  error.message = std::string(message);
+  error.type = "invalid_request_error";
+  error.code = std::string(code);
+  HttpReply reply = Ok(ErrorBody(error));
+  reply.status = http;
+  return reply;
+}
+
+}  // namespace interlace

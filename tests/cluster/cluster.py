@@ -1,0 +1,103 @@
+"""A cluster of real processes for a test, and what a test asks of it."""
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BIN = ROOT / os.environ.get("INTERLACE_BUILD", "out/dev") / "bin"
+
+
+def model_path() -> str:
+    done = subprocess.run(["bash", str(ROOT / "deploy/fetch_model.sh")], capture_output=True, text=True, check=True)
+    return done.stdout.strip().split("\n")[-1]
+
+
+def wait_until(what: str, condition, seconds: float = 30):
+    """Looks until condition() is true; fails naming `what`. Bounded, never a fixed sleep for an outcome."""
+    limit = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < limit, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+class Cluster:
+    """`interlace serve` with free ports and a state folder of its own."""
+
+    def __init__(self, *flags: str):
+        self.folder = tempfile.TemporaryDirectory(prefix="interlace-test-")
+        self.state = pathlib.Path(self.folder.name)
+        self.output = open(self.state / "serve.out", "w+")
+        command = [str(BIN / "interlace"), "serve", model_path(), "--port", "0", "--grpc-port", "0",
+                   "--state", str(self.state), *flags]
+        self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.STDOUT)
+        try:
+            wait_until("the cluster is up", self._up, 60)
+        except AssertionError:
+            self.kill()
+            raise AssertionError("the cluster did not start:\n" + self.log())
+        doors = dict(line.split("=", 1) for line in (self.state / "coordinator.ready").read_text().split())
+        self.http, self.grpc = f"http://{doors['http']}", doors["grpc"]
+
+    def _up(self) -> bool:
+        assert self.process.poll() is None, "serve ended:\n" + self.log()
+        return "Ctrl-C" in (self.state / "serve.out").read_text()
+
+    def log(self) -> str:
+        return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.state.glob("*.[lo][ou][gt]")))
+
+    def metric(self, name: str) -> float:
+        """Sum over all label values of a series; 0 if it is not there."""
+        text = urllib.request.urlopen(self.http + "/metrics", timeout=10).read().decode()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.split("\n")
+                   if line.startswith(name + "{") or line.startswith(name + " "))
+
+    def nothing_held(self) -> bool:
+        """No KV anywhere: logical blocks, device slots, blocks in tiers."""
+        return (self.metric("interlace_kv_blocks_held") == 0 and self.metric("interlace_kv_arena_slots_used") == 0
+                and self.metric("interlace_kv_tier_blocks") == 0 and self.metric("vllm:num_requests_running") == 0)
+
+    def await_nothing_held(self):
+        wait_until("every block was given back", self.nothing_held)
+
+    def child(self, name: str) -> int:
+        """The pid of one process of the cluster, such as worker-1 or kvstore."""
+        program, _, stage = name.partition("-")
+        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True,
+                                text=True, check=True).stdout
+        for line in listed.strip().split("\n"):
+            if f"interlace-{program} " in line + " " and (not stage or f"cluster.stage={stage}" in line):
+                return int(line.split()[0])
+        raise AssertionError(f"no process {name} among:\n{listed}")
+
+    def stop(self):
+        """Drains; the exit code must be 0 and no process may be left."""
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(timeout=60)
+        log = self.log()
+        self.output.close()
+        self.folder.cleanup()
+        assert code == 0, f"serve ended with {code}:\n{log}"
+
+    def kill(self):
+        subprocess.run(["pkill", "-KILL", "-P", str(self.process.pid)], check=False)
+        self.process.kill()
+        self.process.wait()
+
+
+def run_ids(prompt: str, tokens: int, *flags: str):
+    """Token ids of `interlace run` on a raw prompt."""
+    done = subprocess.run([str(BIN / "interlace"), "run", model_path(), "--raw", "--ids", "-n", str(tokens), "-p", prompt,
+                           *flags], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+sys.path.insert(0, str(ROOT / "client/python"))

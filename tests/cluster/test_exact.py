@@ -1,0 +1,47 @@
+"""The same tokens, bit for bit, however the cluster is cut and wherever the KV lives."""
+import pytest
+
+from cluster import Cluster, run_ids
+
+PROMPTS = ["1 2 3 4", "The history of the printing press begins in the fifteenth century, when",
+           "def fibonacci(n):\n    ", "Once upon a time, in a small village by the sea, there lived " * 6]
+TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return [run_ids(prompt, TOKENS, "--keep-layers", "30") for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("pp, keep, tier, chunk", [
+    (1, 0, "host", 256), (1, 30, "rocksdb", 16), (2, 15, "remote", 16), (2, 0, "rocksdb", 256), (3, 15, "host", 1),
+    (3, 0, "remote", 512),
+])
+def test_same_tokens(expected, tmp_path, pp, keep, tier, chunk):
+    from interlace_client import Client
+    flags = ["--pp", str(pp), "--keep-layers", str(keep), "--device-kv", "48MiB", "--set", f"sched.chunk_tokens={chunk}"]
+    if tier == "remote":
+        flags += ["--kvstore"]
+    if tier == "rocksdb":
+        flags += ["--rocksdb", str(tmp_path / "rocksdb")]
+    cluster = Cluster(*flags, "--set", f"kv.tiers={tier}")
+    try:
+        with Client(cluster.grpc) as client:
+            alone = client.generate(PROMPTS[3], max_tokens=TOKENS, temperature=0)
+            alone.text()
+            assert alone.token_ids == expected[3]
+            streams = [client.generate(p, max_tokens=TOKENS, temperature=0) for p in PROMPTS * 2]  # a batch of 8
+            for stream, ids in zip(streams, expected * 2):
+                stream.text()
+                assert stream.token_ids == ids
+        moved = cluster.metric("interlace_transfer_bytes_total")
+        assert (moved > 0) == (keep < 30)
+        cluster.await_nothing_held()
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.parametrize("flags", [("--keep-layers", "0"), ("--keep-layers", "15", "--threads", "1"),
+                                   ("--keep-layers", "15", "--threads", "2", "--set", "sched.chunk_tokens=1")])
+def test_run_is_the_same(expected, flags):
+    assert run_ids(PROMPTS[3], TOKENS, *flags) == expected[3]

@@ -1,0 +1,331 @@
+// Properties of the scheduler, over seeded histories of requests, losses, cancels, deadlines and lost replicas.
+#include "coordinator/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "tests/coordinator/fake_replica.h"
+
+namespace interlace {
+namespace {
+
+constexpr int32_t kSeeds = 1000;
+
+// One history. Every choice follows from the seed.
+class History {
+ public:
+  explicit History(uint64_t seed)
+      : entropy_(MakeSeededEntropy(seed)),
+        chance_(entropy_->Fork("ranks")),
+        replica_(*chance_),
+        calm_(seed % 3 == 0),
+        metrics_("test") {
+    const int32_t layers = Draw(*entropy_, 1, 6);
+    layers_ = layers;
+    stages_ = Draw(*entropy_, 1, std::min(3, layers));
+    block_tokens_ = 4 << Draw(*entropy_, 0, 2);
+    ranks_ = DrawRanks();
+    constexpr int32_t kChunks[] = {1, 2, 7, 16, 64, 512};
+    options_.chunk_tokens = kChunks[Draw(*entropy_, 0, 5)];
+    options_.step_tokens = Chance(*entropy_, 30) ? Draw(*entropy_, 1, 12) : 512;
+    options_.max_running = Draw(*entropy_, 1, 8);
+    options_.max_recomputes = Chance(*entropy_, 30) ? Draw(*entropy_, 0, 3) : 1000;
+    options_.fixed_keep = Chance(*entropy_, 60) ? -1 : Draw(*entropy_, 0, layers);
+    options_.context = Draw(*entropy_, 40, 120);
+    options_.rank_timeout = absl::Seconds(60);
+    options_.reform_timeout = absl::Seconds(15);
+    if (!calm_ && Chance(*entropy_, 60)) replica_.loss_permille = Draw(*entropy_, 1, 60);
+    to_admit_ = Draw(*entropy_, 1, 12);
+    scheduler_ = std::make_unique<Scheduler>(options_, MakeFcfs(), clock_, entropy_->Fork("generations"), metrics_,
+                                             replica_);
+  }
+
+  void Run() {
+    Form();
+    const int32_t settle = 3000;  // after it nothing fails any more
+    const int32_t bound = 100000;
+    for (step_ = 0; step_ < bound && !Done(); ++step_) {
+      Step(!calm_ && step_ < settle);
+      if (testing::Test::HasFailure()) return;
+    }
+    ASSERT_TRUE(Done()) << "livelock: " << scheduler_->Load().running << " running, " << scheduler_->Load().waiting
+                        << " waiting after " << step_ << " steps";
+    Finish();
+  }
+
+  const std::vector<StepPlan>& plans() const { return replica_.plans(); }
+  int64_t losses() const { return replica_.losses(); }
+  int32_t ended_ok() const { return ended_ok_; }
+  int32_t ended() const { return static_cast<int32_t>(clients_.size()); }
+  int32_t steps() const { return step_; }
+  double preemptions() const { return metrics_.Total("vllm:num_preemptions_total"); }
+  int32_t formings() const { return static_cast<int32_t>(next_epoch_); }
+
+ private:
+  struct Client {
+    Request request;
+    std::shared_ptr<WatchedSink> sink;
+    bool cancelled = false;
+    bool checked = false;
+  };
+
+  std::vector<RankInfo> DrawRanks() {
+    const int32_t most = (layers_ + stages_ - 1) / stages_;
+    const int32_t arena = most * (Chance(*entropy_, 50) ? Draw(*entropy_, 1, 12) : Draw(*entropy_, 12, 80));
+    const int32_t tiers = Chance(*entropy_, 25) ? 0 : most * Draw(*entropy_, 1, 60);
+    return MakeRanks(layers_, stages_, block_tokens_, arena, tiers);
+  }
+
+  void Form() {
+    shapes_.push_back(ShapeOf(ranks_));
+    const Epoch epoch{++next_epoch_};
+    replica_.Start(epoch, ranks_);
+    scheduler_->OnFormed(epoch, ranks_);
+    lost_at_ = absl::InfiniteFuture();
+  }
+
+  bool Done() const { return to_admit_ == 0 && scheduler_->idle() && !replica_.busy(); }
+
+  void Step(bool chaos) {
+    const int32_t roll = Draw(*entropy_, 0, 999);
+    if (roll < 100 && to_admit_ > 0) {
+      Admit();
+    } else if (roll < 200) {
+      clock_.Advance(absl::Milliseconds(Draw(*entropy_, 0, 100)));
+    } else if (chaos && roll < 210) {
+      CancelOne();
+    } else if (chaos && roll < 213 && replica_.formed()) {
+      replica_.Stop();
+      scheduler_->OnLost(absl::UnavailableError("scripted loss"));
+    } else if (chaos && roll < 214 && replica_.formed()) {
+      replica_.mute = true;
+    } else if (chaos && roll < 216 && replica_.busy()) {
+      FailPlan();
+    } else if (chaos && roll < 218 && replica_.formed()) {  // the ranks registered anew before the loss was heard of
+      Form();
+    } else if (!replica_.formed()) {
+      Reform(chaos);
+    } else if (replica_.mute) {
+      if (roll > 900) clock_.Advance(absl::Seconds(61));
+      if (!replica_.busy()) replica_.mute = false;
+    } else if (std::optional<StepResult> result = replica_.Turn()) {
+      scheduler_->OnResult(*std::move(result));
+    }
+    scheduler_->CheckInvariants();
+    if (!replica_.formed() && lost_at_ == absl::InfiniteFuture()) lost_at_ = clock_.Now();
+    away_too_long_ |= lost_at_ + options_.reform_timeout <= clock_.Now();
+    scheduler_->RunOnce();
+    if (!replica_.formed() && lost_at_ == absl::InfiniteFuture()) lost_at_ = clock_.Now();
+    scheduler_->CheckInvariants();
+    EXPECT_TRUE(!replica_.formed() || replica_.busy() || scheduler_->idle()) << "stuck: nothing is in flight";
+    EXPECT_GT(scheduler_->NextWakeUp(), clock_.Now()) << "the loop would spin";
+    for (Client& client : clients_) Check(client);
+  }
+
+  void Admit() {
+    Client client;
+    Request& request = client.request;
+    request.id = RequestId{++next_request_};
+    request.name = absl::StrCat("r", next_request_);
+    request.prompt.resize(Draw(*entropy_, 1, Chance(*entropy_, 70) ? 20 : options_.context - 1));
+    for (int32_t& token : request.prompt) token = Draw(*entropy_, 0, kVocab - 1);
+    request.max_tokens = std::min(Draw(*entropy_, 1, 30), options_.context - static_cast<int32_t>(request.prompt.size()));
+    if (Chance(*entropy_, 30)) request.stop_tokens = {Draw(*entropy_, 0, kVocab - 1)};
+    request.arrival = clock_.Now();
+    request.deadline = !calm_ && Chance(*entropy_, 15)
+                           ? clock_.Now() + absl::Milliseconds(Draw(*entropy_, 1, 4000))
+                           : absl::InfiniteFuture();
+    client.sink = std::make_shared<WatchedSink>();
+    request.sink = client.sink;
+    --to_admit_;
+    // As ReplicaLoop::Submit does.
+    const int32_t tokens = static_cast<int32_t>(request.prompt.size()) + request.max_tokens;
+    if (!CheckCanRun(shapes_.back(), tokens, options_.fixed_keep).ok()) return;
+    clients_.push_back(client);
+    scheduler_->Admit(std::move(request));
+  }
+
+  void CancelOne() {
+    if (clients_.empty()) return;
+    Client& client = clients_[entropy_->Next() % clients_.size()];
+    client.cancelled = true;
+    scheduler_->Cancel(client.request.id, absl::CancelledError("scripted"));
+  }
+
+  void FailPlan() {
+    for (int tries = 0; tries < 20; ++tries) {
+      if (std::optional<StepResult> result = replica_.Turn()) {
+        result->status = absl::InternalError("scripted failure");
+        scheduler_->OnResult(*std::move(result));
+        return;
+      }
+    }
+  }
+
+  void Reform(bool chaos) {
+    if (chaos && Chance(*entropy_, 3)) clock_.Advance(absl::Seconds(16));
+    if (!Chance(*entropy_, 20)) return;
+    if (chaos && Chance(*entropy_, 20)) ranks_ = DrawRanks();
+    Form();
+  }
+
+  std::vector<int32_t> Expected(const Request& request, FinishReason* reason) const {
+    std::vector<int32_t> tokens = request.prompt, out;
+    *reason = FinishReason::kLength;
+    while (static_cast<int32_t>(out.size()) < request.max_tokens &&
+           static_cast<int32_t>(tokens.size()) < options_.context) {
+      const int32_t next = NextToken(tokens);
+      if (!request.stop_tokens.empty() && next == request.stop_tokens[0]) {
+        *reason = FinishReason::kStop;
+        break;
+      }
+      tokens.push_back(next);
+      out.push_back(next);
+    }
+    return out;
+  }
+
+  // What a request that has ended may have ended with.
+  void Check(Client& client) {
+    if (client.checked || !client.sink->end) return;
+    client.checked = true;
+    const Request& request = client.request;
+    const RequestEnd& end = *client.sink->end;
+    const std::vector<int32_t>& got = client.sink->delivered;
+    FinishReason reason;
+    const std::vector<int32_t> expected = Expected(request, &reason);
+    EXPECT_EQ(end.completion_tokens, static_cast<int32_t>(got.size()));
+    ASSERT_LE(got.size(), expected.size());
+    EXPECT_TRUE(std::equal(got.begin(), got.end(), expected.begin())) << "a wrong token for " << request.name;
+    const absl::StatusOr<Explanation> explanation = scheduler_->Explain(request.name);
+    ASSERT_TRUE(explanation.ok());
+    EXPECT_EQ(explanation->end.status, end.status);
+    switch (end.status.code()) {
+      case absl::StatusCode::kOk:
+        EXPECT_EQ(got, expected);
+        EXPECT_EQ(end.reason, reason);
+        ++ended_ok_;
+        break;
+      case absl::StatusCode::kCancelled:
+        EXPECT_TRUE(client.cancelled);
+        break;
+      case absl::StatusCode::kDeadlineExceeded:
+        EXPECT_LE(request.deadline, clock_.Now());
+        break;
+      case absl::StatusCode::kUnavailable:
+        EXPECT_TRUE(away_too_long_) << end.status;
+        break;
+      case absl::StatusCode::kDataLoss:
+        EXPECT_GT(explanation->recomputes, options_.max_recomputes);
+        EXPECT_GT(replica_.losses(), options_.max_recomputes);
+        break;
+      case absl::StatusCode::kResourceExhausted:
+        EXPECT_TRUE((explanation->recomputes > options_.max_recomputes && replica_.losses() > 0) || !CanRun(request))
+            << end.status;
+        break;
+      default:
+        ADD_FAILURE() << request.name << " ended with " << end.status;
+    }
+    EXPECT_TRUE(!calm_ || end.status.ok()) << end.status;
+  }
+
+  bool CanRun(const Request& request) const {
+    return CheckCanRun(shapes_.back(), static_cast<int32_t>(request.prompt.size()) + request.max_tokens,
+                       options_.fixed_keep)
+        .ok();
+  }
+
+  void Finish() {
+    if (!replica_.formed()) Form();
+    replica_.mute = false;
+    scheduler_->RunOnce();
+    while (replica_.busy()) {
+      if (std::optional<StepResult> result = replica_.Turn()) scheduler_->OnResult(*std::move(result));
+      scheduler_->RunOnce();
+    }
+    scheduler_->CheckInvariants();
+    for (const Client& client : clients_) EXPECT_TRUE(client.sink->end && client.checked) << client.request.name;
+    for (size_t stage = 0; stage < replica_.stages(); ++stage) {
+      EXPECT_EQ(replica_.known(stage), 0) << "stage " << stage << " still holds KV of requests that ended";
+    }
+    EXPECT_EQ(scheduler_->Load().blocks_held, 0);
+    EXPECT_EQ(scheduler_->Load().running + scheduler_->Load().waiting, 0);
+    EXPECT_EQ(scheduler_->NextWakeUp(), absl::InfiniteFuture());
+  }
+
+  ManualClock clock_;
+  std::unique_ptr<Entropy> entropy_, chance_;
+  FakeReplica replica_;
+  const bool calm_;
+  Metrics metrics_;
+  Scheduler::Options options_;
+  int32_t layers_ = 0, stages_ = 0, block_tokens_ = 0;
+  std::vector<RankInfo> ranks_;
+  std::vector<ReplicaShape> shapes_;
+  std::vector<Client> clients_;
+  int32_t to_admit_ = 0;
+  uint64_t next_request_ = 0, next_epoch_ = 0;
+  int32_t step_ = 0, ended_ok_ = 0;
+  absl::Time lost_at_ = absl::InfiniteFuture();
+  bool away_too_long_ = false;
+  std::unique_ptr<Scheduler> scheduler_;
+};
+
+class SchedulerProperty : public testing::Test {
+ protected:
+  void SetUp() override {
+    SetLogSink([](const LogEvent&) {}, LogLevel::kError);
+  }
+  void TearDown() override { SetLogSink(nullptr, LogLevel::kInfo); }
+};
+
+TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
+  int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0;
+  for (int32_t seed = 0; seed < kSeeds; ++seed) {
+    SCOPED_TRACE(absl::StrCat("seed ", seed));
+    History history(seed);
+    history.Run();
+    if (HasFailure()) {
+      for (const StepPlan& plan : history.plans()) std::printf("%s\n", plan.ToString().c_str());
+      return;
+    }
+    plans += static_cast<int64_t>(history.plans().size());
+    losses += history.losses();
+    ok += history.ended_ok();
+    ended += history.ended();
+    steps += history.steps();
+    preemptions += static_cast<int64_t>(history.preemptions());
+    formings += history.formings();
+  }
+  RecordProperty("plans", absl::StrCat(plans));
+  // The histories reach what they are meant to reach.
+  EXPECT_GT(plans, 100 * kSeeds);
+  EXPECT_GT(losses, kSeeds);
+  EXPECT_GT(preemptions, kSeeds);
+  EXPECT_GT(formings, 2 * kSeeds);
+  EXPECT_GT(ok, ended / 2);
+  EXPECT_LT(ok, ended);
+  std::printf("%d histories: %ld steps, %ld plans, %ld losses, %ld preemptions, %ld formings, %ld of %ld requests OK\n",
+              kSeeds, steps, plans, losses, preemptions, formings, ok, ended);
+}
+
+TEST_F(SchedulerProperty, SameSeedSamePlans) {
+  for (int32_t seed = 0; seed < kSeeds; seed += 20) {
+    History first(seed), second(seed);
+    first.Run();
+    second.Run();
+    ASSERT_EQ(first.plans().size(), second.plans().size()) << "seed " << seed;
+    for (size_t i = 0; i < first.plans().size(); ++i) {
+      ASSERT_EQ(first.plans()[i].ToString(), second.plans()[i].ToString()) << "seed " << seed;
+      ASSERT_TRUE(first.plans()[i] == second.plans()[i]) << "seed " << seed;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace interlace

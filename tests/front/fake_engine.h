@@ -1,0 +1,97 @@
+// FakeEngine: an Engine whose scheduler is the test.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "common/check.h"
+#include "coordinator/engine.h"
+
+namespace interlace {
+
+// Keeps what was submitted and cancelled; the test calls the sinks. Any thread. Waits give up after 20 s, which only
+// a broken test sees.
+class FakeEngine final : public Engine {
+ public:
+  absl::Status Submit(Request request) override {
+    absl::MutexLock lock(&mutex_);
+    if (!refusal_.ok()) return refusal_;
+    requests_.push_back(std::move(request));
+    return absl::OkStatus();
+  }
+  void Cancel(RequestId id) override {
+    absl::MutexLock lock(&mutex_);
+    cancelled_.push_back(id);
+  }
+  absl::StatusOr<Explanation> Explain(absl::string_view name) override {
+    absl::MutexLock lock(&mutex_);
+    const auto found = explanations_.find(std::string(name));
+    if (found == explanations_.end()) return absl::NotFoundError("no such request");
+    return found->second;
+  }
+  EngineLoad Load() override {
+    absl::MutexLock lock(&mutex_);
+    return load_;
+  }
+
+  void Refuse(absl::Status status) {
+    absl::MutexLock lock(&mutex_);
+    refusal_ = std::move(status);
+  }
+  void SetLoad(const EngineLoad& load) {
+    absl::MutexLock lock(&mutex_);
+    load_ = load;
+  }
+  void SetExplanation(const Explanation& explanation) {
+    absl::MutexLock lock(&mutex_);
+    explanations_[explanation.name] = explanation;
+  }
+  // The index-th submitted request.
+  Request Await(size_t index) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [&] { return requests_.size() > index; };
+    CHECK(mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20)));
+    return requests_[index];
+  }
+  bool AwaitCancel(RequestId id) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [&] { return IsCancelled(id); };
+    return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20));
+  }
+  bool cancelled(RequestId id) {
+    absl::MutexLock lock(&mutex_);
+    return IsCancelled(id);
+  }
+  size_t submitted() {
+    absl::MutexLock lock(&mutex_);
+    return requests_.size();
+  }
+
+ private:
+  bool IsCancelled(RequestId id) const {
+    return std::find(cancelled_.begin(), cancelled_.end(), id) != cancelled_.end();
+  }
+
+  absl::Mutex mutex_;
+  absl::Status refusal_;
+  std::vector<Request> requests_;
+  std::vector<RequestId> cancelled_;
+  std::map<std::string, Explanation> explanations_;
+  EngineLoad load_{.ranks_ready = 2, .ranks = 2};
+};
+
+inline RequestEnd EndOf(const Request& request, int32_t completion_tokens, FinishReason reason = FinishReason::kStop,
+                        absl::Status status = absl::OkStatus()) {
+  RequestEnd end;
+  end.status = std::move(status);
+  end.reason = reason;
+  end.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  end.completion_tokens = completion_tokens;
+  end.timing = {absl::Milliseconds(1), absl::Milliseconds(2), absl::Milliseconds(3)};
+  return end;
+}
+
+}  // namespace interlace

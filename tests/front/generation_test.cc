@@ -1,0 +1,196 @@
+#include "coordinator/front/generation.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/front/api_error.h"
+#include "tests/front/text_model.h"
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Rig : IntakeRig {
+  InlineExecutor executor;
+  absl::StatusOr<GenerationRun> Start(const GenerationSpec& spec) {
+    return intake.Start(spec, executor, [] {});
+  }
+};
+
+GenerationSpec Ids(size_t count) {
+  GenerationSpec spec;
+  spec.prompts.emplace_back(std::vector<int32_t>(count, 5));
+  return spec;
+}
+
+TEST(IntakeTest, UnsetFieldsTakeOpenAisDefaults) {
+  Rig rig;
+  const absl::StatusOr<GenerationRun> run = rig.Start(Ids(10));
+  ASSERT_OK(run);
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(request.sampling.temperature, 1);
+  EXPECT_EQ(request.sampling.top_p, 1);
+  EXPECT_EQ(request.sampling.top_k, 0);
+  EXPECT_EQ(request.max_tokens, kTestContext - 10);
+  EXPECT_FALSE(request.max_tokens_given);
+  EXPECT_EQ(request.stop_tokens, TestText().tokenizer->stop_tokens());
+  EXPECT_EQ(request.deadline - request.arrival, absl::Seconds(600));
+  EXPECT_EQ(request.name, run->name());
+  EXPECT_EQ(request.name.size(), 32u);
+}
+
+TEST(IntakeTest, GivenFieldsReachTheEngine) {
+  Rig rig;
+  GenerationSpec spec = Ids(10);
+  spec.name = "mine";
+  spec.temperature = 0;
+  spec.top_p = 0.5;
+  spec.top_k = 7;
+  spec.seed = 42;
+  spec.max_tokens = 3;
+  spec.ignore_eos = true;
+  spec.stop_token_ids = {11};
+  spec.deadline = absl::Hours(2);  // longer than the default, which is for requests that name none
+  spec.salt = "tenant";
+  const absl::StatusOr<GenerationRun> run = rig.Start(spec);
+  ASSERT_OK(run);
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(request.name, "mine");
+  EXPECT_EQ(request.sampling, (Sampling{0, 7, 0.5f, 42}));
+  EXPECT_EQ(request.max_tokens, 3);
+  EXPECT_TRUE(request.max_tokens_given);
+  EXPECT_EQ(request.stop_tokens, std::vector<int32_t>{11});
+  EXPECT_EQ(request.deadline - request.arrival, absl::Hours(2));
+  EXPECT_EQ(request.salt, "tenant");
+}
+
+TEST(IntakeTest, ChatIsRenderedByTheModelsTemplateAndItsControlTokensCannotBeForged) {
+  Rig rig;
+  GenerationSpec spec;
+  const std::vector<ChatMessage> messages = {{"user", "<|im_end|>"}};
+  spec.prompts.emplace_back(messages);
+  const absl::StatusOr<GenerationRun> run = rig.Start(spec);
+  ASSERT_OK(run);
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(request.prompt, *TestText().chat_template->Encode(messages, *TestText().tokenizer));
+  const int32_t end = *TestText().tokenizer->Find("<|im_end|>");
+  EXPECT_EQ(std::count(request.prompt.begin(), request.prompt.end(), end), 2);  // the system's and the user's turn
+}
+
+TEST(IntakeTest, ChoicesAreSeededApartAndNamedApart) {
+  Rig rig;
+  GenerationSpec spec = Ids(4);
+  spec.prompts.emplace_back(std::string("two"));
+  spec.n = 2;
+  spec.seed = 100;
+  spec.name = "r";
+  const absl::StatusOr<GenerationRun> run = rig.Start(spec);
+  ASSERT_OK(run);
+  EXPECT_EQ(run->streams().size(), 4u);
+  EXPECT_EQ(run->prompt_tokens(), 4 + static_cast<int>(TestText().tokenizer->Encode("two", false).size()));
+  for (size_t i = 0; i < 4; ++i) {
+    const Request request = rig.engine.Await(i);
+    EXPECT_EQ(request.sampling.seed, 100 + i % 2);
+    EXPECT_EQ(request.name, i == 0 ? "r" : absl::StrCat("r-", i));
+  }
+}
+
+TEST(IntakeTest, WhatDoesNotFitTheContextIsRefusedWithTheCounts) {
+  Rig rig;
+  absl::Status status = rig.Start(Ids(kTestContext)).status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("2048")));
+  EXPECT_EQ(ToApiError(status).code, "context_length_exceeded");
+  GenerationSpec spec = Ids(2000);
+  spec.max_tokens = 100;
+  status = rig.Start(spec).status();
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("leaves 48 of the 100")));
+  EXPECT_EQ(ToApiError(status).code, "context_length_exceeded");
+  EXPECT_EQ(ToApiError(status).param, "max_tokens");
+  spec.max_tokens = 48;
+  EXPECT_OK(rig.Start(spec));
+  EXPECT_OK(rig.Start(Ids(kTestContext - 1)));
+}
+
+TEST(IntakeTest, BadValuesAreRefusedByName) {
+  struct Case {
+    const char* field;
+    std::function<void(GenerationSpec&)> spoil;
+  };
+  const Case cases[] = {
+      {"temperature", [](GenerationSpec& s) { s.temperature = -0.1; }},
+      {"temperature", [](GenerationSpec& s) { s.temperature = std::nan(""); }},
+      {"temperature", [](GenerationSpec& s) { s.temperature = HUGE_VAL; }},
+      {"top_p", [](GenerationSpec& s) { s.top_p = 0; }},
+      {"top_p", [](GenerationSpec& s) { s.top_p = 1.01; }},
+      {"top_k", [](GenerationSpec& s) { s.top_k = -2; }},
+      {"max_tokens", [](GenerationSpec& s) { s.max_tokens = 0; }},
+      {"n", [](GenerationSpec& s) { s.n = 0; }},
+      {"n", [](GenerationSpec& s) { s.n = 17; }},
+      {"stop", [](GenerationSpec& s) { s.stop = {""}; }},
+      {"stop", [](GenerationSpec& s) { s.stop.assign(17, "x"); }},
+      {"stop_token_ids", [](GenerationSpec& s) { s.stop_token_ids = {-1}; }},
+      {"request_id", [](GenerationSpec& s) { s.name = "a\r\nset-cookie: x"; }},
+      {"cache_salt", [](GenerationSpec& s) { s.salt = "a/b"; }},
+      {"prompt", [](GenerationSpec& s) { s.prompts = {std::vector<int32_t>{1 << 30}}; }},
+      {"prompt", [](GenerationSpec& s) { s.prompts = {std::vector<int32_t>{}}; }},
+      {"prompt", [](GenerationSpec& s) { s.prompts = {std::string()}; }},
+      {"prompt", [](GenerationSpec& s) { s.prompts.clear(); }},
+      {"messages",
+       [](GenerationSpec& s) {
+         s.prompts = {std::vector<ChatMessage>{{"wizard", "x"}}};
+       }},
+  };
+  for (const Case& c : cases) {
+    Rig rig;
+    GenerationSpec spec = Ids(4);
+    c.spoil(spec);
+    const absl::Status status = rig.Start(spec).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.field;
+    EXPECT_EQ(ToApiError(status).param, c.field) << status;
+    EXPECT_EQ(rig.engine.submitted(), 0u);
+  }
+}
+
+TEST(IntakeTest, AnotherModelIsNotFound) {
+  Rig rig;
+  GenerationSpec spec = Ids(4);
+  spec.model = "gpt-4";
+  EXPECT_THAT(rig.Start(spec), StatusIs(absl::StatusCode::kNotFound, HasSubstr("tiny")));
+}
+
+TEST(IntakeTest, WhatCanNeverRunIsTheClientsErrorOthersKeepTheirCode) {
+  Rig rig;
+  rig.engine.Refuse(absl::ResourceExhaustedError("the request can never run: raise kv.device_bytes"));
+  EXPECT_THAT(rig.Start(Ids(4)), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.device_bytes")));
+  rig.engine.Refuse(absl::ResourceExhaustedError("256 requests are waiting"));
+  EXPECT_THAT(rig.Start(Ids(4)), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("waiting")));
+  rig.engine.Refuse(absl::UnavailableError("draining"));
+  EXPECT_THAT(rig.Start(Ids(4)), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("draining")));
+}
+
+TEST(IntakeTest, ARunThatDiesCancelsItsRequests) {
+  Rig rig;
+  GenerationSpec spec = Ids(4);
+  spec.n = 3;
+  { ASSERT_OK(rig.Start(spec)); }
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(rig.engine.cancelled(rig.engine.Await(i).id));
+}
+
+TEST(IntakeTest, RequestsAreExplainedByTheIdInTheAnswer) {
+  Rig rig;
+  Explanation explanation;
+  explanation.name = "abc";
+  rig.engine.SetExplanation(explanation);
+  for (const char* name : {"abc", "chatcmpl-abc", "cmpl-abc"}) EXPECT_OK(rig.intake.Explain(name)) << name;
+  EXPECT_THAT(rig.intake.Explain("cmpl-x"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+}
+
+}  // namespace
+}  // namespace interlace

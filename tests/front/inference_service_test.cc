@@ -1,0 +1,275 @@
+#include "coordinator/front/inference_service.h"
+
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/front/grpc_server.h"
+#include "tests/front/text_model.h"
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct GrpcRig : IntakeRig {
+  GrpcRig() {
+    absl::StatusOr<std::unique_ptr<GrpcServer>> listening =
+        GrpcServer::Listen({.host = "127.0.0.1", .setting = "server.grpc_port=N", .max_message = 1 << 20}, &service);
+    CHECK(listening.ok());
+    server = *std::move(listening);
+    channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", server->port()), grpc::InsecureChannelCredentials());
+    stub = v1::Inference::NewStub(channel);
+  }
+  void Say(const Request& request, absl::string_view text) {
+    for (int32_t token : TestText().tokenizer->Encode(text, false)) request.sink->OnTokens({token});
+  }
+  // What a health check of `name` answers: 1 serving, 2 not; -1: unknown.
+  int Health(const std::string& name) {
+    std::string question;
+    if (!name.empty()) question = absl::StrCat("\x0a", std::string(1, static_cast<char>(name.size())), name);
+    const grpc::Slice slice(question);
+    const grpc::ByteBuffer request(&slice, 1);
+    grpc::ByteBuffer reply;
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    grpc::GenericStub generic(channel);
+    auto call = generic.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
+    call->StartCall();
+    grpc::Status status;
+    call->Finish(&reply, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+    if (!status.ok()) return -1;
+    std::vector<grpc::Slice> slices;
+    reply.Dump(&slices);
+    return slices.empty() || slices[0].size() < 2 ? 0 : slices[0].begin()[1];
+  }
+
+  InferenceService service{intake};
+  std::unique_ptr<GrpcServer> server;
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::Inference::Stub> stub;
+};
+
+TEST(InferenceServiceTest, StreamsTokensAndTheEnd) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::GenerateRequest ask;
+  ask.set_request_id("mine");
+  ask.set_text("a");
+  ask.mutable_sampling()->set_temperature(0);
+  ask.mutable_sampling()->set_max_tokens(5);
+  auto reader = rig.stub->Generate(&context, ask);
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(request.name, "mine");
+  EXPECT_EQ(request.max_tokens, 5);
+  EXPECT_EQ(request.sampling.temperature, 0);
+  rig.Say(request, "Hello 漢字 🙂");
+  request.sink->OnEnd(EndOf(request, 9, FinishReason::kLength));
+  std::string text;
+  std::vector<int32_t> ids;
+  v1::GenerateEvent event;
+  bool finished = false;
+  while (reader->Read(&event)) {
+    EXPECT_EQ(event.request_id(), "mine");
+    EXPECT_FALSE(finished);
+    text += event.tokens().text();
+    ids.insert(ids.end(), event.tokens().ids().begin(), event.tokens().ids().end());
+    finished |= event.has_finished();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text, "Hello 漢字 🙂");
+  EXPECT_EQ(ids, TestText().tokenizer->Encode("Hello 漢字 🙂", false));
+  ASSERT_TRUE(event.has_finished());
+  EXPECT_EQ(event.finished().reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(event.finished().completion_tokens(), 9);
+  EXPECT_GT(event.finished().total_seconds(), 0);
+}
+
+TEST(InferenceServiceTest, ChatAndStopStrings) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::ChatRequest ask;
+  v1::ChatMessage* message = ask.add_messages();
+  message->set_role("user");
+  message->set_content("hi");
+  ask.mutable_sampling()->add_stop("END");
+  auto reader = rig.stub->Chat(&context, ask);
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(request.prompt,
+            *TestText().chat_template->Encode(std::vector<ChatMessage>{{"user", "hi"}}, *TestText().tokenizer));
+  rig.Say(request, "one END two");
+  std::string text;
+  v1::GenerateEvent event;
+  while (reader->Read(&event)) text += event.tokens().text();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text, "one ");
+  EXPECT_EQ(event.finished().reason(), v1::FINISH_REASON_STOP);
+  EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
+}
+
+TEST(InferenceServiceTest, ACancelledCallCancelsItsRequest) {
+  GrpcRig rig;
+  for (size_t round = 0; round < 4; ++round) {
+    grpc::ClientContext context;
+    v1::GenerateRequest ask;
+    ask.mutable_tokens()->add_ids(5);
+    auto reader = rig.stub->Generate(&context, ask);
+    const Request request = rig.engine.Await(round);
+    v1::GenerateEvent event;
+    if (round % 2) {
+      rig.Say(request, "x");
+      EXPECT_TRUE(reader->Read(&event));
+    }
+    context.TryCancel();
+    EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
+    EXPECT_EQ(reader->Finish().error_code(), grpc::CANCELLED);
+  }
+}
+
+TEST(InferenceServiceTest, TheCallsDeadlineIsTheRequests) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::hours(3));
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  auto reader = rig.stub->Generate(&context, ask);
+  const Request request = rig.engine.Await(0);
+  EXPECT_GT(request.deadline - request.arrival, absl::Hours(2));
+  EXPECT_LE(request.deadline - request.arrival, absl::Hours(3));
+  context.TryCancel();
+  EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
+
+  grpc::ClientContext brief;
+  brief.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
+  auto late = rig.stub->Generate(&brief, ask);
+  const Request expired = rig.engine.Await(1);
+  EXPECT_EQ(late->Finish().error_code(), grpc::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(rig.engine.AwaitCancel(expired.id));
+}
+
+TEST(InferenceServiceTest, RefusalsKeepTheirCode) {
+  GrpcRig rig;
+  const auto ask = [&](absl::string_view model) {
+    grpc::ClientContext context;
+    v1::GenerateRequest request;
+    request.set_text("a");
+    request.set_model(std::string(model));
+    v1::GenerateEvent event;
+    auto reader = rig.stub->Generate(&context, request);
+    EXPECT_FALSE(reader->Read(&event));
+    return reader->Finish();
+  };
+  EXPECT_EQ(ask("other").error_code(), grpc::NOT_FOUND);
+  rig.engine.Refuse(absl::UnavailableError("draining"));
+  EXPECT_EQ(ask("").error_code(), grpc::UNAVAILABLE);
+  rig.engine.Refuse(absl::ResourceExhaustedError("256 requests are waiting"));
+  EXPECT_EQ(ask("").error_code(), grpc::RESOURCE_EXHAUSTED);
+  rig.engine.Refuse(absl::ResourceExhaustedError("the request can never run"));
+  EXPECT_EQ(ask("").error_code(), grpc::INVALID_ARGUMENT);
+  grpc::ClientContext context;
+  auto reader = rig.stub->Generate(&context, v1::GenerateRequest());
+  EXPECT_EQ(reader->Finish().error_code(), grpc::INVALID_ARGUMENT);
+}
+
+TEST(InferenceServiceTest, AReaderThatDoesNotReadIsClosed) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  auto reader = rig.stub->Generate(&context, ask);
+  const Request request = rig.engine.Await(0);
+  const int32_t token = TestText().tokenizer->Encode(" word", false).at(0);
+  int64_t sent = 0;
+  while (!rig.engine.cancelled(request.id)) {
+    ASSERT_LT(sent, 2'000'000) << "the backlog is not bounded";
+    for (int i = 0; i < 100; ++i) request.sink->OnTokens({token});
+    sent += 100;
+  }
+  v1::GenerateEvent event;
+  while (reader->Read(&event)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::RESOURCE_EXHAUSTED);
+}
+
+TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
+  GrpcRig rig;
+  {
+    grpc::ClientContext context;
+    v1::Model model;
+    ASSERT_TRUE(rig.stub->GetModel(&context, v1::GetModelRequest(), &model).ok());
+    EXPECT_EQ(model.id(), "tiny");
+    EXPECT_EQ(model.context(), kTestContext);
+    EXPECT_EQ(model.vocab(), TestText().tokenizer->vocab_size());
+  }
+  {
+    grpc::ClientContext context;
+    v1::TokenizeRequest ask;
+    ask.set_text("<|im_end|>");
+    ask.set_special(true);
+    v1::TokenizeReply reply;
+    ASSERT_TRUE(rig.stub->Tokenize(&context, ask, &reply).ok());
+    EXPECT_EQ(reply.ids_size(), 1);
+  }
+  Explanation explanation;
+  explanation.name = "abc";
+  explanation.layers.resize(3);
+  rig.engine.SetExplanation(explanation);
+  for (const char* name : {"abc", "cmpl-abc", "none"}) {
+    grpc::ClientContext context;
+    v1::ExplainRequest ask;
+    ask.set_request_id(name);
+    v1::ExplainReply reply;
+    const grpc::Status status = rig.stub->Explain(&context, ask, &reply);
+    EXPECT_EQ(status.error_code(), name == std::string("none") ? grpc::NOT_FOUND : grpc::OK) << name;
+    EXPECT_EQ(reply.by_layer_size(), status.ok() ? 3 : 0);
+  }
+}
+
+TEST(InferenceServiceTest, LargeMessagesAreRefused) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::GenerateRequest ask;
+  ask.set_text(std::string(2 << 20, 'a'));
+  auto reader = rig.stub->Generate(&context, ask);
+  EXPECT_EQ(reader->Finish().error_code(), grpc::RESOURCE_EXHAUSTED);
+}
+
+TEST(InferenceServiceTest, HealthIsAnsweredByName) {
+  GrpcRig rig;
+  EXPECT_EQ(rig.Health(""), 1);
+  EXPECT_EQ(rig.Health("interlace.v1.Inference"), -1);
+  rig.server->SetServing("interlace.v1.Inference", true);
+  EXPECT_EQ(rig.Health("interlace.v1.Inference"), 1);
+  rig.server->SetServing("interlace.v1.Inference", false);
+  EXPECT_EQ(rig.Health("interlace.v1.Inference"), 2);
+}
+
+TEST(InferenceServiceTest, ATakenPortIsNamed) {
+  GrpcRig rig;
+  InferenceService other(rig.intake);
+  EXPECT_THAT(
+      GrpcServer::Listen({.host = "127.0.0.1", .port = rig.server->port(), .setting = "server.grpc_port=N"}, &other),
+      StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("server.grpc_port")));
+}
+
+TEST(InferenceServiceTest, ShutdownCancelsWhatItsPatienceDoesNotCover) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  auto reader = rig.stub->Generate(&context, ask);
+  const Request request = rig.engine.Await(0);
+  rig.server->Shutdown(absl::Milliseconds(10));
+  EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
+  EXPECT_FALSE(reader->Finish().ok());
+}
+
+}  // namespace
+}  // namespace interlace

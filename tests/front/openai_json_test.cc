@@ -1,0 +1,221 @@
+#include "coordinator/front/openai_json.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "common/entropy.h"
+#include "coordinator/front/api_error.h"
+#include "coordinator/front/openai_reply.h"
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using Json = nlohmann::json;
+using ::testing::HasSubstr;
+
+constexpr char kChat[] =
+    R"({"model":"m","messages":[{"role":"system","content":"s","name":"x"},{"role":"user","content":
+    [{"type":"text","text":"a"},{"type":"text","text":"b"}]}],"max_tokens":9,"max_completion_tokens":5,"temperature":0.5,
+    "top_p":0.9,"top_k":3,"seed":-1,"stop":["x","y"],"stop_token_ids":[1,2],"ignore_eos":true,"stream":true,
+    "stream_options":{"include_usage":true,"continuous_usage_stats":true},"user":"u","n":2,"request_id":"r",
+    "logprobs":false,"logit_bias":{},"tools":[],"response_format":{"type":"text"},"presence_penalty":0.0,
+    "frequency_penalty":0,"cache_salt":"t","deadline_ms":1500,"some_future_field":{"a":1}})";
+constexpr char kCompletion[] =
+    R"({"model":"m","prompt":["a","b"],"max_tokens":16.0,"temperature":0,"stop":"end","echo":false,"best_of":1,
+    "suffix":null,"logprobs":null,"stream":false})";
+
+TEST(ParseTest, ReadsAChat) {
+  const absl::StatusOr<OpenAiRequest> request = ParseChat(kChat);
+  ASSERT_OK(request);
+  EXPECT_TRUE(request->chat && request->stream && request->include_usage && request->continuous_usage);
+  const GenerationSpec& spec = request->spec;
+  const auto& messages = std::get<std::vector<ChatMessage>>(spec.prompts.at(0));
+  EXPECT_EQ(messages.at(1).content, "ab");
+  EXPECT_EQ(spec.max_tokens, 5);
+  EXPECT_EQ(spec.temperature, 0.5);
+  EXPECT_EQ(spec.top_k, 3);
+  EXPECT_EQ(spec.seed, ~uint64_t{0});
+  EXPECT_EQ(spec.stop, (std::vector<std::string>{"x", "y"}));
+  EXPECT_EQ(spec.stop_token_ids, (std::vector<int32_t>{1, 2}));
+  EXPECT_TRUE(spec.ignore_eos);
+  EXPECT_EQ(spec.n, 2);
+  EXPECT_EQ(spec.name, "r");
+  EXPECT_EQ(spec.salt, "t");
+  EXPECT_EQ(spec.deadline, absl::Milliseconds(1500));
+}
+
+TEST(ParseTest, ReadsEachFormOfAPrompt) {
+  const auto prompts = [](const std::string& prompt) {
+    return ParseCompletion("{\"prompt\":" + prompt + "}").value().spec.prompts;
+  };
+  const auto text = [](const Prompt& prompt) { return std::get<std::string>(prompt); };
+  const auto ids = [](const Prompt& prompt) { return std::get<std::vector<int32_t>>(prompt); };
+  EXPECT_EQ(prompts(R"("a")").size(), 1u);
+  EXPECT_EQ(text(prompts(R"(["a","b"])").at(1)), "b");
+  EXPECT_EQ(prompts("[1,2]").size(), 1u);
+  EXPECT_EQ(ids(prompts("[1,2]").at(0)), (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(ids(prompts("[[1],[2,3]]").at(1)), (std::vector<int32_t>{2, 3}));
+  EXPECT_EQ(ParseCompletion(kCompletion)->spec.max_tokens, 16);
+  for (const char* bad : {"[]", "{}", "1", "[1,\"a\"]", "[\"a\",[1]]", "[[1],\"a\"]", "[-1]", "[1.5]", "[4294967296]",
+                          "[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\","
+                          "\"a\",\"a\"]"}) {
+    const absl::Status status = ParseCompletion(absl::StrCat("{\"prompt\":", bad, "}")).status();
+    EXPECT_EQ(ToApiError(status).param, "prompt") << bad;
+  }
+}
+
+TEST(ParseTest, RefusesByNameWhatItCannotHonour) {
+  const std::pair<const char*, const char*> cases[] = {{"logprobs", "true"},
+                                                       {"logprobs", "0"},
+                                                       {"top_logprobs", "3"},
+                                                       {"logit_bias", "{\"5\": 1}"},
+                                                       {"tools", "[{\"type\": \"function\"}]"},
+                                                       {"tool_choice", "\"required\""},
+                                                       {"response_format", "{\"type\": \"json_object\"}"},
+                                                       {"presence_penalty", "0.1"},
+                                                       {"frequency_penalty", "-1"},
+                                                       {"repetition_penalty", "1.1"},
+                                                       {"min_p", "0.05"},
+                                                       {"echo", "true"},
+                                                       {"best_of", "2"},
+                                                       {"suffix", "\"x\""},
+                                                       {"n", "17"},
+                                                       {"priority", "1"}};
+  for (const auto& [field, value] : cases) {
+    const absl::Status status =
+        ParseCompletion(absl::StrCat("{\"prompt\": \"a\", \"", field, "\": ", value, "}")).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << field;
+    EXPECT_EQ(ToApiError(status).param, field);
+    EXPECT_OK(ParseCompletion(absl::StrCat("{\"prompt\": \"a\", \"", field, "\": null}"))) << field;
+  }
+}
+
+TEST(ParseTest, RefusesWrongTypesByName) {
+  for (const char* field : {"max_tokens", "temperature", "top_p", "top_k", "seed", "stream", "stop", "stop_token_ids",
+                            "n", "model", "request_id", "stream_options", "ignore_eos"}) {
+    const absl::Status status = ParseCompletion(absl::StrCat("{\"prompt\": \"a\", \"", field, "\": [{}]}")).status();
+    EXPECT_EQ(ToApiError(status).param, field) << status;
+  }
+}
+
+// A value of any kind.
+Json RandomValue(Entropy& entropy, int depth) {
+  switch (entropy.Next() % (depth > 0 ? 14 : 12)) {
+    case 0:
+      return nullptr;
+    case 1:
+      return true;
+    case 2:
+      return -1;
+    case 3:
+      return std::numeric_limits<uint64_t>::max();
+    case 4:
+      return std::numeric_limits<int64_t>::min();
+    case 5:
+      return 1e308;
+    case 6:
+      return 0.5;
+    case 7:
+      return "";
+    case 8:
+      return std::string(entropy.Next() % 300, 'x');
+    case 9:
+      return Json::array();
+    case 10:
+      return Json::object();
+    case 11:
+      return static_cast<int64_t>(entropy.Next() % 40);
+    case 12:
+      return Json::array({RandomValue(entropy, depth - 1), RandomValue(entropy, depth - 1)});
+    default:
+      return Json{{"type", RandomValue(entropy, depth - 1)}, {"text", RandomValue(entropy, depth - 1)}};
+  }
+}
+
+void ExpectAnswered(const std::string& body) {
+  for (const absl::Status& status : {ParseChat(body).status(), ParseCompletion(body).status(),
+                                     ParseTokenize(body).status(), ParseDetokenize(body).status()}) {
+    if (status.ok()) continue;
+    ASSERT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << body;
+    ASSERT_FALSE(Json::parse(ErrorBody(ToApiError(status)))["error"]["message"].empty());
+  }
+}
+
+TEST(ParseTest, NoMemberOfAnyKindBreaksIt) {
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(3);
+  for (int round = 0; round < 6000; ++round) {
+    Json json = Json::parse(round % 2 ? kChat : kCompletion);
+    for (int changes = 1 + entropy->Next() % 3; changes > 0; --changes) {
+      auto member = json.begin();
+      std::advance(member, entropy->Next() % json.size());
+      *member = RandomValue(*entropy, 2);
+    }
+    ExpectAnswered(json.dump());
+  }
+}
+
+TEST(ParseTest, NoBytesBreakIt) {
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(4);
+  for (int round = 0; round < 6000; ++round) {
+    std::string body = round % 2 ? kChat : kCompletion;
+    for (int changes = 1 + entropy->Next() % 4; changes > 0; --changes) {
+      const size_t at = entropy->Next() % body.size();
+      switch (entropy->Next() % 3) {
+        case 0:
+          body[at] = static_cast<char>(entropy->Next());
+          break;
+        case 1:
+          body.erase(at, 1 + entropy->Next() % 8);
+          break;
+        default:
+          body.insert(at, 1, static_cast<char>(entropy->Next()));
+          break;
+      }
+      if (body.empty()) body = "{";
+    }
+    ExpectAnswered(body);
+  }
+  ExpectAnswered("");
+  ExpectAnswered(std::string(1 << 20, '['));
+  ExpectAnswered("{\"prompt\":" + std::string(200000, '[') + std::string(200000, ']') + "}");
+  ExpectAnswered("{\"temperature\":1e999,\"prompt\":\"\xff\"}");
+}
+
+TEST(ReplyTest, ChunksAreByteExact) {
+  const ReplyHead chat{true, "r", "m", 7};
+  const Usage usage{3, 2};
+  const std::string head = R"({"id":"chatcmpl-r","object":"chat.completion.chunk","created":7,"model":"m",)";
+  EXPECT_EQ(RoleChunk(chat, 0, nullptr),
+            head + R"("choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]})");
+  EXPECT_EQ(TextChunk(chat, 1, "a\"\n", nullptr),
+            head + R"("choices":[{"index":1,"delta":{"content":"a\"\n"},"finish_reason":null}]})");
+  EXPECT_EQ(FinishChunk(chat, 0, FinishReason::kLength, &usage),
+            head + R"("choices":[{"index":0,"delta":{},"finish_reason":"length"}],"usage":{"prompt_tokens":3,)"
+                   R"("completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":0}}})");
+  EXPECT_EQ(UsageChunk(chat, usage),
+            head + R"("choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,)"
+                   R"("prompt_tokens_details":{"cached_tokens":0}}})");
+  const ReplyHead text{false, "r", "m", 7};
+  EXPECT_EQ(TextChunk(text, 0, "é", nullptr), R"({"id":"cmpl-r","object":"text_completion","created":7,"model":"m",)"
+                                              R"("choices":[{"index":0,"text":"é","finish_reason":null}]})");
+  EXPECT_EQ(SseEvent("[DONE]"), "data: [DONE]\n\n");
+}
+
+TEST(ReplyTest, StatusesMapAsClientsExpect) {
+  const std::pair<absl::Status, int> cases[] = {
+      {absl::InvalidArgumentError(""), 400}, {absl::NotFoundError(""), 404},
+      {absl::AlreadyExistsError(""), 409},   {absl::ResourceExhaustedError(""), 429},
+      {absl::InternalError(""), 500},        {absl::DataLossError(""), 500},
+      {absl::UnimplementedError(""), 501},   {absl::UnavailableError(""), 503},
+      {absl::DeadlineExceededError(""), 504}};
+  for (const auto& [status, http] : cases) EXPECT_EQ(ToApiError(status).http, http) << status;
+  EXPECT_EQ(ErrorBody(ToApiError(BadField("n", "no"))),
+            R"({"error":{"message":"n: no","type":"invalid_request_error","param":"n","code":null}})");
+}
+
+}  // namespace
+}  // namespace interlace

@@ -1,0 +1,222 @@
+#include "coordinator/front/text_stream.h"
+
+#include <gtest/gtest.h>
+
+#include "common/entropy.h"
+#include "coordinator/front/stop_matcher.h"
+#include "model/text/utf8.h"
+#include "tests/front/text_model.h"
+
+namespace interlace {
+namespace {
+
+// What the whole text shows: up to the stop string that is complete first.
+struct Shown {
+  std::string text;
+  bool stopped = false;
+};
+Shown ShownOf(const std::string& whole, const std::vector<std::string>& stops) {
+  size_t begin = std::string::npos, end = std::string::npos;
+  for (const std::string& stop : stops) {
+    const size_t at = whole.find(stop);
+    if (at == std::string::npos) continue;
+    if (at + stop.size() < end || (at + stop.size() == end && at < begin)) {
+      begin = at;
+      end = at + stop.size();
+    }
+  }
+  if (begin == std::string::npos) return {whole, false};
+  return {whole.substr(0, begin), true};
+}
+
+const char* const kLetters[] = {"a", "b", "c", "\n", "é", "漢", "🙂"};
+
+std::string RandomText(Entropy& entropy, size_t most) {
+  std::string text;
+  for (size_t n = entropy.Next() % (most + 1); n > 0; --n) text += kLetters[entropy.Next() % 7];
+  return text;
+}
+
+std::vector<std::string> RandomStops(Entropy& entropy, size_t longest) {
+  std::vector<std::string> stops;
+  for (size_t n = entropy.Next() % 4; n > 0; --n) {
+    std::string stop = RandomText(entropy, longest);
+    if (!stop.empty()) stops.push_back(stop);
+  }
+  return stops;
+}
+
+TEST(StopMatcherTest, EqualsASearchInTheWholeTextWhereverItIsCut) {
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(1);
+  for (int round = 0; round < 30000; ++round) {
+    const std::vector<std::string> stops = RandomStops(*entropy, 4);
+    StopMatcher matcher(stops);
+    std::string whole, out;
+    bool stopped = false;
+    for (size_t pieces = entropy->Next() % 12; pieces > 0 && !stopped; --pieces) {
+      const std::string piece = RandomText(*entropy, 4);
+      whole += piece;
+      stopped = matcher.Push(piece, &out);
+      // Nothing is shown that must be taken back.
+      const Shown now = ShownOf(whole, stops);
+      ASSERT_EQ(now.text.compare(0, out.size(), out), 0) << "round " << round;
+    }
+    if (!stopped) matcher.Flush(&out);
+    const Shown expected = ShownOf(whole, stops);
+    ASSERT_EQ(stopped, expected.stopped) << "round " << round << " text " << whole;
+    ASSERT_EQ(out, expected.text) << "round " << round << " text " << whole;
+  }
+}
+
+TEST(StopMatcherTest, HoldsNoMoreThanAStopStringMayStillNeed) {
+  StopMatcher matcher({"STOP"});
+  std::string out;
+  EXPECT_FALSE(matcher.Push("wait: ST", &out));
+  EXPECT_EQ(out, "wait: ");
+  EXPECT_FALSE(matcher.Push("ART", &out));
+  EXPECT_EQ(out, "wait: START");
+}
+
+struct StreamRig {
+  FakeEngine engine;
+  ManualClock clock;
+  InlineExecutor executor;
+  int ready = 0;
+  std::shared_ptr<TextStream> Make(std::vector<std::string> stops = {}, size_t backlog = 1024) {
+    return std::make_shared<TextStream>(TextStream::Options{RequestId{1}, 3, clock.Now(), std::move(stops), backlog},
+                                        *TestText().tokenizer, engine, clock, executor, [this] { ++ready; });
+  }
+};
+
+// An executor that keeps what is posted.
+class HeldExecutor final : public Executor {
+ public:
+  bool Post(Task task) override {
+    tasks_.push_back(std::move(task));
+    return true;
+  }
+  void RunAll() {
+    std::vector<Task> tasks = std::exchange(tasks_, {});
+    for (Task& task : tasks) task();
+  }
+  size_t size() const { return tasks_.size(); }
+
+ private:
+  std::vector<Task> tasks_;
+};
+
+bool IsWholeUtf8(absl::string_view text) {
+  while (!text.empty()) {
+    const Utf8Front front = Utf8FrontOf(text);
+    if (front.kind != Utf8Front::kComplete) return false;
+    text.remove_prefix(front.bytes);
+  }
+  return true;
+}
+
+TEST(TextStreamTest, ShowsTheTextOfTheTokensUpToTheFirstStopString) {
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(2);
+  int stopped_rounds = 0;
+  for (int round = 0; round < 2000; ++round) {
+    const std::string whole = RandomText(*entropy, 24);
+    const std::vector<std::string> stops = RandomStops(*entropy, 3);
+    const std::vector<int32_t> tokens = TestText().tokenizer->Encode(whole, false);
+    StreamRig rig;
+    const auto stream = rig.Make(stops);
+    Request request;
+    request.prompt = {1, 2, 3};
+    std::string out;
+    std::optional<RequestEnd> end;
+    const auto take = [&] {
+      while (std::optional<TextEvent> event = stream->Take()) {
+        EXPECT_TRUE(IsWholeUtf8(event->text));
+        out += event->text;
+        if (event->end) end = event->end;
+      }
+    };
+    for (size_t at = 0; at < tokens.size();) {  // in groups, as steps deliver them
+      const size_t group = std::min<size_t>(tokens.size() - at, 1 + entropy->Next() % 3);
+      stream->OnTokens(absl::MakeConstSpan(tokens).subspan(at, group));
+      at += group;
+      if (entropy->Next() % 2) take();
+    }
+    take();
+    const bool stopped_early = end.has_value();
+    stream->OnEnd(EndOf(request, static_cast<int32_t>(tokens.size()), FinishReason::kLength));
+    take();
+    const Shown expected = ShownOf(whole, stops);
+    ASSERT_EQ(out, expected.text) << "round " << round;
+    ASSERT_TRUE(end.has_value());
+    EXPECT_TRUE(end->status.ok());
+    EXPECT_EQ(end->reason, expected.stopped ? FinishReason::kStop : FinishReason::kLength);
+    EXPECT_EQ(rig.engine.cancelled(RequestId{1}), stopped_early);
+    EXPECT_FALSE(stream->Take().has_value());
+    stopped_rounds += expected.stopped;
+  }
+  EXPECT_GT(stopped_rounds, 200);  // the property was put to the test
+}
+
+TEST(TextStreamTest, AReaderThatIsBehindIsClosedAndItsRequestCancelled) {
+  StreamRig rig;
+  const auto stream = rig.Make({}, 8);
+  for (int i = 0; i < 8; ++i) stream->OnTokens({100});
+  EXPECT_FALSE(rig.engine.cancelled(RequestId{1}));
+  stream->OnTokens({100});
+  EXPECT_TRUE(rig.engine.cancelled(RequestId{1}));
+  const std::optional<TextEvent> event = stream->Take();
+  ASSERT_TRUE(event.has_value() && event->end.has_value());
+  EXPECT_EQ(event->end->status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(stream->Take().has_value());
+}
+
+TEST(TextStreamTest, TheSchedulersThreadNeverCallsTheEngine) {
+  FakeEngine engine;
+  ManualClock clock;
+  HeldExecutor executor;
+  const auto stream = std::make_shared<TextStream>(TextStream::Options{.id = RequestId{1}, .backlog = 4},
+                                                   *TestText().tokenizer, engine, clock, executor, [] {});
+  for (int i = 0; i < 100; ++i) stream->OnTokens({100});
+  EXPECT_EQ(executor.size(), 1u);  // one wake-up for many tokens
+  EXPECT_FALSE(engine.cancelled(RequestId{1}));
+  executor.RunAll();
+  EXPECT_TRUE(engine.cancelled(RequestId{1}));
+}
+
+TEST(TextStreamTest, CloseCancelsWhatHasNotEndedAndSilencesTheRest) {
+  StreamRig rig;
+  const auto stream = rig.Make();
+  stream->OnTokens({100});
+  const int before = rig.ready;
+  stream->Close();
+  EXPECT_TRUE(rig.engine.cancelled(RequestId{1}));
+  stream->OnTokens({100});
+  stream->OnEnd(RequestEnd{.status = absl::CancelledError("")});
+  EXPECT_EQ(rig.ready, before);
+  EXPECT_FALSE(stream->Take().has_value());
+}
+
+TEST(TextStreamTest, CloseAfterTheEndCancelsNothing) {
+  StreamRig rig;
+  const auto stream = rig.Make();
+  stream->OnEnd(RequestEnd{});
+  stream->Close();
+  EXPECT_FALSE(rig.engine.cancelled(RequestId{1}));
+}
+
+TEST(TextStreamTest, AnErrorComesAfterTheTextBeforeIt) {
+  StreamRig rig;
+  const auto stream = rig.Make({"zzz"});
+  for (int32_t token : TestText().tokenizer->Encode("fizz", false)) stream->OnTokens({token});
+  stream->OnEnd(RequestEnd{.status = absl::DataLossError("lost")});
+  std::string out;
+  absl::Status status;
+  while (std::optional<TextEvent> event = stream->Take()) {
+    out += event->text;
+    if (event->end) status = event->end->status;
+  }
+  EXPECT_EQ(out, "fizz");
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+}
+
+}  // namespace
+}  // namespace interlace

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Rules of the tree that no compiler checks; prints each offence as path:line and exits 1 if there is any.
+
+  seams      core code reaches time, chance, threads, files and sockets only through common/ (docs/contracts.md, seams)
+  layering   who may include what (docs/architecture.md); third-party headers stay out of our headers
+  size       no hand-written file over 800 lines
+  names      words that say nothing are not names of files or types
+  pragma     every header has #pragma once
+"""
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+FOLDERS = ["common", "kernels", "model", "kvstore", "proto", "worker", "coordinator", "client", "cli"]
+
+# What each folder may include, by top folder, and the parts of closed folders that are open (a prefix).
+LAYERS = {
+    "common": {"common"},
+    "kernels": {"common", "kernels"},
+    "model": {"common", "kernels", "model"},
+    "kvstore": {"common", "kernels", "kvstore", "proto/kv"},
+    "proto": {"common", "proto", "kvstore/residency_plan", "kvstore/block_key"},
+    "worker": {"common", "kernels", "model", "kvstore", "proto", "worker"},
+    "coordinator": {"common", "proto", "coordinator", "model/text/", "kvstore/residency_plan",
+                    "kvstore/residency_planner", "kvstore/block_key"},
+    "client": {"common", "proto", "client"},
+    "cli": set(FOLDERS),
+}
+
+# The world, and the files whose purpose is to touch it. Everything else is core.
+SEAMS = {
+    r"\bstd::(jthread|thread|async)\b|\bpthread_create\b": ["common/thread.", "kernels/cpu/thread_team.cc"],
+    r"std::chrono::(steady|system|high_resolution)_clock|\babsl::Now\(": [
+        "common/clock.cc", "cli/", "client/client.cc", "coordinator/main.cc", "coordinator/doors/", "coordinator/front/"],
+    r"\bstd::random_device\b|\bgetrandom\(|\brand\(\)|\bmt19937\b": ["common/entropy.cc"],
+    r"\bgetenv\(": ["common/config.cc", "cli/terminal.cc"],
+    r"\bsleep_for\b|\bSleepFor\b|\busleep\(|\bnanosleep\(": [],
+    r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": [],
+    r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
+        "common/config.cc", "cli/", "coordinator/main.cc", "coordinator/doors/main.cc", "kvstore/server/main.cc",
+        "kvstore/transport/", "model/text/gguf"],
+}
+
+THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|zstd|immintrin)')
+GRPC = re.compile(r'#include [<"](grpc|google/protobuf)')
+GRPC_HEADERS = ("_service.h", "rank_stream.h", "grpc_status.h", "attach_stream.h")
+BANNED = re.compile(r"(?i)(manager|util|helper|handler|impl|misc)")
+
+
+def files():
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True, check=True).stdout.split("\n")
+    return [ROOT / f for f in listed if f and (ROOT / f).is_file()]
+
+
+def main() -> int:
+    offences = []
+
+    def report(path, line, text):
+        offences.append(f"{path.relative_to(ROOT)}:{line}: {text}")
+
+    checked = 0
+    for path in files():
+        name = str(path.relative_to(ROOT))
+        top = name.split("/")[0]
+        if path.stat().st_size > 1 << 20:
+            report(path, 1, "size: a file above 1 MiB")
+        if path.suffix not in {".h", ".cc", ".cu", ".cuh"}:
+            continue
+        checked += 1
+        lines = path.read_text(errors="replace").split("\n")
+        if len(lines) > 800:
+            report(path, len(lines), f"size: {len(lines)} lines, at most 800")
+        if path.suffix == ".h" and "#pragma once" not in lines:
+            report(path, 1, "pragma: no #pragma once")
+        if BANNED.search(path.stem):
+            report(path, 1, f"names: '{path.stem}' says nothing; ask what it is")
+        if top not in FOLDERS:
+            continue
+        for number, line in enumerate(lines, 1):
+            code = line.split("//")[0]
+            for pattern, allowed in SEAMS.items():
+                if re.search(pattern, code) and not any(name.startswith(a) for a in allowed):
+                    report(path, number, f"seams: {code.strip()[:80]}")
+            included = re.match(r'#include "([a-z]+)/([^"]+)"', line)
+            if included and included[1] in FOLDERS:
+                target = f"{included[1]}/{included[2]}"
+                if not any(target.startswith(a) if "/" in a else included[1] == a for a in LAYERS[top]):
+                    report(path, number, f"layering: {top}/ must not include {target}")
+            if path.suffix == ".h" and THIRD_PARTY.match(line) and "simd" not in path.name:
+                report(path, number, f"layering: a third-party header in a header: {line}")
+            if path.suffix == ".h" and GRPC.match(line) and not name.endswith(GRPC_HEADERS):
+                report(path, number, f"layering: gRPC belongs in *_service.h and .cc files: {line}")
+            if re.match(r"\s*(class|struct) \w*(Manager|Util|Helper|Handler|Impl)\b", line):
+                report(path, number, f"names: {line.strip()}")
+    print("\n".join(offences) if offences else f"lint: {checked} sources, no offences")
+    if checked < 50:
+        print(f"lint: only {checked} sources found; the check looked in the wrong place")
+        return 1
+    return 1 if offences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

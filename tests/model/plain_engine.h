@@ -1,0 +1,166 @@
+// PlainEngine: the layer loop without a scheduler, residency or processes: what the model's own tests run on.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/check.h"
+#include "common/status_macros.h"
+#include "kernels/backend.h"
+#include "model/model_arch.h"
+
+namespace interlace {
+
+// Rows of one sequence in a step, at consecutive positions.
+struct PlainRows {
+  int sequence;
+  int32_t start;
+  std::vector<int32_t> tokens;
+};
+
+// All blocks of all sequences and layers, nothing ever leaves. Slots never written are NaN.
+class PlainKv final : public LayerKv {
+ public:
+  PlainKv(Backend& backend, const ModelSpec& spec, int32_t block_tokens)
+      : backend_(backend), shape_{block_tokens, spec.kv_heads, spec.head_dim}, heads_(spec.heads) {}
+
+  void Begin(const std::vector<PlainRows>* step) { step_ = step; }
+
+  void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
+    int64_t row = 0;
+    for (const PlainRows& rows : *step_) {
+      const auto count = static_cast<int64_t>(rows.tokens.size());
+      std::vector<std::byte*>& blocks = blocks_[{rows.sequence, Value(layer)}];
+      while (static_cast<int64_t>(blocks.size()) * shape_.block_tokens < rows.start + count) blocks.push_back(Block());
+      backend_.ops().kv_append({shape_, k.Rows(row, count), v.Rows(row, count), blocks, rows.start}, backend_.team());
+      const size_t seen = (rows.start + count + shape_.block_tokens - 1) / shape_.block_tokens;
+      backend_.ops().paged_attention({.out = out.Rows(row, count),
+                                      .q = q.Rows(row, count),
+                                      .shape = shape_,
+                                      .blocks = {const_cast<const std::byte* const*>(blocks.data()), seen},
+                                      .start = rows.start,
+                                      .heads = heads_,
+                                      .scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim))},
+                                     backend_.team());
+      row += count;
+    }
+    CHECK(row == q.rows);
+  }
+
+ private:
+  std::byte* Block() {
+    constexpr int64_t kSlab = 128;  // blocks
+    if (free_ == 0) {
+      slabs_.push_back(*backend_.Allocate(kSlab * shape_.bytes()));
+      auto* floats = reinterpret_cast<float*>(slabs_.back()->data());
+      std::fill_n(floats, slabs_.back()->bytes() / int64_t{sizeof(float)}, std::numeric_limits<float>::quiet_NaN());
+      free_ = kSlab;
+    }
+    return slabs_.back()->data() + --free_ * shape_.bytes();
+  }
+
+  Backend& backend_;
+  const KvBlockShape shape_;
+  const int32_t heads_;
+  const std::vector<PlainRows>* step_ = nullptr;
+  std::map<std::pair<int, int32_t>, std::vector<std::byte*>> blocks_;  // by (sequence, layer)
+  std::vector<std::unique_ptr<DeviceBuffer>> slabs_;
+  int64_t free_ = 0;
+};
+
+struct PlainOptions {
+  absl::string_view ops = "auto";
+  int threads = 1;
+  int32_t stages = 1;
+  int32_t max_tokens = 512;
+  int32_t block_tokens = 16;
+};
+
+// One model on one backend, cut into stages that hand hidden states over. Thread: the test's.
+class PlainEngine {
+ public:
+  static absl::StatusOr<std::unique_ptr<PlainEngine>> Make(const GgufFile& file, const PlainOptions& options) {
+    ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(file));
+    ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend("cpu", {options.ops, options.threads}));
+    auto engine = std::unique_ptr<PlainEngine>(new PlainEngine(std::move(spec), std::move(backend), options));
+    for (int32_t s = 0; s < options.stages; ++s) {
+      engine->shards_.push_back(MakeShard(engine->spec_.layers, s, options.stages));
+      ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> stage, MakeArch({.file = &file,
+                                                                   .spec = &engine->spec_,
+                                                                   .shard = engine->shards_.back(),
+                                                                   .backend = engine->backend_.get(),
+                                                                   .max_tokens = options.max_tokens,
+                                                                   .progress = [](int64_t, int64_t) {}}));
+      engine->stages_.push_back(std::move(stage));
+    }
+    return engine;
+  }
+
+  const ModelSpec& spec() const { return spec_; }
+  Backend& backend() { return *backend_; }
+  int32_t length(int sequence) const {
+    const auto it = lengths_.find(sequence);
+    return it == lengths_.end() ? 0 : it->second;
+  }
+
+  // Appends tokens to sequences, in this order of rows. Hidden states are then those after the last layer.
+  void Step(std::vector<std::pair<int, std::vector<int32_t>>> parts) {
+    std::vector<PlainRows> step;
+    std::vector<int32_t> tokens, positions;
+    for (auto& [sequence, added] : parts) {
+      for (size_t i = 0; i < added.size(); ++i) {
+        positions.push_back(length(sequence) + static_cast<int32_t>(i));
+        tokens.push_back(added[i]);
+      }
+      const auto count = static_cast<int32_t>(added.size());
+      step.push_back({sequence, length(sequence), std::move(added)});
+      lengths_[sequence] += count;
+    }
+    const StepInput in{tokens, positions};
+    const auto rows = static_cast<int64_t>(tokens.size());
+    kv_.Begin(&step);
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      std::vector<float> received(rows * spec_.width, std::numeric_limits<float>::quiet_NaN());
+      if (s > 0) received = hidden_;
+      const Tensor x{received.data(), DType::kF32, rows, spec_.width};
+      if (s == 0) stages_[0]->Embed(in, x);
+      for (int32_t l = shards_[s].layer_begin; l < shards_[s].layer_end; ++l) stages_[s]->Layer(LayerId{l}, in, kv_, x);
+      hidden_ = std::move(received);
+    }
+  }
+  // [rows of the step, width]
+  const std::vector<float>& hidden() const { return hidden_; }
+  // [rows.size(), vocab], of rows of the last step.
+  std::vector<float> Logits(const std::vector<int32_t>& rows) {
+    std::vector<float> logits(static_cast<int64_t>(rows.size()) * spec_.vocab);
+    const auto count = static_cast<int64_t>(hidden_.size()) / spec_.width;
+    stages_.back()->Logits({hidden_.data(), DType::kF32, count, spec_.width}, rows,
+                           {logits.data(), DType::kF32, static_cast<int64_t>(rows.size()), spec_.vocab});
+    return logits;
+  }
+
+ private:
+  PlainEngine(ModelSpec spec, std::unique_ptr<Backend> backend, const PlainOptions& options)
+      : spec_(std::move(spec)), backend_(std::move(backend)), kv_(*backend_, spec_, options.block_tokens) {}
+
+  const ModelSpec spec_;
+  const std::unique_ptr<Backend> backend_;
+  PlainKv kv_;
+  std::vector<ShardSpec> shards_;
+  std::vector<std::unique_ptr<ModelArch>> stages_;
+  std::map<int, int32_t> lengths_;
+  std::vector<float> hidden_;
+};
+
+// The first of the largest values.
+inline int32_t ArgMax(const float* logits, int32_t vocab) {
+  return static_cast<int32_t>(std::max_element(logits, logits + vocab) - logits);
+}
+
+}  // namespace interlace

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands: installs, builds, checks, tests. Incremental; exits non-zero if
+# anything failed.   usage: bash tests/run.sh [ctest arguments, e.g. -L unit or -R scheduler]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "packages"
+bash deploy/install.sh
+step "model"
+bash deploy/fetch_model.sh
+step "build (preset dev)"
+cmake --preset dev >/dev/null
+cmake --build --preset dev
+step "python environment of the client tests"
+stamp="out/venv/requirements.txt"
+if ! cmp -s tests/cluster/requirements.txt "$stamp"; then
+  rm -rf out/venv
+  python3 -m venv out/venv
+  out/venv/bin/pip install --quiet --disable-pip-version-check -r tests/cluster/requirements.txt
+  cp tests/cluster/requirements.txt "$stamp"
+fi
+step "lint"
+python3 tests/lint/lint.py
+step "tests"
+if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+  echo "a GPU is here; there are no gpu tests in this version"
+else
+  echo "no GPU on this machine: there are no tests labelled gpu in this version, nothing is skipped"
+fi
+ctest --test-dir out/dev --output-on-failure --timeout 900 "$@"
