@@ -80,7 +80,7 @@ class LocalCluster {
       std::remove(Path(name + ".ready").c_str());
       command.insert(command.end(), {"--ready-file", Path(name + ".ready")});
     }
-    std::remove(Path(name + ".log").c_str());
+    if (children_.count(name) == 0) std::remove(Path(name + ".log").c_str());
     ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(name, command, Path(name + ".log")));
     children_[name] = std::move(child);
     return absl::OkStatus();
@@ -114,7 +114,7 @@ class LocalCluster {
 
   absl::Status StartAll() {
     if (options_.kvstore) {
-      RETURN_IF_ERROR(Start("kvstore", "interlace-kvstore", {"kvstore.listen=127.0.0.1:0"}, true));
+      RETURN_IF_ERROR(StartKvstore("127.0.0.1:0"));
       RETURN_IF_ERROR(Await("the kvstore starts", [&] {
         kvstore_address_ = ReadReadyFile(Path("kvstore.ready"))["address"];
         return !kvstore_address_.empty();
@@ -127,6 +127,10 @@ class LocalCluster {
     }));
     for (int64_t stage = 0; stage < config_.cluster.stages; ++stage) RETURN_IF_ERROR(StartRank(stage));
     return AwaitRanks();
+  }
+
+  absl::Status StartKvstore(const std::string& address) {
+    return Start("kvstore", "interlace-kvstore", {absl::StrCat("kvstore.listen=", address)}, true);
   }
 
   absl::Status StartRank(int64_t stage) {
@@ -183,11 +187,14 @@ class LocalCluster {
         if (!child.Poll(&how)) continue;
         std::printf("%s %s ended (%s)\n", Paint(Colour::kRed, "!").c_str(), name.c_str(), how.c_str());
         std::fflush(stdout);
-        int64_t stage = 0;
-        if (!absl::SimpleAtoi(name.substr(name.find('-') + 1), &stage) || ++restarts[name] > 5) {
+        if (name == "coordinator" || ++restarts[name] > 5) {
           return absl::UnavailableError(absl::StrCat(name, " ended (", how, "); see ", child.log_path()));
         }
-        RETURN_IF_ERROR(StartRank(stage));
+        if (name == "kvstore") {
+          RETURN_IF_ERROR(StartKvstore(kvstore_address_));
+        } else {
+          RETURN_IF_ERROR(StartRank(std::atol(name.c_str() + name.find('-') + 1)));
+        }
         std::printf("  %s was started again\n", name.c_str());
         std::fflush(stdout);
         break;

@@ -19,28 +19,44 @@ TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engi
 
 void TextStream::OnTokens(absl::Span<const int32_t> tokens) {
   const absl::Time now = clock_.Now();
-  absl::MutexLock lock(&mutex_);
-  if (executor_ == nullptr || finished_ || overflow_) return;
-  if (first_token_ == absl::InfiniteFuture()) first_token_ = now;
-  if (pending_.size() + tokens.size() > options_.backlog) {
-    overflow_ = true;
-    pending_.clear();
-  } else {
-    pending_.insert(pending_.end(), tokens.begin(), tokens.end());
+  Executor* executor = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (executor_ == nullptr || finished_ || overflow_) return;
+    if (first_token_ == absl::InfiniteFuture()) first_token_ = now;
+    if (pending_.size() + tokens.size() > options_.backlog) {
+      overflow_ = true;
+      pending_.clear();
+    } else {
+      pending_.insert(pending_.end(), tokens.begin(), tokens.end());
+    }
+    executor = BeginPost();
   }
-  Post();
+  Post(executor);
 }
 
 void TextStream::OnEnd(const RequestEnd& end) {
-  absl::MutexLock lock(&mutex_);
-  end_ = end;
-  Post();
+  Executor* executor = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    end_ = end;
+    executor = BeginPost();
+  }
+  Post(executor);
 }
 
-// Under the lock, so that nothing is posted to an executor that Close has given up.
-void TextStream::Post() {
-  if (posted_ || executor_ == nullptr) return;
-  posted_ = executor_->Post([self = shared_from_this()] { self->OnPosted(); });
+Executor* TextStream::BeginPost() {
+  if (posted_ || executor_ == nullptr) return nullptr;
+  posted_ = true;
+  ++posting_;
+  return executor_;
+}
+
+void TextStream::Post(Executor* executor) {
+  if (executor == nullptr) return;
+  executor->Post([self = shared_from_this()] { self->OnPosted(); });
+  absl::MutexLock lock(&mutex_);
+  --posting_;
 }
 
 void TextStream::OnPosted() {
@@ -119,6 +135,8 @@ void TextStream::Close() {
     absl::MutexLock lock(&mutex_);
     if (executor_ == nullptr) return;
     executor_ = nullptr;
+    const auto none = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return posting_ == 0; };
+    mutex_.Await(absl::Condition(&none));
     cancel = !end_ && !cancelled_;
     cancelled_ |= cancel;
     pending_.clear();

@@ -29,7 +29,8 @@ struct TextEvent {
 
 // Between the scheduler, which calls OnTokens and OnEnd and never waits, and a connection, which takes events at its
 // own pace on its own executor. Owned by both; the sink side is the scheduler's thread, Take and `ready` the
-// executor's, Close any. The trap: the connection must Close before its executor and its engine die.
+// executor's, Close any. The trap: the connection must Close before its executor and its engine die, and not from
+// within a Post.
 class TextStream final : public TokenSink, public std::enable_shared_from_this<TextStream> {
  public:
   struct Options {
@@ -53,7 +54,9 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   void Close();
 
  private:
-  void Post() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Where to post, if something must be; Post then follows without the lock, and Close waits for it.
+  Executor* BeginPost() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Post(Executor* executor);
   void OnPosted();
   TextEvent TokenEvent(int32_t token);
   TextEvent EndEvent(RequestEnd end);
@@ -73,6 +76,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   std::optional<RequestEnd> end_;  // protected by mutex_; the engine's word
   absl::Time first_token_;         // protected by mutex_; infinite future: none yet
   bool posted_ = false;            // protected by mutex_
+  int posting_ = 0;                // protected by mutex_; calls of Post under way
   bool overflow_ = false;          // protected by mutex_
   bool cancelled_ = false;         // protected by mutex_; the engine was told
   bool finished_ = false;          // protected by mutex_; the end was taken

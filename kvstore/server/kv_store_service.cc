@@ -21,6 +21,7 @@ class KvStoreService::Stream final : public grpc::ServerBidiReactor<v1::AttachRe
       reply_.set_transport_address(service_.transport_address_);
       reply_.set_incarnation(service_.incarnation_);
       reply_.set_lease(static_cast<uint64_t>(lease_));
+      reply_.set_capacity_bytes(service_.blocks_.UsageOf(lease_).capacity_bytes);
       StartWrite(&reply_);
     }
     StartRead(&request_);

@@ -189,8 +189,8 @@ absl::Status RemoteBlocks::Attach() {
   const uint64_t lease = made.lease;
   {
     absl::MutexLock lock(&mutex_);
+    usage_ = {.capacity_bytes = made.stream->lease().capacity_bytes};
     attachment_ = std::move(made);
-    usage_ = {};
   }
   absl::Status ended;
   {

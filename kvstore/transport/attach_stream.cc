@@ -88,7 +88,8 @@ absl::StatusOr<std::unique_ptr<AttachStream>> AttachStream::Open(const std::stri
   if (!timely) return absl::UnavailableError(absl::StrCat("no answer within ", absl::FormatDuration(timeout)));
   if (progress.ended) return progress.status;
   progress.broken = std::move(broken);
-  stream->lease_ = {reactor.reply.transport_address(), reactor.reply.incarnation(), reactor.reply.lease()};
+  stream->lease_ = {reactor.reply.transport_address(), reactor.reply.incarnation(), reactor.reply.lease(),
+                    reactor.reply.capacity_bytes()};
   return stream;
 }
 

@@ -20,6 +20,7 @@ class AttachStream {
     std::string transport_address;  // of the store
     uint64_t incarnation = 0;       // of the store process
     uint64_t id = 0;
+    int64_t capacity_bytes = 0;  // of the store
   };
   // Waits for the store's answer. `broken` is called at most once, and only after Open has succeeded.
   // Unavailable or what the store said, without the address.

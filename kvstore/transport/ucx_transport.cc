@@ -337,7 +337,10 @@ void UcxTransport::HandleFrame(EndpointId endpoint, std::string header, std::str
   const auto it = peers_.find(endpoint);
   if (it == peers_.end()) return;
   Peer& peer = it->second;
-  const auto refuse = [&](absl::string_view why) { LosePeer(endpoint, absl::InvalidArgumentError(why)); };
+  const auto refuse = [&](absl::string_view why) {
+    LOG(WARNING) << "transport peer refused" << KV("peer", endpoint) << KV("why", why);
+    LosePeer(endpoint, absl::InvalidArgumentError(why));
+  };
   Frame frame;
   if (header.size() < sizeof frame) return refuse("message without a frame");
   std::memcpy(&frame, header.data(), sizeof frame);

@@ -70,7 +70,7 @@ class Cluster:
     def child(self, name: str) -> int:
         """The pid of one process of the cluster, such as worker-1 or kvstore."""
         program, _, stage = name.partition("-")
-        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True,
+        listed = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True,
                                 text=True, check=True).stdout
         for line in listed.strip().split("\n"):
             if f"interlace-{program} " in line + " " and (not stage or f"cluster.stage={stage}" in line):

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <random>
+#include <thread>
 
 #include "absl/time/clock.h"
 #include "common/transport.h"
@@ -12,6 +13,7 @@
 #include "kvstore/transport/ucx_transport.h"
 #include "tests/kvstore/blocks.h"
 #include "tests/kvstore/tier_conformance.h"
+#include "tests/kvstore_remote/child_process.h"
 #include "tests/kvstore_remote/waiting.h"
 #include "tests/status_matchers.h"
 
@@ -133,6 +135,37 @@ TEST(RemoteTier, AClientThatLeavesLosesItsBlocksAndNobodyElses) {
   }
   EXPECT_EQ(server->Usage()[0].second.bytes, 1000);
   EXPECT_OK(ReadAll(*stays.tier, {Key(1, 0, 1)})[0]);
+}
+
+// The store is stopped, not killed, while calls are on their way.
+TEST(RemoteTier, AStoreThatStopsAnswersOrFailsEveryCall) {
+  auto server = StartStore(int64_t{64} << 20);
+  Client client(server->address());
+  Collected<bool> answered;
+  constexpr size_t kCalls = 200;
+  for (size_t i = 0; i < kCalls; ++i) {
+    client.tier->Write({BlockOf(1, i, 100 << 10)}, [&](std::vector<absl::Status> statuses) {
+      answered.Add(statuses.size() == 1 && (statuses[0].ok() || absl::IsUnavailable(statuses[0])));
+    });
+    if (i == kCalls / 2) server.reset();
+  }
+  ASSERT_TRUE(answered.WaitFor(kCalls));
+  for (const bool good : answered.Take()) EXPECT_TRUE(good);
+  EXPECT_THAT(ReadAll(*client.tier, {Key(1, 0, 0)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
+}
+
+// A client killed with its blocks in the store: the broken stream is all that the store hears of it.
+TEST(RemoteTier, AKilledClientLosesItsBlocks) {
+  auto server = StartStore(int64_t{64} << 20);
+  ChildProcess child(TIER_CLIENT, {server->address(), "40"});
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (server->Usage()[0].second.blocks < 40 && absl::Now() < deadline) std::this_thread::yield();
+  ASSERT_EQ(server->Usage()[0].second.blocks, 40);
+  EXPECT_EQ(server->leases(), 1);
+  child.Signal(SIGKILL);
+  while (server->Usage()[0].second.blocks > 0 && absl::Now() < deadline) std::this_thread::yield();
+  EXPECT_EQ(server->Usage()[0].second.blocks, 0);
+  EXPECT_EQ(server->leases(), 0);
 }
 
 TEST(RemoteTier, CreationNamesTheSettingThatIsWrong) {

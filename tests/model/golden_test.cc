@@ -29,8 +29,9 @@ struct Chat {
 };
 
 std::vector<Chat> ReadChats() {
+  const nlohmann::json golden = ReadJson("greedy.json");
   std::vector<Chat> chats;
-  for (const nlohmann::json& j : ReadJson("greedy.json")["chats"]) {
+  for (const nlohmann::json& j : golden["chats"]) {
     chats.push_back(
         {j["prompt"], j["tokens"], j["margins"], j.value("top", std::vector<std::pair<int32_t, double>>())});
   }
