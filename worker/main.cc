@@ -22,6 +22,7 @@ namespace interlace {
 namespace {
 
 absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
+  KeepFreedMemory();
   RealClock clock;
   ASSIGN_OR_RETURN(std::unique_ptr<FaultPoints> faults,
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));

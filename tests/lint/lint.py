@@ -33,13 +33,13 @@ LAYERS = {
 SEAMS = {
     r"\bstd::(jthread|thread|async)\b|\bpthread_create\b": ["common/thread.", "kernels/cpu/thread_team.cc"],
     r"std::chrono::(steady|system|high_resolution)_clock|\babsl::Now\(": [
-        "common/clock.cc", "cli/", "client/client.cc", "coordinator/main.cc", "coordinator/doors/", "coordinator/front/"],
+        "common/clock.cc", "cli/", "client/client.cc", "coordinator/main.cc", "coordinator/front/"],
     r"\bstd::random_device\b|\bgetrandom\(|\brand\(\)|\bmt19937\b": ["common/entropy.cc"],
     r"\bgetenv\(": ["common/config.cc", "cli/terminal.cc"],
     r"\bsleep_for\b|\bSleepFor\b|\busleep\(|\bnanosleep\(": [],
     r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": [],
     r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
-        "common/config.cc", "cli/", "coordinator/main.cc", "coordinator/doors/main.cc", "kvstore/server/main.cc",
+        "common/config.cc", "cli/", "coordinator/main.cc", "kvstore/server/main.cc",
         "kvstore/transport/", "model/text/gguf"],
 }
 
@@ -47,6 +47,18 @@ THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|
 GRPC = re.compile(r'#include [<"](grpc|google/protobuf)')
 GRPC_HEADERS = ("_service.h", "rank_stream.h", "grpc_status.h", "attach_stream.h")
 BANNED = re.compile(r"(?i)(manager|util|helper|handler|impl|misc)")
+
+
+def metrics_page() -> str:
+    """docs/metrics.md out of the catalogue in common/metrics.h."""
+    source = (ROOT / "common/metrics.h").read_text()
+    rows = re.findall(r'\{"([^"]+)",\s*MetricKind::k(\w+),\s*"([^"]*)",\s*"([^"]*)"\}', source)
+    lines = ["# Metrics", "", "Generated from `common/metrics.h` by `python3 tests/lint/lint.py --write-metrics`.",
+             "`/metrics` serves them on the HTTP port; every series has the label `model_name`.", "",
+             "| series | kind | labels | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{name}` | {kind.lower()} | {labels or '-'} | {meaning} |" for name, kind, labels, meaning in rows]
+    assert len(rows) >= 20, "the catalogue in common/metrics.h was not understood"
+    return "\n".join(lines) + "\n"
 
 
 def files():
@@ -60,6 +72,11 @@ def main() -> int:
 
     def report(path, line, text):
         offences.append(f"{path.relative_to(ROOT)}:{line}: {text}")
+
+    if "--write-metrics" in sys.argv:
+        (ROOT / "docs/metrics.md").write_text(metrics_page())
+    if (ROOT / "docs/metrics.md").read_text() != metrics_page():
+        offences.append("docs/metrics.md:1: differs from common/metrics.h; run python3 tests/lint/lint.py --write-metrics")
 
     checked = 0
     for path in files():
