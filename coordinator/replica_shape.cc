@@ -18,7 +18,9 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
     const int64_t held = rank.layer_end - rank.layer_begin;
     constexpr int64_t kStoredOverhead = 256;  // header, key and index entry of a stored block
     const int64_t below = rank.tier_bytes / (held * (rank.slot_bytes + kStoredOverhead));
-    blocks = std::min(blocks, rank.arena_slots / held + below);
+    // A block has one slot on the device at most, and one stored copy: what either holds alone can never overflow.
+    // Their sum could, since a streamed block takes both while its layer has its turn.
+    blocks = std::min(blocks, std::max(rank.arena_slots / held, below));
   }
   shape.blocks = static_cast<int32_t>(blocks);
   return shape;
@@ -27,9 +29,9 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
 absl::Status CheckCanRun(const ReplicaShape& shape, int32_t tokens, int32_t fixed_keep) {
   const int32_t blocks = shape.BlocksFor(tokens);
   if (blocks > shape.blocks) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the request can never run: ", tokens, " tokens take ", blocks, " KV blocks, device and tiers together hold ",
-        shape.blocks, "; raise kv.host_bytes or kv.device_bytes, or ask for fewer tokens"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the request can never run: ", tokens, " tokens take ", blocks, " KV blocks, the replica holds ",
+                     shape.blocks, "; raise kv.host_bytes or kv.device_bytes, or ask for fewer tokens"));
   }
   const SequenceDemand alone{.blocks = blocks, .keep = -1, .computes = true};
   const ResidencyChoice choice = PlanResidency({&alone, 1}, shape.layers, shape.stages, fixed_keep);

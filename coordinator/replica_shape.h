@@ -14,7 +14,7 @@ struct ReplicaShape {
   int32_t layers = 0;  // of the model
   int32_t block_tokens = 0;
   std::vector<StageCapacity> stages;
-  int32_t blocks = 0;  // logical blocks that device and tiers hold together, on the tightest stage
+  int32_t blocks = 0;  // logical blocks that fit whatever is kept, on the tightest stage
   std::vector<std::string> tiers;
 
   int32_t BlocksFor(int32_t tokens) const { return (tokens + block_tokens - 1) / block_tokens; }

@@ -79,6 +79,7 @@ class Scheduler {
 
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
+  void MakeRoom();
   std::vector<SequenceState*> Ordered(Phase phase) const;
   bool MayStart(const SequenceState& sequence) const;
   bool AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan);

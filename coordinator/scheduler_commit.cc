@@ -103,7 +103,9 @@ void Scheduler::CommitSequence(const PlanSequence& planned, SequenceState& seque
 }
 
 void Scheduler::RollBack(SequenceState& sequence, const LostBlock& loss) {
-  const int32_t start = std::min(sequence.computed, loss.block * shape_->block_tokens);
+  // At a block's start: ranks keep nothing of a block whose step did not count.
+  const int32_t block = std::min(sequence.computed / shape_->block_tokens, loss.block);
+  const int32_t start = block * shape_->block_tokens;
   metrics_.Add("interlace_kv_recomputed_tokens_total", sequence.computed - start,
                {{"cause", LossCauseName(loss.cause)}});
   ++sequence.explanation.recomputes;

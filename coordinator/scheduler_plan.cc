@@ -19,16 +19,19 @@ std::optional<StepPlan> Scheduler::Plan() {
   const int64_t share = (std::count_if(running.begin(), running.end(), decodes) + stages - 1) / stages;
   std::stable_partition(running.begin(), running.end(), decodes);
   int64_t decoding = 0;
+  bool parked = false;  // someone who runs found no room: nobody new may take it
   for (SequenceState* sequence : running) {
     const bool decode = decodes(sequence);
     if (sequence->phase != Phase::kRunning || sequence->in_flight || (decode && decoding >= share)) continue;
     if (AddToPlan(*sequence, budget, &plan)) {
       budget -= static_cast<int32_t>(plan.sequences.back().tokens.size());
       decoding += decode ? 1 : 0;
+    } else if (budget > 0) {
+      parked = true;
     }
   }
   for (SequenceState* sequence : Ordered(Phase::kWaiting)) {
-    if (!MayStart(*sequence)) break;
+    if (parked || !MayStart(*sequence)) break;
     Start(*sequence);
     if (!AddToPlan(*sequence, budget, &plan)) {
       sequence->phase = Phase::kWaiting;  // no room yet; nothing was sent
@@ -38,19 +41,9 @@ std::optional<StepPlan> Scheduler::Plan() {
     budget -= static_cast<int32_t>(plan.sequences.back().tokens.size());
   }
 
-  if (plan.sequences.empty() && in_flight_.empty() && !running.empty()) {
-    // Nobody fits beside the others and nothing in flight will change that: the latest gives way.
-    SequenceState* latest = Ordered(Phase::kRunning).back();
-    if (running.size() > 1) {
-      metrics_.Add("vllm:num_preemptions_total");
-      ++latest->explanation.preemptions;
-      BackToWaiting(*latest, "preempted: the device arena holds too few blocks for all that run");
-      return Plan();
-    }
-    Finish(*latest,
-           absl::ResourceExhaustedError("the device arena cannot hold the next step of the only request that "
-                                        "runs; raise kv.device_bytes or lower kv.keep_layers"),
-           FinishReason::kStop);
+  if (plan.sequences.empty() && in_flight_.empty() && !sequences_.empty()) {
+    MakeRoom();
+    return Plan();
   }
   plan.releases = std::exchange(releases_, {});
   if (plan.sequences.empty() && plan.releases.empty()) return std::nullopt;
@@ -61,6 +54,21 @@ std::optional<StepPlan> Scheduler::Plan() {
   plan.remaining = deadline - clock_.Now();
   ++next_plan_;
   return plan;
+}
+
+// Nobody fits and nothing in flight will change that. The latest that runs gives way to those before it; one that does
+// not fit with all room free never will: ranks that formed anew hold less than it was admitted for.
+void Scheduler::MakeRoom() {
+  const std::vector<SequenceState*> running = Ordered(Phase::kRunning);
+  if (running.size() > 1) {
+    metrics_.Add("vllm:num_preemptions_total");
+    ++running.back()->explanation.preemptions;
+    return BackToWaiting(*running.back(), "preempted: the device arena holds too few blocks for all that run");
+  }
+  SequenceState& first = running.empty() ? *Ordered(Phase::kWaiting)[0] : *running[0];
+  absl::Status why = CheckCanRun(*shape_, static_cast<int32_t>(first.tokens.size()), options_.fixed_keep);
+  if (why.ok()) why = absl::ResourceExhaustedError("the request's next step does not fit the replica");
+  Finish(first, std::move(why), FinishReason::kStop);
 }
 
 std::vector<SequenceState*> Scheduler::Ordered(Phase phase) const {

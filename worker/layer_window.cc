@@ -45,10 +45,7 @@ void LayerWindow::Open(const StepPlan& plan) {
   for (const ResidencyChange& change : plan.residency) {
     auto it = sequences_.find(change.request);
     if (it == sequences_.end()) continue;
-    it->second->residency = change.residency;
-    for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) {
-      WriteBack(change.request, *it->second, LayerId{l});
-    }
+    SetResidency(change.request, *it->second, change.residency, it->second->length());
   }
   int32_t row = 0;
   for (const PlanSequence& planned : plan.sequences) {
@@ -73,34 +70,47 @@ void LayerWindow::OpenSequence(const PlanSequence& planned, int32_t row) {
             .first;
   }
   SequenceKv& kv = *it->second;
-  kv.residency = planned.residency;
+  const int32_t block_tokens = options_.shape.block_tokens;
+  const bool unknown = planned.start > kv.length();
+  const bool rollback = planned.start < kv.end();  // or the last step of this sequence did not count
+  const bool torn = rollback && planned.start % block_tokens != 0;
+  SetResidency(planned.request, kv, planned.residency, unknown || torn ? kv.length() : planned.start);
   running_.push_back(
       {planned.request, &kv, planned.start, row, static_cast<int32_t>(planned.tokens.size()), false, {}});
-  Running& sequence = running_.back();
   const LayerId first{options_.shard.layer_begin};
-  if (planned.start > kv.length()) {
-    return Lose(sequence, first, kv.length() / options_.shape.block_tokens, LossCause::kMissing,
+  if (unknown) {
+    return Lose(running_.back(), first, kv.length() / block_tokens, LossCause::kMissing,
                 absl::StrCat("positions ", kv.length(), "..", planned.start - 1, " were never computed on this rank"));
   }
-  if (planned.start < kv.end()) {  // a rollback, or the last step of this sequence did not count
-    const int32_t block = planned.start / options_.shape.block_tokens;
-    if (planned.start % options_.shape.block_tokens != 0) {
-      return Lose(sequence, first, block, LossCause::kMissing, "a rollback must start at a block");
-    }
-    for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) {
-      GiveUpBlocks(planned.request, kv, LayerId{l}, block);
-    }
+  if (torn) {
+    return Lose(running_.back(), first, planned.start / block_tokens, LossCause::kMissing,
+                "a rollback must start at a block");
+  }
+  for (int32_t l = options_.shard.layer_begin; rollback && l < options_.shard.layer_end; ++l) {
+    GiveUpBlocks(planned.request, kv, LayerId{l}, planned.start / block_tokens);
   }
   kv.Extend(planned.start, planned.tokens);
 }
 
+void LayerWindow::SetResidency(RequestId request, SequenceKv& kv, const LayerResidencyPlan& residency,
+                               int32_t computed) {
+  if (kv.residency == residency) return;
+  kv.residency = residency;
+  for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) {
+    WriteBack(request, kv, LayerId{l}, computed / options_.shape.block_tokens);
+  }
+}
+
 void LayerWindow::Close(StepResult* result) {
   for (Running& sequence : running_) {
-    while (!sequence.reads.empty()) CancelReads(sequence, sequence.reads.back());
+    CancelAllReads(sequence);
     if (!sequence.lost) sequence.kv->Commit();
   }
   current_ = options_.shard.layer_end;
   ReapWrites();
+  if (std::any_of(running_.begin(), running_.end(), [](const Running& r) { return r.lost; })) {
+    FreeStored(LayerId{options_.shard.layer_end});  // what was held back for turns that never came
+  }
   const std::vector<std::string> tiers = transfers_.tiers();
   for (Running& sequence : running_) {
     for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) {
@@ -143,7 +153,10 @@ void LayerWindow::ReportUsage(StepResult* result) {
   }
 }
 
-void LayerWindow::MarkLost(size_t index) { running_[index].lost = true; }
+void LayerWindow::MarkLost(size_t index) {
+  running_[index].lost = true;
+  CancelAllReads(running_[index]);
+}
 
 void LayerWindow::Lose(Running& sequence, LayerId layer, int32_t block, LossCause cause, absl::string_view detail) {
   sequence.lost = true;
@@ -264,6 +277,10 @@ void LayerWindow::CancelReads(Running& sequence, Read& read) {
   sequence.reads.erase(sequence.reads.begin() + (&read - sequence.reads.data()));
 }
 
+void LayerWindow::CancelAllReads(Running& sequence) {
+  while (!sequence.reads.empty()) CancelReads(sequence, sequence.reads.back());
+}
+
 bool LayerWindow::AppendRows(Running& sequence, LayerId layer, const Tensor& k, const Tensor& v) {
   std::vector<BlockPlace>& places = sequence.kv->Layer(layer);
   std::vector<std::byte*> blocks(places.size());
@@ -293,6 +310,7 @@ void LayerWindow::Attend(LayerId layer, const Tensor& q, const Tensor& k, const 
     if (!sequence.lost) AwaitReads(sequence, layer);
     const Tensor rows = out.Rows(sequence.row, sequence.rows);
     if (sequence.lost) {
+      CancelAllReads(sequence);  // others may need the slots
       std::memset(rows.data, 0, rows.bytes());
       continue;
     }
@@ -312,19 +330,18 @@ void LayerWindow::Attend(LayerId layer, const Tensor& q, const Tensor& k, const 
 
 void LayerWindow::End(LayerId layer) {
   for (Running& sequence : running_) {
-    if (!sequence.lost) WriteBack(sequence.request, *sequence.kv, layer);
+    if (!sequence.lost) WriteBack(sequence.request, *sequence.kv, layer, sequence.kv->SealedBlocks());
   }
 }
 
 // ---- slots and write-back ----
 
-void LayerWindow::WriteBack(RequestId request, SequenceKv& kv, LayerId layer) {
+void LayerWindow::WriteBack(RequestId request, SequenceKv& kv, LayerId layer, int32_t sealed) {
   if (kv.residency.ModeOf(layer) == LayerMode::kKeep) return;
   std::vector<BlockPlace>& places = kv.Layer(layer);
   Write write{request, kv.generation(), layer, {}, {}, {}};
   std::vector<KvWrite> moves;
-  const int32_t sealed = std::min(kv.SealedBlocks(), static_cast<int32_t>(places.size()));
-  for (int32_t block = 0; block < sealed; ++block) {
+  for (int32_t block = 0; block < std::min(sealed, static_cast<int32_t>(places.size())); ++block) {
     BlockPlace& place = places[block];
     if (!place.slot || place.arriving || place.leaving) continue;
     if (place.stored()) {
@@ -351,8 +368,9 @@ void LayerWindow::SettleWrite(Write& write, const std::vector<MoveResult>& resul
     if (!results[i].status.ok()) continue;  // refused: it stays on the device and is tried again
     place.tier = results[i].tier;
     kv.Traffic(write.layer).bytes_out += options_.shape.bytes();
-    const bool ahead = Value(write.layer) >= current_ &&
-                       std::any_of(running_.begin(), running_.end(), [&](const Running& r) { return r.kv == &kv; });
+    const bool ahead =
+        Value(write.layer) >= current_ &&
+        std::any_of(running_.begin(), running_.end(), [&](const Running& r) { return r.kv == &kv && !r.lost; });
     if (!ahead && kv.residency.ModeOf(write.layer) == LayerMode::kStream) place.slot = ArenaSlot();
   }
 }
@@ -368,21 +386,23 @@ void LayerWindow::ReapWrites() {
   }
 }
 
+void LayerWindow::FreeStored(LayerId layer) {
+  for (auto& [request, kv] : sequences_) {
+    const bool attends = std::any_of(running_.begin(), running_.end(),
+                                     [&kv = kv](const Running& r) { return r.kv == kv.get() && !r.lost; });
+    for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) {
+      if ((LayerId{l} == layer && attends) || kv->residency.ModeOf(LayerId{l}) == LayerMode::kKeep) continue;
+      for (BlockPlace& place : kv->Layer(LayerId{l})) {
+        if (place.slot && place.stored() && !place.arriving && !place.leaving) place.slot = ArenaSlot();
+      }
+    }
+  }
+}
+
 ArenaSlot LayerWindow::TakeSlot(LayerId layer) {
   if (ArenaSlot slot = arena_.TryTake()) return slot;
   ReapWrites();
-  // Stored copies that no layer at hand needs.
-  const auto free_stored = [&] {
-    for (auto& [request, kv] : sequences_) {
-      for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) {
-        if (LayerId{l} == layer || kv->residency.ModeOf(LayerId{l}) == LayerMode::kKeep) continue;
-        for (BlockPlace& place : kv->Layer(LayerId{l})) {
-          if (place.slot && place.stored() && !place.arriving && !place.leaving) place.slot = ArenaSlot();
-        }
-      }
-    }
-  };
-  free_stored();
+  FreeStored(layer);
   while (true) {
     if (ArenaSlot slot = arena_.TryTake()) return slot;
     if (writes_.empty()) break;
@@ -391,7 +411,7 @@ ArenaSlot LayerWindow::TakeSlot(LayerId layer) {
     stall_ += clock_.Now() - begin;
     SettleWrite(writes_.front(), results);
     writes_.erase(writes_.begin());
-    free_stored();
+    FreeStored(layer);
   }
   // Reads ahead of this layer, the farthest first.
   for (int32_t l = options_.shard.layer_end - 1; l > Value(layer); --l) {

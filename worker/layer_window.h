@@ -87,12 +87,19 @@ class LayerWindow final : public LayerKv {
   void StartReads(Running& sequence, LayerId layer, bool may_wait);
   void AwaitReads(Running& sequence, LayerId layer);
   void CancelReads(Running& sequence, Read& read);
+  void CancelAllReads(Running& sequence);
   bool AppendRows(Running& sequence, LayerId layer, const Tensor& k, const Tensor& v);
-  void WriteBack(RequestId request, SequenceKv& kv, LayerId layer);
+  // Starts the writes of a streamed layer's blocks below `sealed` that no tier has, and frees slots of those that one
+  // has.
+  void WriteBack(RequestId request, SequenceKv& kv, LayerId layer, int32_t sealed);
+  // New residency between steps: blocks of layers that are streamed from now on leave at once.
+  void SetResidency(RequestId request, SequenceKv& kv, const LayerResidencyPlan& residency, int32_t computed);
   void ReapWrites();
   void SettleWrite(Write& write, const std::vector<MoveResult>& results);
   // A slot, made free if need be: by waiting for a write under way, then by giving up reads ahead of `layer`.
   ArenaSlot TakeSlot(LayerId layer);
+  // Frees slots of stored blocks of streamed layers, save those that `layer`, at hand, still needs.
+  void FreeStored(LayerId layer);
   void Lose(Running& sequence, LayerId layer, int32_t block, LossCause cause, absl::string_view detail);
 
   const Options options_;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "worker/sampler.h"
@@ -62,15 +63,26 @@ StepResult ModelRunner::Execute(const StepPlan& plan) {
 }
 
 absl::Status ModelRunner::CheckPlan(const StepPlan& plan) const {
+  const auto refuse = [&plan](const PlanSequence& s, auto&&... why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("plan ", Value(plan.id), ", request ", Value(s.request), ": ", why...));
+  };
   int32_t samples = 0;
+  absl::flat_hash_set<RequestId> seen;
   for (const PlanSequence& s : plan.sequences) {
     samples += s.sample ? 1 : 0;
+    if (!seen.insert(s.request).second) return refuse(s, "runs twice in one plan");
+    if (s.start < 0) return refuse(s, "start=", s.start, " is negative");
+    if (s.tokens.empty()) return refuse(s, "no tokens");
+    RETURN_IF_ERROR(CheckResidency(plan.id, s.request, s.residency));
     for (int32_t token : s.tokens) {
       if (token < 0 || token >= options_.vocab) {
-        return absl::InvalidArgumentError(absl::StrCat("plan ", Value(plan.id), ": token ", token, " of request ",
-                                                       Value(s.request), " is outside the vocabulary"));
+        return refuse(s, "token ", token, " is outside the vocabulary of ", options_.vocab);
       }
     }
+  }
+  for (const ResidencyChange& change : plan.residency) {
+    RETURN_IF_ERROR(CheckResidency(plan.id, change.request, change.residency));
   }
   if (plan.tokens() > options_.max_tokens) {
     return absl::InvalidArgumentError(absl::StrCat("plan ", Value(plan.id), " has ", plan.tokens(),
@@ -83,6 +95,15 @@ absl::Status ModelRunner::CheckPlan(const StepPlan& plan) const {
                                                    "; give ranks and coordinator the same sched.max_running"));
   }
   return absl::OkStatus();
+}
+
+absl::Status ModelRunner::CheckResidency(PlanId plan, RequestId request, const LayerResidencyPlan& residency) const {
+  if (residency.layers == options_.layers && residency.keep >= 0 && residency.keep <= residency.layers) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("plan ", Value(plan), ", request ", Value(request), " keeps ",
+                                                 residency.keep, " of ", residency.layers, " layers; the model has ",
+                                                 options_.layers));
 }
 
 absl::Status ModelRunner::EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x) {

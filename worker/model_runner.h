@@ -19,6 +19,7 @@ class ModelRunner {
  public:
   struct Options {
     ShardSpec shard;
+    int32_t layers = 0;  // of the model
     int32_t width = 0;
     int32_t vocab = 0;
     int32_t max_tokens = 0;     // rows of the largest step
@@ -47,6 +48,7 @@ class ModelRunner {
   ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
               std::unique_ptr<LayerWindow> window, ActivationChannel* activations, Clock& clock);
   absl::Status CheckPlan(const StepPlan& plan) const;
+  absl::Status CheckResidency(PlanId plan, RequestId request, const LayerResidencyPlan& residency) const;
   absl::Status EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x);
   absl::Status LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result);
 

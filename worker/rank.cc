@@ -74,6 +74,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   auto window = std::make_unique<LayerWindow>(window_options, backend, *rank->arena_, *rank->transfers_, clock);
   ModelRunner::Options runner_options;
   runner_options.shard = shard;
+  runner_options.layers = spec.layers;
   runner_options.width = spec.width;
   runner_options.vocab = spec.vocab;
   runner_options.max_tokens = max_tokens;

@@ -304,9 +304,9 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   }
   RecordProperty("plans", absl::StrCat(plans));
   // The histories reach what they are meant to reach.
-  EXPECT_GT(plans, 100 * kSeeds);
+  EXPECT_GT(plans, 50 * kSeeds);
   EXPECT_GT(losses, kSeeds);
-  EXPECT_GT(preemptions, kSeeds);
+  EXPECT_GT(preemptions, kSeeds / 4);
   EXPECT_GT(formings, 2 * kSeeds);
   EXPECT_GT(ok, ended / 2);
   EXPECT_LT(ok, ended);

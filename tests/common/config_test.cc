@@ -1,0 +1,89 @@
+#include "common/config.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+TEST(ConfigTest, EveryFieldParsesWhatItPrints) {
+  for (const ConfigField& field : ConfigSchema()) {
+    Config config;
+    const std::string text = field.print(config);
+    EXPECT_OK(field.parse(config, text)) << field.name;
+    EXPECT_EQ(field.print(config), text) << field.name;
+    EXPECT_FALSE(field.meaning.empty()) << field.name;
+  }
+}
+
+TEST(ConfigTest, UnknownFieldsAreRefusedWithTheirGroup) {
+  ConfigBuilder builder;
+  EXPECT_THAT(
+      builder.Set("kv.keep_layer=3", "test"),
+      StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("kv.keep_layer"), HasSubstr("kv.keep_layers"))));
+  EXPECT_THAT(builder.Set("nothing=3", "test"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("nothing")));
+  EXPECT_THAT(builder.Set("kv.keep_layers", "test"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("=")));
+  EXPECT_THAT(builder.Set("kv.host_bytes=lots", "test"),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("kv.host_bytes"), HasSubstr("lots"))));
+}
+
+TEST(ConfigTest, LaterOriginsWinAndAreNamed) {
+  const std::string path = ::testing::TempDir() + "/interlace_config_test.conf";
+  std::ofstream(path) << "# a comment\n\nkv.host_bytes = 2MiB\nsched.max_running = 3  # and more\n";
+  setenv("INTERLACE_SCHED_MAX_RUNNING", "4", 1);
+  setenv("INTERLACE_SERVER_HTTP_PORT", "tcp://10.0.0.1:80", 1);  // a Kubernetes service link, not ours
+  ConfigBuilder builder;
+  ASSERT_OK(builder.ReadFile(path));
+  ASSERT_OK(builder.ReadEnvironment());
+  ASSERT_OK(builder.Set("kv.keep_layers=7", "command line"));
+  unsetenv("INTERLACE_SCHED_MAX_RUNNING");
+  unsetenv("INTERLACE_SERVER_HTTP_PORT");
+  const absl::StatusOr<Config> config = builder.Build();
+  ASSERT_OK(config);
+  EXPECT_EQ(config->kv.host_bytes.value, 2 << 20);
+  EXPECT_EQ(config->sched.max_running, 4);
+  EXPECT_EQ(config->server.http_port, 8000);
+  EXPECT_THAT(builder.OriginOf("kv.host_bytes"), HasSubstr(":3"));
+  EXPECT_EQ(builder.OriginOf("sched.max_running"), "environment INTERLACE_SCHED_MAX_RUNNING");
+  EXPECT_EQ(builder.OriginOf("kv.keep_layers"), "command line");
+  EXPECT_EQ(builder.OriginOf("server.http_port"), "default");
+}
+
+TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
+  for (const auto& [assignment, text] :
+       std::vector<std::pair<std::string, std::string>>{{"cluster.stage=1", "cluster.stage"},
+                                                        {"kv.block_tokens=12", "multiple of 8"},
+                                                        {"kv.keep_layers=some", "auto"},
+                                                        {"kv.tiers=remote", "kv.remote"},
+                                                        {"kv.tiers=host,rocksdb", "kv.rocksdb_dir"},
+                                                        {"sched.chunk_tokens=0", "sched.chunk_tokens"}}) {
+    ConfigBuilder builder;
+    ASSERT_OK(builder.Set(assignment, "test"));
+    EXPECT_THAT(builder.Build(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text))) << assignment;
+  }
+}
+
+TEST(ConfigTest, SizesReadAndPrint) {
+  for (const auto& [text, bytes] : std::vector<std::pair<std::string, int64_t>>{
+           {"4096", 4096}, {"32MiB", 32 << 20}, {"1.5GiB", 3ll << 29}, {"8k", 8192}, {"1MB", 1000000}, {"0", 0}}) {
+    Bytes value;
+    ASSERT_OK(ParseBytes(text, &value)) << text;
+    EXPECT_EQ(value.value, bytes) << text;
+    Bytes again;
+    ASSERT_OK(ParseBytes(PrintBytes(value), &again));
+    EXPECT_EQ(again, value);
+  }
+  Bytes value;
+  for (const char* text : {"", "MiB", "-1", "1e30GiB", "12 apples", "nan"})
+    EXPECT_FALSE(ParseBytes(text, &value).ok()) << text;
+}
+
+}  // namespace
+}  // namespace interlace
