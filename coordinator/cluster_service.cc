@@ -1,5 +1,6 @@
 #include "coordinator/cluster_service.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +46,18 @@ absl::Status ClusterService::CheckRank(const RankInfo& rank) const {
   if (held != members_.end()) {
     return absl::AlreadyExistsError(absl::StrCat("stage ", Value(rank.stage), " is held by another rank"));
   }
+  // Stages hold all layers, each once and in order.
+  const auto before = members_.find(Value(rank.stage) - 1), after = members_.find(Value(rank.stage) + 1);
+  if (Value(rank.stage) == 0 && rank.layer_begin != 0) return refuse("its first layer", rank.layer_begin, 0);
+  if (before != members_.end() && rank.layer_begin != before->second.rank.layer_end) {
+    return refuse("its first layer", rank.layer_begin, before->second.rank.layer_end);
+  }
+  if (after != members_.end() && rank.layer_end != after->second.rank.layer_begin) {
+    return refuse("its layer end", rank.layer_end, after->second.rank.layer_begin);
+  }
+  if (Value(rank.stage) == options_.stages - 1 && rank.layer_end != rank.layers) {
+    return refuse("its layer end", rank.layer_end, rank.layers);
+  }
   return absl::OkStatus();
 }
 
@@ -75,13 +88,19 @@ void ClusterService::FormIfComplete() {
   loop_->OnFormed(Epoch{epoch_}, std::move(ranks));
 }
 
-void ClusterService::OnResult(RankStream* stream, StepResult result) {
+absl::Status ClusterService::OnResult(RankStream* stream, StepResult result) {
   {
     absl::MutexLock lock(&mutex_);
-    auto member = members_.find(Value(result.stage));
-    if (member == members_.end() || member->second.stream != stream) return;  // of a rank that was reset
+    auto member = std::find_if(members_.begin(), members_.end(),
+                               [stream](const auto& entry) { return entry.second.stream == stream; });
+    if (member == members_.end()) return absl::OkStatus();  // of a rank that was reset
+    if (member->first != Value(result.stage)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a result names stage ", Value(result.stage), ", this rank holds stage ", member->first));
+    }
   }
   loop_->OnResult(std::move(result));
+  return absl::OkStatus();
 }
 
 void ClusterService::OnOpened() {

@@ -44,7 +44,7 @@ class ClusterService final : public PlanChannel {
   class Service;
   // From streams, on gRPC threads.
   absl::Status OnRegister(RankStream* stream, const RankInfo& rank);
-  void OnResult(RankStream* stream, StepResult result);
+  absl::Status OnResult(RankStream* stream, StepResult result);
   void OnOpened();
   void OnGone(RankStream* stream);
   absl::Status CheckRank(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

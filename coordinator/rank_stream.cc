@@ -47,7 +47,7 @@ void RankStream::OnReadDone(bool ok) {
   } else if (incoming_.has_result() && registered_) {
     absl::StatusOr<StepResult> result = DecodeResult(incoming_.result());
     status = result.status();
-    if (result.ok()) service_.OnResult(this, *std::move(result));
+    if (result.ok()) status = service_.OnResult(this, *std::move(result));
   }
   if (!status.ok()) return Close(status);
   incoming_.Clear();

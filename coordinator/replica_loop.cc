@@ -33,6 +33,10 @@ void ReplicaLoop::Run() {
     scheduler_.RunOnce();
     Publish();
   }
+  // What was submitted is admitted all the same, so that it gets its end; questions get an answer.
+  while (std::optional<Event> event = inbox_.TryPop()) {
+    if (!std::holds_alternative<StepResult>(*event)) Handle(*std::move(event));
+  }
 }
 
 void ReplicaLoop::Handle(Event event) {
@@ -69,10 +73,14 @@ absl::Status ReplicaLoop::Submit(Request request) {
     if (draining_) return absl::UnavailableError("the server is draining");
     if (!shape_) return absl::UnavailableError("no replica is ready: ranks are still loading or lost");
     if (load_.waiting + submitted_ >= options_.max_waiting) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat(load_.waiting, " requests are waiting (sched.max_waiting=", options_.max_waiting, ")"));
+      return absl::ResourceExhaustedError(absl::StrCat(
+          load_.waiting + submitted_, " requests are waiting (sched.max_waiting=", options_.max_waiting, ")"));
     }
     const int32_t prompt = static_cast<int32_t>(request.prompt.size());
+    if (prompt == 0) return absl::InvalidArgumentError("the prompt is empty");
+    if (request.max_tokens < 1) {
+      return absl::InvalidArgumentError(absl::StrCat("max_tokens=", request.max_tokens, " must be at least 1"));
+    }
     if (prompt >= options_.scheduler.context) {
       return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt, " tokens, the context is ",
                                                      options_.scheduler.context, ", one of which must be left"));
@@ -87,8 +95,10 @@ absl::Status ReplicaLoop::Submit(Request request) {
     RETURN_IF_ERROR(can_run);
     ++submitted_;
   }
-  if (!inbox_.Push(std::move(request))) return absl::UnavailableError("the server is stopping");
-  return absl::OkStatus();
+  if (inbox_.Push(std::move(request))) return absl::OkStatus();
+  absl::MutexLock lock(&mutex_);
+  --submitted_;
+  return absl::UnavailableError("the server is stopping");
 }
 
 void ReplicaLoop::Cancel(RequestId id) { inbox_.Push(Cancelled{id}); }

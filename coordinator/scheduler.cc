@@ -23,7 +23,12 @@ Scheduler::~Scheduler() {
   in_flight_.clear();
   for (auto& [id, sequence] : sequences_) sequence->in_flight = false;
   while (!sequences_.empty()) {
-    Finish(*sequences_.begin()->second, absl::CancelledError("the coordinator stops"), FinishReason::kStop);
+    const auto& [id, sequence] = *sequences_.begin();
+    if (sequence->phase == Phase::kRetiring) {
+      Retire(id);  // how it ends was decided before
+    } else {
+      Finish(*sequence, absl::CancelledError("the coordinator stops"), FinishReason::kStop);
+    }
   }
 }
 
@@ -235,7 +240,7 @@ void Scheduler::CheckInvariants() const {
     CHECK_MSG(s->phase != Phase::kWaiting || (s->blocks.empty() && !s->in_flight && s->computed == 0),
               "contracts.waiting");
     CHECK_MSG(s->phase != Phase::kRetiring || s->in_flight, "contracts.retire");
-    CHECK_MSG(s->computed <= static_cast<int32_t>(s->tokens.size()), "contracts.positions");
+    CHECK_MSG(s->phase == Phase::kRetiring || s->remaining() > 0, "contracts.positions");
     CHECK_MSG(s->generated() == static_cast<int32_t>(ledger_.accepted(id).size()), "contracts.ledger");
   }
   CHECK_MSG(held == pool_.held(), "contracts.blocks");

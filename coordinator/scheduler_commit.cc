@@ -3,18 +3,24 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
 #include "common/log.h"
 #include "coordinator/scheduler.h"
 
 namespace interlace {
 
 void Scheduler::OnResult(StepResult result) {
-  if (shape_ && result.epoch == epoch_ && result.plan == PlanId{}) return AccountUsage(result);
   auto it = in_flight_.find(result.plan);
-  if (!shape_ || result.epoch != epoch_ || it == in_flight_.end()) {
+  const bool of_no_plan = result.plan == PlanId{};
+  const bool again =
+      it != in_flight_.end() && std::any_of(it->second.results.begin(), it->second.results.end(),
+                                            [&](const StepResult& known) { return known.stage == result.stage; });
+  if (!shape_ || result.epoch != epoch_ || (!of_no_plan && it == in_flight_.end()) || again ||
+      Value(result.stage) < 0 || Value(result.stage) >= static_cast<int32_t>(shape_->stages.size())) {
     metrics_.Add("interlace_stale_messages_total", 1, {{"kind", "result"}});
     return;
   }
+  if (result.status.ok() && of_no_plan) return AccountUsage(result);
   if (!result.status.ok()) {
     const absl::Status why =
         absl::UnavailableError(absl::StrCat("stage ", Value(result.stage), " failed: ", result.status.message()));
@@ -64,6 +70,7 @@ void Scheduler::Account(const StepResult& result) {
     auto it = sequences_.find(use.request);
     if (it == sequences_.end() || Value(use.layer) < 0 || Value(use.layer) >= shape_->layers) continue;
     SequenceState& sequence = *it->second;
+    if (Value(use.layer) >= static_cast<int32_t>(sequence.explanation.layers.size())) continue;  // it never ran
     LayerExplanation& layer = sequence.explanation.layers[Value(use.layer)];
     layer.stage = Value(result.stage);
     layer.kept = KeepsLayer(Value(use.layer), std::max(0, sequence.keep), shape_->layers);
@@ -130,14 +137,19 @@ void Scheduler::AcceptToken(SequenceState& sequence, const SampledToken& sampled
   if (sampled.token < 0) {
     return Finish(sequence, absl::InternalError("the logits hold no finite value"), FinishReason::kStop);
   }
+  if (sampled.attempt != ledger_.attempt(request.id) || sampled.index != sequence.generated()) {
+    metrics_.Add("interlace_stale_messages_total", 1, {{"kind", "token"}});
+    return Finish(sequence,
+                  absl::InternalError(absl::StrCat("the last stage answered token ", sampled.attempt, ".",
+                                                   sampled.index, " where ", ledger_.attempt(request.id), ".",
+                                                   sequence.generated(), " was due")),
+                  FinishReason::kStop);
+  }
   const bool stops =
       std::find(request.stop_tokens.begin(), request.stop_tokens.end(), sampled.token) != request.stop_tokens.end();
   const absl::Time now = clock_.Now();
   if (stops) return Finish(sequence, absl::OkStatus(), FinishReason::kStop);
-  if (!ledger_.Accept(request.id, sampled.attempt, sampled.index, sampled.token)) {
-    metrics_.Add("interlace_stale_messages_total", 1, {{"kind", "token"}});
-    return;
-  }
+  CHECK_MSG(ledger_.Accept(request.id, sampled.attempt, sampled.index, sampled.token), "contracts.ledger");
   if (sequence.first_token == absl::InfinitePast()) {
     sequence.first_token = now;
     metrics_.Observe("vllm:time_to_first_token_seconds", absl::ToDoubleSeconds(now - request.arrival));

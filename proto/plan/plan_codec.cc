@@ -6,6 +6,8 @@
 namespace interlace {
 namespace {
 
+constexpr int32_t kMost = 1 << 30;  // positions, counts, ids of stages and layers
+
 absl::Status Refuse(absl::string_view what, int64_t value) {
   return absl::InvalidArgumentError(absl::StrCat("cluster message: ", what, "=", value, " is out of range"));
 }
@@ -47,8 +49,9 @@ absl::StatusOr<StepPlan> DecodePlan(const v1::StepPlanMessage& message) {
   plan.epoch = Epoch{message.epoch()};
   plan.id = PlanId{message.plan()};
   for (const v1::PlanSequenceMessage& m : message.sequences()) {
-    if (m.start() < 0) return Refuse("start", m.start());
+    if (m.start() < 0 || m.start() > kMost) return Refuse("start", m.start());
     if (m.tokens().empty()) return Refuse("tokens", 0);
+    if (m.sample_index() < 0) return Refuse("sample_index", m.sample_index());
     if (m.layers() < 1) return Refuse("layers", m.layers());
     if (m.keep_layers() < 0 || m.keep_layers() > m.layers()) return Refuse("keep_layers", m.keep_layers());
     PlanSequence& s = plan.sequences.emplace_back();
@@ -123,6 +126,14 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
 }
 
 absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
+  for (uint32_t count : {message.stage(), message.corrupt(), message.missing()}) {
+    if (count > static_cast<uint32_t>(kMost)) return Refuse("result", count);
+  }
+  for (int64_t amount : {int64_t{message.arena_used()}, message.run_us(), message.stall_us(), message.transfer_in_us(),
+                         message.transfer_out_us(), static_cast<int64_t>(message.bytes_in()),
+                         static_cast<int64_t>(message.bytes_out())}) {
+    if (amount < 0) return Refuse("result", amount);
+  }
   StepResult result;
   result.epoch = Epoch{message.epoch()};
   result.plan = PlanId{message.plan()};
@@ -138,6 +149,10 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
                            static_cast<LossCause>(m.cause()), m.detail()});
   }
   for (const v1::LayerUseMessage& m : message.layers()) {
+    if (m.layer() < 0) return Refuse("layers.layer", m.layer());
+    for (int64_t amount : {static_cast<int64_t>(m.bytes_in()), static_cast<int64_t>(m.bytes_out()), m.stall_us()}) {
+      if (amount < 0) return Refuse("layers", amount);
+    }
     result.layers.push_back({RequestId{m.request()},
                              LayerId{m.layer()},
                              static_cast<int64_t>(m.bytes_in()),
@@ -148,6 +163,8 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   }
   result.arena_used = message.arena_used();
   for (const v1::TierUseMessage& m : message.tiers()) {
+    if (m.blocks() < 0) return Refuse("tiers.blocks", m.blocks());
+    if (m.bytes() < 0) return Refuse("tiers.bytes", m.bytes());
     result.tiers.push_back({m.blocks(), m.bytes(), m.capacity_bytes()});
   }
   result.run_us = message.run_us();
@@ -178,11 +195,14 @@ void EncodeRank(const RankInfo& rank, v1::Register* out) {
 }
 
 absl::StatusOr<RankInfo> DecodeRank(const v1::Register& m) {
-  constexpr uint32_t kMost = 1u << 30;
   for (uint32_t v :
        {m.stage(), m.stages(), m.layers(), m.layer_begin(), m.layer_end(), m.block_tokens(), m.arena_slots()}) {
-    if (v > kMost) return Refuse("register", v);
+    if (v > static_cast<uint32_t>(kMost)) return Refuse("register", v);
   }
+  if (m.slot_bytes() < 1 || m.slot_bytes() > uint64_t{1} << 40) {
+    return Refuse("register.slot_bytes", static_cast<int64_t>(m.slot_bytes()));
+  }
+  if (m.tier_bytes() > uint64_t{1} << 60) return Refuse("register.tier_bytes", static_cast<int64_t>(m.tier_bytes()));
   if (m.stages() < 1 || m.stage() >= m.stages()) return Refuse("register.stage", m.stage());
   if (m.layer_begin() >= m.layer_end() || m.layer_end() > m.layers())
     return Refuse("register.layer_end", m.layer_end());

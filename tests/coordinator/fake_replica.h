@@ -226,8 +226,8 @@ class FakeReplica final : public PlanChannel {
   bool formed_ = false;
   Epoch epoch_{};
   std::vector<Rank> ranks_;
-  std::map<PlanId, std::set<RequestId>> lost_;                     // by an earlier stage
-  std::map<PlanId, std::pair<int32_t, StepPlan>> unanswered_;      // answers missing
+  std::map<PlanId, std::set<RequestId>> lost_;                 // by an earlier stage
+  std::map<PlanId, std::pair<int32_t, StepPlan>> unanswered_;  // answers missing
   std::vector<StepPlan> plans_;
   std::vector<absl::Status> resets_;
   int64_t losses_ = 0;

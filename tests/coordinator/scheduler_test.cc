@@ -24,6 +24,7 @@ class History {
         chance_(entropy_->Fork("ranks")),
         replica_(*chance_),
         calm_(seed % 3 == 0),
+        bursts_(seed % 4 < 2),
         metrics_("test") {
     const int32_t layers = Draw(*entropy_, 1, 6);
     layers_ = layers;
@@ -41,8 +42,8 @@ class History {
     options_.reform_timeout = absl::Seconds(15);
     if (!calm_ && Chance(*entropy_, 60)) replica_.loss_permille = Draw(*entropy_, 1, 60);
     to_admit_ = Draw(*entropy_, 1, 12);
-    scheduler_ = std::make_unique<Scheduler>(options_, MakeFcfs(), clock_, entropy_->Fork("generations"), metrics_,
-                                             replica_);
+    scheduler_ =
+        std::make_unique<Scheduler>(options_, MakeFcfs(), clock_, entropy_->Fork("generations"), metrics_, replica_);
   }
 
   void Run() {
@@ -76,8 +77,8 @@ class History {
 
   std::vector<RankInfo> DrawRanks() {
     const int32_t most = (layers_ + stages_ - 1) / stages_;
-    const int32_t arena = most * (Chance(*entropy_, 50) ? Draw(*entropy_, 1, 12) : Draw(*entropy_, 12, 80));
-    const int32_t tiers = Chance(*entropy_, 25) ? 0 : most * Draw(*entropy_, 1, 60);
+    const int32_t arena = most * (Chance(*entropy_, 60) ? Draw(*entropy_, 2, 16) : Draw(*entropy_, 12, 80));
+    const int32_t tiers = Chance(*entropy_, 25) ? 0 : most * (Chance(*entropy_, 70) ? Draw(*entropy_, 2, 16) : 60);
     return MakeRanks(layers_, stages_, block_tokens_, arena, tiers);
   }
 
@@ -93,7 +94,7 @@ class History {
 
   void Step(bool chaos) {
     const int32_t roll = Draw(*entropy_, 0, 999);
-    if (roll < 100 && to_admit_ > 0) {
+    if (roll < (bursts_ ? 500 : 100) && to_admit_ > 0) {
       Admit();
     } else if (roll < 200) {
       clock_.Advance(absl::Milliseconds(Draw(*entropy_, 0, 100)));
@@ -134,12 +135,12 @@ class History {
     request.name = absl::StrCat("r", next_request_);
     request.prompt.resize(Draw(*entropy_, 1, Chance(*entropy_, 70) ? 20 : options_.context - 1));
     for (int32_t& token : request.prompt) token = Draw(*entropy_, 0, kVocab - 1);
-    request.max_tokens = std::min(Draw(*entropy_, 1, 30), options_.context - static_cast<int32_t>(request.prompt.size()));
+    request.max_tokens =
+        std::min(Draw(*entropy_, 1, 30), options_.context - static_cast<int32_t>(request.prompt.size()));
     if (Chance(*entropy_, 30)) request.stop_tokens = {Draw(*entropy_, 0, kVocab - 1)};
     request.arrival = clock_.Now();
-    request.deadline = !calm_ && Chance(*entropy_, 15)
-                           ? clock_.Now() + absl::Milliseconds(Draw(*entropy_, 1, 4000))
-                           : absl::InfiniteFuture();
+    request.deadline = !calm_ && Chance(*entropy_, 15) ? clock_.Now() + absl::Milliseconds(Draw(*entropy_, 1, 4000))
+                                                       : absl::InfiniteFuture();
     client.sink = std::make_shared<WatchedSink>();
     request.sink = client.sink;
     --to_admit_;
@@ -261,7 +262,8 @@ class History {
   ManualClock clock_;
   std::unique_ptr<Entropy> entropy_, chance_;
   FakeReplica replica_;
-  const bool calm_;
+  const bool calm_;    // nothing fails
+  const bool bursts_;  // requests arrive at once
   Metrics metrics_;
   Scheduler::Options options_;
   int32_t layers_ = 0, stages_ = 0, block_tokens_ = 0;

@@ -1,0 +1,170 @@
+// The loop around the scheduler: what it refuses at the door, and that everything it took ends.
+#include "coordinator/replica_loop.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/coordinator/fake_replica.h"
+#include "tests/coordinator/loop_sink.h"
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class QueueChannel final : public PlanChannel {
+ public:
+  void Send(const StepPlan& plan) override { plans.Push(plan); }
+  void Reset(const absl::Status&) override {}
+  BoundedQueue<StepPlan> plans{1000};
+};
+
+class ReplicaLoopTest : public testing::Test {
+ protected:
+  ReplicaLoopTest() {
+    options_.scheduler.context = 100;
+    options_.max_waiting = 2;
+  }
+  ~ReplicaLoopTest() override {
+    channel_.plans.Close();
+    ranks_.Join();
+    loop_.reset();
+  }
+  void Start(bool formed = true) {
+    loop_ = std::make_unique<ReplicaLoop>(options_, MakeFcfs(), clock_, MakeSeededEntropy(1), metrics_, channel_);
+    if (!formed) return;
+    loop_->OnFormed(Epoch{1}, MakeRanks(2, 1, 8, /*arena_slots=*/16, /*tier_slots=*/0));  // 8 blocks of 8 tokens
+    ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.ranks_ready == 1; }));
+  }
+  // A rank that answers every plan.
+  void StartRank() {
+    ranks_ = Thread("rank", [this] {
+      while (std::optional<StepPlan> plan = channel_.plans.Pop()) {
+        StepResult result{.epoch = plan->epoch, .plan = plan->id};
+        for (const PlanSequence& s : plan->sequences) {
+          if (s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 5});
+        }
+        loop_->OnResult(std::move(result));
+      }
+    });
+  }
+  Request Make(int32_t prompt, int32_t max_tokens) {
+    sink_ = std::make_shared<LoopSink>();
+    Request request{.id = RequestId{++next_}, .name = absl::StrCat("r", next_)};
+    request.prompt.assign(prompt, 1);
+    request.max_tokens = max_tokens;
+    request.arrival = clock_.Now();
+    request.deadline = absl::InfiniteFuture();
+    request.sink = sink_;
+    return request;
+  }
+  absl::Status Submit(int32_t prompt, int32_t max_tokens) { return loop_->Submit(Make(prompt, max_tokens)); }
+
+  RealClock clock_;
+  Metrics metrics_{"test"};
+  QueueChannel channel_;
+  ReplicaLoop::Options options_;
+  std::unique_ptr<ReplicaLoop> loop_;
+  std::shared_ptr<LoopSink> sink_;  // of the latest request
+  uint64_t next_ = 0;
+  Thread ranks_;
+};
+
+TEST_F(ReplicaLoopTest, RefusesUntilRanksAreReady) {
+  Start(/*formed=*/false);
+  EXPECT_THAT(Submit(1, 1), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("ranks")));
+  EXPECT_EQ(loop_->Load().ranks, 1);
+  EXPECT_EQ(loop_->Load().ranks_ready, 0);
+}
+
+TEST_F(ReplicaLoopTest, RefusesWhatCanNeverRun) {
+  Start();
+  EXPECT_THAT(Submit(100, 1),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("100"), HasSubstr("context"))));
+  EXPECT_THAT(Submit(0, 1), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("empty")));
+  EXPECT_THAT(Submit(1, 0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_tokens=0")));
+  EXPECT_THAT(Submit(64, 1),
+              StatusIs(absl::StatusCode::kResourceExhausted, AllOf(HasSubstr("never"), HasSubstr("kv.device_bytes"))));
+  EXPECT_OK(Submit(60, 4));
+}
+
+TEST_F(ReplicaLoopTest, ADefaultOfMaxTokensIsLoweredToWhatFits) {
+  Start();
+  StartRank();
+  Request request = Make(40, 60);  // 64 tokens fit
+  request.max_tokens_given = false;
+  ASSERT_OK(loop_->Submit(std::move(request)));
+  const RequestEnd end = sink_->AwaitEnd();
+  EXPECT_OK(end.status);
+  EXPECT_EQ(end.reason, FinishReason::kLength);
+  EXPECT_GE(end.completion_tokens, 12);
+  EXPECT_LE(end.completion_tokens, 24);
+  EXPECT_THAT(Submit(40, 60), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("never")));
+}
+
+TEST_F(ReplicaLoopTest, RefusesMoreThanMayWait) {
+  options_.scheduler.max_running = 1;
+  Start();
+  ASSERT_OK(Submit(1, 9));
+  ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.running == 1 && load.waiting == 0; }));
+  ASSERT_OK(Submit(1, 9));
+  ASSERT_OK(Submit(1, 9));
+  const auto third = sink_;
+  EXPECT_THAT(Submit(1, 9), StatusIs(absl::StatusCode::kResourceExhausted,
+                                     AllOf(HasSubstr("2 requests"), HasSubstr("sched.max_waiting=2"))));
+  loop_->Cancel(RequestId{3});
+  EXPECT_EQ(third->AwaitEnd().status.code(), absl::StatusCode::kCancelled);
+  ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.waiting == 1; }));
+  EXPECT_OK(Submit(1, 9));
+}
+
+TEST_F(ReplicaLoopTest, DrainsWhatRunsAndRefusesTheRest) {
+  Start();
+  ASSERT_OK(Submit(5, 9));
+  const auto running = sink_;
+  EXPECT_FALSE(loop_->Drain(absl::ZeroDuration()));
+  EXPECT_TRUE(loop_->Load().draining);
+  EXPECT_THAT(Submit(1, 1), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("draining")));
+  StartRank();
+  EXPECT_TRUE(loop_->Drain(absl::Seconds(20)));
+  EXPECT_OK(running->AwaitEnd().status);
+}
+
+TEST_F(ReplicaLoopTest, ExplainsByName) {
+  Start();
+  ASSERT_OK(Submit(5, 9));
+  EXPECT_EQ(loop_->Explain("r1")->end.prompt_tokens, 5);
+  EXPECT_THAT(loop_->Explain("r2"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("r2")));
+}
+
+TEST_F(ReplicaLoopTest, WhatWasTakenEndsWhenTheLoopDies) {
+  options_.max_waiting = 1000;
+  for (int round = 0; round < 30; ++round) {
+    Start();
+    std::vector<std::shared_ptr<LoopSink>> sinks;
+    for (int i = 0; i < 20; ++i) {
+      ASSERT_OK(Submit(1, 3));
+      sinks.push_back(sink_);
+    }
+    loop_.reset();
+    for (const auto& sink : sinks) EXPECT_EQ(sink->AwaitEnd().status.code(), absl::StatusCode::kCancelled);
+  }
+}
+
+TEST(LoopOptionsTest, FollowFromTheConfiguration) {
+  Config config;
+  EXPECT_EQ(LoopOptions(config, 77).scheduler.fixed_keep, -1);
+  EXPECT_EQ(LoopOptions(config, 77).scheduler.context, 77);
+  config.kv.keep_layers = "3";
+  config.cluster.stages = 2;
+  EXPECT_EQ(LoopOptions(config, 77).scheduler.fixed_keep, 3);
+  EXPECT_EQ(LoopOptions(config, 77).ranks, 2);
+}
+
+}  // namespace
+}  // namespace interlace

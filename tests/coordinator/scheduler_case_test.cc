@@ -1,0 +1,331 @@
+// Single cases of the scheduler: answers that make no sense, ends, preemption, replicas that shrink.
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "coordinator/scheduler.h"
+#include "tests/coordinator/fake_replica.h"
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+// Keeps plans; the test answers them.
+class KeepingChannel final : public PlanChannel {
+ public:
+  void Send(const StepPlan& plan) override { plans.push_back(plan); }
+  void Reset(const absl::Status& why) override { resets.push_back(why); }
+  std::vector<StepPlan> plans;
+  std::vector<absl::Status> resets;
+};
+
+class SchedulerCase : public testing::Test {
+ protected:
+  void SetUp() override {
+    SetLogSink([](const LogEvent&) {}, LogLevel::kError);
+    options_.context = 1000;
+    options_.rank_timeout = absl::Seconds(60);
+    options_.reform_timeout = absl::Seconds(15);
+  }
+  void TearDown() override {
+    scheduler_.reset();
+    SetLogSink(nullptr, LogLevel::kInfo);
+  }
+
+  // `slots` hold the KV of `stages` stages that have two layers each; blocks of 8 tokens.
+  void Form(int32_t stages, int32_t slots = 1000, int64_t tier_slots = 0) {
+    if (scheduler_ == nullptr) {
+      scheduler_ = std::make_unique<Scheduler>(options_, MakeFcfs(), clock_, MakeSeededEntropy(3), metrics_, channel_);
+    }
+    scheduler_->OnFormed(Epoch{++epoch_}, MakeRanks(2 * stages, stages, 8, slots, tier_slots));
+    Run();
+  }
+  std::shared_ptr<WatchedSink> Admit(int32_t prompt, int32_t max_tokens, uint64_t id = 0) {
+    auto sink = std::make_shared<WatchedSink>();
+    Request request{.id = RequestId{id > 0 ? id : ++next_request_}};
+    request.name = absl::StrCat("r", Value(request.id));
+    request.prompt.assign(prompt, 1);
+    request.max_tokens = max_tokens;
+    request.arrival = clock_.Now();
+    request.deadline = clock_.Now() + deadline_;
+    request.sink = sink;
+    scheduler_->Admit(std::move(request));
+    Run();
+    return sink;
+  }
+  void Run() {
+    scheduler_->RunOnce();
+    scheduler_->CheckInvariants();
+  }
+  // The answer of a stage to the latest plan but `back`; the last stage samples the token 5.
+  StepResult Answer(int32_t stage, bool last, size_t back = 0) const {
+    const StepPlan& plan = channel_.plans[channel_.plans.size() - 1 - back];
+    StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = StageId{stage}};
+    for (const PlanSequence& s : plan.sequences) {
+      if (last && s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 5});
+    }
+    return result;
+  }
+  void Take(StepResult result) {
+    scheduler_->OnResult(std::move(result));
+    Run();
+  }
+  // Answers the plans of a single stage until nothing is left.
+  void AnswerAll() {
+    for (int i = 0; i < 10000 && !scheduler_->idle(); ++i) Take(Answer(0, true));
+    ASSERT_TRUE(scheduler_->idle());
+  }
+  double Stale() const { return metrics_.Total("interlace_stale_messages_total"); }
+
+  ManualClock clock_;
+  Metrics metrics_{"test"};
+  KeepingChannel channel_;
+  Scheduler::Options options_;
+  absl::Duration deadline_ = absl::InfiniteDuration();
+  uint64_t epoch_ = 0, next_request_ = 0;
+  std::unique_ptr<Scheduler> scheduler_;
+};
+
+TEST_F(SchedulerCase, AnswersThatFitNoPlanChangeNothing) {
+  Form(2);
+  const auto sink = Admit(10, 1);
+  ASSERT_THAT(channel_.plans, SizeIs(1));
+  StepResult old_epoch = Answer(1, true), unknown_plan = Answer(1, true), no_stage = Answer(1, true);
+  old_epoch.epoch = Epoch{99};
+  unknown_plan.plan = PlanId{99};
+  no_stage.stage = StageId{2};
+  Take(Answer(0, false));
+  Take(old_epoch);
+  Take(unknown_plan);
+  Take(no_stage);
+  Take(Answer(0, false));  // the same stage again
+  EXPECT_EQ(Stale(), 4);
+  EXPECT_FALSE(sink->end);
+  Take(Answer(1, true));
+  ASSERT_TRUE(sink->end);
+  EXPECT_OK(sink->end->status);
+  EXPECT_EQ(sink->delivered, std::vector<int32_t>{5});
+}
+
+TEST_F(SchedulerCase, ALastStageThatAnswersNoGoodTokenEndsTheRequest) {
+  for (const char* fault : {"index", "attempt", "none", "not finite"}) {
+    SCOPED_TRACE(fault);
+    Form(1);
+    const auto sink = Admit(10, 4);
+    StepResult result = Answer(0, true);
+    if (fault == std::string("index")) result.sampled[0].index = 1;
+    if (fault == std::string("attempt")) result.sampled[0].attempt = 7;
+    if (fault == std::string("none")) result.sampled.clear();
+    if (fault == std::string("not finite")) result.sampled[0].token = -1;
+    Take(result);
+    ASSERT_TRUE(sink->end) << "it would wait for ever";
+    EXPECT_EQ(sink->end->status.code(), absl::StatusCode::kInternal) << sink->end->status;
+    EXPECT_THAT(sink->delivered, SizeIs(0));
+  }
+}
+
+TEST_F(SchedulerCase, UseReportedForARequestThatNeverRanIsIgnored) {
+  options_.max_running = 1;
+  Form(1);
+  const auto first = Admit(10, 2), second = Admit(10, 2);
+  StepResult result = Answer(0, true);
+  result.layers.push_back({.request = RequestId{2}, .layer = LayerId{1}, .bytes_in = 5});
+  result.layers.push_back({.request = RequestId{1}, .layer = LayerId{99}, .bytes_in = 5});
+  result.layers.push_back({.request = RequestId{1}, .layer = LayerId{1}, .bytes_in = 5});
+  Take(result);
+  EXPECT_EQ(scheduler_->Explain("r1")->layers.at(1).bytes_in, 5);
+  EXPECT_THAT(scheduler_->Explain("r2")->layers, SizeIs(0));
+  AnswerAll();
+}
+
+TEST_F(SchedulerCase, ALossRollsBackToTheStartOfABlockThatExists) {
+  options_.chunk_tokens = 12;
+  Form(1);
+  const auto sink = Admit(30, 2);
+  Take(Answer(0, true));  // positions 0-11
+  EXPECT_EQ(channel_.plans.back().sequences[0].start, 12);
+  for (const auto& [block, start] :
+       std::vector<std::pair<int32_t, int32_t>>{{std::numeric_limits<int32_t>::max(), 8}, {1, 8}, {0, 0}}) {
+    StepResult result = Answer(0, true);
+    result.sampled.clear();
+    result.lost.push_back({RequestId{1}, 0, LayerId{0}, block, LossCause::kCorrupt, "test"});
+    Take(result);
+    EXPECT_EQ(channel_.plans.back().sequences[0].start, start) << block;
+  }
+  AnswerAll();
+  EXPECT_OK(sink->end->status);
+  const Explanation explanation = *scheduler_->Explain("r1");
+  EXPECT_EQ(explanation.recomputes, 3);
+  EXPECT_EQ(explanation.recomputed_tokens, 12);
+  EXPECT_THAT(explanation.notes, Contains(HasSubstr("corrupt")));
+}
+
+TEST_F(SchedulerCase, TooManyLossesEndTheRequestAndNameTheSetting) {
+  options_.max_recomputes = 2;
+  for (const auto& [cause, code] :
+       std::vector<std::pair<LossCause, absl::StatusCode>>{{LossCause::kNoSlot, absl::StatusCode::kResourceExhausted},
+                                                           {LossCause::kMissing, absl::StatusCode::kDataLoss}}) {
+    Form(1);
+    const auto sink = Admit(10, 2);
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_FALSE(sink->end);
+      StepResult result = Answer(0, true);
+      result.lost.push_back({RequestId{next_request_}, 0, LayerId{0}, 0, cause, "why"});
+      Take(result);
+    }
+    ASSERT_TRUE(sink->end);
+    EXPECT_THAT(sink->end->status, StatusIs(code, AllOf(HasSubstr("sched.max_recomputes=2"), HasSubstr("why"))));
+  }
+}
+
+TEST_F(SchedulerCase, ACancelledRequestEndsWhenItsPlanIsBackAndIsReleased) {
+  Form(1);
+  const auto sink = Admit(20, 5);
+  scheduler_->Cancel(RequestId{1}, absl::CancelledError("gone"));
+  scheduler_->Cancel(RequestId{77}, absl::CancelledError("unknown ids are ignored"));
+  Run();
+  EXPECT_FALSE(sink->end) << "its blocks are still written to";
+  EXPECT_EQ(scheduler_->Load().blocks_held, 3);
+  Take(Answer(0, true));
+  ASSERT_TRUE(sink->end);
+  EXPECT_THAT(sink->end->status, StatusIs(absl::StatusCode::kCancelled, HasSubstr("gone")));
+  EXPECT_EQ(scheduler_->Load().blocks_held, 0);
+  EXPECT_EQ(channel_.plans.back().releases, std::vector<RequestId>{RequestId{1}});
+  EXPECT_THAT(channel_.plans.back().sequences, SizeIs(0));
+}
+
+TEST_F(SchedulerCase, DyingEndsWhatIsLeftAndKeepsDecidedEnds) {
+  options_.max_running = 2;
+  Form(1);
+  deadline_ = absl::Seconds(5);
+  const auto late = Admit(10, 5);
+  deadline_ = absl::InfiniteDuration();
+  const auto running = Admit(10, 5), waiting = Admit(10, 5);
+  clock_.Advance(absl::Seconds(6));
+  Run();
+  EXPECT_FALSE(late->end);
+  scheduler_.reset();
+  EXPECT_EQ(late->end->status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(running->end->status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(waiting->end->status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(SchedulerCase, ASilentStageIsNamedAndItsRequestsWaitForANewReplica) {
+  Form(2);
+  const auto sink = Admit(10, 2);
+  Take(Answer(0, false));
+  EXPECT_EQ(scheduler_->NextWakeUp(), clock_.Now() + options_.rank_timeout);
+  clock_.Advance(options_.rank_timeout);
+  Run();
+  ASSERT_THAT(channel_.resets, SizeIs(1));
+  EXPECT_THAT(channel_.resets[0],
+              StatusIs(absl::StatusCode::kUnavailable, AllOf(HasSubstr("stage 1"), HasSubstr("cluster.rank_timeout"))));
+  EXPECT_EQ(scheduler_->Load().ranks_ready, 0);
+  EXPECT_EQ(scheduler_->NextWakeUp(), clock_.Now() + options_.reform_timeout);
+  clock_.Advance(options_.reform_timeout);
+  Run();
+  ASSERT_TRUE(sink->end);
+  EXPECT_THAT(sink->end->status, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("stage 1")));
+}
+
+TEST_F(SchedulerCase, AFailedRankResetsTheReplicaWhateverItAnswered) {
+  for (const bool of_no_plan : {false, true}) {
+    Form(1);
+    const auto sink = Admit(10, 2);
+    StepResult result = Answer(0, true);
+    if (of_no_plan) result.plan = PlanId{};
+    result.status = absl::InternalError("the arena burns");
+    const size_t resets = channel_.resets.size();
+    Take(result);
+    ASSERT_THAT(channel_.resets, SizeIs(resets + 1));
+    EXPECT_THAT(std::string(channel_.resets.back().message()), HasSubstr("the arena burns"));
+    Form(1);  // and the request runs on
+    AnswerAll();
+    EXPECT_OK(sink->end->status);
+    EXPECT_EQ(sink->delivered, (std::vector<int32_t>{5, 5}));
+  }
+}
+
+TEST_F(SchedulerCase, TheLatestGivesWayWhenRoomRunsOut) {
+  Form(1, /*slots=*/10);  // 5 blocks with both layers kept
+  const auto first = Admit(15, 17), second = Admit(15, 17);
+  AnswerAll();
+  EXPECT_OK(first->end->status);
+  EXPECT_OK(second->end->status);
+  EXPECT_THAT(first->delivered, SizeIs(17));
+  EXPECT_THAT(second->delivered, SizeIs(17));
+  EXPECT_EQ(scheduler_->Explain("r1")->preemptions, 0);
+  EXPECT_GT(scheduler_->Explain("r2")->preemptions, 0);
+  EXPECT_THAT(scheduler_->Explain("r2")->notes, Contains(HasSubstr("preempted")));
+  EXPECT_LE(first->end->timing.total, second->end->timing.total);
+}
+
+TEST_F(SchedulerCase, WhatASmallerReplicaCannotHoldEndsAndTheRestRuns) {
+  Form(1, 100);
+  const auto large = Admit(200, 2), small = Admit(10, 2);
+  Form(1, 4);
+  EXPECT_THAT(large->end.value().status, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("can never run")));
+  AnswerAll();
+  EXPECT_OK(small->end->status);
+}
+
+TEST_F(SchedulerCase, NobodyNewStartsWhileOneThatRunsFindsNoRoom) {
+  options_.fixed_keep = 2;
+  Form(1, /*slots=*/12);  // 6 blocks
+  const auto first = Admit(24, 30), second = Admit(16, 8), third = Admit(1, 8);
+  for (int i = 0; i < 200 && !scheduler_->idle(); ++i) {
+    Take(Answer(0, true));
+    EXPECT_TRUE(!third->end || second->end) << "overtaken";
+  }
+  EXPECT_OK(first->end.value().status);
+  EXPECT_OK(second->end.value().status);
+  EXPECT_OK(third->end.value().status);
+}
+
+TEST_F(SchedulerCase, StreamsThatDecodeAreSpreadOverThePlansInFlight) {
+  Form(2);
+  std::vector<std::shared_ptr<WatchedSink>> sinks;
+  for (int i = 0; i < 4; ++i) sinks.push_back(Admit(1, 50));
+  for (int round = 0; round < 20; ++round) {
+    for (size_t back : {size_t{1}, size_t{0}}) {
+      const StepPlan& plan = channel_.plans[channel_.plans.size() - 1 - back];
+      StepResult first = Answer(0, false, back), last = Answer(1, true, back);
+      ASSERT_EQ(first.plan, plan.id);
+      scheduler_->OnResult(first);
+      scheduler_->OnResult(last);
+    }
+    Run();
+  }
+  EXPECT_THAT(channel_.plans.back().sequences, SizeIs(2));
+  EXPECT_THAT(channel_.plans[channel_.plans.size() - 2].sequences, SizeIs(2));
+}
+
+TEST_F(SchedulerCase, ExplainsWhatRunsAndTheLast256ThatEnded) {
+  Form(1);
+  for (int i = 0; i < 258; ++i) {
+    Admit(1, 1);
+    AnswerAll();
+  }
+  Admit(9, 3);
+  EXPECT_THAT(scheduler_->Explain("r1"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("'r1'")));
+  EXPECT_THAT(scheduler_->Explain("r2"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("256")));
+  const Explanation ended = scheduler_->Explain("r3").value(), running = scheduler_->Explain("r259").value();
+  EXPECT_EQ(ended.state, "finished");
+  EXPECT_EQ(ended.end.completion_tokens, 1);
+  EXPECT_EQ(running.state, "running");
+  EXPECT_EQ(running.end.prompt_tokens, 9);
+  EXPECT_EQ(running.keep_layers, 2);
+}
+
+}  // namespace
+}  // namespace interlace

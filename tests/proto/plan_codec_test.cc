@@ -1,0 +1,242 @@
+// Plans, results and ranks survive the wire; what no engine of ours writes is refused.
+#include "proto/plan/plan_codec.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/entropy.h"
+#include "proto/cluster.pb.h"
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Uniform in [low, high].
+int32_t Draw(Entropy& e, int32_t low, int32_t high) {
+  return low + static_cast<int32_t>(e.Next() % (static_cast<uint64_t>(high) - low + 1));
+}
+int32_t Count(Entropy& e) { return Draw(e, 0, 1) == 0 ? Draw(e, 0, 5) : Draw(e, 0, 1 << 30); }
+int64_t Amount(Entropy& e) { return static_cast<int64_t>(e.Next() >> Draw(e, 1, 63)); }
+std::string Text(Entropy& e) {  // UTF-8, as `string` fields demand
+  std::string text;
+  for (int32_t n = Draw(e, 0, 12); n > 0; --n) text += Draw(e, 0, 3) == 0 ? std::string("é") : std::string(1, ' ' + n);
+  return text;
+}
+std::string Raw(Entropy& e) {
+  std::string bytes;
+  for (int32_t n = Draw(e, 0, 12); n > 0; --n) bytes.push_back(static_cast<char>(e.Next()));
+  return bytes;
+}
+
+LayerResidencyPlan Residency(Entropy& e) {
+  const int32_t layers = Draw(e, 1, 100);
+  return {layers, Draw(e, 0, layers)};
+}
+
+StepPlan RandomPlan(Entropy& e) {
+  StepPlan plan{.epoch = Epoch{e.Next()}, .id = PlanId{e.Next()}};
+  for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
+    PlanSequence s{.request = RequestId{e.Next()}, .attempt = static_cast<uint32_t>(e.Next())};
+    s.generation = Generation{e.Next()};
+    s.start = Count(e);
+    for (int32_t t = Draw(e, 1, 9); t > 0; --t) s.tokens.push_back(static_cast<int32_t>(e.Next()));
+    s.sample = Draw(e, 0, 1) == 1;
+    s.sample_index = Count(e);
+    s.sampling = {static_cast<float>(Draw(e, 0, 100)) / 7, Count(e), static_cast<float>(Draw(e, 0, 100)) / 100,
+                  e.Next()};
+    s.residency = Residency(e);
+    s.salt = Text(e);
+    plan.sequences.push_back(std::move(s));
+  }
+  for (int32_t n = Draw(e, 0, 4); n > 0; --n) plan.releases.push_back(RequestId{e.Next()});
+  for (int32_t n = Draw(e, 0, 4); n > 0; --n) plan.residency.push_back({RequestId{e.Next()}, Residency(e)});
+  if (Draw(e, 0, 1) == 0) plan.remaining = absl::Microseconds(Count(e));
+  return plan;
+}
+
+StepResult RandomResult(Entropy& e) {
+  StepResult result{.epoch = Epoch{e.Next()}, .plan = PlanId{e.Next()}, .stage = StageId{Count(e)}};
+  const auto code = static_cast<absl::StatusCode>(Draw(e, 0, 16));
+  result.status = absl::Status(code, code == absl::StatusCode::kOk ? "" : Text(e));
+  for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
+    result.sampled.push_back(
+        {RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), Count(e), static_cast<int32_t>(e.Next())});
+  }
+  for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
+    result.lost.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), LayerId{Count(e)}, Count(e),
+                           static_cast<LossCause>(Draw(e, 0, 3)), Text(e)});
+  }
+  for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
+    result.layers.push_back(
+        {RequestId{e.Next()}, LayerId{Count(e)}, Amount(e), Amount(e), Amount(e), Count(e), {Count(e), Count(e)}});
+  }
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) result.tiers.push_back({Amount(e), Amount(e), Amount(e)});
+  result.arena_used = Count(e);
+  for (int64_t* amount : {&result.run_us, &result.stall_us, &result.transfer_in_us, &result.transfer_out_us,
+                          &result.bytes_in, &result.bytes_out}) {
+    *amount = Amount(e);
+  }
+  result.corrupt = Count(e);
+  result.missing = Count(e);
+  return result;
+}
+
+RankInfo RandomRank(Entropy& e) {
+  RankInfo rank;
+  rank.stages = Draw(e, 1, 9);
+  rank.stage = StageId{Draw(e, 0, rank.stages - 1)};
+  rank.incarnation = e.Next();
+  rank.model_digest = Text(e);
+  rank.layers = Draw(e, 1, 200);
+  rank.layer_begin = Draw(e, 0, rank.layers - 1);
+  rank.layer_end = Draw(e, rank.layer_begin + 1, rank.layers);
+  rank.block_tokens = Draw(e, 1, 256);
+  rank.arena_slots = Count(e);
+  rank.slot_bytes = Draw(e, 1, 1 << 30);
+  rank.tier_bytes = Amount(e) >> 4;
+  rank.transport_address = Raw(e);
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) rank.tiers.push_back(Text(e));
+  return rank;
+}
+
+// Through bytes, as on the wire.
+template <typename Message>
+Message Carried(const Message& message) {
+  Message out;
+  EXPECT_TRUE(out.ParseFromString(message.SerializeAsString()));
+  return out;
+}
+
+TEST(PlanCodecTest, WhatIsWrittenIsRead) {
+  const auto entropy = MakeSeededEntropy(11);
+  for (int round = 0; round < 2000; ++round) {
+    const StepPlan plan = RandomPlan(*entropy);
+    v1::StepPlanMessage plan_message;
+    EncodePlan(plan, &plan_message);
+    const auto plan_read = DecodePlan(Carried(plan_message));
+    ASSERT_OK(plan_read);
+    ASSERT_TRUE(*plan_read == plan) << plan.ToString() << "\n" << plan_read->ToString();
+
+    const StepResult result = RandomResult(*entropy);
+    v1::StepResultMessage result_message;
+    EncodeResult(result, &result_message);
+    const auto result_read = DecodeResult(Carried(result_message));
+    ASSERT_OK(result_read);
+    ASSERT_TRUE(*result_read == result) << result.ToString() << "\n" << result_read->ToString();
+
+    const RankInfo rank = RandomRank(*entropy);
+    v1::Register rank_message;
+    EncodeRank(rank, &rank_message);
+    const auto rank_read = DecodeRank(Carried(rank_message));
+    ASSERT_OK(rank_read);
+    ASSERT_TRUE(*rank_read == rank);
+  }
+}
+
+// Each row spoils one field of a good message; the refusal names it.
+template <typename Message>
+using Rows = std::vector<std::pair<const char*, std::function<void(Message&)>>>;
+
+template <typename Message, typename Decode>
+void ExpectRefusals(const Message& good, const Rows<Message>& rows, Decode decode) {
+  ASSERT_OK(decode(good));
+  for (const auto& [field, spoil] : rows) {
+    Message bad = good;
+    spoil(bad);
+    EXPECT_THAT(decode(bad), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(field))) << field;
+  }
+}
+
+TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
+  StepPlan plan;
+  plan.sequences.push_back({.request = RequestId{1}, .tokens = {1}, .residency = {4, 2}});
+  plan.residency.push_back({RequestId{2}, {4, 2}});
+  v1::StepPlanMessage good;
+  EncodePlan(plan, &good);
+  using M = v1::StepPlanMessage;
+  ExpectRefusals<M>(good,
+                    {{"start", [](M& m) { m.mutable_sequences(0)->set_start(-1); }},
+                     {"start", [](M& m) { m.mutable_sequences(0)->set_start(std::numeric_limits<int32_t>::max()); }},
+                     {"tokens", [](M& m) { m.mutable_sequences(0)->clear_tokens(); }},
+                     {"sample_index", [](M& m) { m.mutable_sequences(0)->set_sample_index(-1); }},
+                     {"layers", [](M& m) { m.mutable_sequences(0)->set_layers(0); }},
+                     {"keep_layers", [](M& m) { m.mutable_sequences(0)->set_keep_layers(5); }},
+                     {"keep_layers", [](M& m) { m.mutable_sequences(0)->set_keep_layers(-1); }},
+                     {"residency.layers", [](M& m) { m.mutable_residency(0)->set_layers(0); }},
+                     {"residency.keep_layers", [](M& m) { m.mutable_residency(0)->set_keep_layers(5); }}},
+                    DecodePlan);
+}
+
+TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
+  StepResult result;
+  result.lost.push_back({.request = RequestId{1}});
+  result.layers.push_back({.request = RequestId{1}});
+  result.tiers.push_back({});
+  v1::StepResultMessage good;
+  EncodeResult(result, &good);
+  using M = v1::StepResultMessage;
+  ExpectRefusals<M>(good,
+                    {{"result", [](M& m) { m.set_stage(0xffffffffu); }},
+                     {"result", [](M& m) { m.set_corrupt(0xffffffffu); }},
+                     {"result", [](M& m) { m.set_stall_us(-1); }},
+                     {"result", [](M& m) { m.set_bytes_in(~uint64_t{0}); }},
+                     {"lost.block", [](M& m) { m.mutable_lost(0)->set_block(-1); }},
+                     {"lost.cause", [](M& m) { m.mutable_lost(0)->set_cause(9); }},
+                     {"layers.layer", [](M& m) { m.mutable_layers(0)->set_layer(-1); }},
+                     {"layers", [](M& m) { m.mutable_layers(0)->set_bytes_out(~uint64_t{0}); }},
+                     {"tiers.bytes", [](M& m) { m.mutable_tiers(0)->set_bytes(-1); }}},
+                    DecodeResult);
+  v1::StepResultMessage strange = good;
+  strange.set_status_code(99);
+  ASSERT_OK(DecodeResult(strange));
+  EXPECT_FALSE(DecodeResult(strange)->status.ok()) << "an unknown code is no success";
+}
+
+TEST(PlanCodecTest, RanksThatCannotBeAreRefused) {
+  RankInfo rank{.stage = StageId{1}, .stages = 2, .layers = 4, .layer_begin = 2, .layer_end = 4, .block_tokens = 16};
+  rank.slot_bytes = 1024;
+  v1::Register good;
+  EncodeRank(rank, &good);
+  using M = v1::Register;
+  ExpectRefusals<M>(good,
+                    {{"register.stage", [](M& m) { m.set_stage(2); }},
+                     {"register.stage", [](M& m) { m.set_stages(0); }},
+                     {"register.layer_end", [](M& m) { m.set_layer_end(5); }},
+                     {"register.layer_end", [](M& m) { m.set_layer_begin(4); }},
+                     {"register.block_tokens", [](M& m) { m.set_block_tokens(0); }},
+                     {"register.slot_bytes", [](M& m) { m.set_slot_bytes(0); }},
+                     {"register.slot_bytes", [](M& m) { m.set_slot_bytes(~uint64_t{255}); }},
+                     {"register.tier_bytes", [](M& m) { m.set_tier_bytes(~uint64_t{0}); }},
+                     {"register", [](M& m) { m.set_arena_slots(0xffffffffu); }}},
+                    DecodeRank);
+}
+
+// Bytes that are no message at all, or one of random fields, never crash a decoder.
+TEST(PlanCodecTest, AnyBytesAreTakenOrRefused) {
+  const auto entropy = MakeSeededEntropy(12);
+  int taken = 0;
+  for (int round = 0; round < 3000; ++round) {
+    v1::StepResultMessage result;
+    EncodeResult(RandomResult(*entropy), &result);
+    std::string bytes = result.SerializeAsString();
+    for (int32_t flips = Draw(*entropy, 1, 3); flips > 0 && !bytes.empty(); --flips) {
+      bytes[entropy->Next() % bytes.size()] ^= static_cast<char>(1 << Draw(*entropy, 0, 7));
+    }
+    v1::StepPlanMessage plan;
+    v1::Register rank;
+    if (result.ParseFromString(bytes)) taken += DecodeResult(result).ok() ? 1 : 0;
+    if (plan.ParseFromString(bytes)) taken += DecodePlan(plan).ok() ? 1 : 0;
+    if (rank.ParseFromString(bytes)) taken += DecodeRank(rank).ok() ? 1 : 0;
+  }
+  EXPECT_GT(taken, 0);
+}
+
+}  // namespace
+}  // namespace interlace
