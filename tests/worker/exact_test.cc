@@ -1,0 +1,236 @@
+// Exact by default: where KV lives, how prompts are cut, who runs beside whom and on how many ranks never changes a
+// stream.
+#include <filesystem>
+#include <map>
+
+#include "cli/in_process_replica.h"
+#include "kvstore/server/store_server.h"
+#include "tests/test_model.h"
+#include "tests/worker/pipeline_replica.h"
+#include "tests/worker/streams.h"
+#include "tests/worker/tiny_file.h"
+
+namespace interlace {
+namespace {
+
+constexpr int32_t kAmple = 6000;  // slots
+
+// One way to run the same requests.
+struct Variant {
+  std::string keep = "auto";
+  std::string tiers = "host";
+  int32_t host_blocks = 100000;
+  int32_t slots = kAmple;
+  int32_t chunk = 512;
+  bool together = true;
+  int32_t threads = 1;
+  int32_t stages = 1;
+  std::string ToString() const {
+    return absl::StrCat("keep=", keep, " tiers=", tiers, " host_blocks=", host_blocks, " slots=", slots,
+                        " chunk=", chunk, together ? " together" : " alone", " threads=", threads, " stages=", stages);
+  }
+};
+
+class Model {
+ public:
+  Model(std::string path, int32_t block_tokens, std::vector<Ask> asks)
+      : path_(std::move(path)), block_tokens_(block_tokens), asks_(std::move(asks)) {
+    const auto file = GgufFile::Open(path_);
+    EXPECT_OK(file);
+    const auto spec = ReadModelSpec(**file);
+    EXPECT_OK(spec);
+    slot_bytes_ = KvBlockShape{block_tokens, spec->kv_heads, spec->head_dim}.bytes();
+  }
+
+  Config ConfigOf(const Variant& variant) const {
+    Config config;
+    config.model.path = path_;
+    config.cluster.stages = variant.stages;
+    config.engine.threads = variant.threads;
+    config.kv.block_tokens = block_tokens_;
+    config.kv.keep_layers = variant.keep;
+    config.kv.device_bytes.value = variant.slots * slot_bytes_;
+    config.kv.host_bytes.value = variant.host_blocks * (slot_bytes_ + 64);
+    config.kv.tiers = variant.tiers;
+    config.kv.read_timeout = absl::Seconds(30);
+    config.kv.rocksdb_dir = TestPath("rocksdb");
+    config.kv.rocksdb_bytes.value = int64_t{256} << 20;
+    config.sched.chunk_tokens = variant.chunk;
+    config.sched.step_tokens = std::max(variant.chunk, 16);
+    return config;
+  }
+
+  // `watch` may look at the engine in the middle of the run instead of sending all requests in the usual way.
+  using Watch = std::function<std::vector<Answer>(Clients&)>;
+  std::vector<Answer> Run(const Variant& variant, const Watch& watch = nullptr) const {
+    const Config config = ConfigOf(variant);
+    std::filesystem::remove_all(config.kv.rocksdb_dir);
+    RealClock clock;
+    FaultPoints faults;
+    std::vector<Answer> answers;
+    const auto run = [&](Engine& engine) {
+      Clients clients(engine, clock);
+      answers = watch ? watch(clients) : clients.Run(asks_, variant.together);
+    };
+    if (variant.stages > 1) {
+      auto replica = PipelineReplica::Create(config, clock, faults);
+      EXPECT_OK(replica);
+      run((*replica)->engine());
+      const Holding held = (*replica)->AwaitNothingHeld(clock);
+      EXPECT_TRUE(held.nothing()) << variant.ToString() << ": " << held.sequences << " sequences, " << held.arena_used
+                                  << " slots, " << held.tier_blocks << " stored blocks are left";
+    } else {
+      auto replica = InProcessReplica::Create(config, clock, faults, nullptr, [](int64_t, int64_t) {});
+      EXPECT_OK(replica);
+      run((*replica)->engine());
+    }
+    std::filesystem::remove_all(config.kv.rocksdb_dir);
+    return answers;
+  }
+
+  const std::vector<Answer>& Baseline() const {
+    if (baseline_.empty()) {
+      baseline_ = Run({.keep = "1000", .together = false, .threads = 1});
+      size_t distinct = 0;
+      std::map<std::vector<int32_t>, int> seen;
+      for (size_t i = 0; i < baseline_.size(); ++i) {
+        EXPECT_OK(baseline_[i].status);
+        EXPECT_EQ(baseline_[i].tokens.size(), static_cast<size_t>(asks_[i].max_tokens));
+        distinct += seen[baseline_[i].tokens]++ == 0 ? 1 : 0;
+      }
+      EXPECT_EQ(distinct, baseline_.size()) << "streams that are alike show nothing";
+    }
+    return baseline_;
+  }
+  void Check(const Variant& variant) const { ExpectSameStreams(Baseline(), Run(variant), variant.ToString()); }
+  const std::vector<Ask>& asks() const { return asks_; }
+
+ private:
+  const std::string path_;
+  const int32_t block_tokens_;
+  const std::vector<Ask> asks_;
+  int64_t slot_bytes_ = 0;
+  mutable std::vector<Answer> baseline_;
+};
+
+constexpr int32_t kTinyLayers = 6, kTinyVocab = 290;
+
+const Model& Tiny() {
+  static const TinyFile file({.layers = kTinyLayers});
+  static const Model model(file.path(), 8, RandomAsks(8, 3, 120, 24, kTinyVocab, 11));
+  return model;
+}
+
+TEST(WorkerExactTest, KeptLayersAndTiers) {
+  for (const char* keep : {"0", "1", "3", "6"}) {
+    for (const char* tiers : {"host", "rocksdb", "host,rocksdb"}) {
+      const bool both = std::string(tiers) == "host,rocksdb";
+      Tiny().Check({.keep = keep, .tiers = tiers, .host_blocks = both ? 40 : 100000});
+    }
+  }
+}
+
+TEST(WorkerExactTest, ChunksBatchesThreads) {
+  for (int32_t chunk : {1, 16, 512}) {
+    for (bool together : {false, true}) {
+      for (int32_t threads : {1, 2}) {
+        Tiny().Check({.keep = "3", .chunk = chunk, .together = together, .threads = threads});
+      }
+    }
+  }
+}
+
+TEST(WorkerExactTest, RemoteTier) {
+  auto server = StoreServer::Start({.host_bytes = int64_t{64} << 20});
+  ASSERT_OK(server);
+  const std::unique_ptr<Transport> transport = *MakeUcxTransport({.host = "127.0.0.1"});
+  for (const char* tiers : {"remote", "host,remote"}) {
+    const Variant variant{.keep = "0", .tiers = tiers, .host_blocks = 40};
+    Config config = Tiny().ConfigOf(variant);
+    config.kv.remote = (*server)->address();
+    RealClock clock;
+    FaultPoints faults;
+    auto replica = InProcessReplica::Create(config, clock, faults, transport.get(), [](int64_t, int64_t) {});
+    ASSERT_OK(replica);
+    Clients clients((*replica)->engine(), clock);
+    ExpectSameStreams(Tiny().Baseline(), clients.Run(Tiny().asks(), true), variant.ToString());
+  }
+}
+
+// Too few slots for all: requests take turns, lose layers, are preempted.
+TEST(WorkerExactTest, ScarceDevice) {
+  for (int32_t slots : {26, 32, 60, 150, 400}) {
+    Tiny().Check({.slots = slots});
+    Tiny().Check({.slots = slots, .chunk = 16, .stages = 2});
+  }
+  for (int32_t slots : {26, 60, 150}) Tiny().Check({.keep = "0", .slots = slots, .chunk = 16});
+}
+
+// A stream that had the device for itself gives layers up when others arrive.
+TEST(WorkerExactTest, LoweredWhileRunning) {
+  for (int32_t slots : {140, 200, 300}) {
+    for (int32_t stages : {1, 2}) {
+      const Variant variant{.slots = slots / stages, .stages = stages};
+      int lowered = 0;
+      const std::vector<Answer> answers = Tiny().Run(variant, [&](Clients& clients) {
+        for (size_t i = 0; i < Tiny().asks().size(); ++i) {
+          clients.Submit(Tiny().asks()[i]);
+          clients.WaitForTokens(i, 2);
+        }
+        std::vector<Answer> all;
+        for (size_t i = 0; i < Tiny().asks().size(); ++i) all.push_back(clients.Finish(i));
+        return all;
+      });
+      for (const Answer& answer : answers) {
+        EXPECT_EQ(answer.explanation.recomputes, 0) << absl::StrJoin(answer.explanation.notes, "\n");
+        for (const std::string& note : answer.explanation.notes) {
+          if (note.find("kept layers lowered") != std::string::npos) ++lowered;
+        }
+      }
+      EXPECT_GT(lowered, 0) << variant.ToString();
+      ExpectSameStreams(Tiny().Baseline(), answers, variant.ToString());
+    }
+  }
+}
+
+TEST(WorkerExactTest, Stages) {
+  for (int32_t stages : {1, 2, 3, 6}) {
+    for (const char* keep : {"0", "3", "6"}) Tiny().Check({.keep = keep, .chunk = 16, .stages = stages});
+  }
+  Tiny().Check({.keep = "0", .together = false, .stages = 3});
+}
+
+TEST(WorkerExactTest, AnyCombination) {
+  Random random(5);
+  const auto one_of = [&](auto... options) {
+    const std::vector<std::common_type_t<decltype(options)...>> all{options...};
+    return all[random.Below(static_cast<int64_t>(all.size()))];
+  };
+  for (int i = 0; i < 40; ++i) {
+    Variant variant;
+    variant.keep = one_of("auto", "0", "2", "3", "5", "6");
+    variant.tiers = one_of("host", "host", "rocksdb", "host,rocksdb");
+    variant.host_blocks = variant.tiers == "host" ? 100000 : one_of(1, 40, 300);
+    variant.slots = variant.keep == "auto" ? one_of(30, 70, 200, kAmple) : one_of(900, kAmple);
+    variant.chunk = one_of(1, 3, 7, 16, 512);
+    variant.together = random.Below(4) != 0;
+    variant.threads = one_of(1, 2);
+    variant.stages = one_of(1, 1, 2, 3);
+    Tiny().Check(variant);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(WorkerExactTest, RealModel) {
+  const Model model(TestModelPath(), 16, RandomAsks(5, 20, 70, 10, 49152, 3));
+  for (const char* keep : {"0", "15", "30"}) model.Check({.keep = keep});
+  model.Check({.keep = "0", .tiers = "rocksdb", .chunk = 16, .together = false});
+  model.Check({.keep = "15", .tiers = "host,rocksdb", .host_blocks = 60, .chunk = 16});
+  model.Check({.keep = "30", .chunk = 1, .threads = 2});
+  model.Check({.slots = 150, .chunk = 16});
+  model.Check({.slots = 80, .chunk = 16, .stages = 2});
+  model.Check({.keep = "15", .tiers = "rocksdb", .stages = 3});
+}
+
+}  // namespace
+}  // namespace interlace

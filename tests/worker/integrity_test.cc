@@ -1,0 +1,251 @@
+// Never a wrong token from KV state: damage below the device is found, computed again, counted; or the request ends
+// with a status.
+#include <filesystem>
+
+#include "tests/worker/pipeline_replica.h"
+#include "tests/worker/streams.h"
+#include "tests/worker/tiny_file.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::_;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+constexpr int32_t kLayers = 5, kVocab = 290, kBlockTokens = 8;
+const int64_t kSlotBytes = KvBlockShape{kBlockTokens, 2, 16}.bytes();
+const int64_t kStoredBytes = kSlotBytes + 64;
+
+const std::vector<Ask>& Asks() {
+  static const auto* asks = new std::vector<Ask>(RandomAsks(5, 10, 90, 12, kVocab, 21));
+  return *asks;
+}
+
+Config TinyConfig() {
+  static const TinyFile file({.layers = kLayers});
+  Config config;
+  config.model.path = file.path();
+  config.engine.threads = 1;
+  config.kv.block_tokens = kBlockTokens;
+  config.kv.keep_layers = "0";
+  config.kv.device_bytes.value = 1000 * kSlotBytes;
+  config.kv.host_bytes.value = 100000 * kStoredBytes;
+  config.kv.read_timeout = absl::Seconds(30);
+  config.sched.chunk_tokens = 32;
+  config.sched.max_recomputes = 1000000;
+  return config;
+}
+
+// A replica for one test; at the end the ranks must hold nothing.
+class Rig {
+ public:
+  explicit Rig(const Config& config, const std::string& points = "", uint64_t seed = 1)
+      : faults_(*FaultPoints::Parse(points, seed)),
+        replica_(*PipelineReplica::Create(config, clock_, *faults_)),
+        clients_(replica_->engine(), clock_) {}
+  ~Rig() {
+    const Holding held = replica_->AwaitNothingHeld(clock_);
+    EXPECT_EQ(held.sequences, 0);
+    EXPECT_EQ(held.arena_used, 0);
+    EXPECT_EQ(held.tier_blocks, 0);
+    EXPECT_EQ(held.scheduled_blocks, 0);
+  }
+  Clients& clients() { return clients_; }
+  FaultPoints& faults() { return *faults_; }
+  double Total(const char* metric) { return replica_->metrics().Total(metric); }
+
+ private:
+  RealClock clock_;
+  std::unique_ptr<FaultPoints> faults_;
+  std::unique_ptr<PipelineReplica> replica_;
+  Clients clients_;
+};
+
+const std::vector<Answer>& Clean() {
+  static const auto* clean = [] {
+    Config config = TinyConfig();
+    config.kv.keep_layers = std::to_string(kLayers);
+    Rig rig(config);
+    return new std::vector<Answer>(rig.clients().Run(Asks(), false));
+  }();
+  return *clean;
+}
+
+int32_t Recomputes(const std::vector<Answer>& answers) {
+  int32_t sum = 0;
+  for (const Answer& answer : answers) sum += answer.explanation.recomputes;
+  return sum;
+}
+
+TEST(WorkerIntegrityTest, DamageNeverShowsInAStream) {
+  for (absl::string_view point : kFaultPoints) {
+    for (const double probability : {0.004, 0.25}) {
+      for (const int stages : {1, 2}) {
+        Config config = TinyConfig();
+        config.cluster.stages = stages;
+        // Prompts cut into chunks need what is below; with much damage they would never get through.
+        if (probability > 0.1) config.sched.chunk_tokens = config.sched.step_tokens = 1024;
+        const std::string points = absl::StrCat(point, ":", probability);
+        Rig rig(config, points, 3 + stages);
+        const std::vector<Answer> answers = rig.clients().Run(Asks(), true);
+        ExpectSameStreams(Clean(), answers, absl::StrCat(points, " stages=", stages));
+        EXPECT_GT(rig.faults().fired(point), 0) << points;
+        EXPECT_GT(rig.Total("interlace_kv_block_corrupt_total") + rig.Total("interlace_kv_block_missing_total"), 0)
+            << points;
+        EXPECT_GT(Recomputes(answers), 0) << points;
+        EXPECT_GT(rig.Total("interlace_kv_recomputed_tokens_total"), 0) << points;
+        const bool lost = point == "kv.read_lost";
+        EXPECT_GT(rig.Total(lost ? "interlace_kv_block_missing_total" : "interlace_kv_block_corrupt_total"), 0);
+      }
+    }
+  }
+}
+
+TEST(WorkerIntegrityTest, EveryFaultAtOnceOnScarceDevices) {
+  const std::string points =
+      "kv.flip_at_rest:0.003,kv.flip_in_flight:0.003,kv.swap_layer:0.003,kv.swap_request:0.003,kv.read_lost:0.003";
+  for (const char* tiers : {"host", "host,rocksdb"}) {
+    for (const int stages : {1, 3}) {
+      for (const int slots : {25, 80, 300}) {
+        Config config = TinyConfig();
+        config.kv.keep_layers = "auto";
+        config.kv.tiers = tiers;
+        config.kv.device_bytes.value = slots * kSlotBytes;
+        config.kv.rocksdb_dir = TestPath("rocksdb");
+        config.kv.rocksdb_bytes.value = 64 << 20;
+        if (config.kv.tiers != "host") config.kv.host_bytes.value = 30 * kStoredBytes;
+        config.cluster.stages = stages;
+        config.sched.chunk_tokens = 13;
+        std::filesystem::remove_all(config.kv.rocksdb_dir);
+        {
+          Rig rig(config, points, 5);
+          ExpectSameStreams(Clean(), rig.clients().Run(Asks(), true),
+                            absl::StrCat("tiers=", tiers, " stages=", stages, " slots=", slots));
+        }
+        std::filesystem::remove_all(config.kv.rocksdb_dir);
+      }
+    }
+  }
+}
+
+TEST(WorkerIntegrityTest, HopelessDamageEndsWithAStatus) {
+  for (absl::string_view point : kFaultPoints) {
+    Config config = TinyConfig();
+    config.sched.max_recomputes = 3;
+    Rig rig(config, absl::StrCat(point, ":1"));
+    const std::vector<Answer> answers = rig.clients().Run(Asks(), true);
+    for (size_t i = 0; i < answers.size(); ++i) {
+      const std::string what = absl::StrCat(point, ", request ", i);
+      ExpectPrefix(Clean()[i], answers[i], what);
+      if (point == "kv.swap_request" && answers[i].status.ok()) continue;  // there was no other request's block
+      EXPECT_THAT(answers[i].status, StatusIs(absl::StatusCode::kDataLoss, HasSubstr("max_recomputes=3"))) << what;
+      EXPECT_EQ(answers[i].explanation.recomputes, 4) << what;
+      EXPECT_FALSE(answers[i].explanation.notes.empty());
+    }
+  }
+}
+
+// A tier that answers too late is as good as none.
+TEST(WorkerIntegrityTest, LateReadsAreComputedAgain) {
+  for (const int64_t microseconds : {0, 20, 200}) {
+    Config config = TinyConfig();
+    config.kv.read_timeout = absl::Microseconds(microseconds);
+    Rig rig(config);
+    const std::vector<Answer> answers = rig.clients().Run(Asks(), true);
+    ExpectSameStreams(Clean(), answers, absl::StrCat("read_timeout=", microseconds, "us"));
+    if (microseconds > 0) continue;
+    EXPECT_GT(rig.Total("interlace_kv_block_missing_total"), 0);
+    EXPECT_GT(Recomputes(answers), 0);
+  }
+}
+
+TEST(WorkerIntegrityTest, AnArenaTooSmallRefusesAtOnce) {
+  for (const char* keep : {"auto", "0", "5"}) {
+    Config config = TinyConfig();
+    config.kv.keep_layers = keep;
+    config.kv.device_bytes.value = 3 * kSlotBytes;
+    Rig rig(config);
+    for (const Answer& answer : rig.clients().Run(Asks(), true)) {
+      EXPECT_THAT(answer.status, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("kv.device_bytes")));
+      EXPECT_TRUE(answer.tokens.empty());
+    }
+  }
+  Config config = TinyConfig();
+  config.kv.device_bytes.value = kSlotBytes - 1;
+  RealClock clock;
+  FaultPoints faults;
+  EXPECT_THAT(PipelineReplica::Create(config, clock, faults), StatusIs(absl::StatusCode::kResourceExhausted, _));
+}
+
+// Blocks that no tier takes stay on the device, for as long as it has room.
+TEST(WorkerIntegrityTest, FullTiers) {
+  int finished = 0, refused = 0;
+  for (const int stored : {1, 8, 60}) {
+    for (const int slots : {30, 60, 120, 1000}) {
+      for (const char* keep : {"0", "auto"}) {
+        Config config = TinyConfig();
+        config.kv.keep_layers = keep;
+        config.kv.host_bytes.value = stored * kStoredBytes;
+        config.kv.device_bytes.value = slots * kSlotBytes;
+        config.sched.max_recomputes = 8;
+        const std::string what = absl::StrCat("stored=", stored, " slots=", slots, " keep=", keep);
+        Rig rig(config);
+        const std::vector<Answer> answers = rig.clients().Run(Asks(), true);
+        for (size_t i = 0; i < answers.size(); ++i) {
+          ExpectPrefix(Clean()[i], answers[i], what);
+          if (answers[i].status.ok()) {
+            ++finished;
+            EXPECT_EQ(answers[i].tokens, Clean()[i].tokens) << what;
+          } else {
+            ++refused;
+            EXPECT_THAT(answers[i].status, StatusIs(absl::StatusCode::kResourceExhausted, _)) << what;
+            EXPECT_LT(slots, 1000) << what << ": " << answers[i].status;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(finished, 0);
+  std::printf("%d requests finished, %d ended with ResourceExhausted\n", finished, refused);
+}
+
+TEST(WorkerIntegrityTest, NoTierAtAll) {
+  Config config = TinyConfig();
+  config.kv.tiers = "";
+  Rig rig(config);
+  ExpectSameStreams(Clean(), rig.clients().Run(Asks(), true), "no tier");
+}
+
+// Clients that leave at any moment take everything of theirs along and disturb nobody.
+TEST(WorkerIntegrityTest, CancelledRequestsLeaveNothing) {
+  for (const int stages : {1, 2}) {
+    Config config = TinyConfig();
+    config.cluster.stages = stages;
+    config.sched.chunk_tokens = 8;
+    Rig rig(config, "kv.read_lost:0.01");
+    Random random(stages);
+    std::vector<std::pair<size_t, size_t>> staying;  // index of the ask, of the request
+    for (int round = 0; round < 6; ++round) {
+      std::vector<size_t> leaving;
+      for (size_t i = 0; i < Asks().size(); ++i) {
+        const size_t index = rig.clients().Submit(Asks()[i]);
+        if (random.Below(2) == 0) {
+          staying.emplace_back(i, index);
+        } else {
+          leaving.push_back(index);
+        }
+      }
+      if (!leaving.empty()) rig.clients().WaitForTokens(leaving[0], random.Below(4));
+      for (size_t index : leaving) rig.clients().Cancel(index);
+    }
+    for (const auto& [ask, index] : staying) {
+      const Answer answer = rig.clients().Finish(index);
+      ASSERT_OK(answer.status);
+      EXPECT_EQ(answer.tokens, Clean()[ask].tokens);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace interlace

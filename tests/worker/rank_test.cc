@@ -1,0 +1,102 @@
+// A rank refuses plans that it cannot execute, and forgets everything when told to.
+#include "worker/rank.h"
+
+#include <functional>
+
+#include "tests/status_matchers.h"
+#include "tests/worker/tiny_file.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int32_t kLayers = 3;
+
+class RankTest : public testing::Test {
+ protected:
+  RankTest() {
+    Config config;
+    config.model.path = file_.path();
+    config.engine.threads = 1;
+    config.kv.block_tokens = 8;
+    config.kv.device_bytes.value = 1 << 20;
+    config.kv.host_bytes.value = 1 << 20;
+    config.sched.step_tokens = 32;
+    config.sched.max_running = 4;
+    auto rank = Rank::Create(config, 1, clock_, faults_, nullptr, [](int64_t, int64_t) {});
+    EXPECT_OK(rank);
+    rank_ = *std::move(rank);
+  }
+  static PlanSequence Sequence(uint64_t request, int32_t start, int32_t tokens) {
+    PlanSequence s{.request = RequestId{request}, .attempt = 1, .generation = Generation{request}, .start = start};
+    for (int32_t i = 0; i < tokens; ++i) s.tokens.push_back((start + i) % 200 + 3);
+    s.residency = {kLayers, 1};
+    return s;
+  }
+  StepResult Execute(std::vector<PlanSequence> sequences, std::vector<RequestId> releases = {}) {
+    StepPlan plan{.epoch = Epoch{1}, .id = PlanId{++plans_}};
+    plan.sequences = std::move(sequences);
+    plan.releases = std::move(releases);
+    return rank_->runner().Execute(plan);
+  }
+  const TinyFile file_{{.layers = kLayers}};
+  RealClock clock_;
+  FaultPoints faults_;
+  std::unique_ptr<Rank> rank_;
+  uint64_t plans_ = 0;
+};
+
+TEST_F(RankTest, RefusesPlansThatItCannotExecute) {
+  struct Case {
+    const char* what;
+    std::function<void(std::vector<PlanSequence>&)> spoil;
+  };
+  const Case cases[] = {
+      {"outside the vocabulary", [](auto& s) { s[0].tokens[2] = -1; }},
+      {"outside the vocabulary", [](auto& s) { s[1].tokens[0] = 1 << 20; }},
+      {"sched.step_tokens", [](auto& s) { s[0] = Sequence(1, 0, 40); }},
+      {"sched.max_running",
+       [](auto& s) {
+         s.clear();
+         for (uint64_t i = 1; i <= 5; ++i) s.push_back(Sequence(i, 0, 2)), s.back().sample = true;
+       }},
+      {"twice", [](auto& s) { s[1].request = s[0].request; }},
+      {"twice",
+       [](auto& s) {
+         s[1].request = s[0].request;
+         s[1].attempt = 2;
+       }},
+      {"start", [](auto& s) { s[0].start = -8; }},
+      {"no tokens", [](auto& s) { s[1].tokens.clear(); }},
+      {"layers", [](auto& s) { s[0].residency.layers = 0; }},
+      {"layers", [](auto& s) { s[0].residency.layers = kLayers + 1; }},
+      {"layers", [](auto& s) { s[0].residency.keep = kLayers + 1; }},
+      {"layers", [](auto& s) { s[0].residency.keep = -1; }},
+  };
+  for (const Case& c : cases) {
+    std::vector<PlanSequence> sequences = {Sequence(1, 0, 9), Sequence(2, 0, 3)};
+    c.spoil(sequences);
+    EXPECT_THAT(Execute(sequences).status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.what)));
+  }
+  EXPECT_OK(Execute({Sequence(1, 0, 9), Sequence(2, 0, 3)}).status);
+  EXPECT_EQ(rank_->runner().window().sequences(), 2);
+  EXPECT_OK(Execute({}, {RequestId{1}, RequestId{2}, RequestId{77}}).status);
+  EXPECT_EQ(rank_->runner().window().sequences(), 0);
+}
+
+TEST_F(RankTest, ResetForgetsEverything) {
+  for (int round = 0; round < 20; ++round) {
+    EXPECT_OK(Execute({Sequence(1, 0, 20), Sequence(2, 0, 10)}).status);
+    EXPECT_OK(Execute({Sequence(1, 20, 7)}).status);
+    rank_->runner().Reset();
+    const StepResult report = rank_->runner().Report(Epoch{2});
+    EXPECT_EQ(rank_->runner().window().sequences(), 0);
+    EXPECT_EQ(report.arena_used, 0);
+    ASSERT_EQ(report.tiers.size(), 1);
+    EXPECT_EQ(report.tiers[0].blocks, 0);
+  }
+}
+
+}  // namespace
+}  // namespace interlace

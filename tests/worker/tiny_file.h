@@ -1,0 +1,34 @@
+// A tiny model in a file of this process's own, which goes away with it.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "tests/model/tiny_gguf.h"
+
+namespace interlace {
+
+// Unique among processes, so that several may run the same tests at once.
+inline std::string TestPath(absl::string_view name) {
+  return absl::StrCat(testing::TempDir(), "/interlace_worker_", getpid(), "_", name);
+}
+
+class TinyFile {
+ public:
+  explicit TinyFile(const TinyGgufOptions& options)
+      : path_(WriteTinyGguf(TestPath(absl::StrCat(++count_, ".gguf")), options)) {}
+  ~TinyFile() { std::filesystem::remove(path_); }
+  TinyFile(const TinyFile&) = delete;
+  TinyFile& operator=(const TinyFile&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  static inline int count_ = 0;
+  const std::string path_;
+};
+
+}  // namespace interlace
