@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/log.h"
 #include "tests/coordinator/fake_replica.h"
 #include "tests/coordinator/loop_sink.h"
 #include "tests/status_matchers.h"
@@ -27,6 +28,7 @@ class QueueChannel final : public PlanChannel {
 class ReplicaLoopTest : public testing::Test {
  protected:
   ReplicaLoopTest() {
+    SetLogSink([](const LogEvent&) {}, LogLevel::kError);
     options_.scheduler.context = 100;
     options_.max_waiting = 2;
   }
@@ -34,6 +36,7 @@ class ReplicaLoopTest : public testing::Test {
     channel_.plans.Close();
     ranks_.Join();
     loop_.reset();
+    SetLogSink(nullptr, LogLevel::kInfo);
   }
   void Start(bool formed = true) {
     loop_ = std::make_unique<ReplicaLoop>(options_, MakeFcfs(), clock_, MakeSeededEntropy(1), metrics_, channel_);

@@ -282,7 +282,7 @@ TEST_F(SchedulerCase, WhatASmallerReplicaCannotHoldEndsAndTheRestRuns) {
 TEST_F(SchedulerCase, NobodyNewStartsWhileOneThatRunsFindsNoRoom) {
   options_.fixed_keep = 2;
   Form(1, /*slots=*/12);  // 6 blocks
-  const auto first = Admit(24, 30), second = Admit(16, 8), third = Admit(1, 8);
+  const auto first = Admit(24, 20), second = Admit(16, 8), third = Admit(1, 8);
   for (int i = 0; i < 200 && !scheduler_->idle(); ++i) {
     Take(Answer(0, true));
     EXPECT_TRUE(!third->end || second->end) << "overtaken";
@@ -317,6 +317,7 @@ TEST_F(SchedulerCase, ExplainsWhatRunsAndTheLast256ThatEnded) {
     AnswerAll();
   }
   Admit(9, 3);
+  Take(Answer(0, true));  // of the plan that released the one before
   EXPECT_THAT(scheduler_->Explain("r1"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("'r1'")));
   EXPECT_THAT(scheduler_->Explain("r2"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("256")));
   const Explanation ended = scheduler_->Explain("r3").value(), running = scheduler_->Explain("r259").value();

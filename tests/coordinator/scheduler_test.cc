@@ -25,6 +25,7 @@ class History {
         replica_(*chance_),
         calm_(seed % 3 == 0),
         bursts_(seed % 4 < 2),
+        shuffled_(seed % 5 == 0),
         metrics_("test") {
     const int32_t layers = Draw(*entropy_, 1, 6);
     layers_ = layers;
@@ -131,7 +132,9 @@ class History {
   void Admit() {
     Client client;
     Request& request = client.request;
-    request.id = RequestId{++next_request_};
+    // Ids need not come in the order of arrival.
+    ++next_request_;
+    request.id = RequestId{shuffled_ ? next_request_ * 7919 % 10007 : next_request_};
     request.name = absl::StrCat("r", next_request_);
     request.prompt.resize(Draw(*entropy_, 1, Chance(*entropy_, 70) ? 20 : options_.context - 1));
     for (int32_t& token : request.prompt) token = Draw(*entropy_, 0, kVocab - 1);
@@ -264,6 +267,7 @@ class History {
   FakeReplica replica_;
   const bool calm_;    // nothing fails
   const bool bursts_;  // requests arrive at once
+  const bool shuffled_;
   Metrics metrics_;
   Scheduler::Options options_;
   int32_t layers_ = 0, stages_ = 0, block_tokens_ = 0;
