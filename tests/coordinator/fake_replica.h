@@ -48,7 +48,7 @@ class FakeReplica final : public PlanChannel {
   void Start(Epoch epoch, std::vector<RankInfo> ranks) {
     Stop();
     epoch_ = epoch;
-    for (RankInfo& rank : ranks) ranks_.push_back(Rank{.info = std::move(rank)});
+    for (RankInfo& rank : ranks) ranks_.push_back(Rank{.info = std::move(rank), .former = &former_});
     formed_ = true;
   }
   void Stop() {
@@ -114,8 +114,10 @@ class FakeReplica final : public PlanChannel {
     int32_t extent = 0;           // positions that may take slots
     int32_t keep = 0;
   };
+  using Former = std::map<std::pair<RequestId, StageId>, std::pair<uint32_t, Generation>>;
   struct Rank {
     RankInfo info;
+    Former* former;  // attempts and generations seen before, in any epoch
     std::deque<StepPlan> queue;
     std::deque<StepResult> answers;
     PlanId executed{};
@@ -187,6 +189,12 @@ class FakeReplica final : public PlanChannel {
     auto [it, fresh] = rank.known.try_emplace(s.request);
     Known& kv = it->second;
     if (fresh) {
+      auto [former, first] = rank.former->try_emplace({s.request, rank.info.stage}, s.attempt, s.generation);
+      if (!first) {
+        EXPECT_GT(s.attempt, former->second.first) << "keys of two attempts collide: " << plan.ToString();
+        EXPECT_NE(s.generation, former->second.second) << plan.ToString();
+        former->second = {s.attempt, s.generation};
+      }
       kv.attempt = s.attempt;
       kv.generation = s.generation;
     }
@@ -230,6 +238,7 @@ class FakeReplica final : public PlanChannel {
   std::map<PlanId, std::pair<int32_t, StepPlan>> unanswered_;  // answers missing
   std::vector<StepPlan> plans_;
   std::vector<absl::Status> resets_;
+  Former former_;
   int64_t losses_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // Single cases of the scheduler: answers that make no sense, ends, preemption, replicas that shrink.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <memory>
 #include <string>
@@ -158,6 +159,7 @@ TEST_F(SchedulerCase, ALossRollsBackToTheStartOfABlockThatExists) {
        std::vector<std::pair<int32_t, int32_t>>{{std::numeric_limits<int32_t>::max(), 8}, {1, 8}, {0, 0}}) {
     StepResult result = Answer(0, true);
     result.sampled.clear();
+    result.lost.push_back({RequestId{1}, 0, LayerId{1}, std::max(block, 2), LossCause::kCorrupt, "a later block"});
     result.lost.push_back({RequestId{1}, 0, LayerId{0}, block, LossCause::kCorrupt, "test"});
     Take(result);
     EXPECT_EQ(channel_.plans.back().sequences[0].start, start) << block;

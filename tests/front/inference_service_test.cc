@@ -142,7 +142,7 @@ TEST(InferenceServiceTest, TheCallsDeadlineIsTheRequests) {
   auto reader = rig.stub->Generate(&context, ask);
   const Request request = rig.engine.Await(0);
   EXPECT_GT(request.deadline - request.arrival, absl::Hours(2));
-  EXPECT_LE(request.deadline - request.arrival, absl::Hours(3));
+  EXPECT_LT(request.deadline - request.arrival, absl::Hours(3) + absl::Minutes(3));  // the wire rounds timeouts up
   context.TryCancel();
   EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
 
