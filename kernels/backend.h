@@ -7,9 +7,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/op_context.h"
 #include "kernels/op_table.h"
 #include "kernels/tensor.h"
-#include "kernels/thread_team.h"
 
 namespace interlace {
 
@@ -27,7 +27,10 @@ class Backend {
   virtual ~Backend() = default;
   virtual absl::string_view name() const = 0;
   virtual const OpTable& ops() const = 0;
-  virtual ThreadTeam& team() = 0;
+  // What ops run on. A device's ops are queued; what they wrote is there after Synchronize.
+  virtual OpContext context() = 0;
+  virtual void Synchronize() = 0;
+  virtual int threads() const = 0;
   // ResourceExhausted names the size.
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) = 0;
 };

@@ -44,7 +44,89 @@ void DecodeQ4_1(const uint8_t* block, float* out) {
   }
 }
 
+// Bit i of the 32 high bits belongs to element i.
+void DecodeQ5_0(const uint8_t* block, float* out) {
+  const float scale = F16ToF32(Load<uint16_t>(block));
+  const auto high = Load<uint32_t>(block + 2);
+  for (int i = 0; i < kHalf; ++i) {
+    const int byte = block[6 + i];
+    const int first = (byte & 15) | static_cast<int>((high >> i & 1) << 4);
+    const int second = (byte >> 4) | static_cast<int>((high >> (i + kHalf) & 1) << 4);
+    out[i] = scale * static_cast<float>(first - 16);
+    out[i + kHalf] = scale * static_cast<float>(second - 16);
+  }
+}
+
+void DecodeQ5_1(const uint8_t* block, float* out) {
+  const float scale = F16ToF32(Load<uint16_t>(block));
+  const float minimum = F16ToF32(Load<uint16_t>(block + 2));
+  const auto high = Load<uint32_t>(block + 4);
+  for (int i = 0; i < kHalf; ++i) {
+    const int byte = block[8 + i];
+    const int first = (byte & 15) | static_cast<int>((high >> i & 1) << 4);
+    const int second = (byte >> 4) | static_cast<int>((high >> (i + kHalf) & 1) << 4);
+    out[i] = scale * static_cast<float>(first) + minimum;
+    out[i + kHalf] = scale * static_cast<float>(second) + minimum;
+  }
+}
+
+// Elements come in four stretches of 64: the low halves of 32 bytes, then their high halves.
+void DecodeQ4_K(const uint8_t* block, float* out) {
+  const float scale = F16ToF32(Load<uint16_t>(block));
+  const float minimum = F16ToF32(Load<uint16_t>(block + 2));
+  for (int sub = 0; sub < 8; ++sub) {
+    const SubScales of = SubScalesOfK(block + 4, sub);
+    const float d = scale * static_cast<float>(of.scale), m = minimum * static_cast<float>(of.minimum);
+    const uint8_t* bytes = block + 16 + 32 * (sub / 2);
+    for (int i = 0; i < kBlock; ++i) {
+      const int q = sub % 2 == 0 ? bytes[i] & 15 : bytes[i] >> 4;
+      out[kBlock * sub + i] = d * static_cast<float>(q) - m;
+    }
+  }
+}
+
+// As Q4_K; bit `sub` of high byte i is the fifth bit of element i of sub-block `sub`.
+void DecodeQ5_K(const uint8_t* block, float* out) {
+  const float scale = F16ToF32(Load<uint16_t>(block));
+  const float minimum = F16ToF32(Load<uint16_t>(block + 2));
+  const uint8_t* high = block + 16;
+  for (int sub = 0; sub < 8; ++sub) {
+    const SubScales of = SubScalesOfK(block + 4, sub);
+    const float d = scale * static_cast<float>(of.scale), m = minimum * static_cast<float>(of.minimum);
+    const uint8_t* bytes = block + 48 + 32 * (sub / 2);
+    for (int i = 0; i < kBlock; ++i) {
+      const int low = sub % 2 == 0 ? bytes[i] & 15 : bytes[i] >> 4;
+      const int q = low | (high[i] >> sub & 1) << 4;
+      out[kBlock * sub + i] = d * static_cast<float>(q) - m;
+    }
+  }
+}
+
+// Two stretches of 128: 64 bytes of low halves, 32 bytes of four pairs of high bits; one scale per 16 elements.
+void DecodeQ6_K(const uint8_t* block, float* out) {
+  const float scale = F16ToF32(Load<uint16_t>(block + 208));
+  const auto* scales = reinterpret_cast<const int8_t*>(block + 192);
+  for (int e = 0; e < 256; ++e) {
+    const int part = e / 128, quarter = e % 128 / 32, i = e % 32;
+    const int low_byte = block[64 * part + 32 * (quarter % 2) + i];
+    const int low = quarter < 2 ? low_byte & 15 : low_byte >> 4;
+    const int high = block[128 + 32 * part + i] >> (2 * quarter) & 3;
+    out[e] = scale * static_cast<float>(scales[e / 16]) * static_cast<float>((low | high << 4) - 32);
+  }
+}
+
+template <int kElements, int kBytes>
+void DecodeBlocks(void (*decode)(const uint8_t*, float*), const uint8_t* bytes, int64_t elements, float* out) {
+  for (int64_t i = 0; i < elements / kElements; ++i) decode(bytes + kBytes * i, out + kElements * i);
+}
+
 }  // namespace
+
+SubScales SubScalesOfK(const uint8_t* packed, int sub) {
+  if (sub < 4) return {static_cast<uint8_t>(packed[sub] & 63), static_cast<uint8_t>(packed[sub + 4] & 63)};
+  return {static_cast<uint8_t>((packed[sub + 4] & 15) | (packed[sub - 4] >> 6) << 4),
+          static_cast<uint8_t>((packed[sub + 4] >> 4) | (packed[sub] >> 6) << 4)};
+}
 
 float F16ToF32(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
@@ -90,18 +172,26 @@ void DequantiseRow(DType dtype, const void* row, int64_t elements, float* out) {
       for (int64_t i = 0; i < elements; ++i) out[i] = BF16ToF32(Load<uint16_t>(bytes + 2 * i));
       return;
     case DType::kQ8_0:
-      for (int64_t i = 0; i < elements / kBlock; ++i) DecodeQ8_0(bytes + 34 * i, out + kBlock * i);
-      return;
+      return DecodeBlocks<32, 34>(&DecodeQ8_0, bytes, elements, out);
     case DType::kQ4_0:
-      for (int64_t i = 0; i < elements / kBlock; ++i) DecodeQ4_0(bytes + 18 * i, out + kBlock * i);
-      return;
+      return DecodeBlocks<32, 18>(&DecodeQ4_0, bytes, elements, out);
     case DType::kQ4_1:
-      for (int64_t i = 0; i < elements / kBlock; ++i) DecodeQ4_1(bytes + 20 * i, out + kBlock * i);
-      return;
+      return DecodeBlocks<32, 20>(&DecodeQ4_1, bytes, elements, out);
+    case DType::kQ5_0:
+      return DecodeBlocks<32, 22>(&DecodeQ5_0, bytes, elements, out);
+    case DType::kQ5_1:
+      return DecodeBlocks<32, 24>(&DecodeQ5_1, bytes, elements, out);
+    case DType::kQ4_K:
+      return DecodeBlocks<256, 144>(&DecodeQ4_K, bytes, elements, out);
+    case DType::kQ5_K:
+      return DecodeBlocks<256, 176>(&DecodeQ5_K, bytes, elements, out);
+    case DType::kQ6_K:
+      return DecodeBlocks<256, 210>(&DecodeQ6_K, bytes, elements, out);
+    case DType::kI8:
     case DType::kI32:
       break;
   }
-  CHECK_MSG(false, "I32 is not a weight type");
+  CHECK_MSG(false, "not a weight type");
 }
 
 }  // namespace interlace

@@ -1,5 +1,6 @@
 // Weights to F32, element by element. Every variant of every op produces exactly these values: a product of an 11-bit
-// scale and an 8-bit quantum is exact in F32, so there is one rounding at most (the sum in Q4_1) whatever the code.
+// scale and an 8-bit quantum is exact in F32, and so is one of two scales (f16 x 6 or 8 bits); the order of operations
+// in the source is the definition where more than one rounds.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,12 @@ float F16ToF32(uint16_t bits);
 float BF16ToF32(uint16_t bits);
 // To the nearest F16, ties to even; overflow gives infinity, a NaN stays a quiet NaN.
 uint16_t F32ToF16(float value);
+
+// The 6-bit scale and minimum of sub-block `sub` (0..7) in the 12 bytes that Q4_K and Q5_K pack them in.
+struct SubScales {
+  uint8_t scale, minimum;
+};
+SubScales SubScalesOfK(const uint8_t* packed, int sub);
 
 // out: [elements]. Requires: dtype is a float type or a quantised one; elements is a multiple of its block.
 void DequantiseRow(DType dtype, const void* row, int64_t elements, float* out);

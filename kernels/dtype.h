@@ -7,8 +7,22 @@
 
 namespace interlace {
 
-// Quantised types are rows of blocks of 32 elements, in GGUF's byte layout.
-enum class DType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kI32 };
+// Quantised types are rows of blocks of 32 or 256 elements, in GGUF's byte layout.
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kI8,  // of the KV cache: with scales beside it
+  kI32,
+};
 
 struct DTypeTraits {
   absl::string_view name;
@@ -29,6 +43,18 @@ constexpr DTypeTraits TraitsOf(DType dtype) {
       return {"Q4_0", 32, 18};  // f16 scale, 32 x 4 bits; value = scale * (q - 8)
     case DType::kQ4_1:
       return {"Q4_1", 32, 20};  // f16 scale, f16 minimum, 32 x 4 bits; value = scale * q + minimum
+    case DType::kQ5_0:
+      return {"Q5_0", 32, 22};  // f16 scale, 32 high bits, 32 x 4 bits; value = scale * (q - 16)
+    case DType::kQ5_1:
+      return {"Q5_1", 32, 24};  // f16 scale, f16 minimum, 32 high bits, 32 x 4 bits; value = scale * q + minimum
+    case DType::kQ4_K:
+      return {"Q4_K", 256, 144};  // f16 scale and minimum of 8 pairs of 6 bits (12 bytes), 256 x 4 bits
+    case DType::kQ5_K:
+      return {"Q5_K", 256, 176};  // as Q4_K, with 256 high bits between
+    case DType::kQ6_K:
+      return {"Q6_K", 256, 210};  // 256 x 4 low bits, 256 x 2 high bits, 16 x int8 scales, f16 scale
+    case DType::kI8:
+      return {"I8", 1, 1};
     case DType::kI32:
       return {"I32", 1, 4};
   }

@@ -15,10 +15,12 @@ constexpr OpTable kReference = {
     .rms_norm = &reference::RmsNorm,
     .rope = &reference::Rope,
     .linear = &reference::Linear,
-    .swiglu = &reference::Swiglu,
+    .gated_linear = &reference::GatedLinear,
     .kv_append = &reference::KvAppend,
     .paged_attention = &reference::PagedAttention,
     .sample = &reference::Sample,
+    .weight_bytes = &reference::WeightBytes,
+    .pack_weight = &reference::PackWeight,
 };
 
 // embedding, kv_append and sample are the reference's: copies and a search, where vectors gain next to nothing.
@@ -28,10 +30,12 @@ constexpr OpTable kAvx2 = {
     .rms_norm = &avx2::RmsNorm,
     .rope = &avx2::Rope,
     .linear = &avx2::Linear,
-    .swiglu = &avx2::Swiglu,
+    .gated_linear = &avx2::GatedLinear,
     .kv_append = &reference::KvAppend,
     .paged_attention = &avx2::PagedAttention,
     .sample = &reference::Sample,
+    .weight_bytes = &reference::WeightBytes,
+    .pack_weight = &reference::PackWeight,
 };
 
 bool AlwaysRuns() { return true; }

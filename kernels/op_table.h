@@ -11,26 +11,29 @@
 #include "kernels/embedding/embedding.h"
 #include "kernels/kv_append/kv_append.h"
 #include "kernels/linear/linear.h"
+#include "kernels/op_context.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
-#include "kernels/swiglu/swiglu.h"
 
 namespace interlace {
 
-class ThreadTeam;
-
 struct OpTable {
   absl::string_view name;  // "reference", "avx2"
-  void (*embedding)(const EmbeddingArgs&, ThreadTeam&);
-  void (*rms_norm)(const RmsNormArgs&, ThreadTeam&);
-  void (*rope)(const RopeArgs&, ThreadTeam&);
-  void (*linear)(const LinearArgs&, ThreadTeam&);
-  void (*swiglu)(const SwigluArgs&, ThreadTeam&);
-  void (*kv_append)(const KvAppendArgs&, ThreadTeam&);
-  void (*paged_attention)(const PagedAttentionArgs&, ThreadTeam&);
-  void (*sample)(const SampleArgs&, ThreadTeam&);
+  void (*embedding)(const EmbeddingArgs&, OpContext);
+  void (*rms_norm)(const RmsNormArgs&, OpContext);
+  void (*rope)(const RopeArgs&, OpContext);
+  void (*linear)(const LinearArgs&, OpContext);
+  void (*gated_linear)(const GatedLinearArgs&, OpContext);
+  void (*kv_append)(const KvAppendArgs&, OpContext);
+  void (*paged_attention)(const PagedAttentionArgs&, OpContext);
+  void (*sample)(const SampleArgs&, OpContext);
+
+  // Bytes of a [rows, k] weight in this table's layout, a multiple of 64; 0: the file's own rows are used in place.
+  int64_t (*weight_bytes)(DType dtype, int64_t rows, int64_t k);
+  // Lays rows in the file's layout out for this table. out: weight_bytes, 64-byte aligned, zeroed.
+  void (*pack_weight)(const Tensor& rows, std::byte* out, OpContext);
 };
 
 // The names that FindOpTable knows, slowest first; not all need run on this CPU.

@@ -35,10 +35,23 @@ uint64_t Touch(absl::Span<const std::byte> bytes) {
 
 }  // namespace
 
-WeightReader::WeightReader(const GgufFile& file, int64_t all_bytes, absl::FunctionRef<void(int64_t, int64_t)> progress)
-    : file_(file), all_bytes_(all_bytes), progress_(progress) {}
+WeightReader::WeightReader(const GgufFile& file, Backend& backend, int64_t all_bytes,
+                           absl::FunctionRef<void(int64_t, int64_t)> progress)
+    : file_(file), backend_(backend), all_bytes_(all_bytes), progress_(progress) {}
 
-absl::StatusOr<Tensor> WeightReader::Read(const std::string& name, int64_t rows, int64_t cols) {
+absl::StatusOr<LinearWeight> WeightReader::Read(const std::string& name, int64_t rows, int64_t cols) {
+  ASSIGN_OR_RETURN(const Tensor tensor, Map(name, rows, cols));
+  LinearWeight weight{tensor.dtype, rows, cols, static_cast<const std::byte*>(tensor.data)};
+  const int64_t bytes = backend_.ops().weight_bytes(tensor.dtype, rows, cols);
+  if (bytes == 0) return weight;
+  ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> buffer, backend_.Allocate(bytes));
+  backend_.ops().pack_weight(tensor, buffer->data(), backend_.context());
+  weight.data = buffer->data();
+  buffers_.push_back(std::move(buffer));
+  return weight;
+}
+
+absl::StatusOr<Tensor> WeightReader::Map(const std::string& name, int64_t rows, int64_t cols) {
   const absl::StatusOr<const GgufTensor*> found = file_.Tensor(name);
   if (!found.ok()) return absl::InvalidArgumentError(absl::StrCat(file_.name(), ": tensor ", name, " is missing"));
   const GgufTensor* tensor = *found;
@@ -63,7 +76,7 @@ absl::StatusOr<Tensor> WeightReader::Read(const std::string& name, int64_t rows,
 }
 
 absl::StatusOr<Tensor> WeightReader::ReadVector(const std::string& name, int64_t cols) {
-  ASSIGN_OR_RETURN(const Tensor vector, Read(name, 1, cols));
+  ASSIGN_OR_RETURN(const Tensor vector, Map(name, 1, cols));
   if (vector.dtype != DType::kF32) {
     return absl::UnimplementedError(
         absl::StrCat(file_.name(), ": tensor ", name, " is ", TraitsOf(vector.dtype).name, "; norms are F32"));

@@ -238,6 +238,11 @@ void LayerWindow::StartReads(Running& sequence, LayerId layer, bool may_wait) {
   sequence.reads.push_back(std::move(read));
 }
 
+bool LayerWindow::Arriving(const Running& sequence, LayerId layer) {
+  return std::any_of(sequence.reads.begin(), sequence.reads.end(),
+                     [layer](const Read& read) { return read.layer == layer && !read.ticket.done(); });
+}
+
 void LayerWindow::AwaitReads(Running& sequence, LayerId layer) {
   for (size_t i = 0; i < sequence.reads.size();) {
     Read& read = sequence.reads[i];
@@ -281,51 +286,65 @@ void LayerWindow::CancelAllReads(Running& sequence) {
   while (!sequence.reads.empty()) CancelReads(sequence, sequence.reads.back());
 }
 
-bool LayerWindow::AppendRows(Running& sequence, LayerId layer, const Tensor& k, const Tensor& v) {
+bool LayerWindow::TakeSlots(Running& sequence, LayerId layer) {
   std::vector<BlockPlace>& places = sequence.kv->Layer(layer);
-  std::vector<std::byte*> blocks(places.size());
-  for (size_t block = 0; block < places.size(); ++block) {
+  for (size_t block = sequence.start / options_.shape.block_tokens; block < places.size(); ++block) {
     BlockPlace& place = places[block];
-    const bool written = static_cast<int32_t>(block) >= sequence.start / options_.shape.block_tokens;
-    if (written && !place.slot) {
-      place.slot = TakeSlot(layer);
-      if (!place.slot) {
-        Lose(sequence, layer, static_cast<int32_t>(block), LossCause::kNoSlot,
-             "the device arena is full; raise kv.device_bytes");
-        return false;
-      }
+    if (!place.slot) place.slot = TakeSlot(layer);
+    if (!place.slot) {
+      Lose(sequence, layer, static_cast<int32_t>(block), LossCause::kNoSlot,
+           "the device arena is full; raise kv.device_bytes");
+      return false;
     }
-    blocks[block] = place.slot ? place.slot.data() : nullptr;
   }
-  backend_.ops().kv_append({options_.shape, k.Rows(sequence.row, sequence.rows), v.Rows(sequence.row, sequence.rows),
-                            blocks, sequence.start},
-                           backend_.team());
   return true;
 }
 
+void LayerWindow::AttendReady(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                              std::vector<Running*>* ready) {
+  if (ready->empty()) return;
+  std::vector<std::vector<std::byte*>> blocks;
+  std::vector<SequenceRows> rows;
+  for (Running* sequence : *ready) {
+    std::vector<std::byte*>& mine = blocks.emplace_back();
+    for (const BlockPlace& place : sequence->kv->Layer(layer)) mine.push_back(place.slot.data());
+    rows.push_back({sequence->row, sequence->rows, sequence->start, mine});
+  }
+  backend_.ops().kv_append({options_.shape, k, v, rows}, backend_.context());
+  backend_.ops().paged_attention(
+      {.out = out, .q = q, .shape = options_.shape, .sequences = rows, .heads = options_.heads, .scale = scale_},
+      backend_.context());
+  for (Running* sequence : *ready) {
+    if (sequence->kv->residency.ModeOf(layer) != LayerMode::kStream) continue;
+    for (BlockPlace& place : sequence->kv->Layer(layer)) {
+      if (place.stored() && !place.leaving) place.slot = ArenaSlot();
+    }
+  }
+  ready->clear();
+}
+
 void LayerWindow::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
+  std::vector<Running*> ready;
   for (Running& sequence : running_) {
+    // Those that are ready hold slots which this one may need.
+    const std::vector<BlockPlace>& places = sequence.kv->Layer(layer);
+    const auto wanted =
+        std::count_if(places.begin(), places.end(), [](const BlockPlace& place) { return !place.slot; });
+    if (wanted > arena_.slots() - arena_.used()) AttendReady(layer, q, k, v, out, &ready);
     if (!sequence.lost) StartReads(sequence, layer, /*may_wait=*/true);
-    if (!sequence.lost) AppendRows(sequence, layer, k, v);
+    if (!sequence.lost) TakeSlots(sequence, layer);
+    // Compute rather than wait.
+    if (Arriving(sequence, layer)) AttendReady(layer, q, k, v, out, &ready);
     if (!sequence.lost) AwaitReads(sequence, layer);
-    const Tensor rows = out.Rows(sequence.row, sequence.rows);
     if (sequence.lost) {
       CancelAllReads(sequence);  // others may need the slots
+      const Tensor rows = out.Rows(sequence.row, sequence.rows);
       std::memset(rows.data, 0, rows.bytes());
       continue;
     }
-    std::vector<const std::byte*> blocks;
-    for (const BlockPlace& place : sequence.kv->Layer(layer)) blocks.push_back(place.slot.data());
-    backend_.ops().paged_attention({rows, q.Rows(sequence.row, sequence.rows), nullptr, options_.shape, blocks,
-                                    sequence.start, options_.heads, scale_},
-                                   backend_.team());
-    // The sequence's turn in this layer is over: what is stored makes room for the next sequence's reads.
-    if (sequence.kv->residency.ModeOf(layer) == LayerMode::kStream) {
-      for (BlockPlace& place : sequence.kv->Layer(layer)) {
-        if (place.stored() && !place.leaving) place.slot = ArenaSlot();
-      }
-    }
+    ready.push_back(&sequence);
   }
+  AttendReady(layer, q, k, v, out, &ready);
 }
 
 void LayerWindow::End(LayerId layer) {

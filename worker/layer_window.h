@@ -85,10 +85,16 @@ class LayerWindow final : public LayerKv {
   void Forget(RequestId request);
   void GiveUpBlocks(RequestId request, SequenceKv& kv, LayerId layer, int32_t from);
   void StartReads(Running& sequence, LayerId layer, bool may_wait);
+  static bool Arriving(const Running& sequence, LayerId layer);
   void AwaitReads(Running& sequence, LayerId layer);
   void CancelReads(Running& sequence, Read& read);
   void CancelAllReads(Running& sequence);
-  bool AppendRows(Running& sequence, LayerId layer, const Tensor& k, const Tensor& v);
+  // Slots for the blocks that the sequence's new rows touch.
+  bool TakeSlots(Running& sequence, LayerId layer);
+  // Appends and attends for those whose blocks are all here, in one call of each op; then slots of stored blocks of
+  // streamed layers make room. `ready` is empty afterwards.
+  void AttendReady(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                   std::vector<Running*>* ready);
   // Starts the writes of a streamed layer's blocks below `sealed` that no tier has, and frees slots of those that one
   // has.
   void WriteBack(RequestId request, SequenceKv& kv, LayerId layer, int32_t sealed);

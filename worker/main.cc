@@ -40,7 +40,7 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
   const RankInfo& info = rank->info();
   LOG(INFO) << "rank ready" << KV("stage", Value(info.stage)) << KV("stages", info.stages)
             << KV("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
-            << KV("ops", rank->backend().ops().name) << KV("threads", rank->backend().team().threads())
+            << KV("ops", rank->backend().ops().name) << KV("threads", rank->backend().threads())
             << KV("arena_slots", info.arena_slots);
   PlanIntake intake(*rank, config.cluster.coordinator);
   Thread signals("signals", [&intake, stop_signals] {

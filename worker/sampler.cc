@@ -11,7 +11,7 @@ std::vector<SampledToken> SampleTokens(Backend& backend, const StepPlan& plan, a
                     static_cast<uint64_t>(s.sample_index)});
   }
   std::vector<int32_t> tokens(rows.size(), -1);
-  backend.ops().sample({absl::MakeSpan(tokens), logits, rows}, backend.team());
+  backend.ops().sample({absl::MakeSpan(tokens), logits, rows}, backend.context());
   std::vector<SampledToken> sampled;
   for (size_t row = 0; row < indices.size(); ++row) {
     const PlanSequence& s = plan.sequences[indices[row]];

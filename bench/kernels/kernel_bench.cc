@@ -19,6 +19,7 @@
 #include "kernels/backend.h"
 #include "kernels/linear/linear_cases.h"
 #include "kernels/paged_attention/paged_attention_cases.h"
+#include "tests/kernels/packed_weight.h"
 #include "tests/kernels/paged_kv.h"
 #include "tests/kernels/random_tensor.h"
 
@@ -42,18 +43,11 @@ void SetCounters(benchmark::State& state, double bytes, double flops, double tok
   state.counters["tok/s"] = Counter(tokens, kRate);
 }
 
-// A weight matrix in backend memory, as in a worker.
-struct Weight {
-  std::unique_ptr<DeviceBuffer> buffer;
-  Tensor tensor;
-};
-Weight MakeWeight(Backend& backend, DType dtype, int64_t rows, int64_t k, Random& random) {
-  const std::vector<uint8_t> bytes = RandomWeights(dtype, rows, k, random);
-  Weight weight{backend.Allocate(static_cast<int64_t>(bytes.size())).value(), {}};
-  std::memcpy(weight.buffer->data(), bytes.data(), bytes.size());
-  weight.tensor = {weight.buffer->data(), dtype, rows, k};
-  return weight;
+PackedWeight MakeWeight(Backend& backend, DType dtype, int64_t rows, int64_t k, Random& random) {
+  std::vector<uint8_t> bytes = RandomWeights(dtype, rows, k, random);
+  return PackedWeight(backend.ops(), backend, {bytes.data(), dtype, rows, k}, std::move(bytes));
 }
+double BytesOf(const LinearWeight& w) { return static_cast<double>(w.rows * RowBytes(w.dtype, w.k)); }
 
 void BenchFma(benchmark::State& state) {
   ThreadTeam team(static_cast<int>(state.range(0)));
@@ -70,7 +64,7 @@ void BenchRead(benchmark::State& state) {
   std::unique_ptr<DeviceBuffer> buffer = backend->Allocate(kBytes).value();
   std::memset(buffer->data(), 37, kBytes);
   for (auto _ : state) {
-    backend->team().ParallelFor(kBytes, 4096, [&](int64_t begin, int64_t end) {
+    backend->context().team().ParallelFor(kBytes, 4096, [&](int64_t begin, int64_t end) {
       benchmark::DoNotOptimize(ReadAll(buffer->data() + begin, end - begin));
     });
   }
@@ -80,15 +74,13 @@ void BenchRead(benchmark::State& state) {
 void BenchLinear(benchmark::State& state, const LinearCase& c) {
   std::unique_ptr<Backend> backend = CpuBackend(static_cast<int>(state.range(0)));
   Random random(1);
-  const Weight w = MakeWeight(*backend, c.dtype, c.rows, c.k, random);
+  const PackedWeight w = MakeWeight(*backend, c.dtype, c.rows, c.k, random);
   std::vector<float> x = random.Floats(c.tokens * c.k);
   std::vector<float> y(c.tokens * c.rows);
-  const LinearArgs args{.y = {y.data(), DType::kF32, c.tokens, c.rows},
-                        .x = {x.data(), DType::kF32, c.tokens, c.k},
-                        .w = w.tensor,
-                        .accumulate = c.accumulate};
-  for (auto _ : state) backend->ops().linear(args, backend->team());
-  SetCounters(state, static_cast<double>(w.tensor.bytes()), 2.0 * static_cast<double>(c.tokens * c.rows * c.k),
+  const LinearOut out{{y.data(), DType::kF32, c.tokens, c.rows}, w.weight(), nullptr, c.accumulate};
+  const LinearArgs args{{x.data(), DType::kF32, c.tokens, c.k}, {&out, 1}};
+  for (auto _ : state) backend->ops().linear(args, backend->context());
+  SetCounters(state, BytesOf(w.weight()), 2.0 * static_cast<double>(c.tokens * c.rows * c.k),
               static_cast<double>(c.tokens));
 }
 
@@ -104,20 +96,20 @@ void BenchAttention(benchmark::State& state, const PagedAttentionCase& c) {
     layers.push_back(std::make_unique<PagedKv>(*backend, c.shape, positions, random));
     std::vector<float> k = random.Floats(positions * kv_width);
     std::vector<float> v = random.Floats(positions * kv_width);
-    layers.back()->Append(backend->ops(), k, v, 0, backend->team());
+    layers.back()->Append(backend->ops(), k, v, 0, backend->context());
   }
   std::vector<float> q = random.Floats(c.tokens * width);
   std::vector<float> out(c.tokens * width);
   for (auto _ : state) {
     for (const auto& layer : layers) {
+      const SequenceRows rows{0, c.tokens, c.start, layer->blocks()};
       backend->ops().paged_attention({.out = {out.data(), DType::kF32, c.tokens, width},
                                       .q = {q.data(), DType::kF32, c.tokens, width},
                                       .shape = c.shape,
-                                      .blocks = layer->blocks(),
-                                      .start = c.start,
+                                      .sequences = {&rows, 1},
                                       .heads = c.heads,
                                       .scale = 1 / std::sqrt(static_cast<float>(c.shape.head_dim))},
-                                     backend->team());
+                                     backend->context());
     }
   }
   const double pairs = static_cast<double>(c.tokens) * (static_cast<double>(c.start) + (c.tokens + 1) / 2.0);
@@ -134,31 +126,37 @@ void BenchStepLinears(benchmark::State& state, int64_t tokens) {
     int64_t k;
   };
   constexpr Shape kLayer[] = {{576, 576}, {192, 576}, {192, 576}, {576, 576}, {1536, 576}, {1536, 576}, {576, 1536}};
-  std::vector<Weight> weights;
+  std::vector<PackedWeight> weights;
   double bytes = 0;
   double flops = 0;
   for (int l = 0; l < 30; ++l) {
     for (const Shape& shape : kLayer) {
       weights.push_back(MakeWeight(*backend, DType::kQ4_1, shape.rows, shape.k, random));
       flops += 2.0 * static_cast<double>(tokens * shape.rows * shape.k);
+      bytes += BytesOf(weights.back().weight());
     }
   }
-  const Weight head = MakeWeight(*backend, DType::kQ8_0, 49152, 576, random);
+  const PackedWeight head = MakeWeight(*backend, DType::kQ8_0, 49152, 576, random);
   flops += 2.0 * 49152 * 576;
-  for (const Weight& weight : weights) bytes += static_cast<double>(weight.tensor.bytes());
-  bytes += static_cast<double>(head.tensor.bytes());
+  bytes += BytesOf(head.weight());
   std::vector<float> x = random.Floats(tokens * 1536);
-  std::vector<float> y(std::max<int64_t>(tokens * 1536, 49152));
+  std::vector<float> y(std::max<int64_t>(tokens * 1536, 49152)), k(tokens * 192), v(tokens * 192);
+  const auto view = [&](std::vector<float>& values, int64_t cols) {
+    return Tensor{values.data(), DType::kF32, tokens, cols};
+  };
   for (auto _ : state) {
-    for (const Weight& weight : weights) {
-      backend->ops().linear({.y = {y.data(), DType::kF32, tokens, weight.tensor.rows},
-                             .x = {x.data(), DType::kF32, tokens, weight.tensor.cols},
-                             .w = weight.tensor},
-                            backend->team());
+    for (size_t l = 0; l < weights.size(); l += 7) {
+      const PackedWeight* w = &weights[l];
+      const OpContext on = backend->context();
+      backend->ops().linear(
+          {view(x, 576), {{view(y, 576), w[0].weight()}, {view(k, 192), w[1].weight()}, {view(v, 192), w[2].weight()}}},
+          on);
+      backend->ops().linear({view(x, 576), {{view(y, 576), w[3].weight()}}}, on);
+      backend->ops().gated_linear({view(y, 1536), view(x, 576), w[4].weight(), w[5].weight()}, on);
+      backend->ops().linear({view(x, 1536), {{view(y, 576), w[6].weight()}}}, on);
     }
-    backend->ops().linear(
-        {.y = {y.data(), DType::kF32, 1, 49152}, .x = {x.data(), DType::kF32, 1, 576}, .w = head.tensor},
-        backend->team());
+    backend->ops().linear({{x.data(), DType::kF32, 1, 576}, {{{y.data(), DType::kF32, 1, 49152}, head.weight()}}},
+                          backend->context());
   }
   SetCounters(state, bytes, flops, static_cast<double>(tokens));
 }

@@ -11,7 +11,7 @@
 #include "kernels/rms_norm/rms_norm_cases.h"
 #include "kernels/rope/rope_cases.h"
 #include "kernels/sample/sample_cases.h"
-#include "kernels/swiglu/swiglu_cases.h"
+#include "tests/kernels/packed_weight.h"
 #include "tests/kernels/paged_kv.h"
 #include "tests/kernels/random_tensor.h"
 
@@ -28,9 +28,8 @@ void BenchEmbedding(benchmark::State& state, Backend& backend, const EmbeddingCa
   std::vector<int32_t> tokens(c.tokens);
   for (int32_t& token : tokens) token = static_cast<int32_t>(random.Below(c.vocab));
   std::vector<float> out(c.tokens * c.width);
-  for (auto _ : state) {
-    backend.ops().embedding({View(out, c.width), {bytes.data(), c.dtype, c.vocab, c.width}, tokens}, backend.team());
-  }
+  const PackedWeight table(backend.ops(), backend, {bytes.data(), c.dtype, c.vocab, c.width});
+  for (auto _ : state) backend.ops().embedding({View(out, c.width), table.weight(), tokens}, backend.context());
 }
 
 void BenchRmsNorm(benchmark::State& state, Backend& backend, const RmsNormCase& c) {
@@ -39,7 +38,7 @@ void BenchRmsNorm(benchmark::State& state, Backend& backend, const RmsNormCase& 
   std::vector<float> weight = random.Floats(c.width);
   std::vector<float> out(x.size());
   for (auto _ : state) {
-    backend.ops().rms_norm({View(out, c.width), View(x, c.width), View(weight, c.width)}, backend.team());
+    backend.ops().rms_norm({View(out, c.width), View(x, c.width), View(weight, c.width)}, backend.context());
   }
 }
 
@@ -53,17 +52,7 @@ void BenchRope(benchmark::State& state, Backend& backend, const RopeCase& c) {
   std::vector<int32_t> positions(c.tokens);
   std::iota(positions.begin(), positions.end(), c.first_position);
   for (auto _ : state) {
-    backend.ops().rope({View(x, c.heads * c.head_dim), positions, frequencies, c.head_dim}, backend.team());
-  }
-}
-
-void BenchSwiglu(benchmark::State& state, Backend& backend, const SwigluCase& c) {
-  Random random(1);
-  std::vector<float> gate = random.Floats(c.tokens * c.width, c.spread);
-  std::vector<float> up = random.Floats(c.tokens * c.width);
-  std::vector<float> out(gate.size());
-  for (auto _ : state) {
-    backend.ops().swiglu({View(out, c.width), View(gate, c.width), View(up, c.width)}, backend.team());
+    backend.ops().rope({View(x, c.heads * c.head_dim), positions, frequencies, c.head_dim}, backend.context());
   }
 }
 
@@ -73,7 +62,7 @@ void BenchKvAppend(benchmark::State& state, Backend& backend, const KvAppendCase
   std::vector<float> k = random.Floats(c.tokens * width);
   std::vector<float> v = random.Floats(c.tokens * width);
   PagedKv kv(backend, c.shape, c.start + c.tokens, random);
-  for (auto _ : state) kv.Append(backend.ops(), k, v, c.start, backend.team());
+  for (auto _ : state) kv.Append(backend.ops(), k, v, c.start, backend.context());
 }
 
 void BenchSample(benchmark::State& state, Backend& backend, const SampleCase& c) {
@@ -83,7 +72,7 @@ void BenchSample(benchmark::State& state, Backend& backend, const SampleCase& c)
   std::vector<int32_t> tokens(c.rows);
   for (auto _ : state) {
     for (SampleRow& row : rows) ++row.index;
-    backend.ops().sample({absl::MakeSpan(tokens), View(logits, c.vocab), rows}, backend.team());
+    backend.ops().sample({absl::MakeSpan(tokens), View(logits, c.vocab), rows}, backend.context());
   }
 }
 
@@ -105,7 +94,6 @@ void RegisterSmallOps(const MakeBackendFor& backend_for, const RegisterBench& ad
   RegisterCases("embedding", kEmbeddingCases, BenchEmbedding, backend_for, add);
   RegisterCases("rms_norm", kRmsNormCases, BenchRmsNorm, backend_for, add);
   RegisterCases("rope", kRopeCases, BenchRope, backend_for, add);
-  RegisterCases("swiglu", kSwigluCases, BenchSwiglu, backend_for, add);
   RegisterCases("kv_append", kKvAppendCases, BenchKvAppend, backend_for, add);
   RegisterCases("sample", kSampleCases, BenchSample, backend_for, add);
 }

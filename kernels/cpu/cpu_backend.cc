@@ -40,7 +40,9 @@ class CpuBackend final : public Backend {
   CpuBackend(const OpTable& ops, int threads) : ops_(ops), team_(threads) {}
   absl::string_view name() const override { return "cpu"; }
   const OpTable& ops() const override { return ops_; }
-  ThreadTeam& team() override { return team_; }
+  OpContext context() override { return team_; }
+  void Synchronize() override {}
+  int threads() const override { return team_.threads(); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override {
     if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat("cannot allocate ", bytes, " bytes"));

@@ -4,30 +4,31 @@
 #include "kernels/embedding/embedding.h"
 #include "kernels/kv_append/kv_append.h"
 #include "kernels/linear/linear.h"
+#include "kernels/op_context.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
-#include "kernels/swiglu/swiglu.h"
-#include "kernels/thread_team.h"
 
 // Plain loops: the definition of each op.
 namespace interlace::reference {
-void Embedding(const EmbeddingArgs& args, ThreadTeam& team);
-void RmsNorm(const RmsNormArgs& args, ThreadTeam& team);
-void Rope(const RopeArgs& args, ThreadTeam& team);
-void Linear(const LinearArgs& args, ThreadTeam& team);
-void Swiglu(const SwigluArgs& args, ThreadTeam& team);
-void KvAppend(const KvAppendArgs& args, ThreadTeam& team);
-void PagedAttention(const PagedAttentionArgs& args, ThreadTeam& team);
-void Sample(const SampleArgs& args, ThreadTeam& team);
+void Embedding(const EmbeddingArgs& args, OpContext on);
+void RmsNorm(const RmsNormArgs& args, OpContext on);
+void Rope(const RopeArgs& args, OpContext on);
+void Linear(const LinearArgs& args, OpContext on);
+void GatedLinear(const GatedLinearArgs& args, OpContext on);
+void KvAppend(const KvAppendArgs& args, OpContext on);
+void PagedAttention(const PagedAttentionArgs& args, OpContext on);
+void Sample(const SampleArgs& args, OpContext on);
+int64_t WeightBytes(DType dtype, int64_t rows, int64_t k);
+void PackWeight(const Tensor& rows, std::byte* out, OpContext on);
 }  // namespace interlace::reference
 
 // Requires a CPU with AVX2, FMA and F16C.
 namespace interlace::avx2 {
-void RmsNorm(const RmsNormArgs& args, ThreadTeam& team);
-void Rope(const RopeArgs& args, ThreadTeam& team);
-void Linear(const LinearArgs& args, ThreadTeam& team);
-void Swiglu(const SwigluArgs& args, ThreadTeam& team);
-void PagedAttention(const PagedAttentionArgs& args, ThreadTeam& team);
+void RmsNorm(const RmsNormArgs& args, OpContext on);
+void Rope(const RopeArgs& args, OpContext on);
+void Linear(const LinearArgs& args, OpContext on);
+void GatedLinear(const GatedLinearArgs& args, OpContext on);
+void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 }  // namespace interlace::avx2

@@ -3,6 +3,9 @@
 // adds the lanes. One token reads the weights straight from their blocks; several share a dequantised panel.
 #include <string.h>
 
+#include <cmath>
+#include <vector>
+
 #include "common/check.h"
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/cpu/variants.h"
@@ -297,20 +300,18 @@ void Rows(const Call& call, int64_t begin, int64_t end) {
   }
 }
 
-}  // namespace
-
-void Linear(const LinearArgs& args, ThreadTeam& team) {
-  if (args.x.rows == 0) return;
-  const Call call{.x = args.x.f32(),
-                  .w = static_cast<const uint8_t*>(args.w.data),
-                  .y = args.y.f32(),
-                  .tokens = args.x.rows,
-                  .k = args.w.cols,
-                  .rows = args.w.rows,
-                  .row_bytes = RowBytes(args.w.dtype, args.w.cols),
-                  .accumulate = args.accumulate};
+void Multiply(const Tensor& input, const LinearOut& out, OpContext on) {
+  if (input.rows == 0) return;
+  const Call call{.x = input.f32(),
+                  .w = reinterpret_cast<const uint8_t*>(out.w.data),
+                  .y = out.y.f32(),
+                  .tokens = input.rows,
+                  .k = out.w.k,
+                  .rows = out.w.rows,
+                  .row_bytes = RowBytes(out.w.dtype, out.w.k),
+                  .accumulate = out.accumulate};
   void (*rows)(const Call&, int64_t, int64_t) = nullptr;
-  switch (args.w.dtype) {
+  switch (out.w.dtype) {
     case DType::kF32:
       rows = &Rows<F32>;
       break;
@@ -329,10 +330,35 @@ void Linear(const LinearArgs& args, ThreadTeam& team) {
     case DType::kQ4_1:
       rows = &Rows<Q4_1>;
       break;
-    case DType::kI32:
-      CHECK_MSG(false, "I32 is not a weight type");
+    default:
+      CHECK_MSG(false, "not a weight type of this table");
   }
-  team.ParallelFor(call.rows, kRowsPerTask, [&](int64_t begin, int64_t end) { rows(call, begin, end); });
+  on.team().ParallelFor(call.rows, kRowsPerTask, [&](int64_t begin, int64_t end) { rows(call, begin, end); });
+  if (out.bias == nullptr) return;
+  for (int64_t t = 0; t < call.tokens; ++t) {
+    for (int64_t r = 0; r < call.rows; ++r) out.y.f32_row(t)[r] += out.bias[r];
+  }
+}
+
+}  // namespace
+
+void Linear(const LinearArgs& args, OpContext on) {
+  for (const LinearOut& out : args.outs) Multiply(args.x, out, on);
+}
+
+void GatedLinear(const GatedLinearArgs& args, OpContext on) {
+  std::vector<float> up(args.out.rows * args.out.cols);
+  const Tensor ups{up.data(), DType::kF32, args.out.rows, args.out.cols};
+  Multiply(args.x, {args.out, args.gate}, on);
+  Multiply(args.x, {ups, args.up}, on);
+  float* out = args.out.f32();
+  for (size_t i = 0; i < up.size(); ++i) {
+    const float v = out[i];
+    const float act = args.kind == GateKind::kSilu
+                          ? v / (1 + std::exp(-v))
+                          : 0.5f * v * (1 + std::tanh(0.7978845608028654f * (v + 0.044715f * v * v * v)));
+    out[i] = act * up[i];
+  }
 }
 
 }  // namespace interlace::avx2

@@ -1,18 +1,22 @@
-// paged_attention: causal attention of consecutive query tokens of one sequence over its paged KV, with log-sum-exp.
+// paged_attention: causal attention of the query rows of a step over each sequence's paged KV, with log-sum-exp. All
+// sequences of the call share one parallel region.
 //
-// Row t sits at position start + t and sees positions [0, start + t]. Query head h reads KV head h / (heads/kv_heads).
-// scores = scale * q.k; out = softmax(scores) v; lse = log(sum(exp(scores))). Positions beyond the row's own are never
-// read into a result, so a block's unwritten tail may hold anything, NaN included.
-// Sources: Kwon et al., "PagedAttention", 2023 (pages); Milakov, Gimelshein, "Online normalizer", 2018 (one pass).
+// A row at position p of its sequence sees positions [max(0, p + 1 - window), p]; window 0 sees all. Query head h reads
+// KV head h / (heads / kv_heads). scores = scale * q.k, then soft_cap * tanh(scores / soft_cap) where soft_cap > 0;
+// out = softmax(scores) v; lse = log(sum(exp(scores))). Positions that a row does not see are never read into a result,
+// so a block's unwritten tail may hold anything, NaN included.
+// Sources: Kwon et al., "PagedAttention", 2023 (pages); Milakov, Gimelshein, "Online normalizer", 2018 (one pass);
+// Dao et al., "Flash-Decoding", 2023 (splits of one row, merged by log-sum-exp); Gemma 2, 2024 (soft cap).
 //
-// The order of sums is fixed by position (tiles of block_tokens from position 0), so that a row's result depends
-// neither on the chunk it came in nor on where blocks lie.
+// The order of sums is fixed by position (tiles and splits counted from position 0), so that a row's result depends
+// neither on the chunk it came in, nor on who else is in the call, nor on where blocks lie or how many threads there
+// are.
 #pragma once
 
 #include <cstddef>
 
 #include "absl/types/span.h"
-#include "kernels/kv_append/kv_append.h"
+#include "kernels/paged_attention/kv_block.h"
 #include "kernels/tensor.h"
 
 namespace interlace {
@@ -22,11 +26,12 @@ struct PagedAttentionArgs {
   Tensor q;              // F32 [tokens, heads * head_dim]
   float* lse = nullptr;  // [tokens, heads], or null
   KvBlockShape shape;
-  absl::Span<const std::byte* const> blocks;  // blocks 0 .. (start + tokens - 1) / block_tokens, all non-null
-  int32_t start = 0;
-  int32_t heads = 0;  // multiple of kv_heads
-  float scale = 1;    // 1 / sqrt(head_dim) as a rule
+  absl::Span<const SequenceRows> sequences;  // rows of no sequence are left alone
+  int32_t heads = 0;                         // multiple of kv_heads
+  float scale = 1;                           // 1 / sqrt(head_dim) as a rule
+  int32_t window = 0;                        // positions; 0: all
+  float soft_cap = 0;                        // 0: none
 };
-inline constexpr double kPagedAttentionTolerance = 5e-6;
+inline constexpr double kPagedAttentionTolerance = 5e-6;  // both sides read the same stored KV
 
 }  // namespace interlace

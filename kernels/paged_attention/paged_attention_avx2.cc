@@ -13,6 +13,17 @@
 namespace interlace::avx2 {
 namespace {
 
+// One sequence of the call.
+struct Call {
+  Tensor out, q;  // its rows
+  float* lse;
+  KvBlockShape shape;
+  absl::Span<std::byte* const> blocks;
+  int32_t start;
+  int32_t heads;
+  float scale;
+};
+
 constexpr int kRowTile = 6;             // rows that share a pass over a tile's K and V
 constexpr int64_t kMaxRows = 24;        // rows that share a walk over the blocks: their state stays in the cache
 constexpr int64_t kMaxElements = 8192;  // of a walk's outputs
@@ -145,8 +156,7 @@ void Softmax(float scale, int64_t block_tokens, int64_t visible, int64_t head_di
 
 // One tile for M rows that see the same `visible` positions of it.
 template <int M>
-void TileRows(const PagedAttentionArgs& args, const float* k, const float* v, int64_t visible, int64_t row,
-              Scratch& scratch) {
+void TileRows(const Call& args, const float* k, const float* v, int64_t visible, int64_t row, Scratch& scratch) {
   constexpr int kWide = M <= 3 ? 4 : 2;  // vectors beside M rows that the registers hold
   const int64_t block_tokens = args.shape.block_tokens;
   const int64_t head_dim = args.shape.head_dim;
@@ -174,8 +184,8 @@ void TileRows(const PagedAttentionArgs& args, const float* k, const float* v, in
   for (; d < head_dim; d += kLanes) AddValues<M, 1>(weights, block_tokens, v + d, head_dim, visible, outputs + d);
 }
 
-void TileAnyRows(const PagedAttentionArgs& args, const float* k, const float* v, int64_t visible, int64_t row,
-                 int64_t end, Scratch& scratch) {
+void TileAnyRows(const Call& args, const float* k, const float* v, int64_t visible, int64_t row, int64_t end,
+                 Scratch& scratch) {
   for (; row + kRowTile <= end; row += kRowTile) TileRows<kRowTile>(args, k, v, visible, row, scratch);
   switch (end - row) {
     case 5:
@@ -200,7 +210,7 @@ void TileAnyRows(const PagedAttentionArgs& args, const float* k, const float* v,
 
 // Calls body(Group) for each KV head of the walk.
 template <typename Body>
-[[gnu::always_inline]] inline void ForGroups(const PagedAttentionArgs& args, const Walk& walk, Body body) {
+[[gnu::always_inline]] inline void ForGroups(const Call& args, const Walk& walk, Body body) {
   const int64_t group = args.heads / args.shape.kv_heads;
   const int64_t end = walk.first_head + walk.heads;
   for (int64_t head = walk.first_head; head < end;) {
@@ -210,7 +220,7 @@ template <typename Body>
   }
 }
 
-void Begin(const PagedAttentionArgs& args, const Walk& walk, Scratch& scratch) {
+void Begin(const Call& args, const Walk& walk, Scratch& scratch) {
   const int64_t head_dim = args.shape.head_dim;
   ForGroups(args, walk, [&](const Group& group) {
     for (int64_t i = 0; i < walk.tokens * group.heads; ++i) {
@@ -225,7 +235,7 @@ void Begin(const PagedAttentionArgs& args, const Walk& walk, Scratch& scratch) {
   }
 }
 
-void Finish(const PagedAttentionArgs& args, const Walk& walk, const Scratch& scratch) {
+void Finish(const Call& args, const Walk& walk, const Scratch& scratch) {
   const int64_t head_dim = args.shape.head_dim;
   ForGroups(args, walk, [&](const Group& group) {
     for (int64_t i = 0; i < walk.tokens * group.heads; ++i) {
@@ -253,7 +263,7 @@ void Prefetch(const float* from, int64_t floats) {
 }
 
 // The tile of block b for the rows of one KV head.
-void AttendTile(const PagedAttentionArgs& args, const Walk& walk, const Group& group, int64_t b, Scratch& scratch) {
+void AttendTile(const Call& args, const Walk& walk, const Group& group, int64_t b, Scratch& scratch) {
   const int64_t block_tokens = args.shape.block_tokens;
   const int64_t head_elements = block_tokens * args.shape.head_dim;
   const std::byte* const* blocks = args.blocks.data();
@@ -280,7 +290,7 @@ void AttendTile(const PagedAttentionArgs& args, const Walk& walk, const Group& g
               scratch);
 }
 
-void Attend(const PagedAttentionArgs& args, const Walk& walk, Scratch& scratch) {
+void Attend(const Call& args, const Walk& walk, Scratch& scratch) {
   Begin(args, walk, scratch);
   const int64_t last = (args.start + walk.first_token + walk.tokens - 1) / args.shape.block_tokens;
   for (int64_t b = 0; b <= last; ++b) {
@@ -290,7 +300,7 @@ void Attend(const PagedAttentionArgs& args, const Walk& walk, Scratch& scratch) 
 }
 
 // Few tokens: [begin, end) counts heads, token after token; those of one token walk together.
-void AttendHeads(const PagedAttentionArgs& args, int64_t max_rows, int64_t begin, int64_t end) {
+void AttendHeads(const Call& args, int64_t max_rows, int64_t begin, int64_t end) {
   Scratch scratch;
   while (begin < end) {
     const int64_t head = begin % args.heads;
@@ -311,7 +321,7 @@ struct Tasks {
 
 // Many tokens: [begin, end) counts tasks, tile after tile. Later tokens see more: tiles are dealt from both ends, so
 // that equal numbers of tasks are about equal work.
-void AttendTiles(const PagedAttentionArgs& args, const Tasks& tasks, int64_t begin, int64_t end) {
+void AttendTiles(const Call& args, const Tasks& tasks, int64_t begin, int64_t end) {
   const int64_t group = args.heads / args.shape.kv_heads;
   Scratch scratch;
   for (int64_t i = begin; i < end; ++i) {
@@ -329,9 +339,7 @@ void AttendTiles(const PagedAttentionArgs& args, const Tasks& tasks, int64_t beg
   }
 }
 
-}  // namespace
-
-void PagedAttention(const PagedAttentionArgs& args, ThreadTeam& team) {
+void AttendSequence(const Call& args, OpContext on) {
   const int64_t tokens = args.q.rows;
   const int64_t head_dim = args.shape.head_dim;
   if (tokens == 0) return;
@@ -347,12 +355,29 @@ void PagedAttention(const PagedAttentionArgs& args, ThreadTeam& team) {
   tasks.pieces = args.shape.kv_heads * tasks.pieces_per_group;
   tasks.tile_tokens = max_rows / tasks.piece_heads;
   tasks.tiles = (tokens + tasks.tile_tokens - 1) / tasks.tile_tokens;
-  if (tasks.tiles < 2 * team.threads()) {
-    team.ParallelFor(tokens * args.heads, 1,
-                     [&](int64_t begin, int64_t end) { AttendHeads(args, max_rows, begin, end); });
+  if (tasks.tiles < 2 * on.team().threads()) {
+    on.team().ParallelFor(tokens * args.heads, 1,
+                          [&](int64_t begin, int64_t end) { AttendHeads(args, max_rows, begin, end); });
   } else {
-    team.ParallelFor(tasks.tiles * tasks.pieces, 1,
-                     [&](int64_t begin, int64_t end) { AttendTiles(args, tasks, begin, end); });
+    on.team().ParallelFor(tasks.tiles * tasks.pieces, 1,
+                          [&](int64_t begin, int64_t end) { AttendTiles(args, tasks, begin, end); });
+  }
+}
+
+}  // namespace
+
+void PagedAttention(const PagedAttentionArgs& args, OpContext on) {
+  CHECK(args.shape.dtype == DType::kF32 && args.window == 0 && args.soft_cap == 0);
+  for (const SequenceRows& s : args.sequences) {
+    AttendSequence({.out = args.out.Rows(s.row, s.rows),
+                    .q = args.q.Rows(s.row, s.rows),
+                    .lse = args.lse == nullptr ? nullptr : args.lse + s.row * args.heads,
+                    .shape = args.shape,
+                    .blocks = s.blocks,
+                    .start = s.start,
+                    .heads = args.heads,
+                    .scale = args.scale},
+                   on);
   }
 }
 

@@ -41,9 +41,9 @@ void NormRow(const float* x, const float* weight, float epsilon, int64_t width, 
 
 }  // namespace
 
-void RmsNorm(const RmsNormArgs& args, ThreadTeam& team) {
+void RmsNorm(const RmsNormArgs& args, OpContext on) {
   const int64_t width = args.x.cols;
-  team.ParallelFor(args.x.rows, kTokensPerTask, [&](int64_t begin, int64_t end) {
+  on.team().ParallelFor(args.x.rows, kTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       NormRow(args.x.f32_row(t), args.weight.f32(), args.epsilon, width, args.out.f32_row(t));
     }

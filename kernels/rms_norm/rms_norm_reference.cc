@@ -4,7 +4,7 @@
 
 namespace interlace::reference {
 
-void RmsNorm(const RmsNormArgs& args, ThreadTeam& /*team*/) {
+void RmsNorm(const RmsNormArgs& args, OpContext /*on*/) {
   const int64_t width = args.x.cols;
   const float* weight = args.weight.f32();
   for (int64_t t = 0; t < args.x.rows; ++t) {

@@ -1,5 +1,5 @@
 // rope: rotates pairs of each head in place by position * frequency.
-// Source: Su et al., "RoFormer", 2021. Pairs are (2i, 2i+1): the order in which GGUF stores a Llama's Q and K rows.
+// Sources: Su et al., "RoFormer", 2021; Peng et al., "YaRN", 2023 (its attention factor is `magnitude`).
 #pragma once
 
 #include "absl/types/span.h"
@@ -7,11 +7,17 @@
 
 namespace interlace {
 
+// Which elements of a head form pair i: (2i, 2i+1), the order in which GGUF stores a Llama's Q and K rows; or
+// (i, i + head_dim/2), that of all other families and of safetensors.
+enum class RopePairs : uint8_t { kAdjacent, kHalves };
+
 struct RopeArgs {
   Tensor x;                             // F32 [tokens, heads * head_dim], in place
   absl::Span<const int32_t> positions;  // [tokens]
   absl::Span<const float> frequencies;  // [head_dim / 2]: base^(-2i/head_dim), divided by the model's factor if any
   int32_t head_dim = 0;                 // even
+  RopePairs pairs = RopePairs::kAdjacent;
+  float magnitude = 1;  // both outputs of a pair are multiplied by it
 };
 inline constexpr double kRopeTolerance = 1e-6;
 

@@ -55,7 +55,9 @@ struct SinCos {
 }
 
 // Sixteen elements, so eight pairs, of all heads at a time.
-void RotateToken(float* row, int64_t heads, int32_t head_dim, int32_t position, const float* frequencies) {
+void RotateAdjacent(float* row, int64_t heads, int32_t head_dim, int32_t position, const float* frequencies,
+                    float magnitude) {
+  const __m256 factor = _mm256_set1_ps(magnitude);
   const __m256 positions = _mm256_set1_ps(static_cast<float>(position));
   for (int32_t d = 0; d < head_dim; d += 2 * kLanes) {
     const int32_t left = head_dim - d;  // even
@@ -63,8 +65,8 @@ void RotateToken(float* row, int64_t heads, int32_t head_dim, int32_t position, 
     const SinCos angles = SinCosOf(_mm256_mul_ps(positions, frequency));
     __m256 sine[2];
     __m256 cosine[2];
-    Double(angles.sine, sine);
-    Double(angles.cosine, cosine);
+    Double(_mm256_mul_ps(angles.sine, factor), sine);
+    Double(_mm256_mul_ps(angles.cosine, factor), cosine);
     for (int half = 0; half < 2; ++half) {
       const __m256i mask = FirstLanes(left - half * kLanes);
       for (int64_t h = 0; h < heads; ++h) {
@@ -75,16 +77,38 @@ void RotateToken(float* row, int64_t heads, int32_t head_dim, int32_t position, 
   }
 }
 
+// Eight pairs of all heads at a time.
+void RotateHalves(float* row, int64_t heads, int32_t head_dim, int32_t position, const float* frequencies,
+                  float magnitude) {
+  const __m256 positions = _mm256_set1_ps(static_cast<float>(position));
+  const __m256 factor = _mm256_set1_ps(magnitude);
+  const int32_t pairs = head_dim / 2;
+  for (int32_t i = 0; i < pairs; i += kLanes) {
+    const __m256i mask = FirstLanes(pairs - i < kLanes ? pairs - i : kLanes);
+    const SinCos angles = SinCosOf(_mm256_mul_ps(positions, _mm256_maskload_ps(frequencies + i, mask)));
+    const __m256 sine = _mm256_mul_ps(angles.sine, factor);
+    const __m256 cosine = _mm256_mul_ps(angles.cosine, factor);
+    for (int64_t h = 0; h < heads; ++h) {
+      float* at = row + h * head_dim + i;
+      const __m256 a = _mm256_maskload_ps(at, mask);
+      const __m256 b = _mm256_maskload_ps(at + pairs, mask);
+      _mm256_maskstore_ps(at, mask, _mm256_fmsub_ps(a, cosine, _mm256_mul_ps(b, sine)));
+      _mm256_maskstore_ps(at + pairs, mask, _mm256_fmadd_ps(b, cosine, _mm256_mul_ps(a, sine)));
+    }
+  }
+}
+
 }  // namespace
 
-void Rope(const RopeArgs& args, ThreadTeam& team) {
+void Rope(const RopeArgs& args, OpContext on) {
   const int32_t head_dim = args.head_dim;
   const int64_t heads = args.x.cols / head_dim;
   const int32_t* positions = args.positions.data();
   const float* frequencies = args.frequencies.data();
-  team.ParallelFor(args.x.rows, kTokensPerTask, [&](int64_t begin, int64_t end) {
+  on.team().ParallelFor(args.x.rows, kTokensPerTask, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      RotateToken(args.x.f32_row(t), heads, head_dim, positions[t], frequencies);
+      const auto rotate = args.pairs == RopePairs::kAdjacent ? &RotateAdjacent : &RotateHalves;
+      rotate(args.x.f32_row(t), heads, head_dim, positions[t], frequencies, args.magnitude);
     }
   });
 }

@@ -140,9 +140,9 @@ int32_t Draw(const float* logits, int64_t vocab, const SampleRow& row) {
 
 }  // namespace
 
-void Sample(const SampleArgs& args, ThreadTeam& team) {
+void Sample(const SampleArgs& args, OpContext on) {
   const int64_t vocab = args.logits.cols;
-  team.ParallelFor(args.logits.rows, 1, [&](int64_t begin, int64_t end) {
+  on.team().ParallelFor(args.logits.rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float* logits = args.logits.f32_row(i);
       args.tokens[i] = args.rows[i].temperature > 0 ? Draw(logits, vocab, args.rows[i]) : Greedy(logits, vocab);

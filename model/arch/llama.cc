@@ -18,12 +18,12 @@ namespace {
 
 struct LlamaLayer {
   Tensor attention_norm;  // F32 [1, width]
-  Tensor q;               // [heads * head_dim, width]
-  Tensor k, v;            // [kv_heads * head_dim, width]
-  Tensor output;          // [width, heads * head_dim]
+  LinearWeight q;         // [heads * head_dim, width]
+  LinearWeight k, v;      // [kv_heads * head_dim, width]
+  LinearWeight output;    // [width, heads * head_dim]
   Tensor ffn_norm;        // F32 [1, width]
-  Tensor gate, up;        // [feed_forward, width]
-  Tensor down;            // [width, feed_forward]
+  LinearWeight gate, up;  // [feed_forward, width]
+  LinearWeight down;      // [width, feed_forward]
 };
 
 // Tensors of a layer ("blk.<layer>.<name>.weight"), and those outside the layers.
@@ -64,7 +64,7 @@ class Llama final : public ModelArch {
 
   absl::Status Load(const ArchInput& input) {
     RETURN_IF_ERROR(RefuseStrangers(*input.file));
-    WeightReader reader(*input.file, StageBytes(*input.file), input.progress);
+    WeightReader reader(*input.file, backend_, StageBytes(*input.file), input.progress);
     if (shard_.first() || (shard_.last() && spec_.tied_head)) {
       ASSIGN_OR_RETURN(embedding_, reader.Read("token_embd.weight", spec_.vocab, spec_.width));
     }
@@ -79,37 +79,34 @@ class Llama final : public ModelArch {
         ASSIGN_OR_RETURN(head_, reader.Read("output.weight", spec_.vocab, spec_.width));
       }
     }
+    weights_ = reader.TakeBuffers();
     return AllocateScratch(input.max_tokens);
   }
 
   void Embed(const StepInput& in, const Tensor& x) override {
     CHECK(shard_.first());
-    backend_.ops().embedding({x, embedding_, in.tokens}, backend_.team());
+    backend_.ops().embedding({x, embedding_, in.tokens}, backend_.context());
   }
 
   void Layer(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) override {
     CHECK(Value(layer) >= shard_.layer_begin && Value(layer) < shard_.layer_end && x.rows <= normed_.rows);
     const LlamaLayer& w = layers_[Value(layer) - shard_.layer_begin];
     const OpTable& ops = backend_.ops();
-    ThreadTeam& team = backend_.team();
+    const OpContext on = backend_.context();
     const int64_t n = x.rows;
     const Tensor h = normed_.Rows(0, n), q = q_.Rows(0, n), k = k_.Rows(0, n), v = v_.Rows(0, n);
-    const Tensor attended = attended_.Rows(0, n), gate = gate_.Rows(0, n), up = up_.Rows(0, n);
+    const Tensor attended = attended_.Rows(0, n), gated = gated_.Rows(0, n);
 
-    ops.rms_norm({h, x, w.attention_norm, spec_.norm_epsilon}, team);
-    ops.linear({q, h, w.q}, team);
-    ops.linear({k, h, w.k}, team);
-    ops.linear({v, h, w.v}, team);
-    ops.rope({q, in.positions, spec_.rope_frequencies, spec_.head_dim}, team);
-    ops.rope({k, in.positions, spec_.rope_frequencies, spec_.head_dim}, team);
+    ops.rms_norm({h, x, w.attention_norm, spec_.norm_epsilon}, on);
+    ops.linear({h, {{q, w.q}, {k, w.k}, {v, w.v}}}, on);
+    ops.rope({q, in.positions, spec_.rope_frequencies, spec_.head_dim}, on);
+    ops.rope({k, in.positions, spec_.rope_frequencies, spec_.head_dim}, on);
     kv.Attend(layer, q, k, v, attended);
-    ops.linear({x, attended, w.output, /*accumulate=*/true}, team);
+    ops.linear({attended, {{.y = x, .w = w.output, .accumulate = true}}}, on);
 
-    ops.rms_norm({h, x, w.ffn_norm, spec_.norm_epsilon}, team);
-    ops.linear({gate, h, w.gate}, team);
-    ops.linear({up, h, w.up}, team);
-    ops.swiglu({gate, gate, up}, team);
-    ops.linear({x, gate, w.down, /*accumulate=*/true}, team);
+    ops.rms_norm({h, x, w.ffn_norm, spec_.norm_epsilon}, on);
+    ops.gated_linear({gated, h, w.gate, w.up}, on);
+    ops.linear({gated, {{.y = x, .w = w.down, .accumulate = true}}}, on);
   }
 
   void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) override {
@@ -117,9 +114,9 @@ class Llama final : public ModelArch {
     for (size_t i = 0; i < rows.size(); ++i) {
       const int64_t at = static_cast<int64_t>(i);
       backend_.ops().rms_norm({normed_.Rows(at, 1), x.Rows(rows[i], 1), output_norm_, spec_.norm_epsilon},
-                              backend_.team());
+                              backend_.context());
     }
-    backend_.ops().linear({logits, normed_.Rows(0, static_cast<int64_t>(rows.size())), head_}, backend_.team());
+    backend_.ops().linear({normed_.Rows(0, static_cast<int64_t>(rows.size())), {{logits, head_}}}, backend_.context());
   }
 
  private:
@@ -161,8 +158,7 @@ class Llama final : public ModelArch {
                         {&k_, int64_t{spec_.kv_heads} * spec_.head_dim},
                         {&v_, int64_t{spec_.kv_heads} * spec_.head_dim},
                         {&attended_, int64_t{spec_.heads} * spec_.head_dim},
-                        {&gate_, spec_.feed_forward},
-                        {&up_, spec_.feed_forward}};
+                        {&gated_, spec_.feed_forward}};
     for (const auto& [tensor, cols] : wanted) {
       const int64_t bytes = max_tokens * cols * int64_t{sizeof(float)};
       ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> buffer, backend_.Allocate(bytes));
@@ -175,10 +171,12 @@ class Llama final : public ModelArch {
   const ModelSpec spec_;
   const ShardSpec shard_;
   Backend& backend_;
-  Tensor embedding_;  // [vocab, width]; first stage, and last if tied
+  LinearWeight embedding_;  // [vocab, width]; first stage, and last if tied
   std::vector<LlamaLayer> layers_;
-  Tensor output_norm_, head_;                         // last stage
-  Tensor normed_, q_, k_, v_, attended_, gate_, up_;  // [max_tokens, ...]
+  Tensor output_norm_;  // last stage
+  LinearWeight head_;   // last stage
+  std::vector<std::unique_ptr<DeviceBuffer>> weights_;
+  Tensor normed_, q_, k_, v_, attended_, gated_;  // [max_tokens, ...]
   std::vector<std::unique_ptr<DeviceBuffer>> scratch_;
 };
 

@@ -11,9 +11,9 @@
 #include "kernels/rms_norm/rms_norm_cases.h"
 #include "kernels/rope/rope_cases.h"
 #include "kernels/sample/sample_cases.h"
-#include "kernels/swiglu/swiglu_cases.h"
 #include "tests/kernels/guarded_buffer.h"
 #include "tests/kernels/op_test.h"
+#include "tests/kernels/packed_weight.h"
 #include "tests/kernels/paged_kv.h"
 #include "tests/kernels/random_tensor.h"
 
@@ -34,8 +34,9 @@ TEST_P(AgreementTest, Embedding) {
     GuardedTensor actual(c.tokens, c.width);
     GuardedTensor expected(c.tokens, c.width);
     const Tensor weights{table.data(), c.dtype, c.vocab, c.width};
-    ops().embedding({actual.tensor(), weights, tokens}, two_);
-    reference().embedding({expected.tensor(), weights, tokens}, one_);
+    const PackedWeight packed(ops(), backend(), weights), plain(reference(), backend(), weights);
+    ops().embedding({actual.tensor(), packed.weight(), tokens}, two_);
+    reference().embedding({expected.tensor(), plain.weight(), tokens}, one_);
     ExpectNear(actual.values(), expected.values(), kEmbeddingTolerance, std::string(c.name));
     EXPECT_TRUE(actual.Intact()) << c.name;
   }
@@ -97,8 +98,9 @@ TEST_P(AgreementTest, Linear) {
     const std::vector<float> before = random.Floats(c.tokens * c.rows);
     GuardedTensor actual(c.tokens, c.rows, before);
     GuardedTensor expected(c.tokens, c.rows, before);
-    ops().linear({actual.tensor(), x.tensor(), w, c.accumulate}, two_);
-    reference().linear({expected.tensor(), x.tensor(), w, c.accumulate}, one_);
+    const PackedWeight packed(ops(), backend(), w), plain(reference(), backend(), w);
+    ops().linear({x.tensor(), {{actual.tensor(), packed.weight(), nullptr, c.accumulate}}}, two_);
+    reference().linear({x.tensor(), {{expected.tensor(), plain.weight(), nullptr, c.accumulate}}}, one_);
 
     std::vector<float> decoded(c.k);
     std::vector<double> tolerance(c.tokens * c.rows);
@@ -115,35 +117,6 @@ TEST_P(AgreementTest, Linear) {
       EXPECT_TRUE(std::isnan(actual.tensor().f32_row(1)[0]));
     }
     EXPECT_TRUE(actual.Intact() && x.Intact()) << c.name;
-  }
-}
-
-TEST_P(AgreementTest, Swiglu) {
-  for (const SwigluCase& c : kSwigluCases) {
-    Random random(5);
-    std::vector<float> gates = random.Floats(c.tokens * c.width, c.spread);
-    if (gates.size() > 100) {
-      gates[0] = kNan;
-      gates[1] = kInf;
-      gates[2] = -1000;
-      gates[3] = 0;
-      gates[gates.size() - 1] = kNan;
-    }
-    GuardedTensor gate(c.tokens, c.width, gates);
-    GuardedTensor up(c.tokens, c.width, random.Floats(c.tokens * c.width, 2));
-    GuardedTensor expected(c.tokens, c.width);
-    reference().swiglu({expected.tensor(), gate.tensor(), up.tensor()}, one_);
-    GuardedTensor separate(c.tokens, c.width);
-    GuardedTensor& actual = c.in_place ? gate : separate;
-    ops().swiglu({actual.tensor(), gate.tensor(), up.tensor()}, two_);
-    const std::vector<float> values = expected.values();
-    std::vector<double> tolerance(values.size());
-    for (size_t i = 0; i < values.size(); ++i) {
-      tolerance[i] =
-          kSwigluTolerance * std::max(std::abs(double{values[i]}), double{std::numeric_limits<float>::min()});
-    }
-    ExpectNear(actual.values(), values, tolerance, std::string(c.name));
-    EXPECT_TRUE(actual.Intact() && gate.Intact() && up.Intact()) << c.name;
   }
 }
 
@@ -193,12 +166,12 @@ TEST_P(AgreementTest, PagedAttention) {
       GuardedTensor expected(c.tokens, width);
       GuardedTensor actual_lse(c.tokens, c.heads);
       GuardedTensor expected_lse(c.tokens, c.heads);
+      const SequenceRows rows{0, c.tokens, c.start, kv.blocks()};
       PagedAttentionArgs args{.out = actual.tensor(),
                               .q = q.tensor(),
                               .lse = actual_lse.tensor().f32(),
                               .shape = c.shape,
-                              .blocks = kv.blocks(),
-                              .start = c.start,
+                              .sequences = {&rows, 1},
                               .heads = c.heads,
                               .scale = 1 / std::sqrt(static_cast<float>(c.shape.head_dim))};
       ops().paged_attention(args, two_);
@@ -231,11 +204,12 @@ TEST_P(AgreementTest, PagedAttentionInfiniteScores) {
   GuardedTensor actual(kPositions, 8);
   GuardedTensor lse(kPositions, 1);
   GuardedTensor expected(kPositions, 8);
+  const SequenceRows rows{0, kPositions, 0, kv.blocks()};
   PagedAttentionArgs args{.out = actual.tensor(),
                           .q = q.tensor(),
                           .lse = lse.tensor().f32(),
                           .shape = shape,
-                          .blocks = kv.blocks(),
+                          .sequences = {&rows, 1},
                           .heads = 1};
   ops().paged_attention(args, two_);
   args.out = expected.tensor();

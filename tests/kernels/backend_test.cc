@@ -23,7 +23,7 @@ TEST(OpTableTest, KnownNamesAreComplete) {
     }
     const OpTable& ops = **table;
     EXPECT_EQ(ops.name, name);
-    EXPECT_TRUE(ops.embedding && ops.rms_norm && ops.rope && ops.linear && ops.swiglu && ops.kv_append &&
+    EXPECT_TRUE(ops.embedding && ops.rms_norm && ops.rope && ops.linear && ops.gated_linear && ops.kv_append &&
                 ops.paged_attention && ops.sample);
   }
 }
@@ -54,7 +54,7 @@ TEST(BackendTest, MemoryIsAlignedZeroedAndWritable) {
   std::unique_ptr<Backend> backend = CreateBackend("cpu", {.ops = "reference", .threads = 2}).value();
   EXPECT_EQ(backend->name(), "cpu");
   EXPECT_EQ(backend->ops().name, "reference");
-  EXPECT_EQ(backend->team().threads(), 2);
+  EXPECT_EQ(backend->threads(), 2);
   for (const int64_t bytes : {int64_t{0}, int64_t{1}, int64_t{4096}, (int64_t{2} << 20) + 17, int64_t{16} << 20}) {
     std::unique_ptr<DeviceBuffer> buffer = backend->Allocate(bytes).value();
     ASSERT_EQ(buffer->bytes(), bytes);

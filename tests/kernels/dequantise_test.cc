@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "tests/kernels/op_test.h"
+#include "tests/kernels/packed_weight.h"
 #include "tests/kernels/random_tensor.h"
 
 namespace interlace {
@@ -126,14 +127,14 @@ TEST_P(WeightsTest, LinearReadsWeightsExactly) {
     for (int64_t r = 0; r < kRows; ++r) {
       DequantiseRow(dtype, bytes.data() + r * RowBytes(dtype, kWidth), kWidth, &expected[r * kWidth]);
     }
+    const PackedWeight packed(ops(), backend(), {bytes.data(), dtype, kRows, kWidth});
     for (const int64_t tokens : {1, 5}) {
       for (int64_t i = 0; i < kWidth; ++i) {
         std::vector<float> x(tokens * kWidth);
         for (int64_t t = 0; t < tokens; ++t) x[t * kWidth + i] = 1;
         std::vector<float> y(tokens * kRows);
-        ops().linear({.y = {y.data(), DType::kF32, tokens, kRows},
-                      .x = {x.data(), DType::kF32, tokens, kWidth},
-                      .w = {bytes.data(), dtype, kRows, kWidth}},
+        ops().linear({{x.data(), DType::kF32, tokens, kWidth},
+                      {{{y.data(), DType::kF32, tokens, kRows}, packed.weight()}}},
                      one_);
         for (int64_t j = 0; j < tokens * kRows; ++j) {
           ASSERT_EQ(y[j], expected[j % kRows * kWidth + i]) << TraitsOf(dtype).name << " element " << i;

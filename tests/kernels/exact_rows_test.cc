@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "tests/kernels/op_test.h"
+#include "tests/kernels/packed_weight.h"
 #include "tests/kernels/paged_kv.h"
 #include "tests/kernels/random_tensor.h"
 
@@ -51,11 +52,14 @@ TEST_P(ExactRowsTest, Linear) {
     const bool accumulate = random.Below(2) == 1;
 
     std::vector<float> whole = before;
-    ops().linear({View(whole, rows), View(x, k), w, accumulate}, one_);
+    const PackedWeight packed(ops(), backend(), w);
+    ops().linear({View(x, k), {{View(whole, rows), packed.weight(), nullptr, accumulate}}}, one_);
     for (int trial = 0; trial < 3; ++trial) {
       std::vector<float> parts = before;
       InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
-        ops().linear({View(parts, rows).Rows(first, count), View(x, k).Rows(first, count), w, accumulate}, team);
+        ops().linear({View(x, k).Rows(first, count),
+                      {{View(parts, rows).Rows(first, count), packed.weight(), nullptr, accumulate}}},
+                     team);
       });
       ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed << ", " << TraitsOf(dtype).name << " [" << rows << ", "
                                           << k << "], " << tokens << " tokens";
@@ -63,7 +67,8 @@ TEST_P(ExactRowsTest, Linear) {
     // A part of the weight rows gives a part of the outputs.
     const int64_t first = random.Below(rows);
     std::vector<float> column(tokens);
-    ops().linear({View(column, 1), View(x, k), w.Rows(first, 1)}, AnyTeam(random));
+    const PackedWeight one_row(ops(), backend(), w.Rows(first, 1));
+    ops().linear({View(x, k), {{View(column, 1), one_row.weight()}}}, AnyTeam(random));
     if (!accumulate) {
       for (int64_t t = 0; t < tokens; ++t) ASSERT_EQ(column[t], whole[t * rows + first]) << "seed " << seed;
     }
@@ -84,12 +89,12 @@ TEST_P(ExactRowsTest, PagedAttention) {
     std::vector<float> q = random.Floats(tokens * width, 3);
     const auto run = [&](PagedKv& kv, int64_t first, int64_t count, std::vector<float>& out, std::vector<float>& lse,
                          ThreadTeam& team) {
+      const SequenceRows rows{0, count, static_cast<int32_t>(first), kv.blocks()};
       ops().paged_attention({.out = View(out, width).Rows(first, count),
                              .q = View(q, width).Rows(first, count),
                              .lse = &lse[first * heads],
                              .shape = shape,
-                             .blocks = kv.blocks(),
-                             .start = static_cast<int32_t>(first),
+                             .sequences = {&rows, 1},
                              .heads = heads,
                              .scale = 0.3f},
                             team);
@@ -156,25 +161,6 @@ TEST_P(ExactRowsTest, Rope) {
   }
 }
 
-TEST_P(ExactRowsTest, Swiglu) {
-  for (uint64_t seed = 0; seed < 40; ++seed) {
-    Random random(seed);
-    const int64_t width = random.Between(1, 900);
-    const int64_t tokens = random.Between(1, 60);
-    std::vector<float> gate = random.Floats(tokens * width, 20);
-    std::vector<float> up = random.Floats(tokens * width);
-    std::vector<float> whole(gate.size());
-    std::vector<float> parts(gate.size());
-    ops().swiglu({View(whole, width), View(gate, width), View(up, width)}, one_);
-    InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
-      ops().swiglu({View(parts, width).Rows(first, count), View(gate, width).Rows(first, count),
-                    View(up, width).Rows(first, count)},
-                   team);
-    });
-    ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
-  }
-}
-
 TEST_P(ExactRowsTest, Embedding) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     Random random(seed);
@@ -183,7 +169,8 @@ TEST_P(ExactRowsTest, Embedding) {
     const int64_t vocab = random.Between(1, 40);
     const int64_t tokens = random.Between(1, 60);
     std::vector<uint8_t> bytes = RandomWeights(dtype, vocab, width, random);
-    const Tensor table{bytes.data(), dtype, vocab, width};
+    const PackedWeight packed(ops(), backend(), {bytes.data(), dtype, vocab, width});
+    const LinearWeight table = packed.weight();
     std::vector<int32_t> ids(tokens);
     for (int32_t& id : ids) id = static_cast<int32_t>(random.Below(vocab));
     std::vector<float> whole(tokens * width);

@@ -27,19 +27,17 @@ class PagedKv {
   PagedKv& operator=(const PagedKv&) = delete;
 
   // k, v: [tokens, kv_heads * head_dim] at positions start, start + 1, ...
-  void Append(const OpTable& ops, std::vector<float>& k, std::vector<float>& v, int32_t start, ThreadTeam& team) {
+  void Append(const OpTable& ops, std::vector<float>& k, std::vector<float>& v, int32_t start, OpContext team) {
     const int64_t width = int64_t{shape_.kv_heads} * shape_.head_dim;
     const auto tokens = static_cast<int64_t>(k.size()) / width;
+    const SequenceRows rows{0, tokens, start, blocks_};
     ops.kv_append({.shape = shape_,
                    .k = {k.data(), DType::kF32, tokens, width},
                    .v = {v.data(), DType::kF32, tokens, width},
-                   .blocks = absl::MakeConstSpan(blocks_),
-                   .start = start},
+                   .sequences = {&rows, 1}},
                   team);
   }
-  absl::Span<const std::byte* const> blocks() const {
-    return {const_cast<const std::byte* const*>(blocks_.data()), blocks_.size()};
-  }
+  absl::Span<std::byte* const> blocks() const { return blocks_; }
   // The float at [block][offset], in the order of the sequence.
   float& At(int64_t block, int64_t offset) { return reinterpret_cast<float*>(blocks_[block])[offset]; }
   int64_t block_count() const { return count_; }

@@ -31,7 +31,9 @@ class HeapBackend final : public Backend {
   explicit HeapBackend(int64_t limit) : limit_(limit) {}
   absl::string_view name() const override { return "heap"; }
   const OpTable& ops() const override { std::abort(); }
-  ThreadTeam& team() override { std::abort(); }
+  OpContext context() override { std::abort(); }
+  void Synchronize() override {}
+  int threads() const override { return 1; }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override {
     if (bytes > limit_) return absl::ResourceExhaustedError(absl::StrCat(bytes, " bytes"));
     return std::make_unique<HeapBuffer>(bytes);

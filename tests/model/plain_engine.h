@@ -38,16 +38,15 @@ class PlainKv final : public LayerKv {
       const auto count = static_cast<int64_t>(rows.tokens.size());
       std::vector<std::byte*>& blocks = blocks_[{rows.sequence, Value(layer)}];
       while (static_cast<int64_t>(blocks.size()) * shape_.block_tokens < rows.start + count) blocks.push_back(Block());
-      backend_.ops().kv_append({shape_, k.Rows(row, count), v.Rows(row, count), blocks, rows.start}, backend_.team());
-      const size_t seen = (rows.start + count + shape_.block_tokens - 1) / shape_.block_tokens;
-      backend_.ops().paged_attention({.out = out.Rows(row, count),
-                                      .q = q.Rows(row, count),
+      const SequenceRows sequence{row, count, rows.start, blocks};
+      backend_.ops().kv_append({shape_, k, v, {&sequence, 1}}, backend_.context());
+      backend_.ops().paged_attention({.out = out,
+                                      .q = q,
                                       .shape = shape_,
-                                      .blocks = {const_cast<const std::byte* const*>(blocks.data()), seen},
-                                      .start = rows.start,
+                                      .sequences = {&sequence, 1},
                                       .heads = heads_,
                                       .scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim))},
-                                     backend_.team());
+                                     backend_.context());
       row += count;
     }
     CHECK(row == q.rows);
