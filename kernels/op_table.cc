@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/variants.h"
+#include "kernels/linear/weight_strips.h"
 
 namespace interlace {
 namespace {
@@ -23,10 +24,10 @@ constexpr OpTable kReference = {
     .pack_weight = &reference::PackWeight,
 };
 
-// embedding, kv_append and sample are the reference's: copies and a search, where vectors gain next to nothing.
+// kv_append and sample are the reference's: copies and a search, where vectors gain next to nothing.
 constexpr OpTable kAvx2 = {
     .name = "avx2",
-    .embedding = &reference::Embedding,
+    .embedding = &strips::Embedding,
     .rms_norm = &avx2::RmsNorm,
     .rope = &avx2::Rope,
     .linear = &avx2::Linear,
@@ -34,14 +35,33 @@ constexpr OpTable kAvx2 = {
     .kv_append = &reference::KvAppend,
     .paged_attention = &avx2::PagedAttention,
     .sample = &reference::Sample,
-    .weight_bytes = &reference::WeightBytes,
-    .pack_weight = &reference::PackWeight,
+    .weight_bytes = &strips::WeightBytes,
+    .pack_weight = &strips::PackWeight,
+};
+
+constexpr OpTable kAvx512 = {
+    .name = "avx512",
+    .embedding = &strips::Embedding,
+    .rms_norm = &avx2::RmsNorm,
+    .rope = &avx2::Rope,
+    .linear = &avx512::Linear,
+    .gated_linear = &avx512::GatedLinear,
+    .kv_append = &reference::KvAppend,
+    .paged_attention = &avx2::PagedAttention,
+    .sample = &reference::Sample,
+    .weight_bytes = &strips::WeightBytes,
+    .pack_weight = &strips::PackWeight,
 };
 
 bool AlwaysRuns() { return true; }
 bool CpuHasAvx2() {
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool CpuHasAvx512() {
+  return CpuHasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
 }
 
 struct Entry {
@@ -53,6 +73,7 @@ struct Entry {
 constexpr Entry kTables[] = {
     {&kReference, &AlwaysRuns, "any CPU"},
     {&kAvx2, &CpuHasAvx2, "AVX2, FMA and F16C"},
+    {&kAvx512, &CpuHasAvx512, "AVX-512 F, BW, VL, DQ and VNNI"},
 };
 
 }  // namespace

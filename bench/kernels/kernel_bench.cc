@@ -45,7 +45,8 @@ void SetCounters(benchmark::State& state, double bytes, double flops, double tok
 
 PackedWeight MakeWeight(Backend& backend, DType dtype, int64_t rows, int64_t k, Random& random) {
   std::vector<uint8_t> bytes = RandomWeights(dtype, rows, k, random);
-  return PackedWeight(backend.ops(), backend, {bytes.data(), dtype, rows, k}, std::move(bytes));
+  const Tensor view{bytes.data(), dtype, rows, k};
+  return PackedWeight(backend.ops(), backend, view, std::move(bytes));
 }
 double BytesOf(const LinearWeight& w) { return static_cast<double>(w.rows * RowBytes(w.dtype, w.k)); }
 

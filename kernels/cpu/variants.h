@@ -32,3 +32,9 @@ void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 }  // namespace interlace::avx2
+
+// Requires AVX-512 F, BW, VL, DQ and VNNI besides.
+namespace interlace::avx512 {
+void Linear(const LinearArgs& args, OpContext on);
+void GatedLinear(const GatedLinearArgs& args, OpContext on);
+}  // namespace interlace::avx512

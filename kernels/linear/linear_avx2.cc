@@ -1,364 +1,154 @@
-// The order of every sum, whatever the number of tokens: lane j of one accumulator takes the elements k with k % 8 == j
-// in ascending order, each by one fused multiply-add; the tail of k counts as zeros up to a multiple of 32; SumLanes
-// adds the lanes. One token reads the weights straight from their blocks; several share a dequantised panel.
-#include <string.h>
-
-#include <cmath>
-#include <vector>
-
-#include "common/check.h"
+// Sixteen rows in two vectors; int8 products by multiply-add of pairs. The sums: linear_strips.h.
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/cpu/variants.h"
+#include "kernels/linear/linear_strips.h"
 
 namespace interlace::avx2 {
 namespace {
 
-constexpr int64_t kStep = 32;         // elements unpacked at once: a quantised block
-constexpr int kRowTile = 4;           // weight rows that share a pass over x
-constexpr int kTokenTile = 3;         // 4 x 3 accumulators fill the registers
-constexpr int64_t kPanel = 1024;      // elements of k dequantised at once: 4 rows are 16 KiB
-constexpr int64_t kTokenBlock = 96;   // tokens that share a dequantised panel
-constexpr int64_t kRowsPerTask = 16;  // a cache line of y
-constexpr int64_t kPrefetchBytes = 4096;
-constexpr int kVectors = kStep / kLanes;
+struct Isa {
+  struct F {
+    __m256 low, high;
+  };
+  struct I {
+    __m256i low, high;
+  };
+  static constexpr int kTileStrips = 1, kTileTokens = 2, kFloatTile = 2;
+  static constexpr int kWideShift = -1;  // Q8_0's codes are brought down before the product
 
-// The first two F16 of a block as lanes 0 and 1; every quantised block has 4 bytes to read.
-[[gnu::always_inline]] inline __m128 LeadingF16s(const uint8_t* at) {
-  int32_t bits;
-  memcpy(&bits, at, sizeof bits);
-  return _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
-}
-[[gnu::always_inline]] inline __m128i Load8(const uint8_t* at) {
-  return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at));
-}
-[[gnu::always_inline]] inline __m128i Load16(const uint8_t* at) {
-  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-}
+  static F ZeroF() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static I ZeroI() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static F SetF(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+  static I SetI(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+  static F LoadF(const float* at) { return {_mm256_loadu_ps(at), _mm256_loadu_ps(at + 8)}; }
+  static void StoreF(float* at, F v) {
+    _mm256_storeu_ps(at, v.low);
+    _mm256_storeu_ps(at + 8, v.high);
+  }
+  static int Clamp(int count) { return count < 0 ? 0 : count > 8 ? 8 : count; }
+  static F LoadSome(const float* at, int count) {
+    return {_mm256_maskload_ps(at, FirstLanes(Clamp(count))), _mm256_maskload_ps(at + 8, FirstLanes(Clamp(count - 8)))};
+  }
+  static void StoreSome(float* at, int count, F v) {
+    _mm256_maskstore_ps(at, FirstLanes(Clamp(count)), v.low);
+    _mm256_maskstore_ps(at + 8, FirstLanes(Clamp(count - 8)), v.high);
+  }
+  static __m256i Load32(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static __m128i Load16(const uint8_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
+  static __m128i Load8(const uint8_t* at) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)); }
+  static I LoadBytes(const uint8_t* at) { return {Load32(at), Load32(at + 32)}; }
+  static void StoreBytes(uint8_t* at, I v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), v.low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 32), v.high);
+  }
+  static F Add(F a, F b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+  static F Mul(F a, F b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+  static F Fma(F a, F b, F c) {
+    return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+  }
+  static F Negate(F a) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return {_mm256_sub_ps(sign, a.low), _mm256_sub_ps(sign, a.high)};
+  }
+  static F FromI(I a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
+  static F FromF16(const uint8_t* at) { return {_mm256_cvtph_ps(Load16(at)), _mm256_cvtph_ps(Load16(at + 16))}; }
+  static __m256 Widen(__m128i bf16) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16)); }
+  static F FromBF16(const uint8_t* at) { return {Widen(Load16(at)), Widen(Load16(at + 16))}; }
+  static F FromU8(const uint8_t* at) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(Load8(at))),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(Load8(at + 8)))};
+  }
+  static F FromI8(const uint8_t* at) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(Load8(at))),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(Load8(at + 8)))};
+  }
 
-// Low halves of 16 bytes, then high halves, as 32 floats.
-[[gnu::always_inline]] inline void UnpackHalves(const uint8_t* at, __m256 out[kVectors]) {
-  const __m256i mask = _mm256_set1_epi32(15);
-  for (int i = 0; i < 2; ++i) {
-    const __m256i bytes = _mm256_cvtepu8_epi32(Load8(at + 8 * i));
-    out[i] = _mm256_cvtepi32_ps(_mm256_and_si256(bytes, mask));
-    out[i + 2] = _mm256_cvtepi32_ps(_mm256_srli_epi32(bytes, 4));
+  static void SplitNibbles(const uint8_t* at, I* low, I* high) {
+    const I v = LoadBytes(at);
+    const __m256i mask = _mm256_set1_epi8(15);
+    *low = {_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)};
+    *high = {_mm256_and_si256(_mm256_srli_epi16(v.low, 4), mask), _mm256_and_si256(_mm256_srli_epi16(v.high, 4), mask)};
   }
-}
+  // Adds 16 to byte i where bit i of the 32 is set.
+  static __m256i AddBit4(__m256i v, const uint8_t* bits) {
+    int32_t word;
+    memcpy(&word, bits, sizeof word);
+    const __m256i spread =
+        _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i each = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(word), spread);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, each), each);
+    return _mm256_or_si256(v, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+  }
+  static I AddBit4(I v, const uint8_t* bits) { return {AddBit4(v.low, bits), AddBit4(v.high, bits + 4)}; }
+  static void AddBits45(const uint8_t* at, I q[4]) {
+    const __m256i mask = _mm256_set1_epi8(0x30);
+    const I v = LoadBytes(at);
+    const auto add = [mask](__m256i to, __m256i bits) { return _mm256_or_si256(to, _mm256_and_si256(bits, mask)); };
+    q[0] = {add(q[0].low, _mm256_slli_epi16(v.low, 4)), add(q[0].high, _mm256_slli_epi16(v.high, 4))};
+    q[1] = {add(q[1].low, _mm256_slli_epi16(v.low, 2)), add(q[1].high, _mm256_slli_epi16(v.high, 2))};
+    q[2] = {add(q[2].low, v.low), add(q[2].high, v.high)};
+    q[3] = {add(q[3].low, _mm256_srli_epi16(v.low, 2)), add(q[3].high, _mm256_srli_epi16(v.high, 2))};
+  }
+  // Pairs of products fit 16 bits: codes are at most 128 in magnitude, x at most 127.
+  template <bool kWide>
+  static __m256i Dot(__m256i sum, __m256i codes, __m256i x) {
+    if constexpr (kWide) {
+      codes = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(0x80)));
+      x = _mm256_sign_epi8(x, codes);
+      codes = _mm256_abs_epi8(codes);
+    }
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
+  }
+  template <bool kWide>
+  static I Dot(I sum, I codes, int32_t x) {
+    const __m256i word = _mm256_set1_epi32(x);
+    return {Dot<kWide>(sum.low, codes.low, word), Dot<kWide>(sum.high, codes.high, word)};
+  }
 
-// One struct per weight type: kBytes of kStep elements, and their values (kernels/dequantise.h).
-struct F32 {
-  static constexpr int64_t kBytes = 4 * kStep;
-  [[gnu::always_inline]] static inline void Unpack(const uint8_t* at, __m256 out[kVectors]) {
-    for (int i = 0; i < kVectors; ++i) out[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(at) + kLanes * i);
+  static float LargestOf32(const float* x) {
+    // By bits, so that NaN counts as larger than infinity; magnitudes compare right as signed numbers.
+    __m256i largest = _mm256_setzero_si256();
+    for (int i = 0; i < 4; ++i) {
+      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 8 * i));
+      largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
+    }
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(m));
   }
-};
-struct F16 {
-  static constexpr int64_t kBytes = 2 * kStep;
-  [[gnu::always_inline]] static inline void Unpack(const uint8_t* at, __m256 out[kVectors]) {
-    for (int i = 0; i < kVectors; ++i) out[i] = _mm256_cvtph_ps(Load16(at + 16 * i));
-  }
-};
-struct BF16 {
-  static constexpr int64_t kBytes = 2 * kStep;
-  [[gnu::always_inline]] static inline void Unpack(const uint8_t* at, __m256 out[kVectors]) {
-    for (int i = 0; i < kVectors; ++i) {
-      out[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(Load16(at + 16 * i)), 16));
+  static void Quantise32(const float* x, float inverse, int8_t* q, int32_t sums[2]) {
+    const __m256 factor = _mm256_set1_ps(inverse);
+    for (int half = 0; half < 2; ++half) {
+      const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16 * half), factor));
+      const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16 * half + 8), factor));
+      const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+      const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16 * half), bytes);
+      __m256i sum = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+      __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+      s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+      s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+      sums[half] = _mm_cvtsi128_si32(s);
     }
   }
+  static __m256 Activate(GateKind kind, __m256 v) {
+    // SiLU: v / (1 + e^-v). GELU: v * (1 - 1 / (1 + e^(2u))), u = sqrt(2/pi) (v + 0.044715 v^3).
+    __m256 argument = _mm256_sub_ps(_mm256_setzero_ps(), v);
+    if (kind == GateKind::kGeluTanh) {
+      const __m256 cube = _mm256_mul_ps(_mm256_mul_ps(v, v), v);
+      argument =
+          _mm256_mul_ps(_mm256_fmadd_ps(cube, _mm256_set1_ps(0.044715f), v), _mm256_set1_ps(-1.5957691216057308f));
+    }
+    return _mm256_div_ps(v, _mm256_add_ps(_mm256_set1_ps(1), Exp(argument)));
+  }
+  static F Activate(GateKind kind, F v) { return {Activate(kind, v.low), Activate(kind, v.high)}; }
 };
-struct Q8_0 {
-  static constexpr int64_t kBytes = 34;
-  [[gnu::always_inline]] static inline void Unpack(const uint8_t* at, __m256 out[kVectors]) {
-    const __m256 scale = _mm256_broadcastss_ps(LeadingF16s(at));
-    for (int i = 0; i < kVectors; ++i) {
-      const __m256i quanta = _mm256_cvtepi8_epi32(Load8(at + 2 + 8 * i));
-      out[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(quanta), scale);
-    }
-  }
-};
-struct Q4_0 {
-  static constexpr int64_t kBytes = 18;
-  [[gnu::always_inline]] static inline void Unpack(const uint8_t* at, __m256 out[kVectors]) {
-    const __m256 scale = _mm256_broadcastss_ps(LeadingF16s(at));
-    UnpackHalves(at + 2, out);
-    for (int i = 0; i < kVectors; ++i) {
-      out[i] = _mm256_mul_ps(_mm256_sub_ps(out[i], _mm256_set1_ps(8)), scale);
-    }
-  }
-};
-struct Q4_1 {
-  static constexpr int64_t kBytes = 20;
-  [[gnu::always_inline]] static inline void Unpack(const uint8_t* at, __m256 out[kVectors]) {
-    const __m128 pair = LeadingF16s(at);
-    const __m256 scale = _mm256_broadcastss_ps(pair);
-    const __m256 minimum = _mm256_broadcastss_ps(_mm_movehdup_ps(pair));
-    UnpackHalves(at + 4, out);
-    // scale * quantum is exact, so the fused form rounds as the plain one does.
-    for (int i = 0; i < kVectors; ++i) out[i] = _mm256_fmadd_ps(out[i], scale, minimum);
-  }
-};
-
-// Unpacks `count` < kStep elements and zeros up to kStep. Quantised rows have no tail.
-template <typename W>
-void UnpackTail(const uint8_t* at, int64_t count, __m256 out[kVectors]) {
-  uint8_t padded[W::kBytes] = {};
-  memcpy(padded, at, static_cast<size_t>(W::kBytes / kStep * count));
-  W::Unpack(padded, out);
-}
-
-struct Call {
-  const float* x;  // [tokens, k]
-  const uint8_t* w;
-  float* y;  // [tokens, rows]
-  int64_t tokens;
-  int64_t k;
-  int64_t rows;
-  int64_t row_bytes;
-  bool accumulate;
-};
-
-// Writes y[t, r .. r + R).
-template <int R>
-[[gnu::always_inline]] inline void StoreSums(const Call& call, int64_t t, int64_t r, const __m256* sums) {
-  float* y = call.y + t * call.rows + r;
-  if constexpr (R == 4) {
-    __m128 sum = SumLanes4(sums[0], sums[1], sums[2], sums[3]);
-    if (call.accumulate) sum = _mm_add_ps(_mm_loadu_ps(y), sum);
-    _mm_storeu_ps(y, sum);
-  } else {
-    for (int i = 0; i < R; ++i) {
-      const float sum = SumLanes(sums[i]);
-      y[i] = call.accumulate ? y[i] + sum : sum;
-    }
-  }
-}
-
-// --- one token ---
-
-// R rows against x. x_tail holds the last k % 32 elements of x, padded.
-template <typename W, int R>
-[[gnu::always_inline]] inline void DotRows(const Call& call, int64_t r, const float* x_tail) {
-  const uint8_t* w[R];
-  __m256 sums[R];
-#pragma GCC unroll 8
-  for (int i = 0; i < R; ++i) {
-    w[i] = call.w + (r + i) * call.row_bytes;
-    sums[i] = _mm256_setzero_ps();
-  }
-  const int64_t steps = call.k / kStep;
-  for (int64_t s = 0; s < steps; ++s) {
-    const float* x = call.x + s * kStep;
-    // The rows are one stretch of memory, read in R places: the hardware does not see a stream.
-    const uint8_t* ahead = w[0] + s * R * W::kBytes + kPrefetchBytes;
-    for (int64_t i = 0; i < R * W::kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(ahead + i), _MM_HINT_T0);
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      __m256 values[kVectors];
-      W::Unpack(w[i] + s * W::kBytes, values);
-      for (int v = 0; v < kVectors; ++v) {
-        sums[i] = _mm256_fmadd_ps(values[v], _mm256_loadu_ps(x + kLanes * v), sums[i]);
-      }
-    }
-  }
-  if (const int64_t left = call.k % kStep; left != 0) {
-    for (int i = 0; i < R; ++i) {
-      __m256 values[kVectors];
-      UnpackTail<W>(w[i] + steps * W::kBytes, left, values);
-      for (int v = 0; v < kVectors; ++v) {
-        sums[i] = _mm256_fmadd_ps(values[v], _mm256_load_ps(x_tail + kLanes * v), sums[i]);
-      }
-    }
-  }
-  StoreSums<R>(call, 0, r, sums);
-}
-
-template <typename W>
-void OneToken(const Call& call, int64_t begin, int64_t end) {
-  alignas(32) float x_tail[kStep] = {};
-  const int64_t left = call.k % kStep;
-  memcpy(x_tail, call.x + call.k - left, static_cast<size_t>(left) * sizeof(float));
-  int64_t r = begin;
-  for (; r + kRowTile <= end; r += kRowTile) DotRows<W, kRowTile>(call, r, x_tail);
-  for (; r < end; ++r) DotRows<W, 1>(call, r, x_tail);
-}
-
-// --- several tokens ---
-
-// A stretch of k: `count` elements (a multiple of kStep) of `rows` weight rows, and where x has them.
-struct Panel {
-  const float* w;  // [kRowTile, kPanel]
-  const float* x;  // x[t, first k] at x + t * x_stride
-  int64_t x_stride;
-  int64_t count;
-};
-
-// sums[t][r] += the panel's share, for T tokens and R rows; sums: [T][kRowTile] vectors.
-template <int R, int T>
-[[gnu::always_inline]] inline void Tile(const Panel& panel, int64_t t0, __m256* sums) {
-  __m256 acc[T][R];
-  const float* x[T];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    x[t] = panel.x + (t0 + t) * panel.x_stride;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[t][r] = sums[t * kRowTile + r];
-  }
-  for (int64_t i = 0; i < panel.count; i += kLanes) {
-    __m256 xs[T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) xs[t] = _mm256_loadu_ps(x[t] + i);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const __m256 w = _mm256_load_ps(panel.w + r * kPanel + i);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[t][r] = _mm256_fmadd_ps(w, xs[t], acc[t][r]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) sums[t * kRowTile + r] = acc[t][r];
-  }
-}
-
-template <int R>
-void MultiplyPanel(const Panel& panel, int64_t tokens, __m256* sums) {
-  int64_t t = 0;
-  for (; t + kTokenTile <= tokens; t += kTokenTile) Tile<R, kTokenTile>(panel, t, sums + t * kRowTile);
-  if (tokens - t == 2) Tile<R, 2>(panel, t, sums + t * kRowTile);
-  if (tokens - t == 1) Tile<R, 1>(panel, t, sums + t * kRowTile);
-}
-
-// Elements [k0, k0 + count) of rows [r, r + R), padded with zeros to a multiple of kStep.
-template <typename W, int R>
-void UnpackPanel(const Call& call, int64_t r, int64_t k0, int64_t count, float* panel) {
-  for (int i = 0; i < R; ++i) {
-    const uint8_t* at = call.w + (r + i) * call.row_bytes + k0 / kStep * W::kBytes;
-    float* out = panel + i * kPanel;
-    for (int64_t e = 0; e < count; e += kStep, at += W::kBytes) {
-      __m256 values[kVectors];
-      _mm_prefetch(reinterpret_cast<const char*>(at + kPrefetchBytes), _MM_HINT_T0);
-      if (count - e >= kStep) {
-        W::Unpack(at, values);
-      } else {
-        UnpackTail<W>(at, count - e, values);
-      }
-      for (int v = 0; v < kVectors; ++v) _mm256_store_ps(out + e + kLanes * v, values[v]);
-    }
-  }
-}
-
-// Scratch of one thread, on its stack.
-struct Scratch {
-  alignas(64) float panel[kRowTile * kPanel];
-  alignas(64) float x_tail[kTokenBlock * kStep];
-  alignas(64) __m256 sums[kTokenBlock * kRowTile];
-};
-
-// Rows [r, r + R) for tokens [t0, t0 + tokens).
-template <typename W, int R>
-void MultiplyRows(const Call& call, int64_t t0, int64_t tokens, int64_t r, Scratch& scratch) {
-  for (int64_t i = 0; i < tokens * kRowTile; ++i) scratch.sums[i] = _mm256_setzero_ps();
-  const int64_t whole = call.k - call.k % kStep;
-  for (int64_t k0 = 0; k0 < whole; k0 += kPanel) {
-    const int64_t count = whole - k0 < kPanel ? whole - k0 : kPanel;
-    UnpackPanel<W, R>(call, r, k0, count, scratch.panel);
-    MultiplyPanel<R>({scratch.panel, call.x + t0 * call.k + k0, call.k, count}, tokens, scratch.sums);
-  }
-  if (whole < call.k) {
-    UnpackPanel<W, R>(call, r, whole, call.k - whole, scratch.panel);
-    MultiplyPanel<R>({scratch.panel, scratch.x_tail, kStep, kStep}, tokens, scratch.sums);
-  }
-  for (int64_t t = 0; t < tokens; ++t) StoreSums<R>(call, t0 + t, r, scratch.sums + t * kRowTile);
-}
-
-template <typename W>
-void ManyTokens(const Call& call, int64_t begin, int64_t end) {
-  Scratch scratch;
-  const int64_t left = call.k % kStep;
-  for (int64_t t0 = 0; t0 < call.tokens; t0 += kTokenBlock) {
-    const int64_t tokens = call.tokens - t0 < kTokenBlock ? call.tokens - t0 : kTokenBlock;
-    if (left != 0) {
-      memset(scratch.x_tail, 0, sizeof scratch.x_tail);
-      for (int64_t t = 0; t < tokens; ++t) {
-        memcpy(scratch.x_tail + t * kStep, call.x + (t0 + t + 1) * call.k - left,
-               static_cast<size_t>(left) * sizeof(float));
-      }
-    }
-    int64_t r = begin;
-    for (; r + kRowTile <= end; r += kRowTile) MultiplyRows<W, kRowTile>(call, t0, tokens, r, scratch);
-    for (; r < end; ++r) MultiplyRows<W, 1>(call, t0, tokens, r, scratch);
-  }
-}
-
-template <typename W>
-void Rows(const Call& call, int64_t begin, int64_t end) {
-  if (call.tokens == 1) {
-    OneToken<W>(call, begin, end);
-  } else {
-    ManyTokens<W>(call, begin, end);
-  }
-}
-
-void Multiply(const Tensor& input, const LinearOut& out, OpContext on) {
-  if (input.rows == 0) return;
-  const Call call{.x = input.f32(),
-                  .w = reinterpret_cast<const uint8_t*>(out.w.data),
-                  .y = out.y.f32(),
-                  .tokens = input.rows,
-                  .k = out.w.k,
-                  .rows = out.w.rows,
-                  .row_bytes = RowBytes(out.w.dtype, out.w.k),
-                  .accumulate = out.accumulate};
-  void (*rows)(const Call&, int64_t, int64_t) = nullptr;
-  switch (out.w.dtype) {
-    case DType::kF32:
-      rows = &Rows<F32>;
-      break;
-    case DType::kF16:
-      rows = &Rows<F16>;
-      break;
-    case DType::kBF16:
-      rows = &Rows<BF16>;
-      break;
-    case DType::kQ8_0:
-      rows = &Rows<Q8_0>;
-      break;
-    case DType::kQ4_0:
-      rows = &Rows<Q4_0>;
-      break;
-    case DType::kQ4_1:
-      rows = &Rows<Q4_1>;
-      break;
-    default:
-      CHECK_MSG(false, "not a weight type of this table");
-  }
-  on.team().ParallelFor(call.rows, kRowsPerTask, [&](int64_t begin, int64_t end) { rows(call, begin, end); });
-  if (out.bias == nullptr) return;
-  for (int64_t t = 0; t < call.tokens; ++t) {
-    for (int64_t r = 0; r < call.rows; ++r) out.y.f32_row(t)[r] += out.bias[r];
-  }
-}
 
 }  // namespace
 
-void Linear(const LinearArgs& args, OpContext on) {
-  for (const LinearOut& out : args.outs) Multiply(args.x, out, on);
-}
-
-void GatedLinear(const GatedLinearArgs& args, OpContext on) {
-  std::vector<float> up(args.out.rows * args.out.cols);
-  const Tensor ups{up.data(), DType::kF32, args.out.rows, args.out.cols};
-  Multiply(args.x, {args.out, args.gate}, on);
-  Multiply(args.x, {ups, args.up}, on);
-  float* out = args.out.f32();
-  for (size_t i = 0; i < up.size(); ++i) {
-    const float v = out[i];
-    const float act = args.kind == GateKind::kSilu
-                          ? v / (1 + std::exp(-v))
-                          : 0.5f * v * (1 + std::tanh(0.7978845608028654f * (v + 0.044715f * v * v * v)));
-    out[i] = act * up[i];
-  }
-}
+void Linear(const LinearArgs& args, OpContext on) { strips::LinearOf<Isa>(args, on); }
+void GatedLinear(const GatedLinearArgs& args, OpContext on) { strips::GatedLinearOf<Isa>(args, on); }
 
 }  // namespace interlace::avx2

@@ -11,8 +11,6 @@
 namespace interlace {
 namespace {
 
-constexpr DType kWeightTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
-
 class ExactRowsTest : public OpTest {
  protected:
   ThreadTeam& AnyTeam(Random& random) {
@@ -40,9 +38,9 @@ class ExactRowsTest : public OpTest {
 TEST_P(ExactRowsTest, Linear) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
     Random random(seed);
-    const DType dtype = kWeightTypes[random.Below(6)];
-    const bool quantised = TraitsOf(dtype).block_elements > 1;
-    const int64_t k = quantised ? 32 * random.Between(1, 40) : random.Between(1, 1300);
+    const DType dtype = AnyWeightType(random);
+    const int64_t block = TraitsOf(dtype).block_elements;
+    const int64_t k = block * random.Between(1, block == 1 ? 1300 : block == 32 ? 90 : 12);
     const int64_t rows = random.Between(1, 70);
     const int64_t tokens = seed % 10 == 0 ? 512 : random.Between(1, 110);
     std::vector<uint8_t> bytes = RandomWeights(dtype, rows, k, random);
@@ -72,6 +70,28 @@ TEST_P(ExactRowsTest, Linear) {
     if (!accumulate) {
       for (int64_t t = 0; t < tokens; ++t) ASSERT_EQ(column[t], whole[t * rows + first]) << "seed " << seed;
     }
+  }
+}
+
+TEST_P(ExactRowsTest, GatedLinear) {
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    Random random(seed);
+    const DType types[] = {AnyWeightType(random), AnyWeightType(random)};
+    const int64_t k = 256 * random.Between(1, 4), rows = random.Between(1, 70);
+    const int64_t tokens = seed % 10 == 0 ? 300 : random.Between(1, 40);
+    std::vector<uint8_t> gate = RandomWeights(types[0], rows, k, random);
+    std::vector<uint8_t> up = RandomWeights(types[seed % 2], rows, k, random);
+    const PackedWeight g(ops(), backend(), {gate.data(), types[0], rows, k});
+    const PackedWeight u(ops(), backend(), {up.data(), types[seed % 2], rows, k});
+    const GateKind kind = random.Below(2) == 0 ? GateKind::kSilu : GateKind::kGeluTanh;
+    std::vector<float> x = random.Floats(tokens * k);
+    std::vector<float> whole(tokens * rows), parts(tokens * rows);
+    ops().gated_linear({View(whole, rows), View(x, k), g.weight(), u.weight(), kind}, one_);
+    InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+      ops().gated_linear(
+          {View(parts, rows).Rows(first, count), View(x, k).Rows(first, count), g.weight(), u.weight(), kind}, team);
+    });
+    ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
   }
 }
 
@@ -164,8 +184,8 @@ TEST_P(ExactRowsTest, Rope) {
 TEST_P(ExactRowsTest, Embedding) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     Random random(seed);
-    const DType dtype = kWeightTypes[random.Below(6)];
-    const int64_t width = 32 * random.Between(1, 9);
+    const DType dtype = AnyWeightType(random);
+    const int64_t width = std::max(32, TraitsOf(dtype).block_elements) * random.Between(1, 9);
     const int64_t vocab = random.Between(1, 40);
     const int64_t tokens = random.Between(1, 60);
     std::vector<uint8_t> bytes = RandomWeights(dtype, vocab, width, random);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <vector>
 
@@ -36,6 +37,11 @@ class Random {
   std::unique_ptr<Entropy> entropy_;
 };
 
+inline constexpr DType kWeightTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
+                                         DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
+                                         DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+inline DType AnyWeightType(Random& random) { return kWeightTypes[random.Below(std::size(kWeightTypes))]; }
+
 // Bytes of a weight tensor whose values are of the order of 1. Quanta are random bits; scales differ by block.
 inline std::vector<uint8_t> RandomWeights(DType dtype, int64_t rows, int64_t cols, Random& random) {
   std::vector<uint8_t> bytes(rows * RowBytes(dtype, cols));
@@ -59,10 +65,24 @@ inline std::vector<uint8_t> RandomWeights(DType dtype, int64_t rows, int64_t col
     std::memcpy(&bytes[at], &word, sizeof word);
   }
   const auto block = static_cast<size_t>(TraitsOf(dtype).block_bytes);
-  const float span = dtype == DType::kQ8_0 ? 127 : dtype == DType::kQ4_0 ? 8 : 15;
+  // Where the F16 scale lies, the largest code (times the largest scale below it), and whether a minimum follows.
+  struct Scale {
+    size_t at;
+    float span;
+    bool minimum;
+  };
+  const Scale of = dtype == DType::kQ8_0   ? Scale{0, 127, false}
+                   : dtype == DType::kQ4_0 ? Scale{0, 8, false}
+                   : dtype == DType::kQ4_1 ? Scale{0, 15, true}
+                   : dtype == DType::kQ5_0 ? Scale{0, 16, false}
+                   : dtype == DType::kQ5_1 ? Scale{0, 31, true}
+                   : dtype == DType::kQ4_K ? Scale{0, 15 * 63, true}
+                   : dtype == DType::kQ5_K ? Scale{0, 31 * 63, true}
+                                           : Scale{208, 32 * 127, false};
   for (size_t at = 0; at < bytes.size(); at += block) {
-    put16(at, F32ToF16(random.Uniform(0.2f, 2) / span));
-    if (dtype == DType::kQ4_1) put16(at + 2, F32ToF16(random.Uniform(-1, 0)));
+    put16(at + of.at, F32ToF16(random.Uniform(0.2f, 2) / of.span));
+    const bool k = TraitsOf(dtype).block_elements == 256;
+    if (of.minimum) put16(at + 2, F32ToF16(k ? random.Uniform(0, 1) / 63 : random.Uniform(-1, 0)));
   }
   return bytes;
 }

@@ -1,0 +1,112 @@
+// Sixteen rows a vector; int8 products by VNNI. The sums: linear_strips.h.
+#include <immintrin.h>
+
+#include "kernels/cpu/variants.h"
+#include "kernels/linear/linear_strips.h"
+
+namespace interlace::avx512 {
+namespace {
+
+// e^x to about one unit in the last place; Cephes' expf polynomial (Moshier).
+[[gnu::always_inline]] inline __m512 Exp(__m512 x) {
+  x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-104.0f)), _mm512_set1_ps(89.0f));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 8);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+  p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1));
+  return _mm512_scalef_ps(p, n);
+}
+
+struct Isa {
+  using F = __m512;
+  using I = __m512i;
+  static constexpr int kTileStrips = 2, kTileTokens = 6, kFloatTile = 6;
+  static constexpr int kWideShift = 7;  // Q8_0's codes are 128 above their values
+
+  static F ZeroF() { return _mm512_setzero_ps(); }
+  static I ZeroI() { return _mm512_setzero_si512(); }
+  static F SetF(float v) { return _mm512_set1_ps(v); }
+  static I SetI(int32_t v) { return _mm512_set1_epi32(v); }
+  static F LoadF(const float* at) { return _mm512_loadu_ps(at); }
+  static void StoreF(float* at, F v) { _mm512_storeu_ps(at, v); }
+  static __mmask16 First(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+  static F LoadSome(const float* at, int count) { return _mm512_maskz_loadu_ps(First(count), at); }
+  static void StoreSome(float* at, int count, F v) { _mm512_mask_storeu_ps(at, First(count), v); }
+  static I LoadBytes(const uint8_t* at) { return _mm512_loadu_si512(at); }
+  static void StoreBytes(uint8_t* at, I v) { _mm512_storeu_si512(at, v); }
+  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F Negate(F a) { return _mm512_sub_ps(_mm512_set1_ps(-0.0f), a); }
+  static F FromI(I a) { return _mm512_cvtepi32_ps(a); }
+  static __m128i Load16(const uint8_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
+  static __m256i Load32(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+  static F FromF16(const uint8_t* at) { return _mm512_cvtph_ps(Load32(at)); }
+  static F FromBF16(const uint8_t* at) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(Load32(at)), 16));
+  }
+  static F FromU8(const uint8_t* at) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(Load16(at))); }
+  static F FromI8(const uint8_t* at) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(Load16(at))); }
+
+  static void SplitNibbles(const uint8_t* at, I* low, I* high) {
+    const I v = _mm512_loadu_si512(at), mask = _mm512_set1_epi8(15);
+    *low = _mm512_and_si512(v, mask);
+    *high = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
+  }
+  static I AddBit4(I v, const uint8_t* bits) {
+    uint64_t mask;
+    memcpy(&mask, bits, sizeof mask);
+    return _mm512_mask_add_epi8(v, mask, v, _mm512_set1_epi8(16));
+  }
+  static void AddBits45(const uint8_t* at, I q[4]) {
+    const I v = _mm512_loadu_si512(at), mask = _mm512_set1_epi8(0x30);
+    q[0] = _mm512_or_si512(q[0], _mm512_and_si512(_mm512_slli_epi16(v, 4), mask));
+    q[1] = _mm512_or_si512(q[1], _mm512_and_si512(_mm512_slli_epi16(v, 2), mask));
+    q[2] = _mm512_or_si512(q[2], _mm512_and_si512(v, mask));
+    q[3] = _mm512_or_si512(q[3], _mm512_and_si512(_mm512_srli_epi16(v, 2), mask));
+  }
+  template <bool kWide>
+  static I Dot(I sum, I codes, int32_t x) {
+    return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x));
+  }
+
+  static float LargestOf32(const float* x) {
+    // By bits, so that NaN counts as larger than infinity.
+    const I low = _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7fffffff));
+    const I high = _mm512_and_si512(_mm512_loadu_si512(x + 16), _mm512_set1_epi32(0x7fffffff));
+    const uint32_t bits = _mm512_reduce_max_epu32(_mm512_max_epu32(low, high));
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    return largest;
+  }
+  static void Quantise32(const float* x, float inverse, int8_t* q, int32_t sums[2]) {
+    for (int half = 0; half < 2; ++half) {
+      const I v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * half), _mm512_set1_ps(inverse)));
+      const __m128i bytes = _mm512_cvtsepi32_epi8(v);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16 * half), bytes);
+      sums[half] = _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
+    }
+  }
+  static F Activate(GateKind kind, F v) {
+    // SiLU: v / (1 + e^-v). GELU: v * (1 - 1 / (1 + e^(2u))), u = sqrt(2/pi) (v + 0.044715 v^3).
+    F argument = _mm512_sub_ps(_mm512_setzero_ps(), v);
+    if (kind == GateKind::kGeluTanh) {
+      const F cube = _mm512_mul_ps(_mm512_mul_ps(v, v), v);
+      argument = _mm512_mul_ps(_mm512_fmadd_ps(cube, SetF(0.044715f), v), SetF(-1.5957691216057308f));
+    }
+    return _mm512_div_ps(v, _mm512_add_ps(SetF(1), Exp(argument)));
+  }
+};
+
+}  // namespace
+
+void Linear(const LinearArgs& args, OpContext on) { strips::LinearOf<Isa>(args, on); }
+void GatedLinear(const GatedLinearArgs& args, OpContext on) { strips::GatedLinearOf<Isa>(args, on); }
+
+}  // namespace interlace::avx512

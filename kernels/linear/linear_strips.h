@@ -1,0 +1,704 @@
+// linear and gated_linear over strips (weight_strips.h), written once for the avx2 and the avx512 table. Included by
+// linear_avx2.cc and linear_avx512.cc alone; everything has internal linkage. `Isa` names their vectors of 16 lanes.
+//
+// The sum of a row, whatever the number of tokens, tiles or threads:
+//   quantised: blocks of 32 in ascending order; the int8 products of a block (Q6_K: of each half) are added exactly,
+//   then
+//     a = fma(float(products), d_w * d_x, a), and where there is a minimum b = fma(m_w, s_x, b); the sum is a + b.
+//     x is quantised per row and block: d_x = max|x| / 127, q = nearest(x / d_x), s_x = d_x * sum(q). A block that
+//     holds NaN or infinity makes d_x NaN.
+//   float: a takes the even elements of k, b the odd ones, each by one fused multiply-add; the sum is a + b.
+// So avx2 and avx512 give the same bits, too.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "common/check.h"
+#include "kernels/linear/linear.h"
+#include "kernels/linear/weight_strips.h"
+#include "kernels/op_context.h"
+
+namespace interlace::strips {
+namespace {
+
+constexpr int kVectors = 8;               // of codes in a block
+constexpr int64_t kPanelBlocks = 64;      // of k unpacked at once: 2048 elements
+constexpr int64_t kTokenBlock = 192;      // tokens that share an unpacked panel
+constexpr int64_t kDirectTokens = 3;      // up to so many tokens multiply straight from the packed strip
+constexpr int64_t kInlineQuantise = 4;    // up to so many tokens are quantised by each thread for itself
+constexpr int64_t kQuantiseGrain = 4;     // tokens
+constexpr int64_t kPrefetchAhead = 2048;  // bytes
+
+// x, quantised. Rows of q are k long; rows of the others have one element a block.
+struct QuantisedX {
+  const int8_t* q;
+  const float* d;      // scale
+  const float* s;      // scale * sum of codes
+  const int32_t* sum;  // -(sum of codes): [2] a block, of its halves
+  int64_t k;
+  int64_t blocks;
+};
+
+struct XScratch {
+  std::vector<int8_t> q;
+  std::vector<float> d, s;
+  std::vector<int32_t> sum;
+  QuantisedX Resize(int64_t tokens, int64_t k) {
+    const int64_t blocks = k / kBlock;
+    q.resize(std::max<size_t>(q.size(), tokens * k));
+    d.resize(std::max<size_t>(d.size(), tokens * blocks));
+    s.resize(d.size());
+    sum.resize(2 * d.size());
+    return {q.data(), d.data(), s.data(), sum.data(), k, blocks};
+  }
+};
+
+template <typename Isa>
+void QuantiseRow(const float* x, int64_t row, const QuantisedX& to) {
+  for (int64_t b = 0; b < to.blocks; ++b) {
+    const int64_t at = row * to.blocks + b;
+    const float largest = Isa::LargestOf32(x + b * kBlock);
+    float d = largest / 127.0f, inverse = 127.0f / largest;
+    if (!(largest >= 0x1p-100f)) d = inverse = 0;
+    if (!(largest < __builtin_inff())) {
+      d = __builtin_nanf("");
+      inverse = 0;
+    }
+    int32_t sums[2];
+    Isa::Quantise32(x + b * kBlock, inverse, const_cast<int8_t*>(to.q) + row * to.k + b * kBlock, sums);
+    const_cast<float*>(to.d)[at] = d;
+    const_cast<float*>(to.s)[at] = d * static_cast<float>(sums[0] + sums[1]);
+    const_cast<int32_t*>(to.sum)[2 * at] = -sums[0];
+    const_cast<int32_t*>(to.sum)[2 * at + 1] = -sums[1];
+  }
+}
+
+// ---- weight types ----
+
+// One block of a strip in registers.
+template <typename Isa, int kSubs>
+struct Codes {
+  typename Isa::I q[kVectors];
+  typename Isa::F d[kSubs];
+  typename Isa::F m;
+};
+
+template <typename Isa>
+[[gnu::always_inline]] inline void LoadNibbles(const uint8_t* at, typename Isa::I q[kVectors]) {
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) Isa::SplitNibbles(at + 64 * j, &q[j], &q[j + 4]);
+}
+template <typename Isa>
+[[gnu::always_inline]] inline void LoadFives(const uint8_t* at, const uint8_t* high, typename Isa::I q[kVectors]) {
+  LoadNibbles<Isa>(at, q);
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors; ++j) q[j] = Isa::AddBit4(q[j], high + 8 * j);
+}
+
+// Each type: kSubs scales a block, whether it has minima, log2 of what codes are above their values (-1: nothing).
+template <typename Isa>
+struct Q4_0 {
+  static constexpr Layout kLayout = LayoutOf(DType::kQ4_0);
+  static constexpr int kSubs = 1, kShift = 3;
+  static constexpr bool kMinimum = false, kWide = false;
+  [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 1>* out) {
+    LoadNibbles<Isa>(s + kLayout.codes_at(b), out->q);
+    out->d[0] = Isa::FromF16(s + kLayout.scales_at(b));
+  }
+};
+template <typename Isa>
+struct Q4_1 {
+  static constexpr Layout kLayout = LayoutOf(DType::kQ4_1);
+  static constexpr int kSubs = 1, kShift = -1;
+  static constexpr bool kMinimum = true, kWide = false;
+  [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 1>* out) {
+    LoadNibbles<Isa>(s + kLayout.codes_at(b), out->q);
+    out->d[0] = Isa::FromF16(s + kLayout.scales_at(b));
+    out->m = Isa::FromF16(s + kLayout.scales_at(b) + 32);
+  }
+};
+template <typename Isa>
+struct Q5_0 {
+  static constexpr Layout kLayout = LayoutOf(DType::kQ5_0);
+  static constexpr int kSubs = 1, kShift = 4;
+  static constexpr bool kMinimum = false, kWide = false;
+  [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 1>* out) {
+    LoadFives<Isa>(s + kLayout.codes_at(b), s + kLayout.high_at(b), out->q);
+    out->d[0] = Isa::FromF16(s + kLayout.scales_at(b));
+  }
+};
+template <typename Isa>
+struct Q5_1 {
+  static constexpr Layout kLayout = LayoutOf(DType::kQ5_1);
+  static constexpr int kSubs = 1, kShift = -1;
+  static constexpr bool kMinimum = true, kWide = false;
+  [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 1>* out) {
+    LoadFives<Isa>(s + kLayout.codes_at(b), s + kLayout.high_at(b), out->q);
+    out->d[0] = Isa::FromF16(s + kLayout.scales_at(b));
+    out->m = Isa::FromF16(s + kLayout.scales_at(b) + 32);
+  }
+};
+template <typename Isa>
+struct Q8_0 {
+  static constexpr Layout kLayout = LayoutOf(DType::kQ8_0);
+  static constexpr int kSubs = 1, kShift = Isa::kWideShift;
+  static constexpr bool kMinimum = false, kWide = true;
+  [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 1>* out) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) out->q[j] = Isa::LoadBytes(s + kLayout.codes_at(b) + 64 * j);
+    out->d[0] = Isa::FromF16(s + kLayout.scales_at(b));
+  }
+};
+template <typename Isa>
+[[gnu::always_inline]] inline void LoadScalesK(const uint8_t* scales, const uint8_t* supers, Codes<Isa, 1>* out) {
+  out->d[0] = Isa::Mul(Isa::FromF16(supers), Isa::FromU8(scales));
+  out->m = Isa::Negate(Isa::Mul(Isa::FromF16(supers + 32), Isa::FromU8(scales + 16)));
+}
+template <typename Isa>
+struct Q4_K {
+  static constexpr Layout kLayout = LayoutOf(DType::kQ4_K);
+  static constexpr int kSubs = 1, kShift = -1;
+  static constexpr bool kMinimum = true, kWide = false;
+  [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 1>* out) {
+    LoadNibbles<Isa>(s + kLayout.codes_at(b), out->q);
+    LoadScalesK<Isa>(s + kLayout.scales_at(b), s + kLayout.supers_at(b), out);
+  }
+};
+template <typename Isa>
+struct Q5_K {
+  static constexpr Layout kLayout = LayoutOf(DType::kQ5_K);
+  static constexpr int kSubs = 1, kShift = -1;
+  static constexpr bool kMinimum = true, kWide = false;
+  [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 1>* out) {
+    LoadFives<Isa>(s + kLayout.codes_at(b), s + kLayout.high_at(b), out->q);
+    LoadScalesK<Isa>(s + kLayout.scales_at(b), s + kLayout.supers_at(b), out);
+  }
+};
+template <typename Isa>
+struct Q6_K {
+  static constexpr Layout kLayout = LayoutOf(DType::kQ6_K);
+  static constexpr int kSubs = 2, kShift = 5;
+  static constexpr bool kMinimum = false, kWide = false;
+  [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 2>* out) {
+    LoadNibbles<Isa>(s + kLayout.codes_at(b), out->q);
+#pragma GCC unroll 2
+    for (int a = 0; a < 2; ++a) Isa::AddBits45(s + kLayout.high_at(b) + 64 * a, out->q + 4 * a);
+    const typename Isa::F d = Isa::FromF16(s + kLayout.supers_at(b));
+    out->d[0] = Isa::Mul(d, Isa::FromI8(s + kLayout.scales_at(b)));
+    out->d[1] = Isa::Mul(d, Isa::FromI8(s + kLayout.scales_at(b) + 16));
+  }
+};
+
+// A strip is one stretch of memory, but a short one: the hardware's prefetcher has to find each anew.
+template <typename W>
+[[gnu::always_inline]] inline void Prefetch(const uint8_t* strip, int64_t b) {
+  constexpr int64_t kBytes = W::kLayout.group_bytes() / W::kLayout.group;
+  const uint8_t* ahead = strip + b * kBytes + kPrefetchAhead;
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kBytes; i += 64) __builtin_prefetch(ahead + i);
+}
+
+// ---- one block times one token ----
+
+template <typename Isa>
+struct Sums {
+  typename Isa::F a, b;
+};
+
+// Products of vectors [kFrom, kTo) of the block, plus what codes are above their values.
+template <typename Isa, typename W, int kFrom, int kTo, typename LoadCode>
+[[gnu::always_inline]] inline typename Isa::I Products(LoadCode code, const int8_t* x, int32_t negative_sum) {
+  typename Isa::I a = W::kShift < 0 ? Isa::ZeroI() : Isa::SetI(negative_sum << (W::kShift < 0 ? 0 : W::kShift));
+#pragma GCC unroll 8
+  for (int j = kFrom; j < kTo; ++j) {
+    int32_t word;
+    memcpy(&word, x + 4 * j, sizeof word);
+    a = Isa::template Dot<W::kWide>(a, code(j), word);
+  }
+  return a;
+}
+
+template <typename Isa, typename W, typename LoadCode>
+[[gnu::always_inline]] inline void AddBlock(LoadCode code, const typename Isa::F* d, typename Isa::F m,
+                                            const QuantisedX& x, int64_t token, int64_t block, Sums<Isa>* sums) {
+  const int64_t at = token * x.blocks + block;
+  const int8_t* q = x.q + token * x.k + block * kBlock;
+  const typename Isa::F dx = Isa::SetF(x.d[at]);
+  if constexpr (W::kSubs == 1) {
+    const typename Isa::I a = Products<Isa, W, 0, 8>(code, q, W::kShift < 0 ? 0 : x.sum[2 * at] + x.sum[2 * at + 1]);
+    sums->a = Isa::Fma(Isa::FromI(a), Isa::Mul(d[0], dx), sums->a);
+  } else {
+    const typename Isa::I low = Products<Isa, W, 0, 4>(code, q, x.sum[2 * at]);
+    const typename Isa::I high = Products<Isa, W, 4, 8>(code, q, x.sum[2 * at + 1]);
+    sums->a = Isa::Fma(Isa::FromI(low), Isa::Mul(d[0], dx), sums->a);
+    sums->a = Isa::Fma(Isa::FromI(high), Isa::Mul(d[1], dx), sums->a);
+  }
+  if constexpr (W::kMinimum) sums->b = Isa::Fma(m, Isa::SetF(x.s[at]), sums->b);
+}
+
+// ---- what is done with a finished sum ----
+
+// One strip of one output: adds bias and what y holds, and writes rows that exist.
+struct Target {
+  float* y;  // of token 0, at the strip's first row
+  int64_t stride;
+  const float* bias;  // at the strip's first row
+  bool accumulate;
+  int rows;  // of the strip that exist
+};
+template <typename Isa>
+[[gnu::always_inline]] inline void Write(const Target& to, int64_t token, typename Isa::F sum) {
+  float* y = to.y + token * to.stride;
+  if (to.bias != nullptr) sum = Isa::Add(sum, Isa::LoadSome(to.bias, to.rows));
+  if (to.accumulate) sum = Isa::Add(Isa::LoadSome(y, to.rows), sum);
+  Isa::StoreSome(y, to.rows, sum);
+}
+
+template <typename Isa>
+[[gnu::always_inline]] inline typename Isa::F Total(const Sums<Isa>& sums) {
+  return Isa::Add(sums.a, sums.b);
+}
+
+// A unit of work: two strips side by side. Plain: neighbours of one weight; gated: gate and up of the same rows.
+struct Pair {
+  const uint8_t* strip[2];  // the second may be null
+  Target target[2];
+  bool gated = false;
+  GateKind kind = GateKind::kSilu;
+};
+
+template <typename Isa>
+[[gnu::always_inline]] inline void Finish(const Pair& pair, int64_t token, typename Isa::F first,
+                                          typename Isa::F second) {
+  if (pair.gated) {
+    Write<Isa>(pair.target[0], token, Isa::Mul(Isa::Activate(pair.kind, first), second));
+    return;
+  }
+  Write<Isa>(pair.target[0], token, first);
+  if (pair.strip[1] != nullptr) Write<Isa>(pair.target[1], token, second);
+}
+
+// ---- few tokens: straight from the strip ----
+
+template <typename Isa, typename W, int T>
+[[gnu::always_inline]] inline void DirectStrip(const uint8_t* strip, const QuantisedX& x, Sums<Isa>* sums) {
+#pragma GCC unroll 4
+  for (int t = 0; t < T; ++t) sums[t] = {Isa::ZeroF(), Isa::ZeroF()};
+#pragma GCC unroll 2
+  for (int64_t b = 0; b < x.blocks; ++b) {
+    Codes<Isa, W::kSubs> codes;
+    Prefetch<W>(strip, b);
+    W::Load(strip, b, &codes);
+#pragma GCC unroll 4
+    for (int t = 0; t < T; ++t) {
+      AddBlock<Isa, W>([&](int j) { return codes.q[j]; }, codes.d, codes.m, x, t, b, &sums[t]);
+    }
+  }
+}
+
+template <typename Isa, typename W, int T>
+void DirectPair(const Pair& pair, const QuantisedX& x) {
+  Sums<Isa> first[T], second[T];
+  DirectStrip<Isa, W, T>(pair.strip[0], x, first);
+  if (pair.strip[1] != nullptr) DirectStrip<Isa, W, T>(pair.strip[1], x, second);
+  for (int t = 0; t < T; ++t) {
+    Finish<Isa>(pair, t, Total<Isa>(first[t]), pair.strip[1] ? Total<Isa>(second[t]) : Isa::ZeroF());
+  }
+}
+
+// ---- many tokens: a panel of codes, one byte each ----
+
+// Two strips of up to kPanelBlocks blocks.
+template <typename Isa, int kSubs>
+struct Panel {
+  alignas(64) uint8_t codes[2][kPanelBlocks][512];
+  alignas(64) float d[2][kPanelBlocks][kSubs][kRows];
+  alignas(64) float m[2][kPanelBlocks][kRows];
+};
+
+template <typename Isa, typename W>
+void FillPanel(const Pair& pair, int64_t first, int64_t count, Panel<Isa, W::kSubs>* panel) {
+  for (int s = 0; s < 2 && pair.strip[s] != nullptr; ++s) {
+    for (int64_t b = 0; b < count; ++b) {
+      Codes<Isa, W::kSubs> codes;
+      Prefetch<W>(pair.strip[s], first + b);
+      W::Load(pair.strip[s], first + b, &codes);
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) Isa::StoreBytes(panel->codes[s][b] + 64 * j, codes.q[j]);
+      for (int i = 0; i < W::kSubs; ++i) Isa::StoreF(panel->d[s][b][i], codes.d[i]);
+      if constexpr (W::kMinimum) Isa::StoreF(panel->m[s][b], codes.m);
+    }
+  }
+}
+
+// Adds blocks [first, first + count) of kStrips strips for T tokens. sums: [T][2] pairs in memory, [token][strip].
+template <typename Isa, typename W, int kStrips, int T>
+[[gnu::always_inline]] inline void Tile(const Panel<Isa, W::kSubs>& panel, int strip, int64_t first, int64_t count,
+                                        const QuantisedX& x, int64_t token, float* memory, bool fresh) {
+  Sums<Isa> sums[kStrips][T];
+#pragma GCC unroll 2
+  for (int s = 0; s < kStrips; ++s) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      float* at = memory + ((t * 2 + strip + s) * 2) * kRows;
+      sums[s][t].a = fresh ? Isa::ZeroF() : Isa::LoadF(at);
+      sums[s][t].b = fresh || !W::kMinimum ? Isa::ZeroF() : Isa::LoadF(at + kRows);
+    }
+  }
+  for (int64_t b = 0; b < count; ++b) {
+    typename Isa::I a[kStrips][T][W::kSubs];
+    const int8_t* q = x.q + token * x.k + (first + b) * kBlock;
+    const int64_t at = token * x.blocks + first + b;
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 2
+      for (int i = 0; i < W::kSubs; ++i) {
+        typename Isa::I start = Isa::ZeroI();
+        if constexpr (W::kShift >= 0) {
+          const int32_t* negative = x.sum + 2 * (at + t * x.blocks);
+          start = Isa::SetI((W::kSubs == 1 ? negative[0] + negative[1] : negative[i]) << W::kShift);
+        }
+#pragma GCC unroll 2
+        for (int s = 0; s < kStrips; ++s) a[s][t][i] = start;
+      }
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      typename Isa::I codes[kStrips];
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) codes[s] = Isa::LoadBytes(panel.codes[strip + s][b] + 64 * j);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        int32_t word;
+        memcpy(&word, q + t * x.k + 4 * j, sizeof word);
+#pragma GCC unroll 2
+        for (int s = 0; s < kStrips; ++s) {
+          typename Isa::I& sum = a[s][t][W::kSubs == 1 ? 0 : j / 4];
+          sum = Isa::template Dot<W::kWide>(sum, codes[s], word);
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int s = 0; s < kStrips; ++s) {
+#pragma GCC unroll 2
+      for (int i = 0; i < W::kSubs; ++i) {
+        const typename Isa::F d = Isa::LoadF(panel.d[strip + s][b][i]);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) {
+          const typename Isa::F scale = Isa::Mul(d, Isa::SetF(x.d[at + t * x.blocks]));
+          sums[s][t].a = Isa::Fma(Isa::FromI(a[s][t][i]), scale, sums[s][t].a);
+        }
+      }
+      if constexpr (W::kMinimum) {
+        const typename Isa::F m = Isa::LoadF(panel.m[strip + s][b]);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sums[s][t].b = Isa::Fma(m, Isa::SetF(x.s[at + t * x.blocks]), sums[s][t].b);
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int s = 0; s < kStrips; ++s) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      float* at_sums = memory + ((t * 2 + strip + s) * 2) * kRows;
+      Isa::StoreF(at_sums, sums[s][t].a);
+      if constexpr (W::kMinimum) Isa::StoreF(at_sums + kRows, sums[s][t].b);
+    }
+  }
+}
+
+template <typename Isa, typename W, int T>
+void TileTokens(const Panel<Isa, W::kSubs>& panel, bool two, int64_t first, int64_t count, const QuantisedX& x,
+                int64_t token, float* memory, bool fresh) {
+  if constexpr (Isa::kTileStrips == 2) {
+    if (two) {
+      Tile<Isa, W, 2, T>(panel, 0, first, count, x, token, memory, fresh);
+    } else {
+      Tile<Isa, W, 1, T>(panel, 0, first, count, x, token, memory, fresh);
+    }
+  } else {
+    Tile<Isa, W, 1, T>(panel, 0, first, count, x, token, memory, fresh);
+    if (two) Tile<Isa, W, 1, T>(panel, 1, first, count, x, token, memory, fresh);
+  }
+}
+
+template <typename Isa, typename W>
+struct PanelScratch {
+  Panel<Isa, W::kSubs> panel;
+  alignas(64) float sums[kTokenBlock][2][2][kRows];
+};
+
+template <typename Isa, typename W>
+void PanelPair(const Pair& pair, const QuantisedX& x, int64_t tokens, PanelScratch<Isa, W>* scratch) {
+  constexpr int kTile = W::kSubs == 1 ? Isa::kTileTokens : Isa::kTileTokens / 2;
+  const bool two = pair.strip[1] != nullptr;
+  const int64_t panels = (x.blocks + kPanelBlocks - 1) / kPanelBlocks;
+  for (int64_t t0 = 0; t0 < tokens; t0 += kTokenBlock) {
+    const int64_t n = std::min(kTokenBlock, tokens - t0);
+    for (int64_t p = 0; p < panels; ++p) {
+      const int64_t first = p * kPanelBlocks, count = std::min(kPanelBlocks, x.blocks - first);
+      if (t0 == 0 || panels > 1) FillPanel<Isa, W>(pair, first, count, &scratch->panel);
+      int64_t t = 0;
+      for (; t + kTile <= n; t += kTile) {
+        TileTokens<Isa, W, kTile>(scratch->panel, two, first, count, x, t0 + t, scratch->sums[t][0][0], p == 0);
+      }
+      for (; t + 2 <= n; t += 2) {
+        TileTokens<Isa, W, 2>(scratch->panel, two, first, count, x, t0 + t, scratch->sums[t][0][0], p == 0);
+      }
+      if (t < n) TileTokens<Isa, W, 1>(scratch->panel, two, first, count, x, t0 + t, scratch->sums[t][0][0], p == 0);
+    }
+    for (int64_t t = 0; t < n; ++t) {
+      typename Isa::F total[2] = {Isa::ZeroF(), Isa::ZeroF()};
+      for (int s = 0; s < (two ? 2 : 1); ++s) {
+        total[s] = Isa::LoadF(scratch->sums[t][s][0]);
+        total[s] = Isa::Add(total[s], W::kMinimum ? Isa::LoadF(scratch->sums[t][s][1]) : Isa::ZeroF());
+      }
+      Finish<Isa>(pair, t0 + t, total[0], total[1]);
+    }
+  }
+}
+
+template <typename Isa, typename W>
+void QuantisedPairs(const Pair* pairs, int64_t count, const QuantisedX& x, int64_t tokens) {
+  if (tokens <= kDirectTokens) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (tokens == 1) DirectPair<Isa, W, 1>(pairs[i], x);
+      if (tokens == 2) DirectPair<Isa, W, 2>(pairs[i], x);
+      if (tokens == 3) DirectPair<Isa, W, 3>(pairs[i], x);
+    }
+    return;
+  }
+  static thread_local PanelScratch<Isa, W> scratch;  // too large for a stack
+  for (int64_t i = 0; i < count; ++i) PanelPair<Isa, W>(pairs[i], x, tokens, &scratch);
+}
+
+// ---- float weights ----
+
+template <typename Isa>
+struct F32 {
+  static constexpr int64_t kBytes = 4;
+  [[gnu::always_inline]] static inline typename Isa::F Load(const uint8_t* at) {
+    return Isa::LoadF(reinterpret_cast<const float*>(at));
+  }
+};
+template <typename Isa>
+struct F16 {
+  static constexpr int64_t kBytes = 2;
+  [[gnu::always_inline]] static inline typename Isa::F Load(const uint8_t* at) { return Isa::FromF16(at); }
+};
+template <typename Isa>
+struct BF16 {
+  static constexpr int64_t kBytes = 2;
+  [[gnu::always_inline]] static inline typename Isa::F Load(const uint8_t* at) { return Isa::FromBF16(at); }
+};
+
+template <typename Isa, typename W, int kStrips, int T>
+[[gnu::always_inline]] inline void FloatTile(const Pair& pair, const float* x, int64_t k, int64_t token) {
+  typename Isa::F sums[kStrips][T][2];
+#pragma GCC unroll 2
+  for (int s = 0; s < kStrips; ++s) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) sums[s][t][0] = sums[s][t][1] = Isa::ZeroF();
+  }
+  const float* row = x + token * k;
+  int64_t i = 0;
+  for (; i + 2 <= k; i += 2) {
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; ++odd) {
+      typename Isa::F w[kStrips];
+#pragma GCC unroll 2
+      for (int s = 0; s < kStrips; ++s) w[s] = W::Load(pair.strip[s] + (i + odd) * kRows * W::kBytes);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const typename Isa::F v = Isa::SetF(row[t * k + i + odd]);
+#pragma GCC unroll 2
+        for (int s = 0; s < kStrips; ++s) sums[s][t][odd] = Isa::Fma(w[s], v, sums[s][t][odd]);
+      }
+    }
+  }
+  if (i < k) {
+    for (int s = 0; s < kStrips; ++s) {
+      const typename Isa::F w = W::Load(pair.strip[s] + i * kRows * W::kBytes);
+      for (int t = 0; t < T; ++t) sums[s][t][0] = Isa::Fma(w, Isa::SetF(row[t * k + i]), sums[s][t][0]);
+    }
+  }
+  for (int t = 0; t < T; ++t) {
+    const typename Isa::F first = Isa::Add(sums[0][t][0], sums[0][t][1]);
+    Finish<Isa>(pair, token + t, first,
+                kStrips == 2 ? Isa::Add(sums[kStrips - 1][t][0], sums[kStrips - 1][t][1]) : Isa::ZeroF());
+  }
+}
+
+template <typename Isa, typename W, int kStrips>
+void FloatPair(const Pair& pair, const float* x, int64_t k, int64_t tokens) {
+  constexpr int kTile = Isa::kFloatTile;
+  int64_t t = 0;
+  for (; t + kTile <= tokens; t += kTile) FloatTile<Isa, W, kStrips, kTile>(pair, x, k, t);
+  for (; t < tokens; ++t) FloatTile<Isa, W, kStrips, 1>(pair, x, k, t);
+}
+
+template <typename Isa, typename W>
+void FloatPairs(const Pair* pairs, int64_t count, const float* x, int64_t k, int64_t tokens) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (pairs[i].strip[1] != nullptr) {
+      FloatPair<Isa, W, 2>(pairs[i], x, k, tokens);
+    } else {
+      FloatPair<Isa, W, 1>(pairs[i], x, k, tokens);
+    }
+  }
+}
+
+// ---- the call ----
+
+// Strips of one weight type in a row.
+struct Run {
+  DType dtype;
+  int64_t begin, end;  // of pairs
+};
+
+struct Work {
+  Tensor x;
+  std::vector<Pair> pairs;
+  std::vector<Run> runs;
+};
+
+template <typename Isa>
+void Multiply(const Work& work, const Run& run, int64_t begin, int64_t end, const QuantisedX& x) {
+  const Pair* pairs = work.pairs.data() + begin;
+  const int64_t count = end - begin, tokens = work.x.rows, k = work.x.cols;
+  switch (run.dtype) {
+    case DType::kF32:
+      return FloatPairs<Isa, F32<Isa>>(pairs, count, work.x.f32(), k, tokens);
+    case DType::kF16:
+      return FloatPairs<Isa, F16<Isa>>(pairs, count, work.x.f32(), k, tokens);
+    case DType::kBF16:
+      return FloatPairs<Isa, BF16<Isa>>(pairs, count, work.x.f32(), k, tokens);
+    case DType::kQ8_0:
+      return QuantisedPairs<Isa, Q8_0<Isa>>(pairs, count, x, tokens);
+    case DType::kQ4_0:
+      return QuantisedPairs<Isa, Q4_0<Isa>>(pairs, count, x, tokens);
+    case DType::kQ4_1:
+      return QuantisedPairs<Isa, Q4_1<Isa>>(pairs, count, x, tokens);
+    case DType::kQ5_0:
+      return QuantisedPairs<Isa, Q5_0<Isa>>(pairs, count, x, tokens);
+    case DType::kQ5_1:
+      return QuantisedPairs<Isa, Q5_1<Isa>>(pairs, count, x, tokens);
+    case DType::kQ4_K:
+      return QuantisedPairs<Isa, Q4_K<Isa>>(pairs, count, x, tokens);
+    case DType::kQ5_K:
+      return QuantisedPairs<Isa, Q5_K<Isa>>(pairs, count, x, tokens);
+    case DType::kQ6_K:
+      return QuantisedPairs<Isa, Q6_K<Isa>>(pairs, count, x, tokens);
+    default:
+      CHECK_MSG(false, "not a weight type");
+  }
+}
+
+// Everything in one parallel region; where many tokens are to be quantised, that is one before it.
+template <typename Isa>
+void RunWork(const Work& work, OpContext on) {
+  const int64_t tokens = work.x.rows, k = work.x.cols;
+  if (tokens == 0 || work.pairs.empty()) return;
+  const bool quantised = std::any_of(work.runs.begin(), work.runs.end(),
+                                     [](const Run& run) { return TraitsOf(run.dtype).block_elements > 1; });
+  const bool together = quantised && tokens > kInlineQuantise;
+  static thread_local XScratch shared;  // of the thread that calls ops
+  QuantisedX common{};
+  if (together) {
+    common = shared.Resize(tokens, k);
+    on.team().ParallelFor(tokens, kQuantiseGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) QuantiseRow<Isa>(work.x.f32_row(t), t, common);
+    });
+  }
+  on.team().ParallelFor(static_cast<int64_t>(work.pairs.size()), 1, [&](int64_t begin, int64_t end) {
+    static thread_local XScratch own;
+    QuantisedX x = common;
+    if (quantised && !together) {
+      x = own.Resize(tokens, k);
+      for (int64_t t = 0; t < tokens; ++t) QuantiseRow<Isa>(work.x.f32_row(t), t, x);
+    }
+    for (const Run& run : work.runs) {
+      const int64_t from = std::max(begin, run.begin), to = std::min(end, run.end);
+      if (from < to) Multiply<Isa>(work, run, from, to, x);
+    }
+  });
+}
+
+// The strips of one output, two by two.
+inline void AddPairs(const LinearOut& out, Work* work) {
+  const int64_t strip_bytes = StripBytes(out.w.dtype, out.w.k);
+  const auto begin = static_cast<int64_t>(work->pairs.size());
+  const auto* bytes = reinterpret_cast<const uint8_t*>(out.w.data);
+  const int64_t strips = (out.w.rows + kRows - 1) / kRows;
+  for (int64_t s = 0; s < strips; s += 2) {
+    Pair pair{};
+    for (int64_t i = 0; i < std::min<int64_t>(2, strips - s); ++i) {
+      const int64_t row = (s + i) * kRows;
+      pair.strip[i] = bytes + (s + i) * strip_bytes;
+      pair.target[i] = {out.y.f32() + row, out.y.cols, out.bias == nullptr ? nullptr : out.bias + row, out.accumulate,
+                        static_cast<int>(std::min(kRows, out.w.rows - row))};
+    }
+    work->pairs.push_back(pair);
+  }
+  work->runs.push_back({out.w.dtype, begin, static_cast<int64_t>(work->pairs.size())});
+}
+
+template <typename Isa>
+void LinearOf(const LinearArgs& args, OpContext on) {
+  static thread_local Work work;
+  work.x = args.x;
+  work.pairs.clear();
+  work.runs.clear();
+  for (const LinearOut& out : args.outs) {
+    CHECK(out.w.k == args.x.cols && out.y.cols == out.w.rows);
+    AddPairs(out, &work);
+  }
+  RunWork<Isa>(work, on);
+}
+
+// Gate and up of different types.
+template <typename Isa>
+void GatedInTwo(const GatedLinearArgs& args, OpContext on) {
+  static thread_local std::vector<float> scratch;
+  const int64_t rows = args.gate.rows;
+  scratch.resize(std::max<size_t>(scratch.size(), args.x.rows * rows));
+  const Tensor up{scratch.data(), DType::kF32, args.x.rows, rows};
+  LinearOf<Isa>({args.x, {{args.out, args.gate}, {up, args.up}}}, on);
+  for (int64_t t = 0; t < args.x.rows; ++t) {
+    for (int64_t r = 0; r < rows; r += kRows) {
+      const int count = static_cast<int>(std::min(kRows, rows - r));
+      float* out = args.out.f32_row(t) + r;
+      const typename Isa::F gate = Isa::Activate(args.kind, Isa::LoadSome(out, count));
+      Isa::StoreSome(out, count, Isa::Mul(gate, Isa::LoadSome(up.f32_row(t) + r, count)));
+    }
+  }
+}
+
+template <typename Isa>
+void GatedLinearOf(const GatedLinearArgs& args, OpContext on) {
+  CHECK(args.gate.rows == args.up.rows && args.gate.k == args.x.cols);
+  if (args.gate.dtype != args.up.dtype) return GatedInTwo<Isa>(args, on);
+  static thread_local Work work;
+  work.x = args.x;
+  work.pairs.clear();
+  work.runs.clear();
+  const int64_t strip_bytes = StripBytes(args.gate.dtype, args.gate.k);
+  const int64_t strips = (args.gate.rows + kRows - 1) / kRows;
+  for (int64_t s = 0; s < strips; ++s) {
+    Pair pair{};
+    pair.gated = true;
+    pair.kind = args.kind;
+    pair.strip[0] = reinterpret_cast<const uint8_t*>(args.gate.data) + s * strip_bytes;
+    pair.strip[1] = reinterpret_cast<const uint8_t*>(args.up.data) + s * strip_bytes;
+    pair.target[0] = {args.out.f32() + s * kRows, args.out.cols, nullptr, false,
+                      static_cast<int>(std::min(kRows, args.gate.rows - s * kRows))};
+    work.pairs.push_back(pair);
+  }
+  work.runs.push_back({args.gate.dtype, 0, strips});
+  RunWork<Isa>(work, on);
+}
+
+}  // namespace
+}  // namespace interlace::strips
