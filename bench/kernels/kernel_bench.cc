@@ -16,6 +16,7 @@
 #include "absl/strings/strip.h"
 #include "bench/kernels/ceilings.h"
 #include "bench/kernels/small_ops.h"
+#include "common/check.h"
 #include "kernels/backend.h"
 #include "kernels/linear/linear_cases.h"
 #include "kernels/paged_attention/paged_attention_cases.h"
@@ -42,6 +43,25 @@ void SetCounters(benchmark::State& state, double bytes, double flops, double tok
   state.counters["GFLOP/s"] = Counter(flops / 1e9, kRate);
   state.counters["tok/s"] = Counter(tokens, kRate);
 }
+
+// Weights one after another in one stretch of device memory, as a rank holds them.
+class WeightArena {
+ public:
+  WeightArena(Backend& backend, int64_t bytes) : backend_(backend), memory_(backend.Allocate(bytes).value()) {}
+  LinearWeight Add(DType dtype, int64_t rows, int64_t k, Random& random) {
+    std::vector<uint8_t> bytes = RandomWeights(dtype, rows, k, random);
+    std::byte* at = memory_->data() + used_;
+    used_ += backend_.ops().weight_bytes(dtype, rows, k);
+    CHECK(used_ <= memory_->bytes());
+    backend_.ops().pack_weight({bytes.data(), dtype, rows, k}, at, backend_.context());
+    return {dtype, rows, k, at};
+  }
+
+ private:
+  Backend& backend_;
+  std::unique_ptr<DeviceBuffer> memory_;
+  int64_t used_ = 0;
+};
 
 PackedWeight MakeWeight(Backend& backend, DType dtype, int64_t rows, int64_t k, Random& random) {
   std::vector<uint8_t> bytes = RandomWeights(dtype, rows, k, random);
@@ -127,19 +147,20 @@ void BenchStepLinears(benchmark::State& state, int64_t tokens) {
     int64_t k;
   };
   constexpr Shape kLayer[] = {{576, 576}, {192, 576}, {192, 576}, {576, 576}, {1536, 576}, {1536, 576}, {576, 1536}};
-  std::vector<PackedWeight> weights;
+  WeightArena arena(*backend, int64_t{128} << 20);
+  std::vector<LinearWeight> weights;
   double bytes = 0;
   double flops = 0;
   for (int l = 0; l < 30; ++l) {
     for (const Shape& shape : kLayer) {
-      weights.push_back(MakeWeight(*backend, DType::kQ4_1, shape.rows, shape.k, random));
+      weights.push_back(arena.Add(DType::kQ4_1, shape.rows, shape.k, random));
       flops += 2.0 * static_cast<double>(tokens * shape.rows * shape.k);
-      bytes += BytesOf(weights.back().weight());
+      bytes += BytesOf(weights.back());
     }
   }
-  const PackedWeight head = MakeWeight(*backend, DType::kQ8_0, 49152, 576, random);
+  const LinearWeight head = arena.Add(DType::kQ8_0, 49152, 576, random);
   flops += 2.0 * 49152 * 576;
-  bytes += BytesOf(head.weight());
+  bytes += BytesOf(head);
   std::vector<float> x = random.Floats(tokens * 1536);
   std::vector<float> y(std::max<int64_t>(tokens * 1536, 49152)), k(tokens * 192), v(tokens * 192);
   const auto view = [&](std::vector<float>& values, int64_t cols) {
@@ -147,16 +168,14 @@ void BenchStepLinears(benchmark::State& state, int64_t tokens) {
   };
   for (auto _ : state) {
     for (size_t l = 0; l < weights.size(); l += 7) {
-      const PackedWeight* w = &weights[l];
+      const LinearWeight* w = &weights[l];
       const OpContext on = backend->context();
-      backend->ops().linear(
-          {view(x, 576), {{view(y, 576), w[0].weight()}, {view(k, 192), w[1].weight()}, {view(v, 192), w[2].weight()}}},
-          on);
-      backend->ops().linear({view(x, 576), {{view(y, 576), w[3].weight()}}}, on);
-      backend->ops().gated_linear({view(y, 1536), view(x, 576), w[4].weight(), w[5].weight()}, on);
-      backend->ops().linear({view(x, 1536), {{view(y, 576), w[6].weight()}}}, on);
+      backend->ops().linear({view(x, 576), {{view(y, 576), w[0]}, {view(k, 192), w[1]}, {view(v, 192), w[2]}}}, on);
+      backend->ops().linear({view(x, 576), {{view(y, 576), w[3]}}}, on);
+      backend->ops().gated_linear({view(y, 1536), view(x, 576), w[4], w[5]}, on);
+      backend->ops().linear({view(x, 1536), {{view(y, 576), w[6]}}}, on);
     }
-    backend->ops().linear({{x.data(), DType::kF32, 1, 576}, {{{y.data(), DType::kF32, 1, 49152}, head.weight()}}},
+    backend->ops().linear({{x.data(), DType::kF32, 1, 576}, {{{y.data(), DType::kF32, 1, 49152}, head}}},
                           backend->context());
   }
   SetCounters(state, bytes, flops, static_cast<double>(tokens));

@@ -13,7 +13,7 @@ struct Isa {
   struct I {
     __m256i low, high;
   };
-  static constexpr int kTileStrips = 1, kTileTokens = 2, kFloatTile = 2;
+  static constexpr int kTileStrips = 1, kTileTokens = 2, kFloatTile = 2, kDirectTile = 2;
   static constexpr int kWideShift = -1;  // Q8_0's codes are brought down before the product
 
   static F ZeroF() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

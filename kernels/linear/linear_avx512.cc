@@ -26,7 +26,7 @@ namespace {
 struct Isa {
   using F = __m512;
   using I = __m512i;
-  static constexpr int kTileStrips = 2, kTileTokens = 6, kFloatTile = 6;
+  static constexpr int kTileStrips = 2, kTileTokens = 6, kFloatTile = 6, kDirectTile = 4;
   static constexpr int kWideShift = 7;  // Q8_0's codes are 128 above their values
 
   static F ZeroF() { return _mm512_setzero_ps(); }

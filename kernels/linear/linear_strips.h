@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "common/check.h"
@@ -23,13 +24,12 @@
 namespace interlace::strips {
 namespace {
 
-constexpr int kVectors = 8;               // of codes in a block
-constexpr int64_t kPanelBlocks = 64;      // of k unpacked at once: 2048 elements
-constexpr int64_t kTokenBlock = 192;      // tokens that share an unpacked panel
-constexpr int64_t kDirectTokens = 3;      // up to so many tokens multiply straight from the packed strip
-constexpr int64_t kInlineQuantise = 4;    // up to so many tokens are quantised by each thread for itself
-constexpr int64_t kQuantiseGrain = 4;     // tokens
-constexpr int64_t kPrefetchAhead = 2048;  // bytes
+constexpr int kVectors = 8;             // of codes in a block
+constexpr int64_t kPanelBlocks = 48;    // of k unpacked at once: 2048 elements
+constexpr int64_t kTokenBlock = 192;    // tokens that share an unpacked panel
+constexpr int64_t kDirectTokens = 8;    // up to so many tokens multiply straight from the packed strip
+constexpr int64_t kInlineQuantise = 8;  // up to so many tokens are quantised by each thread for itself
+constexpr int64_t kQuantiseGrain = 4;   // tokens
 
 // x, quantised. Rows of q are k long; rows of the others have one element a block.
 struct QuantisedX {
@@ -191,15 +191,6 @@ struct Q6_K {
   }
 };
 
-// A strip is one stretch of memory, but a short one: the hardware's prefetcher has to find each anew.
-template <typename W>
-[[gnu::always_inline]] inline void Prefetch(const uint8_t* strip, int64_t b) {
-  constexpr int64_t kBytes = W::kLayout.group_bytes() / W::kLayout.group;
-  const uint8_t* ahead = strip + b * kBytes + kPrefetchAhead;
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kBytes; i += 64) __builtin_prefetch(ahead + i);
-}
-
 // ---- one block times one token ----
 
 template <typename Isa>
@@ -283,29 +274,41 @@ template <typename Isa>
 // ---- few tokens: straight from the strip ----
 
 template <typename Isa, typename W, int T>
-[[gnu::always_inline]] inline void DirectStrip(const uint8_t* strip, const QuantisedX& x, Sums<Isa>* sums) {
+[[gnu::always_inline]] inline void DirectStrip(const uint8_t* strip, const QuantisedX& x, int64_t token,
+                                               Sums<Isa>* sums) {
 #pragma GCC unroll 4
   for (int t = 0; t < T; ++t) sums[t] = {Isa::ZeroF(), Isa::ZeroF()};
-#pragma GCC unroll 2
   for (int64_t b = 0; b < x.blocks; ++b) {
     Codes<Isa, W::kSubs> codes;
-    Prefetch<W>(strip, b);
     W::Load(strip, b, &codes);
 #pragma GCC unroll 4
     for (int t = 0; t < T; ++t) {
-      AddBlock<Isa, W>([&](int j) { return codes.q[j]; }, codes.d, codes.m, x, t, b, &sums[t]);
+      AddBlock<Isa, W>([&](int j) { return codes.q[j]; }, codes.d, codes.m, x, token + t, b, &sums[t]);
     }
   }
 }
 
 template <typename Isa, typename W, int T>
-void DirectPair(const Pair& pair, const QuantisedX& x) {
+void DirectPair(const Pair& pair, const QuantisedX& x, int64_t token) {
   Sums<Isa> first[T], second[T];
-  DirectStrip<Isa, W, T>(pair.strip[0], x, first);
-  if (pair.strip[1] != nullptr) DirectStrip<Isa, W, T>(pair.strip[1], x, second);
+  DirectStrip<Isa, W, T>(pair.strip[0], x, token, first);
+  if (pair.strip[1] != nullptr) DirectStrip<Isa, W, T>(pair.strip[1], x, token, second);
   for (int t = 0; t < T; ++t) {
-    Finish<Isa>(pair, t, Total<Isa>(first[t]), pair.strip[1] ? Total<Isa>(second[t]) : Isa::ZeroF());
+    Finish<Isa>(pair, token + t, Total<Isa>(first[t]), pair.strip[1] ? Total<Isa>(second[t]) : Isa::ZeroF());
   }
+}
+
+// Four tokens at a time: from the second time on, the strips are in the first-level cache.
+template <typename Isa, typename W>
+void DirectTokens(const Pair& pair, const QuantisedX& x, int64_t tokens) {
+  constexpr int kTile = Isa::kDirectTile;
+  int64_t t = 0;
+  for (; t + kTile <= tokens; t += kTile) DirectPair<Isa, W, kTile>(pair, x, t);
+  if (kTile > 2 && t + 2 <= tokens) {
+    DirectPair<Isa, W, 2>(pair, x, t);
+    t += 2;
+  }
+  if (t < tokens) DirectPair<Isa, W, 1>(pair, x, t);
 }
 
 // ---- many tokens: a panel of codes, one byte each ----
@@ -313,9 +316,9 @@ void DirectPair(const Pair& pair, const QuantisedX& x) {
 // Two strips of up to kPanelBlocks blocks.
 template <typename Isa, int kSubs>
 struct Panel {
-  alignas(64) uint8_t codes[2][kPanelBlocks][512];
-  alignas(64) float d[2][kPanelBlocks][kSubs][kRows];
-  alignas(64) float m[2][kPanelBlocks][kRows];
+  alignas(64) uint8_t codes[kPanelBlocks][2][512];
+  alignas(64) float d[kPanelBlocks][2][kSubs][kRows];
+  alignas(64) float m[kPanelBlocks][2][kRows];
 };
 
 template <typename Isa, typename W>
@@ -323,12 +326,11 @@ void FillPanel(const Pair& pair, int64_t first, int64_t count, Panel<Isa, W::kSu
   for (int s = 0; s < 2 && pair.strip[s] != nullptr; ++s) {
     for (int64_t b = 0; b < count; ++b) {
       Codes<Isa, W::kSubs> codes;
-      Prefetch<W>(pair.strip[s], first + b);
       W::Load(pair.strip[s], first + b, &codes);
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) Isa::StoreBytes(panel->codes[s][b] + 64 * j, codes.q[j]);
-      for (int i = 0; i < W::kSubs; ++i) Isa::StoreF(panel->d[s][b][i], codes.d[i]);
-      if constexpr (W::kMinimum) Isa::StoreF(panel->m[s][b], codes.m);
+      for (int j = 0; j < kVectors; ++j) Isa::StoreBytes(panel->codes[b][s] + 64 * j, codes.q[j]);
+      for (int i = 0; i < W::kSubs; ++i) Isa::StoreF(panel->d[b][s][i], codes.d[i]);
+      if constexpr (W::kMinimum) Isa::StoreF(panel->m[b][s], codes.m);
     }
   }
 }
@@ -368,7 +370,7 @@ template <typename Isa, typename W, int kStrips, int T>
     for (int j = 0; j < kVectors; ++j) {
       typename Isa::I codes[kStrips];
 #pragma GCC unroll 2
-      for (int s = 0; s < kStrips; ++s) codes[s] = Isa::LoadBytes(panel.codes[strip + s][b] + 64 * j);
+      for (int s = 0; s < kStrips; ++s) codes[s] = Isa::LoadBytes(panel.codes[b][strip + s] + 64 * j);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         int32_t word;
@@ -384,7 +386,7 @@ template <typename Isa, typename W, int kStrips, int T>
     for (int s = 0; s < kStrips; ++s) {
 #pragma GCC unroll 2
       for (int i = 0; i < W::kSubs; ++i) {
-        const typename Isa::F d = Isa::LoadF(panel.d[strip + s][b][i]);
+        const typename Isa::F d = Isa::LoadF(panel.d[b][strip + s][i]);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
           const typename Isa::F scale = Isa::Mul(d, Isa::SetF(x.d[at + t * x.blocks]));
@@ -392,7 +394,7 @@ template <typename Isa, typename W, int kStrips, int T>
         }
       }
       if constexpr (W::kMinimum) {
-        const typename Isa::F m = Isa::LoadF(panel.m[strip + s][b]);
+        const typename Isa::F m = Isa::LoadF(panel.m[b][strip + s]);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) sums[s][t].b = Isa::Fma(m, Isa::SetF(x.s[at + t * x.blocks]), sums[s][t].b);
       }
@@ -463,15 +465,12 @@ void PanelPair(const Pair& pair, const QuantisedX& x, int64_t tokens, PanelScrat
 template <typename Isa, typename W>
 void QuantisedPairs(const Pair* pairs, int64_t count, const QuantisedX& x, int64_t tokens) {
   if (tokens <= kDirectTokens) {
-    for (int64_t i = 0; i < count; ++i) {
-      if (tokens == 1) DirectPair<Isa, W, 1>(pairs[i], x);
-      if (tokens == 2) DirectPair<Isa, W, 2>(pairs[i], x);
-      if (tokens == 3) DirectPair<Isa, W, 3>(pairs[i], x);
-    }
+    for (int64_t i = 0; i < count; ++i) DirectTokens<Isa, W>(pairs[i], x, tokens);
     return;
   }
-  static thread_local PanelScratch<Isa, W> scratch;  // too large for a stack
-  for (int64_t i = 0; i < count; ++i) PanelPair<Isa, W>(pairs[i], x, tokens, &scratch);
+  // Behind a pointer: the address of a thread's own object would be looked up again in every tile.
+  static thread_local const auto scratch = std::make_unique<PanelScratch<Isa, W>>();
+  for (int64_t i = 0; i < count; ++i) PanelPair<Isa, W>(pairs[i], x, tokens, scratch.get());
 }
 
 // ---- float weights ----
