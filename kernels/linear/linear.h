@@ -2,7 +2,7 @@
 //
 // Weights are packed once, at load, into the layout of the op table that will use them (OpTable::pack_weight). Sums are
 // F32 and run over k in one fixed order, whatever the number of tokens. Where the weights are quantised, the vector
-// tables quantise x to int8, one F32 scale per 32 elements (as llama.cpp's Q8_0, but for the scale's precision); a row
+// tables quantise x to 8 bits, one F32 scale and one zero point per 32 elements; a row
 // of x is quantised from that row alone. `reference` computes on dequantised weights and F32 x.
 #pragma once
 

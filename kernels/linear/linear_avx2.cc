@@ -14,7 +14,7 @@ struct Isa {
     __m256i low, high;
   };
   static constexpr int kTileStrips = 1, kTileTokens = 2, kFloatTile = 2, kDirectTile = 2;
-  static constexpr int kWideShift = -1;  // Q8_0's codes are brought down before the product
+  static constexpr float kWideZero = 128;  // wide products take x - 128
 
   static F ZeroF() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static I ZeroI() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
@@ -90,43 +90,77 @@ struct Isa {
     q[2] = {add(q[2].low, v.low), add(q[2].high, v.high)};
     q[3] = {add(q[3].low, _mm256_srli_epi16(v.low, 2)), add(q[3].high, _mm256_srli_epi16(v.high, 2))};
   }
-  // Pairs of products fit 16 bits: codes are at most 128 in magnitude, x at most 127.
+  // Pairs of products fit 16 bits: 2 * 255 * 63; wide codes are signed, their products 2 * 127 * 128.
   template <bool kWide>
   static __m256i Dot(__m256i sum, __m256i codes, __m256i x) {
+    __m256i pairs;
     if constexpr (kWide) {
-      codes = _mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(0x80)));
-      x = _mm256_sign_epi8(x, codes);
-      codes = _mm256_abs_epi8(codes);
+      x = _mm256_xor_si256(x, _mm256_set1_epi8(static_cast<char>(0x80)));
+      pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes));
+    } else {
+      pairs = _mm256_maddubs_epi16(x, codes);
     }
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1)));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
+  // Four elements of x a lane, times those of 16 rows.
   template <bool kWide>
-  static I Dot(I sum, I codes, int32_t x) {
-    const __m256i word = _mm256_set1_epi32(x);
+  static I Dot(I sum, I codes, const uint8_t* x) {
+    int32_t bits;
+    memcpy(&bits, x, sizeof bits);
+    const __m256i word = _mm256_set1_epi32(bits);
     return {Dot<kWide>(sum.low, codes.low, word), Dot<kWide>(sum.high, codes.high, word)};
   }
-
-  static float LargestOf32(const float* x) {
-    // By bits, so that NaN counts as larger than infinity; magnitudes compare right as signed numbers.
-    __m256i largest = _mm256_setzero_si256();
-    for (int i = 0; i < 4; ++i) {
-      const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 8 * i));
-      largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
+  static I AddI(I a, I b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
+  // Wide codes are signed; others are small enough for a sum of eight in a byte.
+  template <bool kWide, int kCount>
+  static F SumBytes(const I* q) {
+    const __m256i ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
+    I sum = ZeroI();
+    if constexpr (kWide) {
+      for (int j = 0; j < kCount; ++j) {
+        sum = AddI(sum, {_mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q[j].low), ones16),
+                         _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, q[j].high), ones16)});
+      }
+    } else {
+      I bytes = q[0];
+      for (int j = 1; j < kCount; ++j) {
+        bytes = {_mm256_add_epi8(bytes.low, q[j].low), _mm256_add_epi8(bytes.high, q[j].high)};
+      }
+      sum = {_mm256_madd_epi16(_mm256_maddubs_epi16(bytes.low, ones8), ones16),
+             _mm256_madd_epi16(_mm256_maddubs_epi16(bytes.high, ones8), ones16)};
     }
-    __m128i m = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
-    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
-    return _mm_cvtss_f32(_mm_castsi128_ps(m));
+    return FromI(sum);
   }
-  static void Quantise32(const float* x, float inverse, int8_t* q, int32_t sums[2]) {
+
+  struct Range {
+    float low, high;  // with 0 between them
+    bool finite;
+  };
+  static Range RangeOf32(const float* x) {
+    __m256 low = _mm256_setzero_ps(), high = low;
+    __m256i largest = _mm256_setzero_si256();  // magnitudes as numbers: NaN and infinity are above all others
+    for (int i = 0; i < 4; ++i) {
+      const __m256 v = _mm256_loadu_ps(x + 8 * i);
+      low = _mm256_min_ps(v, low);
+      high = _mm256_max_ps(v, high);
+      largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff)));
+    }
+    const __m256i odd = _mm256_cmpgt_epi32(largest, _mm256_set1_epi32(0x7f7fffff));
+    return {-MaxLanes(_mm256_xor_ps(low, _mm256_set1_ps(-0.0f))), MaxLanes(high), _mm256_testz_si256(odd, odd) != 0};
+  }
+  static void Quantise32(const float* x, float inverse, int32_t zero, uint8_t* q, int32_t sums[2]) {
     const __m256 factor = _mm256_set1_ps(inverse);
+    const auto code = [&](const float* at) {
+      const __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(at), factor));
+      const __m256i above = _mm256_max_epi32(_mm256_add_epi32(v, _mm256_set1_epi32(zero)), _mm256_set1_epi32(1));
+      return _mm256_min_epi32(above, _mm256_set1_epi32(255));
+    };
     for (int half = 0; half < 2; ++half) {
-      const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16 * half), factor));
-      const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 16 * half + 8), factor));
+      const __m256i low = code(x + 16 * half), high = code(x + 16 * half + 8);
       const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-      const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+      const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16 * half), bytes);
-      __m256i sum = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+      const __m256i sum = _mm256_add_epi32(low, high);
       __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
       s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
       s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));

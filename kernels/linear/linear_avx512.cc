@@ -27,7 +27,7 @@ struct Isa {
   using F = __m512;
   using I = __m512i;
   static constexpr int kTileStrips = 2, kTileTokens = 6, kFloatTile = 6, kDirectTile = 4;
-  static constexpr int kWideShift = 7;  // Q8_0's codes are 128 above their values
+  static constexpr float kWideZero = 0;
 
   static F ZeroF() { return _mm512_setzero_ps(); }
   static I ZeroI() { return _mm512_setzero_si512(); }
@@ -71,26 +71,51 @@ struct Isa {
     q[2] = _mm512_or_si512(q[2], _mm512_and_si512(v, mask));
     q[3] = _mm512_or_si512(q[3], _mm512_and_si512(_mm512_srli_epi16(v, 2), mask));
   }
+  // Four elements of x a lane, times those of 16 rows.
   template <bool kWide>
-  static I Dot(I sum, I codes, int32_t x) {
-    return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x));
+  static I Dot(I sum, I codes, const uint8_t* x) {
+    int32_t word;
+    memcpy(&word, x, sizeof word);
+    return _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(word), codes);
+  }
+  static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
+  // Wide codes are signed; others are small enough for a sum of eight in a byte.
+  template <bool kWide, int kCount>
+  static F SumBytes(const I* q) {
+    const I ones = _mm512_set1_epi8(1);
+    I sum = ZeroI();
+    if constexpr (kWide) {
+      for (int j = 0; j < kCount; ++j) sum = _mm512_dpbusd_epi32(sum, ones, q[j]);
+    } else {
+      I bytes = _mm512_add_epi8(_mm512_add_epi8(q[0], q[1]), _mm512_add_epi8(q[2], q[3]));
+      if constexpr (kCount == 8) {
+        bytes = _mm512_add_epi8(bytes, _mm512_add_epi8(_mm512_add_epi8(q[4], q[5]), _mm512_add_epi8(q[6], q[7])));
+      }
+      sum = _mm512_dpbusd_epi32(sum, bytes, ones);
+    }
+    return FromI(sum);
   }
 
-  static float LargestOf32(const float* x) {
-    // By bits, so that NaN counts as larger than infinity.
-    const I low = _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7fffffff));
-    const I high = _mm512_and_si512(_mm512_loadu_si512(x + 16), _mm512_set1_epi32(0x7fffffff));
-    const uint32_t bits = _mm512_reduce_max_epu32(_mm512_max_epu32(low, high));
-    float largest;
-    memcpy(&largest, &bits, sizeof largest);
-    return largest;
+  struct Range {
+    float low, high;  // with 0 between them
+    bool finite;
+  };
+  static Range RangeOf32(const float* x) {
+    const F a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+    constexpr int kNanOrInfinity = 0x01 | 0x08 | 0x10 | 0x80;
+    const auto odd =
+        static_cast<__mmask16>(_mm512_fpclass_ps_mask(a, kNanOrInfinity) | _mm512_fpclass_ps_mask(b, kNanOrInfinity));
+    const F zero = _mm512_setzero_ps();
+    return {_mm512_reduce_min_ps(_mm512_min_ps(_mm512_min_ps(a, b), zero)),
+            _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), zero)), odd == 0};
   }
-  static void Quantise32(const float* x, float inverse, int8_t* q, int32_t sums[2]) {
+  static void Quantise32(const float* x, float inverse, int32_t zero, uint8_t* q, int32_t sums[2]) {
     for (int half = 0; half < 2; ++half) {
-      const I v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * half), _mm512_set1_ps(inverse)));
-      const __m128i bytes = _mm512_cvtsepi32_epi8(v);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16 * half), bytes);
-      sums[half] = _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
+      I v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * half), _mm512_set1_ps(inverse)));
+      v = _mm512_max_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(zero)), _mm512_set1_epi32(1));
+      v = _mm512_min_epi32(v, _mm512_set1_epi32(255));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16 * half), _mm512_cvtepi32_epi8(v));
+      sums[half] = _mm512_reduce_add_epi32(v);
     }
   }
   static F Activate(GateKind kind, F v) {

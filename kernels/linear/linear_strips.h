@@ -2,11 +2,12 @@
 // linear_avx2.cc and linear_avx512.cc alone; everything has internal linkage. `Isa` names their vectors of 16 lanes.
 //
 // The sum of a row, whatever the number of tokens, tiles or threads:
-//   quantised: blocks of 32 in ascending order; the int8 products of a block (Q6_K: of each half) are added exactly,
-//   then
-//     a = fma(float(products), d_w * d_x, a), and where there is a minimum b = fma(m_w, s_x, b); the sum is a + b.
-//     x is quantised per row and block: d_x = max|x| / 127, q = nearest(x / d_x), s_x = d_x * sum(q). A block that
-//     holds NaN or infinity makes d_x NaN.
+//   quantised: blocks of 32 in ascending order; the integer products of a block (Q6_K: of each half) are added exactly,
+//     then a = fma(float(products), d_w * d_x, a), and where there is a minimum b = fma(m_w, s_x, b); the sum is a + b.
+//     x is quantised per row and block, to 8 bits with a zero point: low = min(x, 0), high = max(x, 0), d_x = (high -
+//     low) / 254, z = 1 + nearest(-low / d_x), q = nearest(x / d_x) + z in [1, 255], s_x = d_x * sum(q - z). Half the
+//     error of a symmetric scale, where a block's outlier has one sign. A block that holds NaN or infinity makes d_x
+//     NaN.
 //   float: a takes the even elements of k, b the odd ones, each by one fused multiply-add; the sum is a + b.
 // So avx2 and avx512 give the same bits, too.
 #pragma once
@@ -33,25 +34,27 @@ constexpr int64_t kQuantiseGrain = 4;   // tokens
 
 // x, quantised. Rows of q are k long; rows of the others have one element a block.
 struct QuantisedX {
-  const int8_t* q;
+  const uint8_t* q;
   const float* d;      // scale
-  const float* s;      // scale * sum of codes
-  const int32_t* sum;  // -(sum of codes): [2] a block, of its halves
+  const float* z;      // -(zero point)
+  const float* s;      // scale * sum of (code - zero point)
+  const int32_t* sum;  // -(sum of (code - zero point)): [2] a block, of its halves
   int64_t k;
   int64_t blocks;
 };
 
 struct XScratch {
-  std::vector<int8_t> q;
-  std::vector<float> d, s;
+  std::vector<uint8_t> q;
+  std::vector<float> d, z, s;
   std::vector<int32_t> sum;
   QuantisedX Resize(int64_t tokens, int64_t k) {
     const int64_t blocks = k / kBlock;
     q.resize(std::max<size_t>(q.size(), tokens * k));
     d.resize(std::max<size_t>(d.size(), tokens * blocks));
+    z.resize(d.size());
     s.resize(d.size());
     sum.resize(2 * d.size());
-    return {q.data(), d.data(), s.data(), sum.data(), k, blocks};
+    return {q.data(), d.data(), z.data(), s.data(), sum.data(), k, blocks};
   }
 };
 
@@ -59,19 +62,22 @@ template <typename Isa>
 void QuantiseRow(const float* x, int64_t row, const QuantisedX& to) {
   for (int64_t b = 0; b < to.blocks; ++b) {
     const int64_t at = row * to.blocks + b;
-    const float largest = Isa::LargestOf32(x + b * kBlock);
-    float d = largest / 127.0f, inverse = 127.0f / largest;
-    if (!(largest >= 0x1p-100f)) d = inverse = 0;
-    if (!(largest < __builtin_inff())) {
+    const auto [low, high, finite] = Isa::RangeOf32(x + b * kBlock);
+    const float range = high - low;
+    float d = range / 254.0f, inverse = 254.0f / range;
+    if (!(range >= 0x1p-100f)) d = inverse = 0;
+    if (!finite || !(range < __builtin_inff())) {
       d = __builtin_nanf("");
       inverse = 0;
     }
     int32_t sums[2];
-    Isa::Quantise32(x + b * kBlock, inverse, const_cast<int8_t*>(to.q) + row * to.k + b * kBlock, sums);
+    const int32_t zero = 1 + (finite ? static_cast<int32_t>(__builtin_nearbyintf(-low * inverse)) : 0);
+    Isa::Quantise32(x + b * kBlock, inverse, zero, const_cast<uint8_t*>(to.q) + row * to.k + b * kBlock, sums);
     const_cast<float*>(to.d)[at] = d;
-    const_cast<float*>(to.s)[at] = d * static_cast<float>(sums[0] + sums[1]);
-    const_cast<int32_t*>(to.sum)[2 * at] = -sums[0];
-    const_cast<int32_t*>(to.sum)[2 * at + 1] = -sums[1];
+    const_cast<float*>(to.z)[at] = static_cast<float>(-zero);
+    const_cast<int32_t*>(to.sum)[2 * at] = kBlock / 2 * zero - sums[0];
+    const_cast<int32_t*>(to.sum)[2 * at + 1] = kBlock / 2 * zero - sums[1];
+    const_cast<float*>(to.s)[at] = d * static_cast<float>(sums[0] + sums[1] - kBlock * zero);
   }
 }
 
@@ -84,6 +90,14 @@ struct Codes {
   typename Isa::F d[kSubs];
   typename Isa::F m;
 };
+
+// Sums of the codes of each half of a block, or of all of it; as F32, exact.
+template <typename Isa, typename W>
+[[gnu::always_inline]] inline void SumCodes(const Codes<Isa, W::kSubs>& codes, typename Isa::F sums[W::kSubs]) {
+  constexpr int kEach = kVectors / W::kSubs;
+#pragma GCC unroll 2
+  for (int i = 0; i < W::kSubs; ++i) sums[i] = Isa::template SumBytes<W::kWide, kEach>(codes.q + i * kEach);
+}
 
 template <typename Isa>
 [[gnu::always_inline]] inline void LoadNibbles(const uint8_t* at, typename Isa::I q[kVectors]) {
@@ -143,7 +157,7 @@ struct Q5_1 {
 template <typename Isa>
 struct Q8_0 {
   static constexpr Layout kLayout = LayoutOf(DType::kQ8_0);
-  static constexpr int kSubs = 1, kShift = Isa::kWideShift;
+  static constexpr int kSubs = 1, kShift = -1;
   static constexpr bool kMinimum = false, kWide = true;
   [[gnu::always_inline]] static inline void Load(const uint8_t* s, int64_t b, Codes<Isa, 1>* out) {
 #pragma GCC unroll 8
@@ -198,35 +212,41 @@ struct Sums {
   typename Isa::F a, b;
 };
 
-// Products of vectors [kFrom, kTo) of the block, plus what codes are above their values.
-template <typename Isa, typename W, int kFrom, int kTo, typename LoadCode>
-[[gnu::always_inline]] inline typename Isa::I Products(LoadCode code, const int8_t* x, int32_t negative_sum) {
-  typename Isa::I a = W::kShift < 0 ? Isa::ZeroI() : Isa::SetI(negative_sum << (W::kShift < 0 ? 0 : W::kShift));
-#pragma GCC unroll 8
-  for (int j = kFrom; j < kTo; ++j) {
-    int32_t word;
-    memcpy(&word, x + 4 * j, sizeof word);
-    a = Isa::template Dot<W::kWide>(a, code(j), word);
-  }
-  return a;
+// Where products of a block begin: what codes are above their values.
+template <typename Isa, typename W>
+[[gnu::always_inline]] inline typename Isa::I Start(const int32_t* negative, int sub) {
+  if constexpr (W::kShift < 0) return Isa::ZeroI();
+  const int32_t sum = W::kSubs == 1 ? negative[0] + negative[1] : negative[sub];
+  return Isa::SetI(sum * (1 << (W::kShift < 0 ? 0 : W::kShift)));
 }
 
-template <typename Isa, typename W, typename LoadCode>
-[[gnu::always_inline]] inline void AddBlock(LoadCode code, const typename Isa::F* d, typename Isa::F m,
+// Adds a block's products: with the zero point taken out, times both scales.
+template <typename Isa, typename W>
+[[gnu::always_inline]] inline typename Isa::F AddProducts(typename Isa::I products, typename Isa::F code_sum, float z,
+                                                          typename Isa::F scale, typename Isa::F to) {
+  const typename Isa::F zero = Isa::SetF(z + (W::kWide ? Isa::kWideZero : 0));
+  return Isa::Fma(Isa::Fma(zero, code_sum, Isa::FromI(products)), scale, to);
+}
+
+template <typename Isa, typename W>
+[[gnu::always_inline]] inline void AddBlock(const Codes<Isa, W::kSubs>& codes, const typename Isa::F* code_sums,
                                             const QuantisedX& x, int64_t token, int64_t block, Sums<Isa>* sums) {
   const int64_t at = token * x.blocks + block;
-  const int8_t* q = x.q + token * x.k + block * kBlock;
+  const uint8_t* q = x.q + token * x.k + block * kBlock;
   const typename Isa::F dx = Isa::SetF(x.d[at]);
-  if constexpr (W::kSubs == 1) {
-    const typename Isa::I a = Products<Isa, W, 0, 8>(code, q, W::kShift < 0 ? 0 : x.sum[2 * at] + x.sum[2 * at + 1]);
-    sums->a = Isa::Fma(Isa::FromI(a), Isa::Mul(d[0], dx), sums->a);
-  } else {
-    const typename Isa::I low = Products<Isa, W, 0, 4>(code, q, x.sum[2 * at]);
-    const typename Isa::I high = Products<Isa, W, 4, 8>(code, q, x.sum[2 * at + 1]);
-    sums->a = Isa::Fma(Isa::FromI(low), Isa::Mul(d[0], dx), sums->a);
-    sums->a = Isa::Fma(Isa::FromI(high), Isa::Mul(d[1], dx), sums->a);
+#pragma GCC unroll 2
+  for (int i = 0; i < W::kSubs; ++i) {
+    // Two chains, so that a product need not wait for the one before.
+    typename Isa::I even = Start<Isa, W>(x.sum + 2 * at, i), odd = Isa::ZeroI();
+    constexpr int kEach = kVectors / W::kSubs;
+#pragma GCC unroll 8
+    for (int j = i * kEach; j < (i + 1) * kEach; j += 2) {
+      even = Isa::template Dot<W::kWide>(even, codes.q[j], q + 4 * j);
+      odd = Isa::template Dot<W::kWide>(odd, codes.q[j + 1], q + 4 * j + 4);
+    }
+    sums->a = AddProducts<Isa, W>(Isa::AddI(even, odd), code_sums[i], x.z[at], Isa::Mul(codes.d[i], dx), sums->a);
   }
-  if constexpr (W::kMinimum) sums->b = Isa::Fma(m, Isa::SetF(x.s[at]), sums->b);
+  if constexpr (W::kMinimum) sums->b = Isa::Fma(codes.m, Isa::SetF(x.s[at]), sums->b);
 }
 
 // ---- what is done with a finished sum ----
@@ -281,10 +301,10 @@ template <typename Isa, typename W, int T>
   for (int64_t b = 0; b < x.blocks; ++b) {
     Codes<Isa, W::kSubs> codes;
     W::Load(strip, b, &codes);
+    typename Isa::F code_sums[W::kSubs];
+    SumCodes<Isa, W>(codes, code_sums);
 #pragma GCC unroll 4
-    for (int t = 0; t < T; ++t) {
-      AddBlock<Isa, W>([&](int j) { return codes.q[j]; }, codes.d, codes.m, x, token + t, b, &sums[t]);
-    }
+    for (int t = 0; t < T; ++t) AddBlock<Isa, W>(codes, code_sums, x, token + t, b, &sums[t]);
   }
 }
 
@@ -318,6 +338,7 @@ template <typename Isa, int kSubs>
 struct Panel {
   alignas(64) uint8_t codes[kPanelBlocks][2][512];
   alignas(64) float d[kPanelBlocks][2][kSubs][kRows];
+  alignas(64) float code_sums[kPanelBlocks][2][kSubs][kRows];
   alignas(64) float m[kPanelBlocks][2][kRows];
 };
 
@@ -329,7 +350,12 @@ void FillPanel(const Pair& pair, int64_t first, int64_t count, Panel<Isa, W::kSu
       W::Load(pair.strip[s], first + b, &codes);
 #pragma GCC unroll 8
       for (int j = 0; j < kVectors; ++j) Isa::StoreBytes(panel->codes[b][s] + 64 * j, codes.q[j]);
-      for (int i = 0; i < W::kSubs; ++i) Isa::StoreF(panel->d[b][s][i], codes.d[i]);
+      typename Isa::F code_sums[W::kSubs];
+      SumCodes<Isa, W>(codes, code_sums);
+      for (int i = 0; i < W::kSubs; ++i) {
+        Isa::StoreF(panel->d[b][s][i], codes.d[i]);
+        Isa::StoreF(panel->code_sums[b][s][i], code_sums[i]);
+      }
       if constexpr (W::kMinimum) Isa::StoreF(panel->m[b][s], codes.m);
     }
   }
@@ -351,17 +377,13 @@ template <typename Isa, typename W, int kStrips, int T>
   }
   for (int64_t b = 0; b < count; ++b) {
     typename Isa::I a[kStrips][T][W::kSubs];
-    const int8_t* q = x.q + token * x.k + (first + b) * kBlock;
+    const uint8_t* q = x.q + token * x.k + (first + b) * kBlock;
     const int64_t at = token * x.blocks + first + b;
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 2
       for (int i = 0; i < W::kSubs; ++i) {
-        typename Isa::I start = Isa::ZeroI();
-        if constexpr (W::kShift >= 0) {
-          const int32_t* negative = x.sum + 2 * (at + t * x.blocks);
-          start = Isa::SetI((W::kSubs == 1 ? negative[0] + negative[1] : negative[i]) << W::kShift);
-        }
+        const typename Isa::I start = Start<Isa, W>(x.sum + 2 * (at + t * x.blocks), i);
 #pragma GCC unroll 2
         for (int s = 0; s < kStrips; ++s) a[s][t][i] = start;
       }
@@ -373,12 +395,10 @@ template <typename Isa, typename W, int kStrips, int T>
       for (int s = 0; s < kStrips; ++s) codes[s] = Isa::LoadBytes(panel.codes[b][strip + s] + 64 * j);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
-        int32_t word;
-        memcpy(&word, q + t * x.k + 4 * j, sizeof word);
 #pragma GCC unroll 2
         for (int s = 0; s < kStrips; ++s) {
           typename Isa::I& sum = a[s][t][W::kSubs == 1 ? 0 : j / 4];
-          sum = Isa::template Dot<W::kWide>(sum, codes[s], word);
+          sum = Isa::template Dot<W::kWide>(sum, codes[s], q + t * x.k + 4 * j);
         }
       }
     }
@@ -387,10 +407,12 @@ template <typename Isa, typename W, int kStrips, int T>
 #pragma GCC unroll 2
       for (int i = 0; i < W::kSubs; ++i) {
         const typename Isa::F d = Isa::LoadF(panel.d[b][strip + s][i]);
+        const typename Isa::F code_sum = Isa::LoadF(panel.code_sums[b][strip + s][i]);
 #pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
-          const typename Isa::F scale = Isa::Mul(d, Isa::SetF(x.d[at + t * x.blocks]));
-          sums[s][t].a = Isa::Fma(Isa::FromI(a[s][t][i]), scale, sums[s][t].a);
+          const int64_t of = at + t * x.blocks;
+          const typename Isa::F scale = Isa::Mul(d, Isa::SetF(x.d[of]));
+          sums[s][t].a = AddProducts<Isa, W>(a[s][t][i], code_sum, x.z[of], scale, sums[s][t].a);
         }
       }
       if constexpr (W::kMinimum) {

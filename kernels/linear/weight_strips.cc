@@ -23,7 +23,7 @@ void Store(uint8_t* to, T value) {
 
 // One block of one row, whatever the type: codes as unsigned numbers.
 struct Block {
-  uint8_t codes[kBlock];
+  uint8_t codes[kBlock];            // Q8_0: signed
   uint16_t scale = 0, minimum = 0;  // F16
   uint8_t sub_scale[2] = {};        // of Q4_K and Q5_K: scale and minimum; of Q6_K: of each half
 };
@@ -78,7 +78,7 @@ Block Decode(DType dtype, const uint8_t* row, int64_t index) {
   switch (dtype) {
     case DType::kQ8_0:
       block.scale = Load<uint16_t>(at);
-      for (int i = 0; i < kBlock; ++i) block.codes[i] = at[2 + i] ^ 0x80;
+      for (int i = 0; i < kBlock; ++i) block.codes[i] = at[2 + i];
       return block;
     case DType::kQ4_0:
       block.scale = Load<uint16_t>(at);
@@ -191,7 +191,7 @@ void PackStrip(const Tensor& rows, int64_t strip, uint8_t* out) {
 }
 
 int CodeOf(DType dtype, const Parts& strip, int64_t b, int64_t r, int i) {
-  if (dtype == DType::kQ8_0) return strip.codes(b)[64 * (i / 4) + 4 * r + i % 4];
+  if (dtype == DType::kQ8_0) return static_cast<int8_t>(strip.codes(b)[64 * (i / 4) + 4 * r + i % 4]);
   const int byte = strip.codes(b)[64 * (i % 16 / 4) + 4 * r + i % 4];
   int code = i < 16 ? byte & 15 : byte >> 4;
   if (strip.layout.high == 64) {
@@ -230,7 +230,7 @@ void UnpackBlock(DType dtype, const Parts& strip, int64_t b, int64_t r, float* o
       return;
     }
     default: {
-      const int offset = dtype == DType::kQ8_0 ? 128 : dtype == DType::kQ5_0 ? 16 : 8;
+      const int offset = dtype == DType::kQ8_0 ? 0 : dtype == DType::kQ5_0 ? 16 : 8;
       const float scale = f16(strip.scales(b));
       for (int i = 0; i < kBlock; ++i) out[i] = scale * static_cast<float>(code(i) - offset);
     }

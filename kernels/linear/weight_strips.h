@@ -6,7 +6,7 @@
 // of a group, one after another:
 //
 //   codes   256 bytes a block: vector j (0..3), row r, byte c: low half element 4j + c, high half element 16 + 4j + c;
-//           Q8_0: 512 bytes, vector j (0..7), row r, byte c: element 4j + c, plus 128
+//           Q8_0: 512 bytes, vector j (0..7), row r, byte c: element 4j + c, signed
 //   high    Q5: 64 bytes: bit 4r + c of 64-bit word j (0..7) is the fifth bit of element 4j + c
 //           Q6: 128 bytes: vector a (0..1), row r, byte c: bits 2f, 2f + 1 are the high bits of element 16a + 4f + c
 //   scales  F16 [16] a block, and where the type has minima, F16 [16] more; Q4_K, Q5_K: uint8 [16] scales and [16]

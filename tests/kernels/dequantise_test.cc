@@ -113,7 +113,7 @@ TEST(DequantiseTest, RowBytesFollowTheTraits) {
   EXPECT_EQ(RowBytes(DType::kBF16, 7), 14);
 }
 
-// Every table's linear reads a weight as DequantiseRow does: x picks out one element, by 127 so that its quantised form
+// Every table's linear reads a weight as DequantiseRow does: x picks out one element, by 254 so that its quantised form
 // is exact.
 using WeightsTest = OpTest;
 TEST_P(WeightsTest, LinearReadsWeightsExactly) {
@@ -132,15 +132,15 @@ TEST_P(WeightsTest, LinearReadsWeightsExactly) {
     for (const int64_t tokens : {1, 5}) {
       for (int64_t i = 0; i < kWidth; ++i) {
         std::vector<float> x(tokens * kWidth);
-        for (int64_t t = 0; t < tokens; ++t) x[t * kWidth + i] = 127;
+        for (int64_t t = 0; t < tokens; ++t) x[t * kWidth + i] = 254;
         std::vector<float> y(tokens * kRows);
         ops().linear(
             {{x.data(), DType::kF32, tokens, kWidth}, {{{y.data(), DType::kF32, tokens, kRows}, packed.weight()}}},
             one_);
         for (int64_t j = 0; j < tokens * kRows; ++j) {
-          const float e = 127 * expected[j % kRows * kWidth + i];
+          const float e = 254 * expected[j % kRows * kWidth + i];
           // Scale times code and minimum are rounded apart.
-          ASSERT_NEAR(y[j], e, 1e-6 * 127 * 3) << TraitsOf(dtype).name << " element " << i;
+          ASSERT_NEAR(y[j], e, 1e-6 * 254 * 3) << TraitsOf(dtype).name << " element " << i;
         }
       }
     }

@@ -16,14 +16,21 @@ Tensor View(std::vector<float>& values, int64_t cols) {
   return {values.data(), DType::kF32, static_cast<int64_t>(values.size()) / cols, cols};
 }
 
-// x as the tables quantise it: nearest(x * (127 / max)) * (max / 127).
+// x as the tables quantise it: to multiples of (high - low) / 254, 0 among them.
 std::vector<float> Requantised(const std::vector<float>& x) {
   std::vector<float> out(x.size());
   for (size_t b = 0; b < x.size(); b += 32) {
-    float largest = 0;
-    for (size_t i = b; i < b + 32; ++i) largest = std::max(largest, std::abs(x[i]));
-    const float d = largest < 0x1p-100f ? 0 : largest / 127.0f, inverse = largest < 0x1p-100f ? 0 : 127.0f / largest;
-    for (size_t i = b; i < b + 32; ++i) out[i] = d * std::nearbyint(x[i] * inverse);
+    float low = 0, high = 0;
+    for (size_t i = b; i < b + 32; ++i) {
+      low = std::min(low, x[i]);
+      high = std::max(high, x[i]);
+    }
+    const float range = high - low, d = range < 0x1p-100f ? 0 : range / 254.0f;
+    const float inverse = range < 0x1p-100f ? 0 : 254.0f / range;
+    const float zero = 1 + std::nearbyint(-low * inverse);
+    for (size_t i = b; i < b + 32; ++i) {
+      out[i] = d * (std::clamp(std::nearbyint(x[i] * inverse) + zero, 1.0f, 255.0f) - zero);
+    }
   }
   return out;
 }

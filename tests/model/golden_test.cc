@@ -13,7 +13,10 @@
 namespace interlace {
 namespace {
 
-constexpr double kMargin = 0.02;  // below it two correct float engines may choose differently
+// Quantised weights meet 8-bit activations: a reference token may lose to one that is close behind. llama.cpp on this
+// file: margins up to 0.24.
+constexpr double kMargin = 0.25;
+constexpr double kNearTie = 0.02;  // below it two correct float engines may choose differently
 
 nlohmann::json ReadJson(const std::string& name) {
   std::ifstream file("tests/golden/model/" + name);
@@ -69,7 +72,7 @@ TEST_F(ModelGoldenTest, ContinuesGreedilyAsTheReferenceDoes) {
     logits.insert(logits.end(), row.begin(), row.end());
     for (const auto& [id, value] : chats[c].top) worst_logit = std::max(worst_logit, std::abs(row[id] - value));
   }
-  EXPECT_LT(worst_logit, 1e-3);
+  EXPECT_LT(worst_logit, 0.5);
 
   const absl::Time start = clock_.Now();
   const size_t steps = chats[0].tokens.size();
@@ -79,7 +82,7 @@ TEST_F(ModelGoldenTest, ContinuesGreedilyAsTheReferenceDoes) {
     for (size_t c = 0; c < chats.size(); ++c) {
       const int32_t got = ArgMax(&logits[c * vocab], vocab), want = chats[c].tokens[step];
       const double margin = chats[c].margins[step];
-      near_ties += margin < kMargin;
+      near_ties += margin < kNearTie;
       if (got != want) {
         ++mismatches;
         std::printf("chat %zu step %zu: %d instead of %d, margin %.4f\n", c, step, got, want, margin);
@@ -93,11 +96,21 @@ TEST_F(ModelGoldenTest, ContinuesGreedilyAsTheReferenceDoes) {
     logits = engine_->Logits(rows);
   }
   const double seconds = SecondsSince(start);
-  std::printf("%zu tokens, %d steps with a margin below %.2f, %d mismatches among them\n", chats.size() * steps,
-              near_ties, kMargin, mismatches);
+  std::printf("%zu tokens, %d of them with a margin below %.2f; %d mismatches\n", chats.size() * steps, near_ties,
+              kNearTie, mismatches);
   std::printf("largest difference of the top logits: %.2e\n", worst_logit);
   std::printf("decode, 20 streams together: %.1f tokens/s\n",
               static_cast<double>(chats.size() * (steps - 1)) / seconds);
+}
+
+// On float activations nothing is left but the order of sums.
+TEST_F(ModelGoldenTest, ReferenceOpsGiveTheReferencesLogits) {
+  auto engine = PlainEngine::Make(*file_, {.ops = "reference"});
+  ASSERT_OK(engine);
+  const Chat chat = ReadChats()[0];
+  (*engine)->Step({{0, chat.prompt}});
+  const std::vector<float> row = (*engine)->Logits({static_cast<int32_t>(chat.prompt.size()) - 1});
+  for (const auto& [id, value] : chat.top) EXPECT_NEAR(row[id], value, 1e-3);
 }
 
 TEST_F(ModelGoldenTest, PerplexityIsTheReferences) {
@@ -125,7 +138,7 @@ TEST_F(ModelGoldenTest, PerplexityIsTheReferences) {
       }
     }
     loss /= window - 1;
-    EXPECT_NEAR(loss, want[w], 1e-3) << "window " << w;
+    EXPECT_NEAR(loss, want[w], 0.02) << "window " << w;
     sum += loss;
   }
   const double got = std::exp(sum / static_cast<double>(want.size())), reference = std::exp(double{golden["mean"]});
