@@ -38,10 +38,31 @@ constexpr OpTable kAvx2 = {
     .pack_weight = &reference::PackWeight,
 };
 
+// Ops without a variant of their own are those of avx2.
+constexpr OpTable kAvx512 = {
+    .name = "avx512",
+    .embedding = &reference::Embedding,
+    .rms_norm = &avx512::RmsNorm,
+    .rope = &avx2::Rope,
+    .linear = &avx2::Linear,
+    .gated_linear = &avx2::GatedLinear,
+    .kv_append = &reference::KvAppend,
+    .paged_attention = &avx2::PagedAttention,
+    .sample = &reference::Sample,
+    .weight_bytes = &reference::WeightBytes,
+    .pack_weight = &reference::PackWeight,
+};
+
 bool AlwaysRuns() { return true; }
 bool CpuHasAvx2() {
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+bool CpuHasAvx512() {
+  return CpuHasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
 }
 
 struct Entry {
@@ -53,6 +74,7 @@ struct Entry {
 constexpr Entry kTables[] = {
     {&kReference, &AlwaysRuns, "any CPU"},
     {&kAvx2, &CpuHasAvx2, "AVX2, FMA and F16C"},
+    {&kAvx512, &CpuHasAvx512, "AVX-512 F, BW, VL, DQ and VNNI"},
 };
 
 }  // namespace
