@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/stored.h"
+
 namespace interlace::avx512 {
 namespace {
 
@@ -53,6 +55,72 @@ namespace {
   p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1));
   return _mm512_scalef_ps(p, n);
 }
+
+// What a kernel written once for any width needs (paged_attention/attention_kernel.h). Loads turn what is stored into
+// F32, exactly.
+struct Simd {
+  using F = __m512;
+  static constexpr int kLanes = 16;
+  static constexpr int kWide = 4;  // vectors that fit beside six rows of accumulators
+
+  [[gnu::always_inline]] static F Zero() { return _mm512_setzero_ps(); }
+  [[gnu::always_inline]] static F Set1(float x) { return _mm512_set1_ps(x); }
+  [[gnu::always_inline]] static F Load(const float* p) { return _mm512_loadu_ps(p); }
+  [[gnu::always_inline]] static F Load(const F16Bits* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  [[gnu::always_inline]] static F Load(const BF16Bits* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  [[gnu::always_inline]] static F Load(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  // Eight elements.
+  [[gnu::always_inline]] static void Unpack8(const float* p, float* to) { _mm256_storeu_ps(to, _mm256_loadu_ps(p)); }
+  [[gnu::always_inline]] static void Unpack8(const F16Bits* p, float* to) {
+    _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  [[gnu::always_inline]] static void Unpack8(const BF16Bits* p, float* to) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    _mm256_storeu_ps(to, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+  }
+  [[gnu::always_inline]] static void Unpack8(const int8_t* p, float* to) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    _mm256_storeu_ps(to, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+  }
+  [[gnu::always_inline]] static F LoadFirst(const float* p, int64_t count) {
+    return _mm512_maskz_loadu_ps(FirstLanes(count), p);
+  }
+  [[gnu::always_inline]] static void Store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  [[gnu::always_inline]] static void StoreFirst(float* p, F v, int64_t count) {
+    _mm512_mask_storeu_ps(p, FirstLanes(count), v);
+  }
+  [[gnu::always_inline]] static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  [[gnu::always_inline]] static F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  [[gnu::always_inline]] static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  [[gnu::always_inline]] static F Div(F a, F b) { return _mm512_div_ps(a, b); }
+  [[gnu::always_inline]] static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  // b where either is NaN.
+  [[gnu::always_inline]] static F Max(F a, F b) { return _mm512_max_ps(a, b); }
+  [[gnu::always_inline]] static F Abs(F a) { return _mm512_abs_ps(a); }
+  // a where x < limit, else b; b where x is NaN.
+  [[gnu::always_inline]] static F Below(F x, F limit, F a, F b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), b, a);
+  }
+  [[gnu::always_inline]] static F WithSignOf(F magnitude, F sign) {
+    const __m512 bit = _mm512_set1_ps(-0.0f);
+    return _mm512_or_ps(_mm512_andnot_ps(bit, magnitude), _mm512_and_ps(bit, sign));
+  }
+  // Lanes [begin, end) of a, the others of b.
+  [[gnu::always_inline]] static F Within(F a, F b, int64_t begin, int64_t end) {
+    const __mmask16 lanes = FirstLanes(end) & static_cast<__mmask16>(~FirstLanes(begin));
+    return _mm512_mask_blend_ps(lanes, b, a);
+  }
+  [[gnu::always_inline]] static F ExpOf(F x) { return Exp(x); }
+  [[gnu::always_inline]] static float Sum(F v) { return SumLanes(v); }
+  [[gnu::always_inline]] static float Largest(F v) { return MaxLanes(v); }
+};
 
 }  // namespace
 }  // namespace interlace::avx512

@@ -35,5 +35,6 @@ void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 
 // Requires a CPU with AVX-512 F, BW, VL, DQ and VNNI, and what avx2 requires.
 namespace interlace::avx512 {
+void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 void RmsNorm(const RmsNormArgs& args, OpContext on);
 }  // namespace interlace::avx512
