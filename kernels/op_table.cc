@@ -23,7 +23,7 @@ constexpr OpTable kReference = {
     .pack_weight = &reference::PackWeight,
 };
 
-// embedding, kv_append and sample are the reference's: copies and a search, where vectors gain next to nothing.
+// embedding and sample are the reference's: copies and a search, where vectors gain next to nothing.
 constexpr OpTable kAvx2 = {
     .name = "avx2",
     .embedding = &reference::Embedding,
@@ -31,7 +31,7 @@ constexpr OpTable kAvx2 = {
     .rope = &avx2::Rope,
     .linear = &avx2::Linear,
     .gated_linear = &avx2::GatedLinear,
-    .kv_append = &reference::KvAppend,
+    .kv_append = &avx2::KvAppend,
     .paged_attention = &avx2::PagedAttention,
     .sample = &reference::Sample,
     .weight_bytes = &reference::WeightBytes,
@@ -46,7 +46,7 @@ constexpr OpTable kAvx512 = {
     .rope = &avx2::Rope,
     .linear = &avx2::Linear,
     .gated_linear = &avx2::GatedLinear,
-    .kv_append = &reference::KvAppend,
+    .kv_append = &avx2::KvAppend,
     .paged_attention = &avx512::PagedAttention,
     .sample = &reference::Sample,
     .weight_bytes = &reference::WeightBytes,

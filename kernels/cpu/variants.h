@@ -30,6 +30,7 @@ void RmsNorm(const RmsNormArgs& args, OpContext on);
 void Rope(const RopeArgs& args, OpContext on);
 void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
+void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 }  // namespace interlace::avx2
 
