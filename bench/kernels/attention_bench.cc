@@ -89,21 +89,30 @@ class Ceilings {
   volatile float sink_ = 0;
 };
 
-// The sequences of a case, layer by layer.
+// The sequences of a case, layer by layer, all in one arena.
 class Workload {
  public:
   Workload(Backend& backend, const PagedAttentionCase& c, bool shuffled) : case_(c) {
     Random random(2);
     const int64_t positions = c.start + c.tokens;
+    const int64_t blocks = (positions + c.shape.block_tokens - 1) / c.shape.block_tokens;
     const int64_t kv_width = int64_t{c.shape.kv_heads} * c.shape.head_dim;
     std::vector<float> k = random.Floats(positions * kv_width);
     std::vector<float> v = random.Floats(positions * kv_width);
+    arena_ = std::make_unique<PagedKv>(backend, c.shape, layers() * c.sequences * blocks * c.shape.block_tokens, random,
+                                       shuffled);
     rows_.resize(layers());
+    absl::Span<std::byte* const> left = arena_->blocks();
     for (auto& rows : rows_) {
       for (int64_t s = 0; s < c.sequences; ++s) {
-        kvs_.push_back(std::make_unique<PagedKv>(backend, c.shape, positions, random, shuffled));
-        kvs_.back()->Append(backend.ops(), k, v, 0, backend.context());
-        rows.push_back({s * c.tokens, c.tokens, c.start, kvs_.back()->blocks()});
+        const SequenceRows all{0, positions, 0, left.first(blocks)};
+        backend.ops().kv_append({.shape = c.shape,
+                                 .k = {k.data(), DType::kF32, positions, kv_width},
+                                 .v = {v.data(), DType::kF32, positions, kv_width},
+                                 .sequences = {&all, 1}},
+                                backend.context());
+        rows.push_back({s * c.tokens, c.tokens, c.start, left.first(blocks)});
+        left.remove_prefix(blocks);
       }
     }
     q_ = random.Floats(c.sequences * c.tokens * width());
@@ -138,7 +147,7 @@ class Workload {
  private:
   int64_t width() const { return int64_t{case_.heads} * case_.shape.head_dim; }
   const PagedAttentionCase case_;
-  std::vector<std::unique_ptr<PagedKv>> kvs_;
+  std::unique_ptr<PagedKv> arena_;
   std::vector<std::vector<SequenceRows>> rows_;
   std::vector<float> q_, out_;
 };

@@ -55,8 +55,9 @@ struct Attention {
     const float* q[kMaxTileRows];
     VisibleRange visible[kMaxTileRows];
     int64_t first_chunk, end_chunk;  // that any row sees
-    float* scores;                   // [rows][padded_tokens]
-    float* states;                   // [rows][state_floats]: where this split's go
+    AttentionNext next;
+    float* scores;  // [rows][padded_tokens]
+    float* states;  // [rows][state_floats]: where this split's go
   };
 
   // ---- Scores: M rows, C chunks at a time.
@@ -87,7 +88,7 @@ struct Attention {
       }
       if (kAhead && d * kBytesPerD % kLineBytes == 0) {
 #pragma GCC unroll 8
-        for (int i = 0; i < C; ++i) __builtin_prefetch(ahead[i] + d * kBytesPerD);
+        for (int i = 0; i < C; ++i) __builtin_prefetch(ahead[i] + d * kBytesPerD, 0, 2);
       }
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
@@ -220,7 +221,7 @@ struct Attention {
         if (kAhead) {
 #pragma GCC unroll 8
           for (int64_t b = 0; b < N * kLanes * static_cast<int64_t>(sizeof(E)); b += kLineBytes) {
-            __builtin_prefetch(ahead + b);
+            __builtin_prefetch(ahead + b, 0, 2);
           }
           ahead += v_stride * static_cast<int64_t>(sizeof(E));
         }
@@ -339,6 +340,26 @@ struct Attention {
     return reinterpret_cast<const char*>(at);
   }
 
+  // The first K that `next` will read, run by run; nulls where there is none.
+  template <class E>
+  static void FirstRunsOf(const Work& work, const char* (&runs)[kSubChunks]) {
+    const KvBlockShape& shape = work.args.shape;
+    for (const char*& run : runs) run = nullptr;
+    if (work.next.tile == nullptr) return;
+    const AttentionTile& tile = *work.next.tile;
+    const int64_t split_begin = work.next.split * work.sizes.split_tokens;
+    const int64_t first = PositionOf(tile, 0);
+    const int64_t seen = work.args.window > 0 && first + 1 > work.args.window ? first + 1 - work.args.window : 0;
+    const int64_t last = first + tile.tokens - 1;
+    for (int64_t i = 0; i < kSubChunks; ++i) {
+      const int64_t position = Most(seen, split_begin) / kChunk * kChunk + i * kChunk;
+      if (position > last) return;
+      const auto* block = reinterpret_cast<const E*>(tile.sequence->blocks[position / shape.block_tokens]);
+      const int64_t head = tile.kv_head * int64_t{shape.block_tokens};
+      runs[i] = Bytes(block + (head + position % shape.block_tokens) * shape.head_dim);
+    }
+  }
+
   // Reads blocks in place. Requires: whole chunks in a block, whole vectors in a head.
   template <class E>
   static void AttendInPlace(const Work& work, int64_t split_begin) {
@@ -367,7 +388,14 @@ struct Attention {
       view.k_ahead[c] = next < work.end_chunk     ? Bytes(k_runs[next])
                         : next_v < work.end_chunk ? Bytes(view.v[next_v])
                                                   : Bytes(view.v[c]);
-      view.v_ahead[c] = Bytes(view.v[Least(c + kSubChunks, work.end_chunk - 1)]);
+    }
+    const char* next_runs[kSubChunks];
+    FirstRunsOf<E>(work, next_runs);
+    for (int64_t c = work.first_chunk; c < work.end_chunk; ++c) {
+      const int64_t beyond = c + kSubChunks - work.end_chunk;
+      view.v_ahead[c] = beyond < 0                     ? Bytes(view.v[c + kSubChunks])
+                        : next_runs[beyond] != nullptr ? next_runs[beyond]
+                                                       : Bytes(view.v[c]);
     }
     AttendView<true>(work, view);
   }
@@ -533,7 +561,7 @@ struct Attention {
 
   // ---- The three kernels.
   static void Walk(const PagedAttentionArgs& args, const AttentionSizes& sizes, const AttentionTile& tile,
-                   float* scratch) {
+                   AttentionNext next, float* scratch) {
     const int64_t all_states = sizes.max_rows * sizes.state_floats();
     float* states = scratch;
     float* part = states + all_states;
@@ -546,6 +574,7 @@ struct Attention {
     for (int64_t split = tile.first_split; split < tile.end_split; ++split) {
       const bool into_states = split == tile.first_split;
       work.states = into_states ? states : part;
+      work.next = split + 1 < tile.end_split ? AttentionNext{&tile, split + 1} : next;
       AttendSplit(work, split, panels);
       if (into_states) continue;
       for (int64_t row = 0; row < work.rows; ++row) {
@@ -558,12 +587,13 @@ struct Attention {
   }
 
   static void Part(const PagedAttentionArgs& args, const AttentionSizes& sizes, const AttentionTile& tile,
-                   int64_t split, float* scratch) {
+                   int64_t split, AttentionNext next, float* scratch) {
     float* scores = scratch;
     float* panels = scores + sizes.max_rows * sizes.padded_tokens;
     Work work{
         .args = args, .sizes = sizes, .tile = tile, .rows = tile.rows(), .scaled = args.shape.dtype == DType::kI8};
     work.scores = scores;
+    work.next = next;
     work.states = tile.parts + (split - tile.first_split) * work.rows * sizes.state_floats();
     PointAtQueries(work);
     AttendSplit(work, split, panels);

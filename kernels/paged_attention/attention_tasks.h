@@ -58,13 +58,20 @@ inline VisibleRange VisibleIn(const PagedAttentionArgs& args, int64_t position, 
   return begin < end ? VisibleRange{begin, end} : VisibleRange{0, 0};
 }
 
+// Where a thread will read next, to fetch it early: a guess that changes no result.
+struct AttentionNext {
+  const AttentionTile* tile = nullptr;  // null: nothing
+  int64_t split = 0;
+};
+
 // What a variant supplies.
 struct AttentionKernels {
   // All splits of a tile, one after the other; writes its outputs. scratch: scratch_floats, 64-byte aligned.
-  void (*walk)(const PagedAttentionArgs& args, const AttentionSizes& sizes, const AttentionTile& tile, float* scratch);
+  void (*walk)(const PagedAttentionArgs& args, const AttentionSizes& sizes, const AttentionTile& tile,
+               AttentionNext next, float* scratch);
   // One split of a tile; writes its part.
   void (*part)(const PagedAttentionArgs& args, const AttentionSizes& sizes, const AttentionTile& tile, int64_t split,
-               float* scratch);
+               AttentionNext next, float* scratch);
   // Merges all parts of a tile; writes its outputs.
   void (*merge)(const PagedAttentionArgs& args, const AttentionSizes& sizes, const AttentionTile& tile, float* scratch);
 };
