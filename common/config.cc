@@ -70,7 +70,7 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(cluster, rank_timeout, "how long a plan may run before its rank counts as lost"),
       FIELD(cluster, reform_timeout, "how long requests wait for a lost rank to come back before they end with an error"),
       FIELD(engine, threads, "compute threads of a rank; 0: one per core"),
-      FIELD(engine, ops, "auto, reference or avx2"),
+      FIELD(engine, ops, "auto, reference, avx2 or avx512"),
       FIELD(kv, block_tokens, "tokens in a KV block"),
       FIELD(kv, keep_layers, "layers of each request kept in device memory: a number, or auto"),
       FIELD(kv, device_bytes, "device KV arena of a rank"),

@@ -159,6 +159,12 @@ uint16_t F32ToF16(float value) {
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfff + odd) >> 13));
 }
 
+uint16_t F32ToBF16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 void DequantiseRow(DType dtype, const void* row, int64_t elements, float* out) {
   const auto* bytes = static_cast<const uint8_t*>(row);
   switch (dtype) {

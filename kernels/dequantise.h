@@ -13,6 +13,8 @@ float F16ToF32(uint16_t bits);
 float BF16ToF32(uint16_t bits);
 // To the nearest F16, ties to even; overflow gives infinity, a NaN stays a quiet NaN.
 uint16_t F32ToF16(float value);
+// As F32ToF16, to BF16.
+uint16_t F32ToBF16(float value);
 
 // The 6-bit scale and minimum of sub-block `sub` (0..7) in the 12 bytes that Q4_K and Q5_K pack them in.
 struct SubScales {

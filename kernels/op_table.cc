@@ -24,7 +24,7 @@ constexpr OpTable kReference = {
     .pack_weight = &reference::PackWeight,
 };
 
-// kv_append and sample are the reference's: copies and a search, where vectors gain next to nothing.
+// sample is the reference's: a search, where vectors gain next to nothing.
 constexpr OpTable kAvx2 = {
     .name = "avx2",
     .embedding = &strips::Embedding,
@@ -32,22 +32,23 @@ constexpr OpTable kAvx2 = {
     .rope = &avx2::Rope,
     .linear = &avx2::Linear,
     .gated_linear = &avx2::GatedLinear,
-    .kv_append = &reference::KvAppend,
+    .kv_append = &avx2::KvAppend,
     .paged_attention = &avx2::PagedAttention,
     .sample = &reference::Sample,
     .weight_bytes = &strips::WeightBytes,
     .pack_weight = &strips::PackWeight,
 };
 
+// Ops without a variant of their own are those of avx2.
 constexpr OpTable kAvx512 = {
     .name = "avx512",
     .embedding = &strips::Embedding,
-    .rms_norm = &avx2::RmsNorm,
+    .rms_norm = &avx512::RmsNorm,
     .rope = &avx2::Rope,
     .linear = &avx512::Linear,
     .gated_linear = &avx512::GatedLinear,
-    .kv_append = &reference::KvAppend,
-    .paged_attention = &avx2::PagedAttention,
+    .kv_append = &avx2::KvAppend,
+    .paged_attention = &avx512::PagedAttention,
     .sample = &reference::Sample,
     .weight_bytes = &strips::WeightBytes,
     .pack_weight = &strips::PackWeight,

@@ -20,7 +20,7 @@
 namespace interlace {
 
 struct OpTable {
-  absl::string_view name;  // "reference", "avx2"
+  absl::string_view name;  // "reference", "avx2", "avx512"
   void (*embedding)(const EmbeddingArgs&, OpContext);
   void (*rms_norm)(const RmsNormArgs&, OpContext);
   void (*rope)(const RopeArgs&, OpContext);
@@ -39,7 +39,7 @@ struct OpTable {
 // The names that FindOpTable knows, slowest first; not all need run on this CPU.
 std::vector<absl::string_view> OpTableNames();
 
-// "reference", "avx2", or "auto": the best that this CPU runs. NotFound lists the known names; FailedPrecondition if
+// "reference", "avx2", "avx512", or "auto": the best that this CPU runs. NotFound lists the known names; FailedPrecondition if
 // the CPU lacks the instructions.
 absl::StatusOr<const OpTable*> FindOpTable(absl::string_view name);
 

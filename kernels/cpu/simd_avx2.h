@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/stored.h"
+
 namespace interlace::avx2 {
 namespace {
 
@@ -65,6 +67,63 @@ namespace {
   p = _mm256_andnot_ps(low, p);
   return _mm256_blendv_ps(p, _mm256_set1_ps(__builtin_inff()), high);
 }
+
+// What a kernel written once for any width needs (paged_attention/attention_kernel.h). Loads turn what is stored into
+// F32, exactly.
+struct Simd {
+  using F = __m256;
+  static constexpr int kLanes = 8;
+  static constexpr int kWide = 2;  // vectors that fit beside six rows of accumulators
+
+  [[gnu::always_inline]] static F Zero() { return _mm256_setzero_ps(); }
+  [[gnu::always_inline]] static F Set1(float x) { return _mm256_set1_ps(x); }
+  [[gnu::always_inline]] static F Load(const float* p) { return _mm256_loadu_ps(p); }
+  [[gnu::always_inline]] static F Load(const F16Bits* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  [[gnu::always_inline]] static F Load(const BF16Bits* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+  [[gnu::always_inline]] static F Load(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  template <class E>
+  [[gnu::always_inline]] static void Unpack8(const E* p, float* to) {
+    Store(to, Load(p));
+  }
+  [[gnu::always_inline]] static F LoadFirst(const float* p, int64_t count) {
+    return _mm256_maskload_ps(p, FirstLanes(count));
+  }
+  [[gnu::always_inline]] static void Store(float* p, F v) { _mm256_storeu_ps(p, v); }
+  [[gnu::always_inline]] static void StoreFirst(float* p, F v, int64_t count) {
+    _mm256_maskstore_ps(p, FirstLanes(count), v);
+  }
+  [[gnu::always_inline]] static F Add(F a, F b) { return _mm256_add_ps(a, b); }
+  [[gnu::always_inline]] static F Sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  [[gnu::always_inline]] static F Mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  [[gnu::always_inline]] static F Div(F a, F b) { return _mm256_div_ps(a, b); }
+  [[gnu::always_inline]] static F Fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  // b where either is NaN.
+  [[gnu::always_inline]] static F Max(F a, F b) { return _mm256_max_ps(a, b); }
+  [[gnu::always_inline]] static F Abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+  // a where x < limit, else b; b where x is NaN.
+  [[gnu::always_inline]] static F Below(F x, F limit, F a, F b) {
+    return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, limit, _CMP_LT_OQ));
+  }
+  [[gnu::always_inline]] static F WithSignOf(F magnitude, F sign) {
+    const __m256 bit = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude), _mm256_and_ps(bit, sign));
+  }
+  // Lanes [begin, end) of a, the others of b.
+  [[gnu::always_inline]] static F Within(F a, F b, int64_t begin, int64_t end) {
+    const __m256i lanes = _mm256_andnot_si256(FirstLanes(begin), FirstLanes(end));
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(lanes));
+  }
+  [[gnu::always_inline]] static F ExpOf(F x) { return Exp(x); }
+  [[gnu::always_inline]] static float Sum(F v) { return SumLanes(v); }
+  [[gnu::always_inline]] static float Largest(F v) { return MaxLanes(v); }
+};
 
 }  // namespace
 }  // namespace interlace::avx2

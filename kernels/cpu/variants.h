@@ -30,11 +30,14 @@ void RmsNorm(const RmsNormArgs& args, OpContext on);
 void Rope(const RopeArgs& args, OpContext on);
 void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
+void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 }  // namespace interlace::avx2
 
-// Requires AVX-512 F, BW, VL, DQ and VNNI besides.
+// Requires a CPU with AVX-512 F, BW, VL, DQ and VNNI, and what avx2 requires.
 namespace interlace::avx512 {
+void RmsNorm(const RmsNormArgs& args, OpContext on);
 void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
+void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 }  // namespace interlace::avx512

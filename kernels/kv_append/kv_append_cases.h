@@ -17,7 +17,12 @@ inline constexpr KvAppendCase kKvAppendCases[] = {
     {"last_slot", {16, 3, 64}, 1, 15},
     {"across_a_border", {8, 2, 16}, 11, 5},
     {"smollm2_decode", {16, 3, 64}, 1, 517},
+    {"smollm2_decode_f16", {16, 3, 64, DType::kF16}, 1, 517},
+    {"smollm2_decode_i8", {16, 3, 64, DType::kI8}, 1, 517},
     {"smollm2_chunk", {16, 3, 64}, 70, 33},
+    {"smollm2_prefill_f16", {16, 3, 64, DType::kF16}, 512, 0},
+    {"smollm2_prefill_bf16", {32, 3, 64, DType::kBF16}, 512, 0},
+    {"smollm2_prefill_i8", {16, 3, 64, DType::kI8}, 512, 0},
 };
 
 }  // namespace interlace

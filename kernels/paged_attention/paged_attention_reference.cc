@@ -2,8 +2,8 @@
 #include <limits>
 #include <vector>
 
-#include "common/check.h"
 #include "kernels/cpu/variants.h"
+#include "kernels/dequantise.h"
 
 namespace interlace::reference {
 namespace {
@@ -14,16 +14,35 @@ struct Row {
   int64_t position;
 };
 
-const float* BlockK(const PagedAttentionArgs& args, const Row& row, int64_t position) {
-  return reinterpret_cast<const float*>(row.sequence->blocks[position / args.shape.block_tokens]);
+// Element `index` of a block's elements; K of a block lies before its V.
+float Element(const KvBlockShape& shape, const std::byte* block, int64_t index) {
+  switch (shape.dtype) {
+    case DType::kF16:
+      return F16ToF32(reinterpret_cast<const uint16_t*>(block)[index]);
+    case DType::kBF16:
+      return BF16ToF32(reinterpret_cast<const uint16_t*>(block)[index]);
+    case DType::kI8:
+      return reinterpret_cast<const int8_t*>(block)[index];
+    default:
+      return reinterpret_cast<const float*>(block)[index];
+  }
+}
+
+// Scale `index` of a block's scales, those of K before those of V; 1 where the type has none.
+float Scale(const KvBlockShape& shape, const std::byte* block, int64_t index) {
+  if (shape.dtype != DType::kI8) return 1;
+  return reinterpret_cast<const float*>(block + 2 * shape.k_elements())[index];
 }
 
 float Score(const PagedAttentionArgs& args, const Row& row, const float* q, int64_t kv_head, int64_t position) {
-  const int64_t block_tokens = args.shape.block_tokens;
-  const int64_t head_dim = args.shape.head_dim;
-  const float* k = BlockK(args, row, position) + kv_head * head_dim * block_tokens + position % block_tokens;
+  const KvBlockShape& shape = args.shape;
+  const std::byte* block = row.sequence->blocks[position / shape.block_tokens];
+  const int64_t slot = position % shape.block_tokens;
   float sum = 0;
-  for (int64_t d = 0; d < head_dim; ++d) sum += q[d] * k[d * block_tokens];
+  for (int64_t d = 0; d < shape.head_dim; ++d) {
+    sum += q[d] * Element(shape, block, (kv_head * shape.head_dim + d) * shape.block_tokens + slot);
+  }
+  sum *= Scale(shape, block, kv_head * shape.block_tokens + slot);
   sum *= args.scale;
   return args.soft_cap > 0 ? args.soft_cap * std::tanh(sum / args.soft_cap) : sum;
 }
@@ -51,9 +70,13 @@ void AttendRow(const PagedAttentionArgs& args, const Row& row, int64_t head, std
   }
   for (int64_t d = 0; d < head_dim; ++d) out[d] = 0;
   for (int64_t p = begin; p < end; ++p) {
-    const float* v = BlockK(args, row, p) + args.shape.k_elements() +
-                     (kv_head * args.shape.block_tokens + p % args.shape.block_tokens) * head_dim;
-    for (int64_t d = 0; d < head_dim; ++d) out[d] += scores[p - begin] * v[d];
+    const KvBlockShape& shape = args.shape;
+    const std::byte* block = row.sequence->blocks[p / shape.block_tokens];
+    const int64_t slot = kv_head * shape.block_tokens + p % shape.block_tokens;
+    const float weight = scores[p - begin] * Scale(shape, block, int64_t{shape.block_tokens} * shape.kv_heads + slot);
+    for (int64_t d = 0; d < head_dim; ++d) {
+      out[d] += weight * Element(shape, block, shape.k_elements() + slot * head_dim + d);
+    }
   }
   for (int64_t d = 0; d < head_dim; ++d) out[d] /= sum;
   if (args.lse != nullptr) args.lse[row.index * args.heads + head] = largest + std::log(sum);
@@ -62,7 +85,6 @@ void AttendRow(const PagedAttentionArgs& args, const Row& row, int64_t head, std
 }  // namespace
 
 void PagedAttention(const PagedAttentionArgs& args, OpContext /*on*/) {
-  CHECK(args.shape.dtype == DType::kF32);
   std::vector<float> scores;
   for (const SequenceRows& s : args.sequences) {
     for (int64_t t = 0; t < s.rows; ++t) {

@@ -5,16 +5,13 @@
 #include <limits>
 
 #include "kernels/embedding/embedding_cases.h"
-#include "kernels/kv_append/kv_append_cases.h"
 #include "kernels/linear/linear_cases.h"
-#include "kernels/paged_attention/paged_attention_cases.h"
 #include "kernels/rms_norm/rms_norm_cases.h"
 #include "kernels/rope/rope_cases.h"
 #include "kernels/sample/sample_cases.h"
 #include "tests/kernels/guarded_buffer.h"
 #include "tests/kernels/op_test.h"
 #include "tests/kernels/packed_weight.h"
-#include "tests/kernels/paged_kv.h"
 #include "tests/kernels/random_tensor.h"
 
 namespace interlace {
@@ -122,107 +119,6 @@ TEST_P(AgreementTest, Linear) {
     ExpectNear(actual.values(), expected.values(), tolerance, std::string(c.name));
     EXPECT_TRUE(actual.Intact() && x.Intact()) << c.name;
   }
-}
-
-TEST_P(AgreementTest, KvAppend) {
-  for (const KvAppendCase& c : kKvAppendCases) {
-    Random random(6);
-    const int64_t width = int64_t{c.shape.kv_heads} * c.shape.head_dim;
-    std::vector<float> k = random.Floats(c.tokens * width);
-    std::vector<float> v = random.Floats(c.tokens * width);
-    PagedKv actual(backend(), c.shape, c.start + c.tokens, random);
-    PagedKv expected(backend(), c.shape, c.start + c.tokens, random);
-    actual.Append(ops(), k, v, c.start, two_);
-    expected.Append(reference(), k, v, c.start, one_);
-    for (int64_t b = 0; b < actual.block_count(); ++b) {
-      for (int64_t i = 0; i < 2 * c.shape.k_elements(); ++i) {
-        const float e = expected.At(b, i);
-        ASSERT_TRUE(std::isnan(e) ? std::isnan(actual.At(b, i)) : actual.At(b, i) == e) << c.name << " block " << b;
-      }
-    }
-    // The layout itself: the last token, its last head and element.
-    if (c.tokens > 0) {
-      const int64_t position = c.start + c.tokens - 1;
-      const int64_t block = position / c.shape.block_tokens;
-      const int64_t slot = position % c.shape.block_tokens;
-      EXPECT_EQ(actual.At(block, (width - 1) * c.shape.block_tokens + slot), k.back()) << c.name;
-      const int64_t row = (c.shape.kv_heads - 1) * c.shape.block_tokens + slot;
-      EXPECT_EQ(actual.At(block, c.shape.k_elements() + (row + 1) * c.shape.head_dim - 1), v.back()) << c.name;
-    }
-  }
-}
-
-// Without and with a NaN in the query of the first token's head 0, which must stay there.
-TEST_P(AgreementTest, PagedAttention) {
-  for (const PagedAttentionCase& c : kPagedAttentionCases) {
-    for (const bool with_nan : {false, true}) {
-      Random random(7);
-      const int64_t kv_width = int64_t{c.shape.kv_heads} * c.shape.head_dim;
-      const int64_t width = int64_t{c.heads} * c.shape.head_dim;
-      const int64_t positions = c.start + c.tokens;
-      std::vector<float> k = random.Floats(positions * kv_width, 2);
-      std::vector<float> v = random.Floats(positions * kv_width);
-      PagedKv kv(backend(), c.shape, positions, random);  // unwritten tails are NaN
-      kv.Append(reference(), k, v, 0, one_);
-      GuardedTensor q(c.tokens, width, random.Floats(c.tokens * width, 2));
-      if (with_nan && c.tokens > 0) q.tensor().f32()[c.shape.head_dim - 1] = kNan;
-      GuardedTensor actual(c.tokens, width);
-      GuardedTensor expected(c.tokens, width);
-      GuardedTensor actual_lse(c.tokens, c.heads);
-      GuardedTensor expected_lse(c.tokens, c.heads);
-      const SequenceRows rows{0, c.tokens, c.start, kv.blocks()};
-      PagedAttentionArgs args{.out = actual.tensor(),
-                              .q = q.tensor(),
-                              .lse = actual_lse.tensor().f32(),
-                              .shape = c.shape,
-                              .sequences = {&rows, 1},
-                              .heads = c.heads,
-                              .scale = 1 / std::sqrt(static_cast<float>(c.shape.head_dim))};
-      ops().paged_attention(args, two_);
-      args.out = expected.tensor();
-      args.lse = expected_lse.tensor().f32();
-      reference().paged_attention(args, one_);
-      ExpectNear(actual.values(), expected.values(), kPagedAttentionTolerance, std::string(c.name));
-      ExpectNear(actual_lse.values(), expected_lse.values(), kPagedAttentionTolerance * 8, std::string(c.name));
-      const std::vector<float> values = actual.values();
-      for (int64_t i = with_nan ? c.shape.head_dim : 0; i < c.tokens * width; ++i) {
-        ASSERT_FALSE(std::isnan(values[i])) << c.name << ": NaN leaked to [" << i << "]";
-      }
-      EXPECT_TRUE(actual.Intact() && actual_lse.Intact() && q.Intact()) << c.name;
-    }
-  }
-}
-
-// Scores of -inf take no weight, alone in a tile or not; a row of nothing else is NaN with lse -inf.
-TEST_P(AgreementTest, PagedAttentionInfiniteScores) {
-  const KvBlockShape shape{8, 1, 8};
-  constexpr int64_t kPositions = 19;
-  Random random(8);
-  std::vector<float> k = random.Floats(kPositions * 8);
-  std::vector<float> v = random.Floats(kPositions * 8);
-  for (int64_t p = 0; p < 11; ++p) k[p * 8] = -kInf;
-  PagedKv kv(backend(), shape, kPositions, random);
-  kv.Append(reference(), k, v, 0, one_);
-  GuardedTensor q(kPositions, 8, random.Floats(kPositions * 8));
-  for (int64_t t = 0; t < kPositions; ++t) q.tensor().f32_row(t)[0] = 1;
-  GuardedTensor actual(kPositions, 8);
-  GuardedTensor lse(kPositions, 1);
-  GuardedTensor expected(kPositions, 8);
-  const SequenceRows rows{0, kPositions, 0, kv.blocks()};
-  PagedAttentionArgs args{.out = actual.tensor(),
-                          .q = q.tensor(),
-                          .lse = lse.tensor().f32(),
-                          .shape = shape,
-                          .sequences = {&rows, 1},
-                          .heads = 1};
-  ops().paged_attention(args, two_);
-  args.out = expected.tensor();
-  args.lse = nullptr;
-  reference().paged_attention(args, one_);
-  ExpectNear(actual.values(), expected.values(), kPagedAttentionTolerance, "infinite scores");
-  EXPECT_TRUE(std::isnan(actual.tensor().f32_row(10)[0]));
-  EXPECT_EQ(lse.values()[10], -kInf);
-  EXPECT_TRUE(std::isfinite(actual.tensor().f32_row(11)[0]));
 }
 
 TEST_P(AgreementTest, Sample) {

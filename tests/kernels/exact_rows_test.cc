@@ -1,11 +1,11 @@
 // The bit-identity rule (docs/contracts.md, exact.rows) as a property: an output row is the same to the last bit
-// whatever the number of rows in the call, its place among them, the number of threads and where blocks lie.
+// whatever the number of rows in the call, its place among them, the number of threads and where blocks lie. That of
+// paged_attention is in attention_test.cc.
 #include <cmath>
 #include <numeric>
 
 #include "tests/kernels/op_test.h"
 #include "tests/kernels/packed_weight.h"
-#include "tests/kernels/paged_kv.h"
 #include "tests/kernels/random_tensor.h"
 
 namespace interlace {
@@ -92,52 +92,6 @@ TEST_P(ExactRowsTest, GatedLinear) {
           {View(parts, rows).Rows(first, count), View(x, k).Rows(first, count), g.weight(), u.weight(), kind}, team);
     });
     ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
-  }
-}
-
-TEST_P(ExactRowsTest, PagedAttention) {
-  for (uint64_t seed = 0; seed < 60; ++seed) {
-    Random random(seed);
-    const KvBlockShape shape{static_cast<int32_t>(8 * random.Between(1, 5)), static_cast<int32_t>(random.Between(1, 3)),
-                             static_cast<int32_t>(8 * random.Between(1, 10))};
-    const auto heads = static_cast<int32_t>(shape.kv_heads * random.Between(1, 7));
-    const int64_t tokens = random.Between(1, 160);
-    const int64_t width = int64_t{heads} * shape.head_dim;
-    const int64_t kv_width = int64_t{shape.kv_heads} * shape.head_dim;
-    std::vector<float> k = random.Floats(tokens * kv_width, 2);
-    std::vector<float> v = random.Floats(tokens * kv_width);
-    std::vector<float> q = random.Floats(tokens * width, 3);
-    const auto run = [&](PagedKv& kv, int64_t first, int64_t count, std::vector<float>& out, std::vector<float>& lse,
-                         ThreadTeam& team) {
-      const SequenceRows rows{0, count, static_cast<int32_t>(first), kv.blocks()};
-      ops().paged_attention({.out = View(out, width).Rows(first, count),
-                             .q = View(q, width).Rows(first, count),
-                             .lse = &lse[first * heads],
-                             .shape = shape,
-                             .sequences = {&rows, 1},
-                             .heads = heads,
-                             .scale = 0.3f},
-                            team);
-    };
-    std::vector<float> whole(tokens * width);
-    std::vector<float> whole_lse(tokens * heads);
-    PagedKv at_once(backend(), shape, tokens, random);
-    at_once.Append(ops(), k, v, 0, one_);
-    run(at_once, 0, tokens, whole, whole_lse, one_);
-    for (int trial = 0; trial < 3; ++trial) {
-      std::vector<float> parts(tokens * width);
-      std::vector<float> parts_lse(tokens * heads);
-      PagedKv kv(backend(), shape, tokens, random);
-      InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
-        std::vector<float> some_k(&k[first * kv_width], &k[first * kv_width] + count * kv_width);
-        std::vector<float> some_v(&v[first * kv_width], &v[first * kv_width] + count * kv_width);
-        kv.Append(ops(), some_k, some_v, static_cast<int32_t>(first), team);
-        run(kv, first, count, parts, parts_lse, team);
-      });
-      ASSERT_TRUE(SameBits(whole, parts) && SameBits(whole_lse, parts_lse))
-          << "seed " << seed << ": " << heads << " heads of " << shape.head_dim << " over " << shape.kv_heads
-          << ", blocks of " << shape.block_tokens << ", " << tokens << " tokens";
-    }
   }
 }
 

@@ -14,12 +14,6 @@ namespace interlace {
 
 inline void Append16(std::string& out, uint16_t bits) { out.append(reinterpret_cast<const char*>(&bits), 2); }
 
-inline uint16_t F32ToBF16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 // Nibbles of 32 values: low halves hold the first 16.
 inline void AppendNibbles(std::string& out, const float* x, float scale, float minimum) {
   const auto quantum = [&](float v) {
