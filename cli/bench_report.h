@@ -1,0 +1,50 @@
+// What `interlace bench` measured, as a table and as JSON.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/bench_ceilings.h"
+#include "cli/bench_command.h"
+#include "cli/bench_engine.h"
+#include "cli/bench_profile.h"
+
+namespace interlace {
+
+struct BenchRound {
+  double seconds = 0;
+  Ceilings ceilings;   // probed just before
+  int64_t stolen = 0;  // ticks, while it ran
+  bool kept = true;
+};
+
+// One case on one set of threads and ops.
+struct BenchRow {
+  bool prefill = false;
+  BenchShape shape;
+  std::string ops;
+  int threads = 0;
+  Work work;  // of a round
+  uint64_t logits_hash = 0;
+  std::vector<BenchRound> rounds;
+  std::optional<StepProfile> profile;
+  std::string Name() const;  // "decode 8 x ctx 256"
+};
+
+struct BenchReport {
+  std::string model, digest, architecture;
+  int64_t chunk_tokens = 0, step_tokens = 0;
+  std::vector<BenchRow> rows;
+};
+
+// A round counts unless its read bandwidth is more than a tenth below the median of all, or the hypervisor took time.
+void DropDisturbedRounds(BenchReport* report);
+
+// The q-quantile of values, between the two nearest. Requires: not empty.
+double Quantile(std::vector<double> values, double q);
+
+std::string BenchTable(const BenchReport& report);
+absl::Status WriteBenchJson(const BenchReport& report, const std::string& path);
+
+}  // namespace interlace
