@@ -1,5 +1,7 @@
 #include "cli/bench_ceilings.h"
 
+#include <unistd.h>
+
 #include <atomic>
 #include <cstring>
 #include <fstream>
@@ -14,7 +16,8 @@
 namespace interlace {
 namespace {
 
-constexpr int64_t kReadBytes = int64_t{512} << 20;
+// No power of two: streams a power of two apart would share cache sets and memory banks.
+constexpr int64_t kReadBytes = kReadGrain * 130'051;
 constexpr absl::Duration kEach = absl::Milliseconds(50);
 
 // Amounts a second of `run`, which does `amount`, repeated until kEach has passed.
@@ -61,14 +64,14 @@ Ceilings CeilingProbe::Measure(Backend& backend, const CeilingLoops& loops, Cloc
   return ceilings;
 }
 
-int64_t StolenTicks() {
+absl::Duration StolenTime() {
   std::ifstream file("/proc/stat");
   std::string line;
   std::getline(file, line);  // cpu user nice system idle iowait irq softirq steal ...
   const std::vector<std::string> fields = absl::StrSplit(line, ' ', absl::SkipEmpty());
   int64_t ticks = 0;
-  if (fields.size() < 9 || fields[0] != "cpu" || !absl::SimpleAtoi(fields[8], &ticks)) return 0;
-  return ticks;
+  if (fields.size() < 9 || fields[0] != "cpu" || !absl::SimpleAtoi(fields[8], &ticks)) return absl::ZeroDuration();
+  return absl::Seconds(1) * ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
 std::string CpuModel() {

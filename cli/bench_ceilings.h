@@ -32,8 +32,8 @@ class CeilingProbe {
   const std::unique_ptr<DeviceBuffer> data_;
 };
 
-// Time that the hypervisor gave to others since boot, in ticks of this machine; 0 where it does not say.
-int64_t StolenTicks();
+// Time that the hypervisor gave to others since boot, of all cores together; 0 where it does not say.
+absl::Duration StolenTime();
 // "AMD EPYC", or "unknown".
 std::string CpuModel();
 

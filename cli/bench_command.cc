@@ -50,11 +50,11 @@ class ModelBench {
     for (int round = 0; round <= options_.rounds + (options_.profile ? 1 : 0); ++round) {
       size_t at = 0;
       for (const std::unique_ptr<BenchEngine>& engine : engines_) {
-        const int64_t stolen = StolenTicks();
+        const Start start{StolenTime(), clock_.Now()};
         const Ceilings ceilings =
             probe_->Measure(engine->backend(), CeilingLoopsOf(engine->backend().ops().name), clock_);
         for (size_t i = 0; i < Cases(); ++i, ++at) {
-          RETURN_IF_ERROR(RunCase(round, *engine, ceilings, stolen, &report_.rows[at]));
+          RETURN_IF_ERROR(RunCase(round, *engine, ceilings, start, &report_.rows[at]));
           if (bar) bar->Show(++done * 100 / all);
         }
       }
@@ -64,6 +64,10 @@ class ModelBench {
   }
 
  private:
+  struct Start {  // of an engine's turn
+    absl::Duration stolen;
+    absl::Time time;
+  };
   size_t Cases() const { return options_.prompts.size() + options_.contexts.size(); }
 
   absl::Status Load() {
@@ -126,7 +130,7 @@ class ModelBench {
     return engine.Decode(row.shape.batch, row.shape.tokens, options_.steps);
   }
 
-  absl::Status RunCase(int round, BenchEngine& engine, const Ceilings& ceilings, int64_t stolen, BenchRow* row) {
+  absl::Status RunCase(int round, BenchEngine& engine, const Ceilings& ceilings, const Start& start, BenchRow* row) {
     if (round == 0) {
       LogitsHash hash;
       if (!row->prefill) RETURN_IF_ERROR(engine.Decode(row->shape.batch, row->shape.tokens, 1).status());  // fills
@@ -147,7 +151,9 @@ class ModelBench {
       return status;
     }
     ASSIGN_OR_RETURN(const absl::Duration time, Once(engine, *row));
-    row->rounds.push_back({absl::ToDoubleSeconds(time), ceilings, StolenTicks() - stolen});
+    const double stolen =
+        absl::FDivDuration(StolenTime() - start.stolen, (clock_.Now() - start.time) * AvailableCores());
+    row->rounds.push_back({absl::ToDoubleSeconds(time), ceilings, stolen});
     return absl::OkStatus();
   }
 

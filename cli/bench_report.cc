@@ -97,7 +97,7 @@ json ToJson(const BenchRow& row) {
                              {"read_bytes_per_s", r.ceilings.read},
                              {"fma_per_s", r.ceilings.fma},
                              {"int8_per_s", r.ceilings.int8},
-                             {"stolen_ticks", r.stolen},
+                             {"stolen_share", r.stolen},
                              {"kept", r.kept}});
   }
   if (row.profile) out["profile"] = ToJson(*row.profile);
@@ -127,7 +127,7 @@ void DropDisturbedRounds(BenchReport* report) {
     for (const BenchRound& round : row.rounds) reads.push_back(round.ceilings.read);
     if (reads.empty()) continue;
     const double median = Quantile(reads, 0.5);
-    for (BenchRound& round : row.rounds) round.kept = round.ceilings.read >= 0.9 * median && round.stolen == 0;
+    for (BenchRound& round : row.rounds) round.kept = round.ceilings.read >= 0.9 * median && round.stolen <= 0.02;
     // Where every round was disturbed, all are shown, and the count says so.
     if (std::none_of(row.rounds.begin(), row.rounds.end(), [](const BenchRound& r) { return r.kept; })) {
       for (BenchRound& round : row.rounds) round.kept = true;

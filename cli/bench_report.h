@@ -14,8 +14,8 @@ namespace interlace {
 
 struct BenchRound {
   double seconds = 0;
-  Ceilings ceilings;   // probed just before
-  int64_t stolen = 0;  // ticks, while it ran
+  Ceilings ceilings;  // probed just before
+  double stolen = 0;  // share of the time since the probe that the hypervisor gave to others
   bool kept = true;
 };
 
@@ -38,7 +38,8 @@ struct BenchReport {
   std::vector<BenchRow> rows;
 };
 
-// A round counts unless its read bandwidth is more than a tenth below the median of all, or the hypervisor took time.
+// A round counts unless its read bandwidth is more than a tenth below the median of all, or the hypervisor took more
+// than 2 % of the time.
 void DropDisturbedRounds(BenchReport* report);
 
 // The q-quantile of values, between the two nearest. Requires: not empty.
