@@ -218,7 +218,7 @@ TEST_P(WorkerExactTest, AnyCombination) {
     const std::vector<std::common_type_t<decltype(options)...>> all{options...};
     return all[random.Below(static_cast<int64_t>(all.size()))];
   };
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 20; ++i) {
     Variant variant;
     variant.keep = one_of("auto", "0", "2", "3", "5", "6");
     variant.tiers = one_of("host", "host", "rocksdb", "host,rocksdb");
