@@ -12,14 +12,15 @@ InProcessReplica::InProcessReplica() : metrics_("in-process") {}
 
 absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
     const Config& config, Clock& clock, FaultPoints& faults, Transport* transport,
-    absl::FunctionRef<void(int64_t, int64_t)> progress) {
+    absl::FunctionRef<void(int64_t, int64_t)> progress, MakeBackend make_backend) {
   std::unique_ptr<InProcessReplica> replica(new InProcessReplica);
   ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(config.model.path));
   ASSIGN_OR_RETURN(replica->tokenizer_, Tokenizer::Load(*file));
   ASSIGN_OR_RETURN(ChatTemplate chat_template, ChatTemplate::Load(*file));
   replica->chat_template_ = std::make_unique<ChatTemplate>(chat_template);
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
-  ASSIGN_OR_RETURN(replica->rank_, Rank::Create(config, entropy->Next(), clock, faults, transport, progress));
+  ASSIGN_OR_RETURN(replica->rank_,
+                   Rank::Create(config, entropy->Next(), clock, faults, transport, progress, make_backend));
   ASSIGN_OR_RETURN(std::unique_ptr<SchedulingPolicy> policy, MakePolicy(config.sched.policy));
   replica->loop_ = std::make_unique<ReplicaLoop>(LoopOptions(config, replica->rank_->spec().context), std::move(policy),
                                                  clock, entropy->Fork("generations"), replica->metrics_, *replica);

@@ -23,7 +23,8 @@ class InProcessReplica final : public PlanChannel {
  public:
   static absl::StatusOr<std::unique_ptr<InProcessReplica>> Create(const Config& config, Clock& clock,
                                                                   FaultPoints& faults, Transport* transport,
-                                                                  absl::FunctionRef<void(int64_t, int64_t)> progress);
+                                                                  absl::FunctionRef<void(int64_t, int64_t)> progress,
+                                                                  MakeBackend make_backend = nullptr);
   ~InProcessReplica() override;
 
   Engine& engine() { return *loop_; }

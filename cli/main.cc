@@ -8,6 +8,8 @@
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "cli/bench_command.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
 #include "cli/run_command.h"
@@ -82,6 +84,35 @@ absl::Status Run(const CommonFlags& flags, const RunOptions& options) {
   ASSIGN_OR_RETURN(const Config config, builder.Build());
   RETURN_IF_ERROR(InstallLogSink("run", config.log.level == "info" ? "warning" : config.log.level, config.log.format));
   return RunCommand(config, options);
+}
+
+// `interlace bench model` as it was typed.
+struct BenchFlags {
+  CommonFlags common;
+  BenchModelOptions options;
+  std::string prompt = "512", context = "16", batch = "1", decode, threads, ops;
+};
+
+absl::Status BenchModel(const BenchFlags& flags) {
+  ConfigBuilder builder;
+  RETURN_IF_ERROR(flags.common.Read(&builder));
+  ASSIGN_OR_RETURN(const Config config, builder.Build());
+  RETURN_IF_ERROR(
+      InstallLogSink("bench", config.log.level == "info" ? "warning" : config.log.level, config.log.format));
+  BenchModelOptions options = flags.options;
+  ASSIGN_OR_RETURN(options.prompts, ParseBenchShapes(flags.prompt));
+  ASSIGN_OR_RETURN(options.contexts, ParseBenchShapes(flags.decode));
+  if (flags.decode.empty()) {
+    ASSIGN_OR_RETURN(const std::vector<BenchShape> batches, ParseBenchShapes(flags.batch));
+    ASSIGN_OR_RETURN(const std::vector<BenchShape> contexts, ParseBenchShapes(flags.context));
+    for (const BenchShape& batch : batches) {
+      for (const BenchShape& context : contexts) options.contexts.push_back({batch.tokens, context.tokens});
+    }
+  }
+  ASSIGN_OR_RETURN(const std::vector<BenchShape> threads, ParseBenchShapes(flags.threads));
+  for (const BenchShape& count : threads) options.threads.push_back(count.tokens);
+  options.ops = absl::StrSplit(flags.ops, ',', absl::SkipEmpty());
+  return BenchModelCommand(config, options);
 }
 
 absl::Status ShowConfig(const CommonFlags& flags) {
@@ -165,6 +196,43 @@ int Main(int argc, char** argv) {
   explain->add_option("REQUEST", explain_request, "request id")->required();
   explain->add_option("--address", explain_address, "gRPC door of the cluster")->capture_default_str();
   explain->callback([&] { status = ExplainCommand(explain_address, explain_request); });
+
+  CLI::App* bench = app.add_subcommand("bench", "measure this machine");
+  bench->require_subcommand(1);
+  BenchFlags bench_flags;
+  CLI::App* bench_model = bench->add_subcommand("model", "prefill and decode speed beside what the machine gives");
+  bench_model
+      ->add_option_function<std::string>(
+          "MODEL", [&](const std::string& path) { bench_flags.common.shorthands.emplace_back("model.path", path); },
+          "GGUF file")
+      ->required();
+  bench_model->add_option("--prompt", bench_flags.prompt, "prefill: TOKENS or SEQUENCESxTOKENS, a list; \"\": none")
+      ->capture_default_str();
+  bench_model->add_option("--batch", bench_flags.batch, "decode: sequences at once, a list")->capture_default_str();
+  bench_model
+      ->add_option("--context", bench_flags.context, "decode: positions before, a list; each batch at each; \"\": none")
+      ->capture_default_str();
+  bench_model->add_option("--decode", bench_flags.decode, "decode: exactly these, SEQUENCESxPOSITIONS, a list");
+  bench_model->add_option("--threads", bench_flags.threads, "compute threads, a list (engine.threads)");
+  bench_model->add_option("--ops", bench_flags.ops, "op tables, a list (engine.ops)");
+  bench_model->add_option("--steps", bench_flags.options.steps, "tokens a sequence decodes in a round")
+      ->capture_default_str();
+  bench_model->add_option("--rounds", bench_flags.options.rounds, "rounds that count")->capture_default_str();
+  bench_flags.common.Short(bench_model, "--chunk", "sched.chunk_tokens", "most prompt tokens of a sequence in a step");
+  bench_model->add_flag("--profile", bench_flags.options.profile, "time per op and per layer");
+  bench_model->add_option("--json", bench_flags.options.json, "file for all rounds");
+  bench_flags.common.AddTo(bench_model);
+  bench_model->callback([&] { status = BenchModel(bench_flags); });
+
+  int ceiling_threads = 0, ceiling_rounds = 5;
+  std::string ceiling_ops, ceiling_json;
+  CLI::App* ceilings = bench->add_subcommand("ceilings", "memory bandwidth and arithmetic peaks");
+  ceilings->add_option("--threads", ceiling_threads, "threads; 0: all cores")->capture_default_str();
+  ceilings->add_option("--ops", ceiling_ops, "instructions of this op table; the best of this CPU otherwise");
+  ceilings->add_option("--rounds", ceiling_rounds, "rounds")->capture_default_str();
+  ceilings->add_option("--json", ceiling_json, "file for all rounds");
+  ceilings->callback(
+      [&] { status = BenchCeilingsCommand(ceiling_threads, ceiling_ops, ceiling_rounds, ceiling_json); });
 
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");

@@ -31,7 +31,8 @@ absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const Config& con
 
 absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_t incarnation, Clock& clock,
                                                    FaultPoints& faults, Transport* transport,
-                                                   absl::FunctionRef<void(int64_t, int64_t)> progress) {
+                                                   absl::FunctionRef<void(int64_t, int64_t)> progress,
+                                                   MakeBackend make_backend) {
   std::unique_ptr<Rank> rank(new Rank);
   ASSIGN_OR_RETURN(rank->file_, GgufFile::Open(config.model.path));
   ASSIGN_OR_RETURN(rank->spec_, ReadModelSpec(*rank->file_));
@@ -43,7 +44,8 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   const ShardSpec shard =
       MakeShard(spec.layers, static_cast<int32_t>(config.cluster.stage), static_cast<int32_t>(config.cluster.stages));
   const int threads = config.engine.threads > 0 ? static_cast<int>(config.engine.threads) : AvailableCores();
-  ASSIGN_OR_RETURN(rank->backend_, CreateBackend("cpu", {.ops = config.engine.ops, .threads = threads}));
+  const BackendOptions options{.ops = config.engine.ops, .threads = threads};
+  ASSIGN_OR_RETURN(rank->backend_, make_backend == nullptr ? CreateBackend("cpu", options) : make_backend(options));
   Backend& backend = *rank->backend_;
 
   const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim};

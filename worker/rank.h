@@ -26,10 +26,11 @@ namespace interlace {
 class Rank {
  public:
   // Loads only the stage's layers. `transport` may be null with one stage and no remote tier.
-  // Errors name the field of the configuration to change.
+  // Errors name the field of the configuration to change. `make_backend` null: the table of backends, "cpu".
   static absl::StatusOr<std::unique_ptr<Rank>> Create(const Config& config, uint64_t incarnation, Clock& clock,
                                                       FaultPoints& faults, Transport* transport,
-                                                      absl::FunctionRef<void(int64_t, int64_t)> progress);
+                                                      absl::FunctionRef<void(int64_t, int64_t)> progress,
+                                                      MakeBackend make_backend = nullptr);
   const RankInfo& info() const { return info_; }
   const ModelSpec& spec() const { return spec_; }
   ModelRunner& runner() { return *runner_; }

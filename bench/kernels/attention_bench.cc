@@ -21,9 +21,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "bench/kernels/ceilings.h"
 #include "common/clock.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/ceilings.h"
 #include "kernels/paged_attention/paged_attention_cases.h"
 #include "tests/kernels/paged_kv.h"
 #include "tests/kernels/random_tensor.h"
@@ -59,31 +59,31 @@ double Seconds(bool cpu, const std::function<void()>& body) {
 // Ceilings of the team, now.
 class Ceilings {
  public:
-  Ceilings(Backend& backend, bool avx512, bool cpu) : backend_(backend), avx512_(avx512), cpu_(cpu) {
+  Ceilings(Backend& backend, bool avx512, bool cpu)
+      : backend_(backend), loops_(CeilingLoopsOf(avx512 ? "avx512" : "avx2")), cpu_(cpu) {
     buffer_ = backend.Allocate(kBytes).value();
     std::memset(buffer_->data(), 37, kBytes);
   }
   double BytesPerSecond() {
     return kBytes / Seconds(cpu_, [&] {
              backend_.context().team().ParallelFor(kBytes, 4096, [&](int64_t begin, int64_t end) {
-               sink_ = ReadAll(buffer_->data() + begin, end - begin);
+               sink_ = static_cast<float>(loops_.read(buffer_->data() + begin, end - begin));
              });
            });
   }
   double FlopsPerSecond() {
     const int64_t threads = backend_.threads();
     const double seconds = Seconds(cpu_, [&] {
-      backend_.context().team().ParallelFor(
-          threads, 1, [&](int64_t, int64_t) { sink_ = avx512_ ? RunFmaChains512(kRounds) : RunFmaChains(kRounds); });
+      backend_.context().team().ParallelFor(threads, 1, [&](int64_t, int64_t) { sink_ = loops_.fma(kRounds); });
     });
-    return static_cast<double>(threads * kRounds * (avx512_ ? kFlopsPerRound512 : kFlopsPerRound)) / seconds;
+    return static_cast<double>(threads * kRounds * loops_.fma_flops) / seconds;
   }
 
  private:
   static constexpr int64_t kBytes = int64_t{256} << 20;
   static constexpr int64_t kRounds = 2'000'000;
   Backend& backend_;
-  const bool avx512_;
+  const CeilingLoops& loops_;
   const bool cpu_;
   std::unique_ptr<DeviceBuffer> buffer_;
   volatile float sink_ = 0;

@@ -14,10 +14,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "bench/kernels/ceilings.h"
 #include "bench/kernels/small_ops.h"
 #include "common/check.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/ceilings.h"
 #include "kernels/linear/linear_cases.h"
 #include "kernels/paged_attention/paged_attention_cases.h"
 #include "tests/kernels/packed_weight.h"
@@ -72,11 +72,22 @@ double BytesOf(const LinearWeight& w) { return static_cast<double>(w.rows * RowB
 
 void BenchFma(benchmark::State& state) {
   ThreadTeam team(static_cast<int>(state.range(0)));
+  const CeilingLoops& loops = CeilingLoopsOf(OpsFlag());
   constexpr int64_t kRounds = 1'000'000;
   for (auto _ : state) {
-    team.ParallelFor(state.range(0), 1, [](int64_t, int64_t) { benchmark::DoNotOptimize(RunFmaChains(kRounds)); });
+    team.ParallelFor(state.range(0), 1, [&](int64_t, int64_t) { benchmark::DoNotOptimize(loops.fma(kRounds)); });
   }
-  SetCounters(state, 0, static_cast<double>(state.range(0) * kRounds * kFlopsPerRound), 0);
+  SetCounters(state, 0, static_cast<double>(state.range(0) * kRounds * loops.fma_flops), 0);
+}
+
+void BenchDot(benchmark::State& state) {
+  ThreadTeam team(static_cast<int>(state.range(0)));
+  const CeilingLoops& loops = CeilingLoopsOf(OpsFlag());
+  constexpr int64_t kRounds = 1'000'000;
+  for (auto _ : state) {
+    team.ParallelFor(state.range(0), 1, [&](int64_t, int64_t) { benchmark::DoNotOptimize(loops.dot(kRounds)); });
+  }
+  SetCounters(state, 0, static_cast<double>(state.range(0) * kRounds * loops.dot_ops), 0);
 }
 
 void BenchRead(benchmark::State& state) {
@@ -84,9 +95,10 @@ void BenchRead(benchmark::State& state) {
   constexpr int64_t kBytes = int64_t{256} << 20;
   std::unique_ptr<DeviceBuffer> buffer = backend->Allocate(kBytes).value();
   std::memset(buffer->data(), 37, kBytes);
+  const CeilingLoops& loops = CeilingLoopsOf(OpsFlag());
   for (auto _ : state) {
-    backend->context().team().ParallelFor(kBytes, 4096, [&](int64_t begin, int64_t end) {
-      benchmark::DoNotOptimize(ReadAll(buffer->data() + begin, end - begin));
+    backend->context().team().ParallelFor(kBytes, kReadGrain, [&](int64_t begin, int64_t end) {
+      benchmark::DoNotOptimize(loops.read(buffer->data() + begin, end - begin));
     });
   }
   SetCounters(state, kBytes, 0, 0);
@@ -187,6 +199,7 @@ void Register(const std::string& name, std::function<void(benchmark::State&)> bo
 
 void RegisterAll() {
   Register("ceiling/fma", BenchFma);
+  Register("ceiling/int8", BenchDot);
   Register("ceiling/read", BenchRead);
   for (const int64_t tokens : {1, 2, 4, 8, 32, 128, 512}) {
     Register(absl::StrCat("step_linears/", tokens),

@@ -51,6 +51,9 @@ class PlainKv final : public LayerKv {
     }
     CHECK(row == q.rows);
   }
+  const KvBlockShape& shape() const { return shape_; }
+  // The blocks of a sequence and layer, in order; a test may put others in their places.
+  std::vector<std::byte*>& Blocks(int sequence, int32_t layer) { return blocks_[{sequence, layer}]; }
 
  private:
   std::byte* Block() {
@@ -79,6 +82,7 @@ struct PlainOptions {
   int32_t stages = 1;
   int32_t max_tokens = 512;
   int32_t block_tokens = 16;
+  MakeBackend make_backend = nullptr;  // null: "cpu"
 };
 
 // One model on one backend, cut into stages that hand hidden states over. Thread: the test's.
@@ -86,7 +90,9 @@ class PlainEngine {
  public:
   static absl::StatusOr<std::unique_ptr<PlainEngine>> Make(const GgufFile& file, const PlainOptions& options) {
     ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(file));
-    ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, CreateBackend("cpu", {options.ops, options.threads}));
+    const BackendOptions wanted{options.ops, options.threads};
+    ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
+                     options.make_backend == nullptr ? CreateBackend("cpu", wanted) : options.make_backend(wanted));
     auto engine = std::unique_ptr<PlainEngine>(new PlainEngine(std::move(spec), std::move(backend), options));
     for (int32_t s = 0; s < options.stages; ++s) {
       engine->shards_.push_back(MakeShard(engine->spec_.layers, s, options.stages));
@@ -103,6 +109,7 @@ class PlainEngine {
 
   const ModelSpec& spec() const { return spec_; }
   Backend& backend() { return *backend_; }
+  PlainKv& kv() { return kv_; }
   int32_t length(int sequence) const {
     const auto it = lengths_.find(sequence);
     return it == lengths_.end() ? 0 : it->second;

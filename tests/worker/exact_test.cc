@@ -1,9 +1,11 @@
 // Exact by default: where KV lives, how prompts are cut, who runs beside whom and on how many ranks never changes a
-// stream.
+// stream. On real arithmetic, and on that modulo a prime, where a block of KV that is not the right one shows for
+// certain.
 #include <filesystem>
 #include <map>
 
 #include "cli/in_process_replica.h"
+#include "kernels/modular/modular.h"
 #include "kvstore/server/store_server.h"
 #include "tests/test_model.h"
 #include "tests/worker/pipeline_replica.h"
@@ -33,8 +35,8 @@ struct Variant {
 
 class Model {
  public:
-  Model(std::string path, int32_t block_tokens, std::vector<Ask> asks)
-      : path_(std::move(path)), block_tokens_(block_tokens), asks_(std::move(asks)) {
+  Model(std::string path, int32_t block_tokens, std::vector<Ask> asks, MakeBackend make_backend = nullptr)
+      : path_(std::move(path)), block_tokens_(block_tokens), asks_(std::move(asks)), make_backend_(make_backend) {
     const auto file = GgufFile::Open(path_);
     EXPECT_OK(file);
     const auto spec = ReadModelSpec(**file);
@@ -73,14 +75,15 @@ class Model {
       answers = watch ? watch(clients) : clients.Run(asks_, variant.together);
     };
     if (variant.stages > 1) {
-      auto replica = PipelineReplica::Create(config, clock, faults);
+      auto replica = PipelineReplica::Create(config, clock, faults, make_backend_);
       EXPECT_OK(replica);
       run((*replica)->engine());
       const Holding held = (*replica)->AwaitNothingHeld(clock);
       EXPECT_TRUE(held.nothing()) << variant.ToString() << ": " << held.sequences << " sequences, " << held.arena_used
                                   << " slots, " << held.tier_blocks << " stored blocks are left";
     } else {
-      auto replica = InProcessReplica::Create(config, clock, faults, nullptr, [](int64_t, int64_t) {});
+      auto replica = InProcessReplica::Create(
+          config, clock, faults, nullptr, [](int64_t, int64_t) {}, make_backend_);
       EXPECT_OK(replica);
       run((*replica)->engine());
     }
@@ -104,24 +107,32 @@ class Model {
   }
   void Check(const Variant& variant) const { ExpectSameStreams(Baseline(), Run(variant), variant.ToString()); }
   const std::vector<Ask>& asks() const { return asks_; }
+  MakeBackend make_backend() const { return make_backend_; }
 
  private:
   const std::string path_;
   const int32_t block_tokens_;
   const std::vector<Ask> asks_;
+  const MakeBackend make_backend_;
   int64_t slot_bytes_ = 0;
   mutable std::vector<Answer> baseline_;
 };
 
 constexpr int32_t kTinyLayers = 6, kTinyVocab = 290;
 
-const Model& Tiny() {
-  static const TinyFile file({.layers = kTinyLayers});
-  static const Model model(file.path(), 8, RandomAsks(8, 3, 120, 24, kTinyVocab, 11));
-  return model;
-}
+class WorkerExactTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  static const Model& Tiny() {
+    static const TinyFile file({.layers = kTinyLayers});
+    static const std::vector<Ask> asks = RandomAsks(8, 3, 120, 24, kTinyVocab, 11);
+    static const Model real(file.path(), 8, asks), modular(file.path(), 8, asks, &MakeModularBackend);
+    return GetParam() == "modular" ? modular : real;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Backends, WorkerExactTest, ::testing::Values("cpu", "modular"),
+                         [](const auto& info) { return info.param; });
 
-TEST(WorkerExactTest, KeptLayersAndTiers) {
+TEST_P(WorkerExactTest, KeptLayersAndTiers) {
   for (const char* keep : {"0", "1", "3", "6"}) {
     for (const char* tiers : {"host", "rocksdb", "host,rocksdb"}) {
       const bool both = std::string(tiers) == "host,rocksdb";
@@ -130,7 +141,7 @@ TEST(WorkerExactTest, KeptLayersAndTiers) {
   }
 }
 
-TEST(WorkerExactTest, ChunksBatchesThreads) {
+TEST_P(WorkerExactTest, ChunksBatchesThreads) {
   for (int32_t chunk : {1, 16, 512}) {
     for (bool together : {false, true}) {
       for (int32_t threads : {1, 2}) {
@@ -140,7 +151,7 @@ TEST(WorkerExactTest, ChunksBatchesThreads) {
   }
 }
 
-TEST(WorkerExactTest, RemoteTier) {
+TEST_P(WorkerExactTest, RemoteTier) {
   auto server = StoreServer::Start({.host_bytes = int64_t{64} << 20});
   ASSERT_OK(server);
   const std::unique_ptr<Transport> transport = *MakeUcxTransport({.host = "127.0.0.1"});
@@ -150,7 +161,8 @@ TEST(WorkerExactTest, RemoteTier) {
     config.kv.remote = (*server)->address();
     RealClock clock;
     FaultPoints faults;
-    auto replica = InProcessReplica::Create(config, clock, faults, transport.get(), [](int64_t, int64_t) {});
+    auto replica = InProcessReplica::Create(
+        config, clock, faults, transport.get(), [](int64_t, int64_t) {}, Tiny().make_backend());
     ASSERT_OK(replica);
     Clients clients((*replica)->engine(), clock);
     ExpectSameStreams(Tiny().Baseline(), clients.Run(Tiny().asks(), true), variant.ToString());
@@ -158,7 +170,7 @@ TEST(WorkerExactTest, RemoteTier) {
 }
 
 // Too few slots for all: requests take turns, lose layers, are preempted.
-TEST(WorkerExactTest, ScarceDevice) {
+TEST_P(WorkerExactTest, ScarceDevice) {
   for (int32_t slots : {26, 32, 60, 150, 400}) {
     Tiny().Check({.slots = slots});
     Tiny().Check({.slots = slots, .chunk = 16, .stages = 2});
@@ -167,7 +179,7 @@ TEST(WorkerExactTest, ScarceDevice) {
 }
 
 // A stream that had the device for itself gives layers up when others arrive.
-TEST(WorkerExactTest, LoweredWhileRunning) {
+TEST_P(WorkerExactTest, LoweredWhileRunning) {
   for (int32_t slots : {140, 200, 300}) {
     for (int32_t stages : {1, 2}) {
       const Variant variant{.slots = slots / stages, .stages = stages};
@@ -193,20 +205,20 @@ TEST(WorkerExactTest, LoweredWhileRunning) {
   }
 }
 
-TEST(WorkerExactTest, Stages) {
+TEST_P(WorkerExactTest, Stages) {
   for (int32_t stages : {1, 2, 3, 6}) {
     for (const char* keep : {"0", "3", "6"}) Tiny().Check({.keep = keep, .chunk = 16, .stages = stages});
   }
   Tiny().Check({.keep = "0", .together = false, .stages = 3});
 }
 
-TEST(WorkerExactTest, AnyCombination) {
+TEST_P(WorkerExactTest, AnyCombination) {
   Random random(5);
   const auto one_of = [&](auto... options) {
     const std::vector<std::common_type_t<decltype(options)...>> all{options...};
     return all[random.Below(static_cast<int64_t>(all.size()))];
   };
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 20; ++i) {
     Variant variant;
     variant.keep = one_of("auto", "0", "2", "3", "5", "6");
     variant.tiers = one_of("host", "host", "rocksdb", "host,rocksdb");
@@ -221,7 +233,7 @@ TEST(WorkerExactTest, AnyCombination) {
   }
 }
 
-TEST(WorkerExactTest, RealModel) {
+TEST(WorkerExactRealTest, RealModel) {
   const Model model(TestModelPath(), 16, RandomAsks(5, 20, 70, 10, 49152, 3));
   for (const char* keep : {"0", "15", "30"}) model.Check({.keep = keep});
   model.Check({.keep = "0", .tiers = "rocksdb", .chunk = 16, .together = false});

@@ -36,9 +36,10 @@ class PipelineReplica final : public PlanChannel {
  public:
   // config.cluster.stages says how many. A status if a rank cannot be made.
   static absl::StatusOr<std::unique_ptr<PipelineReplica>> Create(const Config& config, Clock& clock,
-                                                                 FaultPoints& faults) {
+                                                                 FaultPoints& faults,
+                                                                 MakeBackend make_backend = nullptr) {
     std::unique_ptr<PipelineReplica> replica(new PipelineReplica);
-    absl::Status status = replica->Build(config, clock, faults);
+    absl::Status status = replica->Build(config, clock, faults, make_backend);
     if (!status.ok()) return status;
     return replica;
   }
@@ -90,7 +91,7 @@ class PipelineReplica final : public PlanChannel {
 
   PipelineReplica() : metrics_("pipeline") {}
 
-  absl::Status Build(Config config, Clock& clock, FaultPoints& faults) {
+  absl::Status Build(Config config, Clock& clock, FaultPoints& faults, MakeBackend make_backend) {
     const int64_t count = config.cluster.stages;
     const std::string folder = config.kv.rocksdb_dir;
     std::vector<RankInfo> infos;
@@ -100,7 +101,8 @@ class PipelineReplica final : public PlanChannel {
       config.cluster.stage = s;
       if (!folder.empty()) config.kv.rocksdb_dir = absl::StrCat(folder, "/stage", s);
       if (count > 1) stage.transport = *MakeUcxTransport({.host = "127.0.0.1"});
-      auto rank = Rank::Create(config, s + 1, clock, faults, stage.transport.get(), [](int64_t, int64_t) {});
+      auto rank = Rank::Create(
+          config, s + 1, clock, faults, stage.transport.get(), [](int64_t, int64_t) {}, make_backend);
       if (!rank.ok()) return rank.status();
       stage.rank = *std::move(rank);
       infos.push_back(stage.rank->info());

@@ -1,0 +1,74 @@
+#include "cli/bench_ops.h"
+
+#include <utility>
+
+namespace interlace {
+namespace {
+
+// Whose ops this thread taps: functions of an op table carry no state of their own.
+thread_local TappedBackend* tapped = nullptr;
+
+}  // namespace
+
+struct OpTap {
+  template <typename Args>
+  using Op = void (*OpTable::*)(const Args&, OpContext);
+
+  template <OpKind kKind, typename Args, Op<Args> kOp>
+  static void Timed(const Args& args, OpContext on) {
+    TappedBackend& tap = *tapped;
+    const absl::Time begin = tap.clock_->Now();
+    (tap.inner_->ops().*kOp)(args, on);
+    tap.inner_->Synchronize();
+    tap.calls_->push_back({kKind, tap.clock_->Now() - begin});
+  }
+  static void Watched(const SampleArgs& args, OpContext on) {
+    tapped->inner_->Synchronize();
+    tapped->watch_(args.logits);
+    tapped->inner_->ops().sample(args, on);
+  }
+};
+
+absl::string_view OpKindName(OpKind kind) {
+  static constexpr absl::string_view kNames[kOpKinds] = {
+      "embedding", "rms_norm", "rope", "linear", "gated_linear", "kv_append", "paged_attention", "sample"};
+  return kNames[static_cast<int>(kind)];
+}
+
+TappedBackend::TappedBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)), table_(inner_->ops()) {}
+
+absl::StatusOr<std::unique_ptr<Backend>> TappedBackend::Make(const BackendOptions& options) {
+  absl::StatusOr<std::unique_ptr<Backend>> inner = CreateBackend("cpu", options);
+  if (!inner.ok()) return inner.status();
+  return std::unique_ptr<Backend>(new TappedBackend(*std::move(inner)));
+}
+
+void TappedBackend::Time(Clock& clock, std::vector<OpCall>* calls) {
+  // An op that is missing here would count as time outside kernels.
+  static_assert(sizeof(OpTable) == sizeof(absl::string_view) + (kOpKinds + 2) * sizeof(void (*)()),
+                "OpTable has another op: give it an OpKind and a line below");
+  tapped = this;
+  clock_ = &clock;
+  calls_ = calls;
+  table_.embedding = &OpTap::Timed<OpKind::kEmbedding, EmbeddingArgs, &OpTable::embedding>;
+  table_.rms_norm = &OpTap::Timed<OpKind::kRmsNorm, RmsNormArgs, &OpTable::rms_norm>;
+  table_.rope = &OpTap::Timed<OpKind::kRope, RopeArgs, &OpTable::rope>;
+  table_.linear = &OpTap::Timed<OpKind::kLinear, LinearArgs, &OpTable::linear>;
+  table_.gated_linear = &OpTap::Timed<OpKind::kGatedLinear, GatedLinearArgs, &OpTable::gated_linear>;
+  table_.kv_append = &OpTap::Timed<OpKind::kKvAppend, KvAppendArgs, &OpTable::kv_append>;
+  table_.paged_attention = &OpTap::Timed<OpKind::kPagedAttention, PagedAttentionArgs, &OpTable::paged_attention>;
+  table_.sample = &OpTap::Timed<OpKind::kSample, SampleArgs, &OpTable::sample>;
+}
+
+void TappedBackend::WatchLogits(std::function<void(const Tensor&)> watch) {
+  tapped = this;
+  watch_ = std::move(watch);
+  table_.sample = &OpTap::Watched;
+}
+
+void TappedBackend::Off() {
+  tapped = nullptr;
+  table_ = inner_->ops();
+}
+
+}  // namespace interlace

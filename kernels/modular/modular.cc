@@ -1,0 +1,246 @@
+#include "kernels/modular/modular.h"
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "common/check.h"
+#include "kernels/dequantise.h"
+
+namespace interlace {
+namespace {
+
+// splitmix64's mixer. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+uint64_t Mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+int64_t Hash(uint64_t a, uint64_t b = 0) { return static_cast<int64_t>(Mix(Mix(a) ^ b) % kPrime); }
+uint32_t Bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+float Stored(int64_t residue) { return static_cast<float>(residue); }
+
+void ForRows(const OpContext& on, int64_t rows, absl::FunctionRef<void(int64_t)> body) {
+  on.team().ParallelFor(rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) body(row);
+  });
+}
+
+// Residues of a row of x.
+std::vector<int64_t> RowOf(const Tensor& x, int64_t row) {
+  std::vector<int64_t> out(static_cast<size_t>(x.cols));
+  for (int64_t i = 0; i < x.cols; ++i) out[i] = ResidueOf(x.f32_row(row)[i]);
+  return out;
+}
+
+// Weights are packed as residues, [rows, k] of uint32.
+const uint32_t* WeightRow(const LinearWeight& w, int64_t row) {
+  return reinterpret_cast<const uint32_t*>(w.data) + row * w.k;
+}
+int64_t Dot(const std::vector<int64_t>& x, const LinearWeight& w, int64_t row) {
+  const uint32_t* weights = WeightRow(w, row);
+  int64_t sum = 0;  // below 2^36 a product: room for 2^27 of them
+  for (int64_t i = 0; i < w.k; ++i) sum += x[i] * weights[i];
+  return sum % kPrime;
+}
+
+int64_t WeightBytes(DType, int64_t rows, int64_t k) { return (rows * k * int64_t{sizeof(uint32_t)} + 63) / 64 * 64; }
+
+void PackWeight(const Tensor& rows, std::byte* out, OpContext on) {
+  auto* packed = reinterpret_cast<uint32_t*>(out);
+  ForRows(on, rows.rows, [&](int64_t row) {
+    std::vector<float> values(static_cast<size_t>(rows.cols));
+    DequantiseRow(rows.dtype, static_cast<const std::byte*>(rows.data) + row * RowBytes(rows.dtype, rows.cols),
+                  rows.cols, values.data());
+    for (int64_t i = 0; i < rows.cols; ++i) {
+      packed[row * rows.cols + i] = static_cast<uint32_t>(ResidueOfWeight(values[i]));
+    }
+  });
+}
+
+void Embedding(const EmbeddingArgs& args, OpContext on) {
+  const int64_t scale = ResidueOfWeight(args.scale);
+  ForRows(on, args.out.rows, [&](int64_t row) {
+    const uint32_t* values = WeightRow(args.table, args.tokens[row]);
+    for (int64_t i = 0; i < args.table.k; ++i) args.out.f32_row(row)[i] = Stored(scale * values[i] % kPrime);
+  });
+}
+
+// Each element depends on the whole row, as in the real one.
+void RmsNorm(const RmsNormArgs& args, OpContext on) {
+  ForRows(on, args.x.rows, [&](int64_t row) {
+    const std::vector<int64_t> x = RowOf(args.x, row);
+    int64_t squares = 0;
+    for (const int64_t value : x) squares = (squares + value * value) % kPrime;
+    for (int64_t i = 0; i < args.x.cols; ++i) {
+      args.out.f32_row(row)[i] = Stored((x[i] + squares) * ResidueOfWeight(args.weight.f32()[i]) % kPrime);
+    }
+  });
+}
+
+// A pair is multiplied by a 2x2 matrix of two hashes of position and frequency, shaped as a rotation.
+void Rope(const RopeArgs& args, OpContext on) {
+  const int64_t half = args.head_dim / 2;
+  const bool adjacent = args.pairs == RopePairs::kAdjacent;
+  ForRows(on, args.x.rows, [&](int64_t row) {
+    for (int64_t head = 0; head < args.x.cols / args.head_dim; ++head) {
+      float* x = args.x.f32_row(row) + head * args.head_dim;
+      for (int64_t i = 0; i < half; ++i) {
+        const uint64_t turn = static_cast<uint64_t>(args.positions[row]) << 32 | Bits(args.frequencies[i]);
+        const int64_t c = Hash(turn, 1), s = Hash(turn, 2);
+        float& first = x[adjacent ? 2 * i : i];
+        float& second = x[adjacent ? 2 * i + 1 : i + half];
+        const int64_t a = ResidueOf(first), b = ResidueOf(second);
+        first = Stored((a * c + b * (kPrime - s)) % kPrime);
+        second = Stored((a * s + b * c) % kPrime);
+      }
+    }
+  });
+}
+
+void Linear(const LinearArgs& args, OpContext on) {
+  ForRows(on, args.x.rows, [&](int64_t row) {
+    const std::vector<int64_t> x = RowOf(args.x, row);
+    for (const LinearOut& out : args.outs) {
+      for (int64_t r = 0; r < out.w.rows; ++r) {
+        float& y = out.y.f32_row(row)[r];
+        int64_t sum = Dot(x, out.w, r);
+        if (out.bias != nullptr) sum += ResidueOfWeight(out.bias[r]);
+        if (out.accumulate) sum += ResidueOf(y);
+        y = Stored(sum % kPrime);
+      }
+    }
+  });
+}
+
+void GatedLinear(const GatedLinearArgs& args, OpContext on) {
+  const int64_t kind = Hash(static_cast<uint64_t>(args.kind), 3);
+  ForRows(on, args.x.rows, [&](int64_t row) {
+    const std::vector<int64_t> x = RowOf(args.x, row);
+    for (int64_t r = 0; r < args.gate.rows; ++r) {
+      const int64_t gate = Dot(x, args.gate, r), up = Dot(x, args.up, r);
+      args.out.f32_row(row)[r] = Stored((gate * gate % kPrime + kind) % kPrime * up % kPrime);
+    }
+  });
+}
+
+void KvAppend(const KvAppendArgs& args, OpContext on) {
+  const KvBlockShape& s = args.shape;
+  CHECK_MSG(s.dtype == DType::kF32, "modular KV is F32: set kv.dtype=f32");
+  for (const SequenceRows& sequence : args.sequences) {
+    ForRows(on, sequence.rows, [&](int64_t i) {
+      const int64_t position = sequence.start + i, slot = position % s.block_tokens;
+      auto* block = reinterpret_cast<float*>(sequence.blocks[position / s.block_tokens]);
+      for (int64_t c = 0; c < int64_t{s.kv_heads} * s.head_dim; ++c) {
+        const int64_t head = c / s.head_dim, d = c % s.head_dim;
+        block[c * s.block_tokens + slot] = Stored(ResidueOf(args.k.f32_row(sequence.row + i)[c]));
+        block[s.k_elements() + (head * s.block_tokens + slot) * s.head_dim + d] =
+            Stored(ResidueOf(args.v.f32_row(sequence.row + i)[c]));
+      }
+    });
+  }
+}
+
+// out = sum over the positions that the row sees of f(q.k, position) * v, f(s, p) = (s + h(p))^2 * h'(p) + h''(p), with
+// scale and cap among what the hashes are of.
+void AttendRow(const PagedAttentionArgs& args, const SequenceRows& sequence, int64_t i) {
+  const KvBlockShape& s = args.shape;
+  const int64_t position = sequence.start + i;
+  const int64_t first = args.window > 0 ? std::max<int64_t>(0, position + 1 - args.window) : 0;
+  const uint64_t settings = uint64_t{Bits(args.scale)} << 32 | Bits(args.soft_cap);
+  const std::vector<int64_t> q = RowOf(args.q, sequence.row + i);
+  for (int64_t h = 0; h < args.heads; ++h) {
+    const int64_t kv_head = h / (args.heads / s.kv_heads);
+    std::vector<int64_t> sums(static_cast<size_t>(s.head_dim));
+    int64_t weights = 0;
+    for (int64_t p = first; p <= position; ++p) {
+      const auto* block = reinterpret_cast<const float*>(sequence.blocks[p / s.block_tokens]);
+      const int64_t slot = p % s.block_tokens;
+      const float* k = block + kv_head * s.head_dim * s.block_tokens + slot;
+      const float* v = block + s.k_elements() + (kv_head * s.block_tokens + slot) * s.head_dim;
+      int64_t score = 0;
+      for (int64_t d = 0; d < s.head_dim; ++d) score += q[h * s.head_dim + d] * ResidueOf(k[d * s.block_tokens]);
+      const auto at = static_cast<uint64_t>(p) ^ Mix(settings);
+      const int64_t shifted = (score + Hash(at, 4)) % kPrime;
+      const int64_t weight = (shifted * shifted % kPrime * Hash(at, 5) + Hash(at, 6)) % kPrime;
+      weights += weight;
+      for (int64_t d = 0; d < s.head_dim; ++d) sums[d] = (sums[d] + weight * ResidueOf(v[d])) % kPrime;
+    }
+    for (int64_t d = 0; d < s.head_dim; ++d) args.out.f32_row(sequence.row + i)[h * s.head_dim + d] = Stored(sums[d]);
+    if (args.lse != nullptr) args.lse[(sequence.row + i) * args.heads + h] = Stored(weights % kPrime);
+  }
+}
+
+void PagedAttention(const PagedAttentionArgs& args, OpContext on) {
+  CHECK_MSG(args.shape.dtype == DType::kF32, "modular KV is F32: set kv.dtype=f32");
+  for (const SequenceRows& sequence : args.sequences) {
+    ForRows(on, sequence.rows, [&](int64_t i) { AttendRow(args, sequence, i); });
+  }
+}
+
+void Sample(const SampleArgs& args, OpContext on) {
+  ForRows(on, args.logits.rows, [&](int64_t row) {
+    const SampleRow& how = args.rows[row];
+    int64_t best = -1;
+    for (int64_t i = 0; i < args.logits.cols; ++i) {
+      int64_t value = ResidueOf(args.logits.f32_row(row)[i]);
+      // A row of zero weights has the residue 0 and is never chosen where any other is not.
+      if (how.temperature > 0) value = value * (1 + Hash(how.seed ^ Mix(how.index), 7)) % kPrime;
+      if (value > best) {
+        best = value;
+        args.tokens[row] = static_cast<int32_t>(i);
+      }
+    }
+  });
+}
+
+constexpr OpTable kModular = {
+    .name = "modular",
+    .embedding = &Embedding,
+    .rms_norm = &RmsNorm,
+    .rope = &Rope,
+    .linear = &Linear,
+    .gated_linear = &GatedLinear,
+    .kv_append = &KvAppend,
+    .paged_attention = &PagedAttention,
+    .sample = &Sample,
+    .weight_bytes = &WeightBytes,
+    .pack_weight = &PackWeight,
+};
+
+// Owns the cpu backend that it takes memory and threads from. Owned by the rank; thread: runner.
+class ModularBackend final : public Backend {
+ public:
+  explicit ModularBackend(std::unique_ptr<Backend> cpu) : cpu_(std::move(cpu)) {}
+  absl::string_view name() const override { return "modular"; }
+  const OpTable& ops() const override { return kModular; }
+  OpContext context() override { return cpu_->context(); }
+  void Synchronize() override {}
+  int threads() const override { return cpu_->threads(); }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override { return cpu_->Allocate(bytes); }
+
+ private:
+  const std::unique_ptr<Backend> cpu_;
+};
+
+}  // namespace
+
+int64_t ResidueOfWeight(float value) {
+  if (value == 0) return 0;
+  return 1 + static_cast<int64_t>(Mix(Bits(value)) % (kPrime - 1));
+}
+
+const OpTable& ModularOps() { return kModular; }
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeModularBackend(const BackendOptions& options) {
+  absl::StatusOr<std::unique_ptr<Backend>> cpu = CreateBackend("cpu", {.ops = "reference", .threads = options.threads});
+  if (!cpu.ok()) return cpu.status();
+  return std::make_unique<ModularBackend>(*std::move(cpu));
+}
+
+}  // namespace interlace
