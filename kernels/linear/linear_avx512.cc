@@ -131,7 +131,9 @@ struct Isa {
 
 }  // namespace
 
-void Linear(const LinearArgs& args, OpContext on) { strips::LinearOf<Isa>(args, on); }
-void GatedLinear(const GatedLinearArgs& args, OpContext on) { strips::GatedLinearOf<Isa>(args, on); }
+void Linear(const LinearArgs& args, OpContext on) { strips::RunLinear(args, strips::kStripKernels<Isa>, on); }
+void GatedLinear(const GatedLinearArgs& args, OpContext on) {
+  strips::RunGatedLinear(args, strips::kStripKernels<Isa>, on);
+}
 
 }  // namespace interlace::avx512

@@ -12,51 +12,18 @@
 // So avx2 and avx512 give the same bits, too.
 #pragma once
 
-#include <algorithm>
-#include <cstring>
-#include <memory>
-#include <vector>
+#include <string.h>
 
 #include "common/check.h"
-#include "kernels/linear/linear.h"
-#include "kernels/linear/weight_strips.h"
-#include "kernels/op_context.h"
+#include "kernels/linear/strip_work.h"
 
 namespace interlace::strips {
 namespace {
 
-constexpr int kVectors = 8;             // of codes in a block
-constexpr int64_t kPanelBlocks = 48;    // of k unpacked at once: 2048 elements
-constexpr int64_t kTokenBlock = 192;    // tokens that share an unpacked panel
-constexpr int64_t kDirectTokens = 8;    // up to so many tokens multiply straight from the packed strip
-constexpr int64_t kInlineQuantise = 8;  // up to so many tokens are quantised by each thread for itself
-constexpr int64_t kQuantiseGrain = 4;   // tokens
-
-// x, quantised. Rows of q are k long; rows of the others have one element a block.
-struct QuantisedX {
-  const uint8_t* q;
-  const float* d;      // scale
-  const float* z;      // -(zero point)
-  const float* s;      // scale * sum of (code - zero point)
-  const int32_t* sum;  // -(sum of (code - zero point)): [2] a block, of its halves
-  int64_t k;
-  int64_t blocks;
-};
-
-struct XScratch {
-  std::vector<uint8_t> q;
-  std::vector<float> d, z, s;
-  std::vector<int32_t> sum;
-  QuantisedX Resize(int64_t tokens, int64_t k) {
-    const int64_t blocks = k / kBlock;
-    q.resize(std::max<size_t>(q.size(), tokens * k));
-    d.resize(std::max<size_t>(d.size(), tokens * blocks));
-    z.resize(d.size());
-    s.resize(d.size());
-    sum.resize(2 * d.size());
-    return {q.data(), d.data(), z.data(), s.data(), sum.data(), k, blocks};
-  }
-};
+constexpr int kVectors = 8;           // of codes in a block
+constexpr int64_t kPanelBlocks = 48;  // of k unpacked at once: 2048 elements
+constexpr int64_t kTokenBlock = 192;  // tokens that share an unpacked panel
+constexpr int64_t kDirectTokens = 8;  // up to so many tokens multiply straight from the packed strip
 
 template <typename Isa>
 void QuantiseRow(const float* x, int64_t row, const QuantisedX& to) {
@@ -72,12 +39,12 @@ void QuantiseRow(const float* x, int64_t row, const QuantisedX& to) {
     }
     int32_t sums[2];
     const int32_t zero = 1 + (finite ? static_cast<int32_t>(__builtin_nearbyintf(-low * inverse)) : 0);
-    Isa::Quantise32(x + b * kBlock, inverse, zero, const_cast<uint8_t*>(to.q) + row * to.k + b * kBlock, sums);
-    const_cast<float*>(to.d)[at] = d;
-    const_cast<float*>(to.z)[at] = static_cast<float>(-zero);
-    const_cast<int32_t*>(to.sum)[2 * at] = kBlock / 2 * zero - sums[0];
-    const_cast<int32_t*>(to.sum)[2 * at + 1] = kBlock / 2 * zero - sums[1];
-    const_cast<float*>(to.s)[at] = d * static_cast<float>(sums[0] + sums[1] - kBlock * zero);
+    Isa::Quantise32(x + b * kBlock, inverse, zero, to.q + row * to.k + b * kBlock, sums);
+    to.d[at] = d;
+    to.z[at] = static_cast<float>(-zero);
+    to.sum[2 * at] = kBlock / 2 * zero - sums[0];
+    to.sum[2 * at + 1] = kBlock / 2 * zero - sums[1];
+    to.s[at] = d * static_cast<float>(sums[0] + sums[1] - kBlock * zero);
   }
 }
 
@@ -251,14 +218,6 @@ template <typename Isa, typename W>
 
 // ---- what is done with a finished sum ----
 
-// One strip of one output: adds bias and what y holds, and writes rows that exist.
-struct Target {
-  float* y;  // of token 0, at the strip's first row
-  int64_t stride;
-  const float* bias;  // at the strip's first row
-  bool accumulate;
-  int rows;  // of the strip that exist
-};
 template <typename Isa>
 [[gnu::always_inline]] inline void Write(const Target& to, int64_t token, typename Isa::F sum) {
   float* y = to.y + token * to.stride;
@@ -271,14 +230,6 @@ template <typename Isa>
 [[gnu::always_inline]] inline typename Isa::F Total(const Sums<Isa>& sums) {
   return Isa::Add(sums.a, sums.b);
 }
-
-// A unit of work: two strips side by side. Plain: neighbours of one weight; gated: gate and up of the same rows.
-struct Pair {
-  const uint8_t* strip[2];  // the second may be null
-  Target target[2];
-  bool gated = false;
-  GateKind kind = GateKind::kSilu;
-};
 
 template <typename Isa>
 [[gnu::always_inline]] inline void Finish(const Pair& pair, int64_t token, typename Isa::F first,
@@ -460,9 +411,9 @@ void PanelPair(const Pair& pair, const QuantisedX& x, int64_t tokens, PanelScrat
   const bool two = pair.strip[1] != nullptr;
   const int64_t panels = (x.blocks + kPanelBlocks - 1) / kPanelBlocks;
   for (int64_t t0 = 0; t0 < tokens; t0 += kTokenBlock) {
-    const int64_t n = std::min(kTokenBlock, tokens - t0);
+    const int64_t n = tokens - t0 < kTokenBlock ? tokens - t0 : kTokenBlock;
     for (int64_t p = 0; p < panels; ++p) {
-      const int64_t first = p * kPanelBlocks, count = std::min(kPanelBlocks, x.blocks - first);
+      const int64_t first = p * kPanelBlocks, count = x.blocks - first < kPanelBlocks ? x.blocks - first : kPanelBlocks;
       if (t0 == 0 || panels > 1) FillPanel<Isa, W>(pair, first, count, &scratch->panel);
       int64_t t = 0;
       for (; t + kTile <= n; t += kTile) {
@@ -485,14 +436,15 @@ void PanelPair(const Pair& pair, const QuantisedX& x, int64_t tokens, PanelScrat
 }
 
 template <typename Isa, typename W>
-void QuantisedPairs(const Pair* pairs, int64_t count, const QuantisedX& x, int64_t tokens) {
-  if (tokens <= kDirectTokens) {
-    for (int64_t i = 0; i < count; ++i) DirectTokens<Isa, W>(pairs[i], x, tokens);
-    return;
+void QuantisedPairs(const Pair* pairs, int64_t count, const QuantisedX& x, int64_t tokens, std::byte* scratch) {
+  static_assert(sizeof(PanelScratch<Isa, W>) <= sizeof(PanelScratch<Isa, Q6_K<Isa>>));
+  for (int64_t i = 0; i < count; ++i) {
+    if (tokens <= kDirectTokens) {
+      DirectTokens<Isa, W>(pairs[i], x, tokens);
+    } else {
+      PanelPair<Isa, W>(pairs[i], x, tokens, reinterpret_cast<PanelScratch<Isa, W>*>(scratch));
+    }
   }
-  // Behind a pointer: the address of a thread's own object would be looked up again in every tile.
-  static thread_local const auto scratch = std::make_unique<PanelScratch<Isa, W>>();
-  for (int64_t i = 0; i < count; ++i) PanelPair<Isa, W>(pairs[i], x, tokens, scratch.get());
 }
 
 // ---- float weights ----
@@ -571,155 +523,52 @@ void FloatPairs(const Pair* pairs, int64_t count, const float* x, int64_t k, int
   }
 }
 
-// ---- the call ----
-
-// Strips of one weight type in a row.
-struct Run {
-  DType dtype;
-  int64_t begin, end;  // of pairs
-};
-
-struct Work {
-  Tensor x;
-  std::vector<Pair> pairs;
-  std::vector<Run> runs;
-};
+// ---- the table ----
 
 template <typename Isa>
-void Multiply(const Work& work, const Run& run, int64_t begin, int64_t end, const QuantisedX& x) {
-  const Pair* pairs = work.pairs.data() + begin;
-  const int64_t count = end - begin, tokens = work.x.rows, k = work.x.cols;
-  switch (run.dtype) {
+void Multiply(DType dtype, const Pair* pairs, int64_t count, const Tensor& input, const QuantisedX& x,
+              std::byte* scratch) {
+  const int64_t tokens = input.rows, k = input.cols;
+  switch (dtype) {
     case DType::kF32:
-      return FloatPairs<Isa, F32<Isa>>(pairs, count, work.x.f32(), k, tokens);
+      return FloatPairs<Isa, F32<Isa>>(pairs, count, input.f32(), k, tokens);
     case DType::kF16:
-      return FloatPairs<Isa, F16<Isa>>(pairs, count, work.x.f32(), k, tokens);
+      return FloatPairs<Isa, F16<Isa>>(pairs, count, input.f32(), k, tokens);
     case DType::kBF16:
-      return FloatPairs<Isa, BF16<Isa>>(pairs, count, work.x.f32(), k, tokens);
+      return FloatPairs<Isa, BF16<Isa>>(pairs, count, input.f32(), k, tokens);
     case DType::kQ8_0:
-      return QuantisedPairs<Isa, Q8_0<Isa>>(pairs, count, x, tokens);
+      return QuantisedPairs<Isa, Q8_0<Isa>>(pairs, count, x, tokens, scratch);
     case DType::kQ4_0:
-      return QuantisedPairs<Isa, Q4_0<Isa>>(pairs, count, x, tokens);
+      return QuantisedPairs<Isa, Q4_0<Isa>>(pairs, count, x, tokens, scratch);
     case DType::kQ4_1:
-      return QuantisedPairs<Isa, Q4_1<Isa>>(pairs, count, x, tokens);
+      return QuantisedPairs<Isa, Q4_1<Isa>>(pairs, count, x, tokens, scratch);
     case DType::kQ5_0:
-      return QuantisedPairs<Isa, Q5_0<Isa>>(pairs, count, x, tokens);
+      return QuantisedPairs<Isa, Q5_0<Isa>>(pairs, count, x, tokens, scratch);
     case DType::kQ5_1:
-      return QuantisedPairs<Isa, Q5_1<Isa>>(pairs, count, x, tokens);
+      return QuantisedPairs<Isa, Q5_1<Isa>>(pairs, count, x, tokens, scratch);
     case DType::kQ4_K:
-      return QuantisedPairs<Isa, Q4_K<Isa>>(pairs, count, x, tokens);
+      return QuantisedPairs<Isa, Q4_K<Isa>>(pairs, count, x, tokens, scratch);
     case DType::kQ5_K:
-      return QuantisedPairs<Isa, Q5_K<Isa>>(pairs, count, x, tokens);
+      return QuantisedPairs<Isa, Q5_K<Isa>>(pairs, count, x, tokens, scratch);
     case DType::kQ6_K:
-      return QuantisedPairs<Isa, Q6_K<Isa>>(pairs, count, x, tokens);
+      return QuantisedPairs<Isa, Q6_K<Isa>>(pairs, count, x, tokens, scratch);
     default:
       CHECK_MSG(false, "not a weight type");
   }
 }
 
-// Everything in one parallel region; where many tokens are to be quantised, that is one before it.
 template <typename Isa>
-void RunWork(const Work& work, OpContext on) {
-  const int64_t tokens = work.x.rows, k = work.x.cols;
-  if (tokens == 0 || work.pairs.empty()) return;
-  const bool quantised = std::any_of(work.runs.begin(), work.runs.end(),
-                                     [](const Run& run) { return TraitsOf(run.dtype).block_elements > 1; });
-  const bool together = quantised && tokens > kInlineQuantise;
-  static thread_local XScratch shared;  // of the thread that calls ops
-  QuantisedX common{};
-  if (together) {
-    common = shared.Resize(tokens, k);
-    on.team().ParallelFor(tokens, kQuantiseGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; ++t) QuantiseRow<Isa>(work.x.f32_row(t), t, common);
-    });
-  }
-  on.team().ParallelFor(static_cast<int64_t>(work.pairs.size()), 1, [&](int64_t begin, int64_t end) {
-    static thread_local XScratch own;
-    QuantisedX x = common;
-    if (quantised && !together) {
-      x = own.Resize(tokens, k);
-      for (int64_t t = 0; t < tokens; ++t) QuantiseRow<Isa>(work.x.f32_row(t), t, x);
-    }
-    for (const Run& run : work.runs) {
-      const int64_t from = std::max(begin, run.begin), to = std::min(end, run.end);
-      if (from < to) Multiply<Isa>(work, run, from, to, x);
-    }
-  });
-}
-
-// The strips of one output, two by two.
-inline void AddPairs(const LinearOut& out, Work* work) {
-  const int64_t strip_bytes = StripBytes(out.w.dtype, out.w.k);
-  const auto begin = static_cast<int64_t>(work->pairs.size());
-  const auto* bytes = reinterpret_cast<const uint8_t*>(out.w.data);
-  const int64_t strips = (out.w.rows + kRows - 1) / kRows;
-  for (int64_t s = 0; s < strips; s += 2) {
-    Pair pair{};
-    for (int64_t i = 0; i < std::min<int64_t>(2, strips - s); ++i) {
-      const int64_t row = (s + i) * kRows;
-      pair.strip[i] = bytes + (s + i) * strip_bytes;
-      pair.target[i] = {out.y.f32() + row, out.y.cols, out.bias == nullptr ? nullptr : out.bias + row, out.accumulate,
-                        static_cast<int>(std::min(kRows, out.w.rows - row))};
-    }
-    work->pairs.push_back(pair);
-  }
-  work->runs.push_back({out.w.dtype, begin, static_cast<int64_t>(work->pairs.size())});
-}
-
-template <typename Isa>
-void LinearOf(const LinearArgs& args, OpContext on) {
-  static thread_local Work work;
-  work.x = args.x;
-  work.pairs.clear();
-  work.runs.clear();
-  for (const LinearOut& out : args.outs) {
-    CHECK(out.w.k == args.x.cols && out.y.cols == out.w.rows);
-    AddPairs(out, &work);
-  }
-  RunWork<Isa>(work, on);
-}
-
-// Gate and up of different types.
-template <typename Isa>
-void GatedInTwo(const GatedLinearArgs& args, OpContext on) {
-  static thread_local std::vector<float> scratch;
-  const int64_t rows = args.gate.rows;
-  scratch.resize(std::max<size_t>(scratch.size(), args.x.rows * rows));
-  const Tensor up{scratch.data(), DType::kF32, args.x.rows, rows};
-  LinearOf<Isa>({args.x, {{args.out, args.gate}, {up, args.up}}}, on);
-  for (int64_t t = 0; t < args.x.rows; ++t) {
-    for (int64_t r = 0; r < rows; r += kRows) {
-      const int count = static_cast<int>(std::min(kRows, rows - r));
-      float* out = args.out.f32_row(t) + r;
-      const typename Isa::F gate = Isa::Activate(args.kind, Isa::LoadSome(out, count));
-      Isa::StoreSome(out, count, Isa::Mul(gate, Isa::LoadSome(up.f32_row(t) + r, count)));
-    }
+void Gate(GateKind kind, float* gate, const float* up, int64_t count) {
+  for (int64_t i = 0; i < count; i += kRows) {
+    const int some = static_cast<int>(count - i < kRows ? count - i : kRows);
+    const typename Isa::F act = Isa::Activate(kind, Isa::LoadSome(gate + i, some));
+    Isa::StoreSome(gate + i, some, Isa::Mul(act, Isa::LoadSome(up + i, some)));
   }
 }
 
 template <typename Isa>
-void GatedLinearOf(const GatedLinearArgs& args, OpContext on) {
-  CHECK(args.gate.rows == args.up.rows && args.gate.k == args.x.cols);
-  if (args.gate.dtype != args.up.dtype) return GatedInTwo<Isa>(args, on);
-  static thread_local Work work;
-  work.x = args.x;
-  work.pairs.clear();
-  work.runs.clear();
-  const int64_t strip_bytes = StripBytes(args.gate.dtype, args.gate.k);
-  const int64_t strips = (args.gate.rows + kRows - 1) / kRows;
-  for (int64_t s = 0; s < strips; ++s) {
-    Pair pair{};
-    pair.gated = true;
-    pair.kind = args.kind;
-    pair.strip[0] = reinterpret_cast<const uint8_t*>(args.gate.data) + s * strip_bytes;
-    pair.strip[1] = reinterpret_cast<const uint8_t*>(args.up.data) + s * strip_bytes;
-    pair.target[0] = {args.out.f32() + s * kRows, args.out.cols, nullptr, false,
-                      static_cast<int>(std::min(kRows, args.gate.rows - s * kRows))};
-    work.pairs.push_back(pair);
-  }
-  work.runs.push_back({args.gate.dtype, 0, strips});
-  RunWork<Isa>(work, on);
-}
+constexpr StripKernels kStripKernels{static_cast<int64_t>(sizeof(PanelScratch<Isa, Q6_K<Isa>>)), &QuantiseRow<Isa>,
+                                     &Multiply<Isa>, &Gate<Isa>};
 
 }  // namespace
 }  // namespace interlace::strips

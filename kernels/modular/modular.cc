@@ -1,5 +1,6 @@
 #include "kernels/modular/modular.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -129,6 +130,53 @@ void GatedLinear(const GatedLinearArgs& args, OpContext on) {
   });
 }
 
+void ResidualAdd(const ResidualAddArgs& args, OpContext on) {
+  ForRows(on, args.x.rows, [&](int64_t row) {
+    for (int64_t i = 0; i < args.x.cols; ++i) {
+      float& x = args.x.f32_row(row)[i];
+      x = Stored((ResidueOf(x) + ResidueOf(args.y.f32_row(row)[i])) % kPrime);
+    }
+  });
+}
+
+// The largest residues are chosen, and are the weights.
+void MoeRoute(const MoeRouteArgs& args, OpContext on) {
+  const int64_t slots = args.weights.cols;
+  ForRows(on, args.logits.rows, [&](int64_t row) {
+    std::vector<std::pair<int64_t, int32_t>> order;
+    for (int64_t e = 0; e < args.logits.cols; ++e) {
+      order.emplace_back(-ResidueOf(args.logits.f32_row(row)[e]), static_cast<int32_t>(e));
+    }
+    std::sort(order.begin(), order.end());
+    for (int64_t s = 0; s < slots; ++s) {
+      const bool shared = s == args.top_k;
+      args.experts[row * slots + s] = shared ? static_cast<int32_t>(args.logits.cols) : order[s].second;
+      args.weights.f32_row(row)[s] = Stored(shared ? ResidueOf(args.shared.f32_row(row)[0]) : -order[s].first);
+    }
+  });
+}
+
+void MoeFfn(const MoeFfnArgs& args, OpContext on) {
+  const int64_t kind = Hash(static_cast<uint64_t>(args.kind), 3), slots = args.weights.cols;
+  ForRows(on, args.x.rows, [&](int64_t row) {
+    const std::vector<int64_t> x = RowOf(args.x, row);
+    for (int64_t s = 0; s < slots; ++s) {
+      const ExpertWeight& w = args.table[args.experts[row * slots + s]];
+      if (w.gate.data == nullptr) continue;
+      const int64_t weight = ResidueOf(args.weights.f32_row(row)[s]);
+      std::vector<int64_t> gated(w.gate.rows);
+      for (int64_t r = 0; r < w.gate.rows; ++r) {
+        const int64_t gate = Dot(x, w.gate, r), up = Dot(x, w.up, r);
+        gated[r] = (gate * gate % kPrime + kind) % kPrime * up % kPrime;
+      }
+      for (int64_t r = 0; r < w.down.rows; ++r) {
+        float& y = args.out.f32_row(row)[r];
+        y = Stored((ResidueOf(y) + weight * Dot(gated, w.down, r)) % kPrime);
+      }
+    }
+  });
+}
+
 void KvAppend(const KvAppendArgs& args, OpContext on) {
   const KvBlockShape& s = args.shape;
   CHECK_MSG(s.dtype == DType::kF32, "modular KV is F32: set kv.dtype=f32");
@@ -209,6 +257,9 @@ constexpr OpTable kModular = {
     .kv_append = &KvAppend,
     .paged_attention = &PagedAttention,
     .sample = &Sample,
+    .residual_add = &ResidualAdd,
+    .moe_route = &MoeRoute,
+    .moe_ffn = &MoeFfn,
     .weight_bytes = &WeightBytes,
     .pack_weight = &PackWeight,
 };

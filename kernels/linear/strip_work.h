@@ -1,0 +1,56 @@
+// What a call of linear or gated_linear comes to on strips: pairs of strips, dealt to the threads. Plain code: the
+// loops of an instruction set come in through StripKernels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/linear/linear.h"
+#include "kernels/linear/weight_strips.h"
+#include "kernels/op_context.h"
+
+namespace interlace::strips {
+
+// x, quantised (linear_strips.h says how). Rows of q are k long; rows of the others have one element a block.
+struct QuantisedX {
+  uint8_t* q;
+  float* d;      // scale
+  float* z;      // -(zero point)
+  float* s;      // scale * sum of (code - zero point)
+  int32_t* sum;  // -(sum of (code - zero point)): [2] a block, of its halves
+  int64_t k;
+  int64_t blocks;
+};
+
+// One strip of one output: adds bias and what y holds, and writes rows that exist.
+struct Target {
+  float* y;  // of token 0, at the strip's first row
+  int64_t stride;
+  const float* bias;  // at the strip's first row
+  bool accumulate;
+  int rows;  // of the strip that exist
+};
+
+// A unit of work: two strips side by side. Plain: neighbours of one weight; gated: gate and up of the same rows.
+struct Pair {
+  const uint8_t* strip[2];  // the second may be null
+  Target target[2];
+  bool gated = false;
+  GateKind kind = GateKind::kSilu;
+};
+
+// The loops of one instruction set.
+struct StripKernels {
+  int64_t scratch_bytes;  // that `multiply` needs, 64-byte aligned
+  void (*quantise)(const float* x, int64_t row, const QuantisedX& to);
+  // All tokens of x (or of `quantised`, for quantised weights) times `count` pairs.
+  void (*multiply)(DType dtype, const Pair* pairs, int64_t count, const Tensor& x, const QuantisedX& quantised,
+                   std::byte* scratch);
+  // gate[i] = act(gate[i]) * up[i]
+  void (*gate)(GateKind kind, float* gate, const float* up, int64_t count);
+};
+
+void RunLinear(const LinearArgs& args, const StripKernels& kernels, OpContext on);
+void RunGatedLinear(const GatedLinearArgs& args, const StripKernels& kernels, OpContext on);
+
+}  // namespace interlace::strips
