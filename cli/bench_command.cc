@@ -133,7 +133,6 @@ class ModelBench {
   absl::Status RunCase(int round, BenchEngine& engine, const Ceilings& ceilings, const Start& start, BenchRow* row) {
     if (round == 0) {
       LogitsHash hash;
-      if (!row->prefill) RETURN_IF_ERROR(engine.Decode(row->shape.batch, row->shape.tokens, 1).status());  // fills
       engine.backend().WatchLogits([&](const Tensor& logits) { hash.Add(logits); });
       const absl::Status status = Once(engine, *row).status();
       engine.backend().Off();

@@ -93,7 +93,7 @@ absl::StatusOr<StepResult> BenchEngine::Execute(std::vector<PlanSequence> sequen
   return result;
 }
 
-absl::StatusOr<absl::Duration> BenchEngine::Fill(std::vector<Sequence>& sequences, int32_t tokens) {
+absl::StatusOr<absl::Duration> BenchEngine::Fill(std::vector<Sequence>& sequences, int32_t tokens, bool sample) {
   absl::Duration time = absl::ZeroDuration();
   const auto chunk = static_cast<int32_t>(options_.config.sched.chunk_tokens);
   while (true) {
@@ -102,7 +102,7 @@ absl::StatusOr<absl::Duration> BenchEngine::Fill(std::vector<Sequence>& sequence
     for (Sequence& sequence : sequences) {
       const int32_t count = std::min({tokens - sequence.done, chunk, room});
       if (count <= 0) continue;
-      parts.push_back(Part(sequence, count, sequence.done + count == tokens));
+      parts.push_back(Part(sequence, count, sample && sequence.done + count == tokens));
       sequence.done += count;
       room -= count;
     }
@@ -115,7 +115,7 @@ absl::StatusOr<absl::Duration> BenchEngine::Prefill(int32_t batch, int32_t token
   std::vector<Sequence> sequences(batch);
   for (int32_t i = 0; i < batch; ++i) sequences[i].id = (uint64_t{1} << 31) + static_cast<uint64_t>(i);
   step_times_.clear();
-  absl::StatusOr<absl::Duration> time = Fill(sequences, tokens);
+  absl::StatusOr<absl::Duration> time = Fill(sequences, tokens, /*sample=*/true);
   for (const Sequence& sequence : sequences) releases_.push_back(RequestId{sequence.id});
   if (!time.ok()) return time;
   absl::Duration released = absl::ZeroDuration();
@@ -131,16 +131,19 @@ absl::StatusOr<absl::Duration> BenchEngine::Decode(int32_t batch, int32_t contex
   if (found == filled_.end()) {
     std::vector<Sequence> sequences(batch);
     for (Sequence& sequence : sequences) sequence.id = ++sequences_;
-    RETURN_IF_ERROR(Fill(sequences, context).status());
     found = filled_.insert(filled_.end(), {key, std::move(sequences)});
   }
+  // Back from where the last round ended: to the start of a block, then up to the context.
+  const auto block = static_cast<int32_t>(options_.config.kv.block_tokens);
+  for (Sequence& sequence : found->second) sequence.done = std::min(sequence.done, context / block * block);
+  RETURN_IF_ERROR(Fill(found->second, context, /*sample=*/false).status());
   absl::Duration time = absl::ZeroDuration();
   step_times_.clear();
   for (int32_t step = 0; step < steps; ++step) {
     std::vector<PlanSequence> parts;
     for (Sequence& sequence : found->second) {
-      sequence.done = context + step;
       parts.push_back(Part(sequence, 1, true));
+      ++sequence.done;
     }
     RETURN_IF_ERROR(Execute(std::move(parts), &time).status());
   }

@@ -74,8 +74,9 @@ class BenchEngine {
   };
   BenchEngine(const Options& options, Clock& clock) : options_(options), clock_(clock) {}
   PlanSequence Part(const Sequence& sequence, int32_t count, bool sample) const;
-  // Computes every sequence up to `tokens`, in the steps that the scheduler would make.
-  absl::StatusOr<absl::Duration> Fill(std::vector<Sequence>& sequences, int32_t tokens);
+  // Computes every sequence up to `tokens`, in the steps that the scheduler would make; samples after the last if
+  // `sample`.
+  absl::StatusOr<absl::Duration> Fill(std::vector<Sequence>& sequences, int32_t tokens, bool sample);
   absl::StatusOr<StepResult> Execute(std::vector<PlanSequence> sequences, absl::Duration* time);
 
   const Options options_;

@@ -63,11 +63,14 @@ StepProfile SummariseCalls(absl::Span<const OpCall> calls, absl::Span<const absl
   profile.steps = static_cast<int>(step_times.size());
   profile.layers.resize(static_cast<size_t>(layers));
   for (const absl::Duration time : step_times) profile.total += time;
-  for (size_t begin = 0; begin < calls.size();) {
-    size_t end = begin + 1;
-    while (end < calls.size() && calls[end].kind != OpKind::kEmbedding) ++end;
-    AddStep(calls.subspan(begin, end - begin), layers, &profile);
-    begin = end;
+  std::vector<size_t> begins;  // of steps
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (calls[i].kind == OpKind::kEmbedding) begins.push_back(i);
+  }
+  const size_t extra = begins.size() - std::min(begins.size(), step_times.size());
+  for (size_t step = extra; step < begins.size(); ++step) {
+    const size_t end = step + 1 < begins.size() ? begins[step + 1] : calls.size();
+    AddStep(calls.subspan(begins[step], end - begins[step]), layers, &profile);
   }
   std::sort(profile.ops.begin(), profile.ops.end(), [](const auto& a, const auto& b) { return a.time > b.time; });
   return profile;

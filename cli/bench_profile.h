@@ -27,7 +27,8 @@ struct StepProfile {
   absl::Duration sampler;
 };
 
-// `calls` of consecutive steps that took `step_times`, of a model of `layers` layers.
+// `calls` of consecutive steps of a model of `layers` layers; the last of them took `step_times`, those before do not
+// count.
 StepProfile SummariseCalls(absl::Span<const OpCall> calls, absl::Span<const absl::Duration> step_times, int32_t layers);
 
 // Two tables: ops, and the way of a token.

@@ -151,14 +151,18 @@ std::string BenchTable(const BenchReport& report) {
   std::vector<std::vector<std::string>> rows = {heading};
   for (const BenchRow& row : report.rows) rows.push_back(Cells(row, show_ops, show_threads));
   std::string out = FormatTable(rows);
-  if (report.rows.empty()) return out;
-  const BenchRow& first = report.rows.front();
-  absl::StrAppendFormat(
-      &out, "%s, %d threads, ops %s; ceilings in the same rounds: read %.1f GB/s, F32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
-      CpuModel().c_str(), first.threads, first.ops.c_str(),
-      MedianOf(first, [](const BenchRound& r) { return r.ceilings.read; }) / 1e9,
-      MedianOf(first, [](const BenchRound& r) { return r.ceilings.fma; }) / 1e9,
-      MedianOf(first, [](const BenchRound& r) { return r.ceilings.int8; }) / 1e9);
+  for (size_t i = 0; i < report.rows.size(); ++i) {
+    const BenchRow& row = report.rows[i];
+    if (i > 0 && row.ops == report.rows[i - 1].ops && row.threads == report.rows[i - 1].threads) continue;
+    const auto ceiling = [&](double Ceilings::*field) {
+      return MedianOf(row, [&](const BenchRound& r) { return r.ceilings.*field; }) / 1e9;
+    };
+    absl::StrAppendFormat(&out,
+                          "%s, %d threads, ops %s; ceilings in the same rounds: read %.1f GB/s, F32 %.0f GFLOP/s, int8 "
+                          "%.0f GOP/s\n",
+                          CpuModel(), row.threads, row.ops, ceiling(&Ceilings::read), ceiling(&Ceilings::fma),
+                          ceiling(&Ceilings::int8));
+  }
   for (const BenchRow& row : report.rows) {
     if (!row.profile) continue;
     absl::StrAppend(&out, "\n", Paint(Colour::kBold, row.Name()), show_ops ? ", ops " + row.ops : std::string(),

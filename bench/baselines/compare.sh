@@ -17,7 +17,10 @@ for argument in "$@"; do
   case "$argument" in
     -h | --help) exec python3 "$here/compare.py" --help ;;
     --avx2) flavour=avx2; arguments+=(--ops avx2) ;;
-    --vllm) arguments+=(--vllm "$(bash "$here/fetch_vllm.sh" | tail -n 1)") ;;
+    --vllm)
+      python="$(bash "$here/fetch_vllm.sh" | tail -n 1)"
+      arguments+=(--vllm "$python")
+      ;;
     *) arguments+=("$argument") ;;
   esac
 done

@@ -40,8 +40,8 @@ if [ ! -f "$build/.whole" ]; then
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF \
     -DLLAMA_OPENSSL=OFF "${flags[@]}" >"$build.log" 2>&1 || { tail -n 20 "$build.log" >&2; die "configuring failed"; }
   NINJA_STATUS="[%f/%t] " nice ninja -C "$build" -j "$jobs" "${targets[@]}" 2>&1 | tee -a "$build.log" |
-    awk '/^\[[0-9]+\/[0-9]+\]/ { if (++n % 20 == 0) print $1; next } /error/ { print }' >&2
-  [ "${PIPESTATUS[0]}" = 0 ] || die "the build failed; see $build.log"
+    awk '/^\[[0-9]+\/[0-9]+\]/ { if (++n % 20 == 0) print $1; next } /error/ { print }' >&2 ||
+    die "the build failed; see $build.log"
   touch "$build/.whole"
 fi
 echo "$build/bin"
