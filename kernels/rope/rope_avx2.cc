@@ -4,7 +4,7 @@
 namespace interlace::avx2 {
 namespace {
 
-constexpr int64_t kTokensPerTask = 4;
+constexpr int64_t kElementsPerTask = 1 << 13;  // fewer are not worth a barrier
 
 struct SinCos {
   __m256 sine;
@@ -105,7 +105,8 @@ void Rope(const RopeArgs& args, OpContext on) {
   const int64_t heads = args.x.cols / head_dim;
   const int32_t* positions = args.positions.data();
   const float* frequencies = args.frequencies.data();
-  on.team().ParallelFor(args.x.rows, kTokensPerTask, [&](int64_t begin, int64_t end) {
+  const int64_t grain = args.x.cols < kElementsPerTask ? kElementsPerTask / args.x.cols : 1;
+  on.team().ParallelFor(args.x.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const auto rotate = args.pairs == RopePairs::kAdjacent ? &RotateAdjacent : &RotateHalves;
       rotate(args.x.f32_row(t), heads, head_dim, positions[t], frequencies, args.magnitude);
