@@ -48,6 +48,7 @@ void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 // Requires a CPU with AVX-512 F, BW, VL, DQ and VNNI, and what avx2 requires.
 namespace interlace::avx512 {
 void RmsNorm(const RmsNormArgs& args, OpContext on);
+void Rope(const RopeArgs& args, OpContext on);
 void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);

@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kChunk = 16;  // positions that one pointer stands for
 constexpr int kMaxChunks = 512 / kChunk;
-constexpr int kSubChunks = 4;  // of a pass whose K or V stay in the first-level cache
+constexpr int kSubChunks = 4;        // of a pass whose K or V stay in the first-level cache
+constexpr int64_t kChunksAhead = 4;  // being fetched
 constexpr int kMaxTileRows = 96;
 constexpr int kGroupRows = 6;   // rows that share registers
 constexpr int kDirectRows = 8;  // at most, to read blocks in place rather than unpack them
@@ -340,24 +341,23 @@ struct Attention {
     return reinterpret_cast<const char*>(at);
   }
 
-  // The first K that `next` will read, run by run; nulls where there is none.
+  // The K that `next` will read first, run by run; returns how many, at most `most`.
   template <class E>
-  static void FirstRunsOf(const Work& work, const char* (&runs)[kSubChunks]) {
+  static int64_t FirstRunsOf(const Work& work, int64_t most, const char** runs) {
+    if (work.next.tile == nullptr) return 0;
     const KvBlockShape& shape = work.args.shape;
-    for (const char*& run : runs) run = nullptr;
-    if (work.next.tile == nullptr) return;
     const AttentionTile& tile = *work.next.tile;
-    const int64_t split_begin = work.next.split * work.sizes.split_tokens;
     const int64_t first = PositionOf(tile, 0);
     const int64_t seen = work.args.window > 0 && first + 1 > work.args.window ? first + 1 - work.args.window : 0;
-    const int64_t last = first + tile.tokens - 1;
-    for (int64_t i = 0; i < kSubChunks; ++i) {
-      const int64_t position = Most(seen, split_begin) / kChunk * kChunk + i * kChunk;
-      if (position > last) return;
+    const int64_t begin = Most(seen, work.next.split * work.sizes.split_tokens) / kChunk * kChunk;
+    int64_t count = 0;
+    for (; count < most && begin + count * kChunk < first + tile.tokens; ++count) {
+      const int64_t position = begin + count * kChunk;
       const auto* block = reinterpret_cast<const E*>(tile.sequence->blocks[position / shape.block_tokens]);
       const int64_t head = tile.kv_head * int64_t{shape.block_tokens};
-      runs[i] = Bytes(block + (head + position % shape.block_tokens) * shape.head_dim);
+      runs[count] = Bytes(block + (head + position % shape.block_tokens) * shape.head_dim);
     }
+    return count;
   }
 
   // Reads blocks in place. Requires: whole chunks in a block, whole vectors in a head.
@@ -367,35 +367,28 @@ struct Attention {
     View<E> view;
     view.k_stride = shape.block_tokens;
     view.v_stride = shape.head_dim;
-    // Of K, chunk by chunk, by place rather than by position: a block's K is one run of memory.
-    const E* k_runs[kMaxChunks];
-    for (int64_t c = work.first_chunk; c < work.end_chunk; ++c) {
+    // Memory in the order in which it is read, in runs of a chunk's size: K, V, and the K that comes next. A block's K
+    // is one run of memory, by place rather than by position.
+    const char* runs[3 * kMaxChunks];
+    const int64_t chunks = work.end_chunk - work.first_chunk;
+    for (int64_t i = 0; i < chunks; ++i) {
+      const int64_t c = work.first_chunk + i;
       const int64_t position = split_begin + c * kChunk;
       const int64_t slot = position % shape.block_tokens;
       const Block<E> block = BlockAt<E>(work, position);
       view.k[c] = block.k + slot;
       view.v[c] = block.v + slot * shape.head_dim;
-      k_runs[c] = block.k + slot * shape.head_dim;
       view.k_scales[c] = block.k_scales + slot;
       view.v_scales[c] = block.v_scales + slot;
+      runs[i] = Bytes(block.k + slot * shape.head_dim);
+      runs[chunks + i] = Bytes(view.v[c]);
     }
-    // Blocks lie anywhere, so the hardware cannot foresee the next: K is fetched while the K before it is at work, then
-    // V the same way.
-    const int64_t distance = Most(kSubChunks, shape.block_tokens / kChunk);
-    for (int64_t c = work.first_chunk; c < work.end_chunk; ++c) {
-      const int64_t next = c + distance;
-      const int64_t next_v = work.first_chunk + next - work.end_chunk;
-      view.k_ahead[c] = next < work.end_chunk     ? Bytes(k_runs[next])
-                        : next_v < work.end_chunk ? Bytes(view.v[next_v])
-                                                  : Bytes(view.v[c]);
-    }
-    const char* next_runs[kSubChunks];
-    FirstRunsOf<E>(work, next_runs);
-    for (int64_t c = work.first_chunk; c < work.end_chunk; ++c) {
-      const int64_t beyond = c + kSubChunks - work.end_chunk;
-      view.v_ahead[c] = beyond < 0                     ? Bytes(view.v[c + kSubChunks])
-                        : next_runs[beyond] != nullptr ? next_runs[beyond]
-                                                       : Bytes(view.v[c]);
+    // Blocks lie anywhere, so the hardware cannot foresee the next one.
+    const int64_t distance = Most(kChunksAhead, shape.block_tokens / kChunk);
+    const int64_t known = 2 * chunks + FirstRunsOf<E>(work, distance, runs + 2 * chunks);
+    for (int64_t i = 0; i < chunks; ++i) {
+      view.k_ahead[work.first_chunk + i] = runs[Least(i + distance, known - 1)];
+      view.v_ahead[work.first_chunk + i] = runs[Least(chunks + i + distance, known - 1)];
     }
     AttendView<true>(work, view);
   }

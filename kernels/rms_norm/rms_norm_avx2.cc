@@ -4,7 +4,7 @@
 namespace interlace::avx2 {
 namespace {
 
-constexpr int64_t kTokensPerTask = 8;
+constexpr int64_t kElementsPerTask = 1 << 14;  // fewer are not worth a barrier
 
 // Two accumulators, each lane of which takes every sixteenth element; the tail counts as zeros.
 float SumOfSquares(const float* x, int64_t width) {
@@ -43,7 +43,8 @@ void NormRow(const float* x, const float* weight, float epsilon, int64_t width, 
 
 void RmsNorm(const RmsNormArgs& args, OpContext on) {
   const int64_t width = args.x.cols;
-  on.team().ParallelFor(args.x.rows, kTokensPerTask, [&](int64_t begin, int64_t end) {
+  const int64_t grain = width < kElementsPerTask ? kElementsPerTask / width : 1;
+  on.team().ParallelFor(args.x.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       NormRow(args.x.f32_row(t), args.weight.f32(), args.epsilon, width, args.out.f32_row(t));
     }

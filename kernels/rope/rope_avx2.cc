@@ -4,7 +4,7 @@
 namespace interlace::avx2 {
 namespace {
 
-constexpr int64_t kTokensPerTask = 4;
+constexpr int64_t kElementsPerTask = 1 << 13;  // fewer are not worth a barrier
 
 struct SinCos {
   __m256 sine;
@@ -49,6 +49,17 @@ struct SinCos {
   out[1] = _mm256_permute2f128_ps(low, high, 0x31);
 }
 
+// The first `count` lanes. Masked accesses cost several times plain ones.
+[[gnu::always_inline]] inline __m256 LoadSome(const float* at, int64_t count) {
+  return count >= kLanes ? _mm256_loadu_ps(at) : _mm256_maskload_ps(at, FirstLanes(count));
+}
+[[gnu::always_inline]] inline void StoreSome(float* at, __m256 v, int64_t count) {
+  if (count >= kLanes)
+    _mm256_storeu_ps(at, v);
+  else
+    _mm256_maskstore_ps(at, FirstLanes(count), v);
+}
+
 // Even lanes: x*c - y*s; odd lanes: y*c + x*s.
 [[gnu::always_inline]] inline __m256 Rotate(__m256 v, __m256 cosine, __m256 sine) {
   return _mm256_fmaddsub_ps(v, cosine, _mm256_mul_ps(_mm256_permute_ps(v, 0xB1), sine));
@@ -61,17 +72,18 @@ void RotateAdjacent(float* row, int64_t heads, int32_t head_dim, int32_t positio
   const __m256 positions = _mm256_set1_ps(static_cast<float>(position));
   for (int32_t d = 0; d < head_dim; d += 2 * kLanes) {
     const int32_t left = head_dim - d;  // even
-    const __m256 frequency = _mm256_maskload_ps(frequencies + d / 2, FirstLanes(left / 2));
+    const __m256 frequency = LoadSome(frequencies + d / 2, left / 2);
     const SinCos angles = SinCosOf(_mm256_mul_ps(positions, frequency));
     __m256 sine[2];
     __m256 cosine[2];
     Double(_mm256_mul_ps(angles.sine, factor), sine);
     Double(_mm256_mul_ps(angles.cosine, factor), cosine);
     for (int half = 0; half < 2; ++half) {
-      const __m256i mask = FirstLanes(left - half * kLanes);
+      const int64_t count = left - half * kLanes;
+      if (count <= 0) break;
       for (int64_t h = 0; h < heads; ++h) {
         float* at = row + h * head_dim + d + half * kLanes;
-        _mm256_maskstore_ps(at, mask, Rotate(_mm256_maskload_ps(at, mask), cosine[half], sine[half]));
+        StoreSome(at, Rotate(LoadSome(at, count), cosine[half], sine[half]), count);
       }
     }
   }
@@ -84,16 +96,16 @@ void RotateHalves(float* row, int64_t heads, int32_t head_dim, int32_t position,
   const __m256 factor = _mm256_set1_ps(magnitude);
   const int32_t pairs = head_dim / 2;
   for (int32_t i = 0; i < pairs; i += kLanes) {
-    const __m256i mask = FirstLanes(pairs - i < kLanes ? pairs - i : kLanes);
-    const SinCos angles = SinCosOf(_mm256_mul_ps(positions, _mm256_maskload_ps(frequencies + i, mask)));
+    const int64_t count = pairs - i;
+    const SinCos angles = SinCosOf(_mm256_mul_ps(positions, LoadSome(frequencies + i, count)));
     const __m256 sine = _mm256_mul_ps(angles.sine, factor);
     const __m256 cosine = _mm256_mul_ps(angles.cosine, factor);
     for (int64_t h = 0; h < heads; ++h) {
       float* at = row + h * head_dim + i;
-      const __m256 a = _mm256_maskload_ps(at, mask);
-      const __m256 b = _mm256_maskload_ps(at + pairs, mask);
-      _mm256_maskstore_ps(at, mask, _mm256_fmsub_ps(a, cosine, _mm256_mul_ps(b, sine)));
-      _mm256_maskstore_ps(at + pairs, mask, _mm256_fmadd_ps(b, cosine, _mm256_mul_ps(a, sine)));
+      const __m256 a = LoadSome(at, count);
+      const __m256 b = LoadSome(at + pairs, count);
+      StoreSome(at, _mm256_fmsub_ps(a, cosine, _mm256_mul_ps(b, sine)), count);
+      StoreSome(at + pairs, _mm256_fmadd_ps(b, cosine, _mm256_mul_ps(a, sine)), count);
     }
   }
 }
@@ -105,7 +117,8 @@ void Rope(const RopeArgs& args, OpContext on) {
   const int64_t heads = args.x.cols / head_dim;
   const int32_t* positions = args.positions.data();
   const float* frequencies = args.frequencies.data();
-  on.team().ParallelFor(args.x.rows, kTokensPerTask, [&](int64_t begin, int64_t end) {
+  const int64_t grain = args.x.cols < kElementsPerTask ? kElementsPerTask / args.x.cols : 1;
+  on.team().ParallelFor(args.x.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const auto rotate = args.pairs == RopePairs::kAdjacent ? &RotateAdjacent : &RotateHalves;
       rotate(args.x.f32_row(t), heads, head_dim, positions[t], frequencies, args.magnitude);

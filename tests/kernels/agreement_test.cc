@@ -68,16 +68,20 @@ TEST_P(AgreementTest, Rope) {
     }
     std::vector<int32_t> positions(c.tokens);
     for (int64_t t = 0; t < c.tokens; ++t) positions[t] = static_cast<int32_t>(c.first_position + t);
-    GuardedTensor actual(c.tokens, width, x);
-    GuardedTensor expected(c.tokens, width, x);
-    if (c.tokens > 2) {
-      actual.tensor().f32_row(1)[3] = kNan;
-      expected.tensor().f32_row(1)[3] = kNan;
+    for (const RopePairs pairs : {RopePairs::kAdjacent, RopePairs::kHalves}) {
+      for (const float magnitude : {1.0f, 1.37f}) {
+        GuardedTensor actual(c.tokens, width, x);
+        GuardedTensor expected(c.tokens, width, x);
+        if (c.tokens > 2) {
+          actual.tensor().f32_row(1)[3] = kNan;
+          expected.tensor().f32_row(1)[3] = kNan;
+        }
+        ops().rope({actual.tensor(), positions, frequencies, c.head_dim, pairs, magnitude}, two_);
+        reference().rope({expected.tensor(), positions, frequencies, c.head_dim, pairs, magnitude}, one_);
+        ExpectNear(actual.values(), expected.values(), kRopeTolerance * 3, std::string(c.name));
+        EXPECT_TRUE(actual.Intact()) << c.name;
+      }
     }
-    ops().rope({actual.tensor(), positions, frequencies, c.head_dim}, two_);
-    reference().rope({expected.tensor(), positions, frequencies, c.head_dim}, one_);
-    ExpectNear(actual.values(), expected.values(), kRopeTolerance * 2, std::string(c.name));
-    EXPECT_TRUE(actual.Intact()) << c.name;
   }
 }
 

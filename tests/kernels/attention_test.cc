@@ -115,7 +115,7 @@ class AttentionTest : public OpTest {
 // Without and with a NaN in the query of the first token's head 0, which must stay there.
 TEST_P(AttentionTest, CasesAgree) {
   for (const PagedAttentionCase& c : kPagedAttentionCases) {
-    if (c.tokens > (&ops() == &reference() ? 60 : 1000)) continue;
+    if (c.start > 5000 || c.tokens > (c.shape.dtype == DType::kF32 && &ops() != &reference() ? 600 : 60)) continue;
     Random random(7);
     const Setting setting{c.shape, c.heads, c.window, c.soft_cap};
     const int64_t positions = c.start + c.tokens;
@@ -172,7 +172,7 @@ TEST_P(AttentionTest, IsAttention) {
 
 // Several sequences per call, rows of none between them, blocks before the window gone, NaN in some K or V.
 TEST_P(AttentionTest, AnyCallAgrees) {
-  for (uint64_t seed = 0; seed < Seeds(80); ++seed) {
+  for (uint64_t seed = 0; seed < Seeds(60); ++seed) {
     Random random(seed);
     const Setting setting = RandomSetting(random);
     std::vector<std::unique_ptr<PagedKv>> kvs;
@@ -203,7 +203,7 @@ TEST_P(AttentionTest, AnyCallAgrees) {
 
 // A row is the same to the last bit whatever its chunk, the others of the call, the threads and the blocks' places.
 TEST_P(AttentionTest, RowsAreExact) {
-  for (uint64_t seed = 0; seed < Seeds(60); ++seed) {
+  for (uint64_t seed = 0; seed < Seeds(48); ++seed) {
     Random random(1000 + seed);
     const Setting setting = RandomSetting(random);
     struct Sequence {
@@ -213,7 +213,7 @@ TEST_P(AttentionTest, RowsAreExact) {
     };
     std::vector<Sequence> all;
     for (int64_t s = random.Between(1, 3); s > 0; --s) {
-      const int64_t positions = random.Between(1, seed % 6 == 0 ? 900 : 200);
+      const int64_t positions = random.Between(1, seed % 6 == 0 ? 700 : 120);
       Sequence one{Content(setting, positions, random), {}, {}, positions};
       one.out.resize(positions * setting.width());
       one.lse.resize(positions * setting.heads);

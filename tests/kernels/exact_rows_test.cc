@@ -125,10 +125,11 @@ TEST_P(ExactRowsTest, Rope) {
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(random.Below(5000)));
     std::vector<float> whole = x;
     std::vector<float> parts = x;
-    ops().rope({View(whole, width), positions, frequencies, head_dim}, one_);
+    const RopePairs pairs = seed % 2 == 0 ? RopePairs::kAdjacent : RopePairs::kHalves;
+    ops().rope({View(whole, width), positions, frequencies, head_dim, pairs}, one_);
     InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
       ops().rope({View(parts, width).Rows(first, count), absl::MakeConstSpan(positions).subspan(first, count),
-                  frequencies, head_dim},
+                  frequencies, head_dim, pairs},
                  team);
     });
     ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
