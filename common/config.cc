@@ -58,7 +58,7 @@ ConfigField Field(absl::string_view name, Get get, absl::string_view meaning) {
 
 const std::vector<ConfigField>& ConfigSchema() {
   static const std::vector<ConfigField>* schema = new std::vector<ConfigField>{
-      FIELD(model, path, "GGUF file of the model"),
+      FIELD(model, path, "GGUF file of the model, or folder with config.json and model.safetensors"),
       FIELD(model, name, "name under which clients ask for the model; empty: the file's name"),
       FIELD(server, host, "address on which HTTP and gRPC listen"),
       FIELD(server, http_port, "OpenAI HTTP port; 0 picks a free one"),
@@ -72,6 +72,7 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(engine, threads, "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2 or avx512"),
       FIELD(kv, block_tokens, "tokens in a KV block"),
+      FIELD(kv, dtype, "type in which KV is kept: f32, f16, bf16 or i8; i8 changes what a model says a little"),
       FIELD(kv, keep_layers, "layers of each request kept in device memory: a number, or auto"),
       FIELD(kv, device_bytes, "device KV arena of a rank"),
       FIELD(kv, host_bytes, "host KV tier of a rank"),

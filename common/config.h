@@ -46,6 +46,7 @@ struct Config {
   } engine;
   struct {
     int64_t block_tokens = 16;
+    std::string dtype = "f32";
     std::string keep_layers = "auto";
     Bytes device_bytes{int64_t{256} << 20};
     Bytes host_bytes{int64_t{1} << 30};

@@ -20,11 +20,14 @@ constexpr OpTable kReference = {
     .kv_append = &reference::KvAppend,
     .paged_attention = &reference::PagedAttention,
     .sample = &reference::Sample,
+    .residual_add = &reference::ResidualAdd,
+    .moe_route = &reference::MoeRoute,
+    .moe_ffn = &reference::MoeFfn,
     .weight_bytes = &reference::WeightBytes,
     .pack_weight = &reference::PackWeight,
 };
 
-// sample is the reference's: a search, where vectors gain next to nothing.
+// residual_add, moe_route and sample are the reference's: an addition and searches, where vectors gain next to nothing.
 constexpr OpTable kAvx2 = {
     .name = "avx2",
     .embedding = &strips::Embedding,
@@ -35,6 +38,9 @@ constexpr OpTable kAvx2 = {
     .kv_append = &avx2::KvAppend,
     .paged_attention = &avx2::PagedAttention,
     .sample = &reference::Sample,
+    .residual_add = &reference::ResidualAdd,
+    .moe_route = &reference::MoeRoute,
+    .moe_ffn = [](const MoeFfnArgs& args, OpContext on) { GroupedMoeFfn(args, on, &avx2::GatedLinear, &avx2::Linear); },
     .weight_bytes = &strips::WeightBytes,
     .pack_weight = &strips::PackWeight,
 };
@@ -50,6 +56,10 @@ constexpr OpTable kAvx512 = {
     .kv_append = &avx2::KvAppend,
     .paged_attention = &avx512::PagedAttention,
     .sample = &reference::Sample,
+    .residual_add = &reference::ResidualAdd,
+    .moe_route = &reference::MoeRoute,
+    .moe_ffn = [](const MoeFfnArgs& args,
+                  OpContext on) { GroupedMoeFfn(args, on, &avx512::GatedLinear, &avx512::Linear); },
     .weight_bytes = &strips::WeightBytes,
     .pack_weight = &strips::PackWeight,
 };

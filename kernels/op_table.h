@@ -11,13 +11,17 @@
 #include "kernels/embedding/embedding.h"
 #include "kernels/kv_append/kv_append.h"
 #include "kernels/linear/linear.h"
+#include "kernels/moe/moe.h"
 #include "kernels/op_context.h"
 #include "kernels/paged_attention/paged_attention.h"
+#include "kernels/residual_add/residual_add.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
 
 namespace interlace {
+
+inline constexpr int64_t kPackRows = 64;
 
 struct OpTable {
   absl::string_view name;  // "reference", "avx2", "avx512"
@@ -29,10 +33,14 @@ struct OpTable {
   void (*kv_append)(const KvAppendArgs&, OpContext);
   void (*paged_attention)(const PagedAttentionArgs&, OpContext);
   void (*sample)(const SampleArgs&, OpContext);
+  void (*residual_add)(const ResidualAddArgs&, OpContext);
+  void (*moe_route)(const MoeRouteArgs&, OpContext);
+  void (*moe_ffn)(const MoeFfnArgs&, OpContext);
 
   // Bytes of a [rows, k] weight in this table's layout, a multiple of 64; 0: the file's own rows are used in place.
   int64_t (*weight_bytes)(DType dtype, int64_t rows, int64_t k);
-  // Lays rows in the file's layout out for this table. out: weight_bytes, 64-byte aligned, zeroed.
+  // Lays rows in the file's layout out for this table. out: weight_bytes, 64-byte aligned, zeroed. Layouts are strips
+  // of rows: rows from b on, b a multiple of kPackRows, may be packed by themselves to out + weight_bytes(dtype, b, k).
   void (*pack_weight)(const Tensor& rows, std::byte* out, OpContext);
 };
 

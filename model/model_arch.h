@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/backend.h"
+#include "model/checkpoint.h"
 #include "model/layer_kv.h"
 #include "model/model_spec.h"
 #include "model/shard_spec.h"
@@ -31,9 +32,9 @@ class ModelArch {
 };
 
 struct ArchInput {
-  const GgufFile* file;  // outlives the architecture when weights stay mapped
-  const ModelSpec* spec;
-  ShardSpec shard;  // only its layers are loaded; first: embedding; last: final norm and head
+  const Checkpoint* checkpoint;  // outlives the architecture: weights may stay mapped
+  const ModelSpec* spec;         // the checkpoint's
+  ShardSpec shard;               // only its layers are loaded; first: embedding; last: final norm and head
   Backend* backend;
   int32_t max_tokens = 512;  // rows of the largest step
   // Called with (bytes done, bytes in all) while weights load; may be null-like (an empty lambda).

@@ -6,27 +6,63 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/rope/rope.h"
+#include "model/rope_scaling.h"
 #include "model/text/gguf.h"
+#include "model/text/hf_config.h"
 
 namespace interlace {
 
+// How a layer attends (PagedAttentionArgs).
+struct AttentionSpec {
+  float scale = 1;
+  int32_t window = 0;  // positions that a row sees, itself among them; 0: all
+  float soft_cap = 0;  // 0: none
+  friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
+};
+
+struct LayerSpec {
+  AttentionSpec attention;
+  int32_t rope = 0;      // index into ModelSpec::ropes
+  bool experts = false;  // its feed-forward part is routed
+};
+
+// The routed feed-forward part of models of experts.
+struct ExpertSpec {
+  int32_t count = 0;  // 0: the model has none
+  int32_t top_k = 0;
+  int32_t feed_forward = 0;
+  int32_t shared_feed_forward = 0;  // of the expert that every token passes; 0: none
+  bool normalise = false;           // the weights of a token's experts add up to one
+};
+
 struct ModelSpec {
-  std::string architecture;  // "llama"
-  std::string digest;        // GgufFile::digest
+  std::string architecture;  // GGUF's name, whatever the checkpoint's form; "mixtral" for a llama with experts
+  std::string digest;        // tells two checkpoints apart
   int32_t layers = 0;
   int32_t width = 0;
   int32_t heads = 0;
   int32_t kv_heads = 0;
-  int32_t head_dim = 0;
+  int32_t head_dim = 0;  // heads * head_dim need not be width
   int32_t feed_forward = 0;
   int32_t vocab = 0;
   int32_t context = 0;  // tokens
   float norm_epsilon = 1e-5f;
-  std::vector<float> rope_frequencies;  // [head_dim / 2], the model's scaling applied
-  bool tied_head = false;               // the output head is the embedding
+  float norm_offset = 0;      // added to the weights of norms at load: the checkpoint holds w of (1 + w)
+  float embedding_scale = 1;  // EmbeddingArgs::scale
+  bool tied_head = false;     // the output head is the embedding
+  RopePairs pairs = RopePairs::kHalves;
+  std::vector<RopeSpec> ropes;
+  std::vector<LayerSpec> layer;  // [layers]
+  ExpertSpec experts;
 };
 
 // InvalidArgument names file and field; Unimplemented names an architecture or a rope scaling that is not built in.
 absl::StatusOr<ModelSpec> ReadModelSpec(const GgufFile& file);
+// Of a Hugging Face folder; `digest` is the checkpoint's.
+absl::StatusOr<ModelSpec> ReadModelSpec(const HfConfig& config, const std::string& digest);
+
+// Checks that both readers share; names `file`.
+absl::Status CheckModelSpec(const ModelSpec& spec, const std::string& file);
 
 }  // namespace interlace

@@ -3,15 +3,28 @@
 
 #include <cstdint>
 
+#include "absl/status/statusor.h"
 #include "common/ids.h"
 
 namespace interlace {
+
+struct ModelSpec;
+
+// [begin, end).
+struct ShardRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - begin; }
+  friend bool operator==(const ShardRange&, const ShardRange&) = default;
+};
 
 struct ShardSpec {
   int32_t stage = 0;
   int32_t stages = 1;
   int32_t layer_begin = 0;
   int32_t layer_end = 0;  // one past
+  int32_t tensor_rank = 0;
+  int32_t tensor_ranks = 1;  // that share the layers of a stage
   bool first() const { return stage == 0; }
   bool last() const { return stage + 1 == stages; }
   int32_t layers() const { return layer_end - layer_begin; }
@@ -19,5 +32,25 @@ struct ShardSpec {
 
 // Consecutive layers, as even as can be, earlier stages the larger. Requires: 0 <= stage < stages <= layers.
 ShardSpec MakeShard(int32_t layers, int32_t stage, int32_t stages);
+
+// What one of the ranks that share a layer holds. Every query head, row and expert belongs to exactly one rank; a KV
+// head belongs to the ranks of the query heads that read it. Sums over ranks of the products with column ranges
+// (attention's output, down) are the whole product.
+struct TensorSplit {
+  ShardRange heads;                // query heads
+  ShardRange kv_heads;             // of those
+  ShardRange feed_forward;         // rows of gate and up, columns of down
+  ShardRange shared_feed_forward;  // the same of the shared expert
+  ShardRange experts;              // whole ones
+  ShardRange vocab;                // rows of the output head
+};
+// InvalidArgument names what cannot be split so: query heads that are no multiple of the ranks, KV heads and ranks
+// neither of which is a multiple of the other, fewer rows or experts than ranks. Rows are cut at multiples of 256 where
+// every rank gets some so, else of 32, else anywhere: columns of `down` must be whole quantised blocks.
+absl::StatusOr<TensorSplit> SplitTensors(const ModelSpec& spec, int32_t rank, int32_t ranks);
+
+// The share of `rank` of `count` things in runs of `unit`, as even as can be, earlier ranks the larger; the last run
+// may be short. Requires: 0 <= rank < ranks, unit >= 1.
+ShardRange SplitEvenly(int64_t count, int64_t unit, int32_t rank, int32_t ranks);
 
 }  // namespace interlace

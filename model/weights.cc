@@ -1,87 +1,204 @@
 #include "model/weights.h"
 
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "common/check.h"
 #include "common/status_macros.h"
+#include "kernels/dequantise.h"
+#include "model/text/gguf_values.h"
 
 namespace interlace {
 namespace {
 
-absl::StatusOr<DType> ToDType(const GgufTensor& tensor, const std::string& file) {
-  switch (tensor.type) {
-    case GgufType::kF32:
-      return DType::kF32;
-    case GgufType::kF16:
-      return DType::kF16;
-    case GgufType::kBF16:
-      return DType::kBF16;
-    case GgufType::kQ8_0:
-      return DType::kQ8_0;
-    case GgufType::kQ4_0:
-      return DType::kQ4_0;
-    case GgufType::kQ4_1:
-      return DType::kQ4_1;
-  }
-  return absl::UnimplementedError(absl::StrCat(file, ": tensor ", tensor.name, " has type ",
-                                               static_cast<uint32_t>(tensor.type),
-                                               "; built in: F32, F16, BF16, Q8_0, Q4_0, Q4_1"));
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kChunkBytes = int64_t{8} << 20;  // of a matrix between two droppings of pages
+
+// Outside the layers; rope_freqs is part of ModelSpec.
+constexpr absl::string_view kOtherTensors[] = {"token_embd.weight", "output_norm.weight", "output.weight",
+                                               "rope_freqs.weight"};
+
+int64_t Align(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+bool IsAligned(const CheckpointTensor& tensor) {
+  const size_t alignment = *tensor.dtype == DType::kF32 ? alignof(float) : alignof(uint16_t);
+  return reinterpret_cast<uintptr_t>(tensor.data.data()) % alignment == 0;
 }
 
-// Reads one byte of each page. The sum is returned so that no compiler drops the reads.
+// Reads one byte of each page, so that the first step does not wait for the disk. The sum is returned so that no
+// compiler drops the reads.
 uint64_t Touch(absl::Span<const std::byte> bytes) {
   uint64_t sum = 0;
   for (size_t i = 0; i < bytes.size(); i += 4096) sum += static_cast<uint64_t>(bytes[i]);
   return sum;
 }
 
+// The layer of "blk.7.attn_q.weight"; -1 of any other name.
+int32_t LayerOf(absl::string_view name) {
+  int32_t layer = -1;
+  if (!absl::ConsumePrefix(&name, "blk.") || !absl::StrContains(name, '.')) return -1;
+  return absl::SimpleAtoi(name.substr(0, name.find('.')), &layer) && layer >= 0 ? layer : -1;
+}
+
 }  // namespace
 
-WeightReader::WeightReader(const GgufFile& file, Backend& backend, int64_t all_bytes,
-                           absl::FunctionRef<void(int64_t, int64_t)> progress)
-    : file_(file), backend_(backend), all_bytes_(all_bytes), progress_(progress) {}
-
-absl::StatusOr<LinearWeight> WeightReader::Read(const std::string& name, int64_t rows, int64_t cols) {
-  ASSIGN_OR_RETURN(const Tensor tensor, Map(name, rows, cols));
-  LinearWeight weight{tensor.dtype, rows, cols, static_cast<const std::byte*>(tensor.data)};
-  const int64_t bytes = backend_.ops().weight_bytes(tensor.dtype, rows, cols);
-  if (bytes == 0) return weight;
-  ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> buffer, backend_.Allocate(bytes));
-  backend_.ops().pack_weight(tensor, buffer->data(), backend_.context());
-  weight.data = buffer->data();
-  buffers_.push_back(std::move(buffer));
-  return weight;
+void WeightLoader::Matrix(const std::string& name, int64_t all_rows, int64_t all_k, ShardRange rows, ShardRange k,
+                          LinearWeight* out) {
+  wanted_.push_back({name, all_rows, all_k, rows, k, out, nullptr, nullptr});
 }
 
-absl::StatusOr<Tensor> WeightReader::Map(const std::string& name, int64_t rows, int64_t cols) {
-  const absl::StatusOr<const GgufTensor*> found = file_.Tensor(name);
-  if (!found.ok()) return absl::InvalidArgumentError(absl::StrCat(file_.name(), ": tensor ", name, " is missing"));
-  const GgufTensor* tensor = *found;
-  int64_t tensor_rows = 1;
-  for (size_t i = 1; i < tensor->dims.size(); ++i) tensor_rows *= tensor->dims[i];
-  if (tensor->dims[0] != cols || tensor_rows != rows) {
-    return absl::InvalidArgumentError(absl::StrCat(file_.name(), ": tensor ", name, " is [", tensor_rows, ", ",
-                                                   tensor->dims[0], "], expected [", rows, ", ", cols, "]"));
-  }
-  ASSIGN_OR_RETURN(const DType dtype, ToDType(*tensor, file_.name()));
-  const size_t alignment = dtype == DType::kF32 ? alignof(float) : alignof(uint16_t);
-  if (reinterpret_cast<uintptr_t>(tensor->data.data()) % alignment != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file_.name(), ": tensor ", name, " is not aligned to its elements; see general.alignment"));
-  }
-  volatile uint64_t sink = Touch(tensor->data);
-  (void)sink;
-  done_bytes_ += static_cast<int64_t>(tensor->data.size());
-  progress_(done_bytes_, all_bytes_);
-  // Weights are read only: the const is cast away because Tensor serves outputs too.
-  return Tensor{const_cast<std::byte*>(tensor->data.data()), dtype, rows, cols};
+void WeightLoader::Norm(const std::string& name, int64_t cols, Tensor* out) {
+  wanted_.push_back({name, 1, cols, {0, 1}, {0, cols}, nullptr, out, nullptr});
 }
 
-absl::StatusOr<Tensor> WeightReader::ReadVector(const std::string& name, int64_t cols) {
-  ASSIGN_OR_RETURN(const Tensor vector, Map(name, 1, cols));
-  if (vector.dtype != DType::kF32) {
+void WeightLoader::Bias(const std::string& name, int64_t all, ShardRange part, const float** out) {
+  wanted_.push_back({name, 1, all, {0, 1}, part, nullptr, nullptr, out});
+}
+
+absl::Status WeightLoader::Check(Want* want) const {
+  const auto invalid = [&](auto&&... what) {
+    return absl::InvalidArgumentError(absl::StrCat(checkpoint_.name(), ": tensor ", want->name, " ", what...));
+  };
+  const auto found = checkpoint_.tensors().find(want->name);
+  if (found == checkpoint_.tensors().end()) return invalid("is missing");
+  const CheckpointTensor& tensor = found->second;
+  want->tensor = &tensor;
+  if (tensor.rows != want->all_rows || tensor.cols != want->all_k) {
+    return invalid("is [", tensor.rows, ", ", tensor.cols, "], expected [", want->all_rows, ", ", want->all_k, "]");
+  }
+  if (!tensor.dtype.has_value()) {
     return absl::UnimplementedError(
-        absl::StrCat(file_.name(), ": tensor ", name, " is ", TraitsOf(vector.dtype).name, "; norms are F32"));
+        absl::StrCat(checkpoint_.name(), ": tensor ", want->name, " has type ", tensor.type,
+                     "; built in: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K"));
   }
-  return vector;
+  const int32_t block = TraitsOf(*tensor.dtype).block_elements;
+  if (want->k.begin % block != 0 || want->k.end % block != 0) {
+    return invalid("has blocks of ", block, " columns; columns ", want->k.begin, " to ", want->k.end,
+                   ", this tensor-parallel rank's, cut through one");
+  }
+  if (static_cast<int64_t>(tensor.data.size()) != tensor.rows * RowBytes(*tensor.dtype, tensor.cols)) {
+    return invalid("has ", tensor.data.size(), " bytes of data");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WeightLoader::RefuseStrangers() const {
+  absl::flat_hash_set<absl::string_view> asked;
+  for (const Want& want : wanted_) asked.insert(want.name);
+  for (const auto& [name, tensor] : checkpoint_.tensors()) {
+    const int32_t layer = LayerOf(name);
+    const bool elsewhere = layer >= 0 && layer < checkpoint_.spec().layers &&
+                           (layer < shard_.layer_begin || layer >= shard_.layer_end || shard_.tensor_ranks > 1);
+    if (elsewhere || asked.contains(name) || absl::c_linear_search(kOtherTensors, name)) continue;
+    return absl::UnimplementedError(absl::StrCat(checkpoint_.name(), ": tensor ", Quoted(name),
+                                                 " has no part in the architecture '", checkpoint_.spec().architecture,
+                                                 "' that is built in"));
+  }
+  return absl::OkStatus();
+}
+
+int64_t WeightLoader::BytesInArena(const Want& want) const {
+  const int64_t rows = want.rows.size(), k = want.k.size();
+  if (want.matrix == nullptr) return Align(k * int64_t{sizeof(float)});
+  const int64_t packed = backend_.ops().weight_bytes(*want.tensor->dtype, rows, k);
+  if (packed > 0) return packed;
+  const bool in_place = k == want.all_k && IsAligned(*want.tensor);
+  return in_place ? 0 : Align(rows * RowBytes(*want.tensor->dtype, k));
+}
+
+int64_t WeightLoader::SourceBytes(const Want& want) {
+  return want.rows.size() * RowBytes(*want.tensor->dtype, want.k.size());
+}
+
+absl::StatusOr<std::unique_ptr<DeviceBuffer>> WeightLoader::Load(absl::FunctionRef<void(int64_t, int64_t)> progress) {
+  for (Want& want : wanted_) RETURN_IF_ERROR(Check(&want));
+  RETURN_IF_ERROR(RefuseStrangers());
+  int64_t arena_bytes = 0;
+  for (Want& want : wanted_) {
+    const int64_t bytes = BytesInArena(want);
+    if (bytes > 0) want.offset = arena_bytes;
+    arena_bytes += bytes;
+    all_bytes_ += SourceBytes(want);
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> arena, backend_.Allocate(arena_bytes));
+  progress_ = &progress;
+  for (const Want& want : wanted_) Pack(want, arena->data());
+  progress_ = nullptr;
+  return arena;
+}
+
+void WeightLoader::Advance(int64_t bytes) {
+  if (bytes == 0) return;
+  done_bytes_ += bytes;
+  (*progress_)(done_bytes_, all_bytes_);
+}
+
+void WeightLoader::Pack(const Want& want, std::byte* arena) {
+  std::byte* out = want.offset < 0 ? nullptr : arena + want.offset;
+  if (want.matrix != nullptr) {
+    PackMatrix(want, out);
+    return;
+  }
+  float* values = reinterpret_cast<float*>(out);
+  Unpack(want, values);
+  if (want.norm != nullptr) *want.norm = {values, DType::kF32, 1, want.k.size()};
+  if (want.bias != nullptr) *want.bias = values;
+  Advance(SourceBytes(want));
+}
+
+void WeightLoader::Unpack(const Want& want, float* out) const {
+  const DType dtype = *want.tensor->dtype;
+  // Copied first: the file need not be aligned.
+  std::vector<float> aligned(RowBytes(dtype, want.all_k) / int64_t{sizeof(float)} + 1);
+  std::memcpy(aligned.data(), want.tensor->data.data(), want.tensor->data.size());
+  std::vector<float> values(want.all_k);
+  DequantiseRow(dtype, aligned.data(), want.all_k, values.data());
+  const float offset = want.norm != nullptr ? checkpoint_.spec().norm_offset : 0;
+  for (int64_t i = want.k.begin; i < want.k.end; ++i) out[i - want.k.begin] = values[i] + offset;
+}
+
+void WeightLoader::PackMatrix(const Want& want, std::byte* out) {
+  const DType dtype = *want.tensor->dtype;
+  const int64_t row_bytes = RowBytes(dtype, want.all_k), k_bytes = RowBytes(dtype, want.k.size());
+  const absl::Span<const std::byte> rows =
+      want.tensor->data.subspan(want.rows.begin * row_bytes, want.rows.size() * row_bytes);
+  *want.matrix = {dtype, want.rows.size(), want.k.size(), out != nullptr ? out : rows.data()};
+  if (out == nullptr) {
+    volatile uint64_t sink = Touch(rows);
+    (void)sink;
+    Advance(static_cast<int64_t>(rows.size()));
+    return;
+  }
+  const OpTable& ops = backend_.ops();
+  const bool packed = ops.weight_bytes(dtype, want.rows.size(), want.k.size()) > 0;
+  const bool gather = k_bytes != row_bytes || !IsAligned(*want.tensor);
+  const int64_t step = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes) / kPackRows) * kPackRows;
+  std::vector<std::byte> gathered;
+  for (int64_t r = 0; r < want.rows.size(); r += step) {
+    const int64_t count = std::min(step, want.rows.size() - r);
+    const absl::Span<const std::byte> chunk = rows.subspan(r * row_bytes, count * row_bytes);
+    const std::byte* source = chunk.data();
+    if (gather) {
+      gathered.resize(count * k_bytes);
+      for (int64_t i = 0; i < count; ++i) {
+        std::memcpy(gathered.data() + i * k_bytes, chunk.data() + i * row_bytes + RowBytes(dtype, want.k.begin),
+                    k_bytes);
+      }
+      source = gathered.data();
+    }
+    const int64_t at = r == 0 ? 0 : packed ? ops.weight_bytes(dtype, r, want.k.size()) : r * k_bytes;
+    // Weights are read only: the const is cast away because Tensor serves outputs too.
+    ops.pack_weight({const_cast<std::byte*>(source), dtype, count, want.k.size()}, out + at, backend_.context());
+    backend_.Synchronize();  // `gathered` is reused, and the file's pages go
+    checkpoint_.Drop(chunk);
+    Advance(count * k_bytes);
+  }
 }
 
 }  // namespace interlace

@@ -1,7 +1,6 @@
 #include "worker/layer_window.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -25,12 +24,9 @@ LossCause CauseOf(const absl::Status& status) {
 
 LayerWindow::LayerWindow(const Options& options, Backend& backend, KvArena& arena, TransferEngine& transfers,
                          Clock& clock)
-    : options_(options),
-      backend_(backend),
-      arena_(arena),
-      transfers_(transfers),
-      clock_(clock),
-      scale_(1.0f / std::sqrt(static_cast<float>(options.shape.head_dim))) {}
+    : options_(options), backend_(backend), arena_(arena), transfers_(transfers), clock_(clock) {
+  CHECK(static_cast<int64_t>(options.attention.size()) >= options.shard.layer_end);
+}
 
 LayerWindow::~LayerWindow() { Reset(); }
 
@@ -212,12 +208,17 @@ void LayerWindow::Begin(LayerId layer) {
   }
 }
 
+int32_t LayerWindow::FirstSeen(const Running& sequence, LayerId layer) const {
+  const int32_t window = options_.attention[Value(layer)].window;
+  return window > 0 ? std::max(0, sequence.start + 1 - window) / options_.shape.block_tokens : 0;
+}
+
 void LayerWindow::StartReads(Running& sequence, LayerId layer, bool may_wait) {
   std::vector<BlockPlace>& places = sequence.kv->Layer(layer);
   const int32_t before = (sequence.start + options_.shape.block_tokens - 1) / options_.shape.block_tokens;
   Read read{layer, {}, {}};
   std::vector<KvRead> moves;
-  for (int32_t block = 0; block < before; ++block) {
+  for (int32_t block = FirstSeen(sequence, layer); block < before; ++block) {
     BlockPlace& place = places[block];
     if (place.slot) continue;
     if (!place.stored()) {
@@ -307,13 +308,22 @@ void LayerWindow::AttendReady(LayerId layer, const Tensor& q, const Tensor& k, c
   std::vector<SequenceRows> rows;
   for (Running* sequence : *ready) {
     std::vector<std::byte*>& mine = blocks.emplace_back();
-    for (const BlockPlace& place : sequence->kv->Layer(layer)) mine.push_back(place.slot.data());
+    for (const BlockPlace& place : sequence->kv->Layer(layer)) {
+      mine.push_back(place.slot ? place.slot.data() : nullptr);  // null: behind the window
+    }
     rows.push_back({sequence->row, sequence->rows, sequence->start, mine});
   }
   backend_.ops().kv_append({options_.shape, k, v, rows}, backend_.context());
-  backend_.ops().paged_attention(
-      {.out = out, .q = q, .shape = options_.shape, .sequences = rows, .heads = options_.heads, .scale = scale_},
-      backend_.context());
+  const AttentionSpec& attention = options_.attention[Value(layer)];
+  backend_.ops().paged_attention({.out = out,
+                                  .q = q,
+                                  .shape = options_.shape,
+                                  .sequences = rows,
+                                  .heads = options_.heads,
+                                  .scale = attention.scale,
+                                  .window = attention.window,
+                                  .soft_cap = attention.soft_cap},
+                                 backend_.context());
   for (Running* sequence : *ready) {
     if (sequence->kv->residency.ModeOf(layer) != LayerMode::kStream) continue;
     for (BlockPlace& place : sequence->kv->Layer(layer)) {
@@ -328,8 +338,8 @@ void LayerWindow::Attend(LayerId layer, const Tensor& q, const Tensor& k, const 
   for (Running& sequence : running_) {
     // Those that are ready hold slots which this one may need.
     const std::vector<BlockPlace>& places = sequence.kv->Layer(layer);
-    const auto wanted =
-        std::count_if(places.begin(), places.end(), [](const BlockPlace& place) { return !place.slot; });
+    const auto wanted = std::count_if(places.begin() + FirstSeen(sequence, layer), places.end(),
+                                      [](const BlockPlace& place) { return !place.slot; });
     if (wanted > arena_.slots() - arena_.used()) AttendReady(layer, q, k, v, out, &ready);
     if (!sequence.lost) StartReads(sequence, layer, /*may_wait=*/true);
     if (!sequence.lost) TakeSlots(sequence, layer);

@@ -10,6 +10,7 @@
 #include "kvstore/kv_arena.h"
 #include "kvstore/transfer_engine.h"
 #include "model/layer_kv.h"
+#include "model/model_spec.h"
 #include "model/shard_spec.h"
 #include "proto/plan/step_plan.h"
 #include "worker/sequence_kv.h"
@@ -28,6 +29,7 @@ class LayerWindow final : public LayerKv {
     ShardSpec shard;
     KvBlockShape shape;
     int32_t heads = 0;
+    std::vector<AttentionSpec> attention;  // [layers of the model]
     absl::Duration read_timeout;
     int32_t lookahead = 2;  // layers
     ChainSeed seed;         // of block hashes; salt comes with the sequence. Its strings outlive the window.
@@ -84,6 +86,8 @@ class LayerWindow final : public LayerKv {
   void OpenSequence(const PlanSequence& planned, int32_t row);
   void Forget(RequestId request);
   void GiveUpBlocks(RequestId request, SequenceKv& kv, LayerId layer, int32_t from);
+  // The first block that the step's rows see in the layer; earlier ones are behind its window.
+  int32_t FirstSeen(const Running& sequence, LayerId layer) const;
   void StartReads(Running& sequence, LayerId layer, bool may_wait);
   static bool Arriving(const Running& sequence, LayerId layer);
   void AwaitReads(Running& sequence, LayerId layer);
@@ -113,7 +117,6 @@ class LayerWindow final : public LayerKv {
   KvArena& arena_;
   TransferEngine& transfers_;
   Clock& clock_;
-  const float scale_;
 
   absl::flat_hash_map<RequestId, std::unique_ptr<SequenceKv>> sequences_;
   std::vector<Running> running_;

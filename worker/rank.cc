@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/status_macros.h"
@@ -27,6 +28,13 @@ absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const Config& con
   return tiers;
 }
 
+absl::StatusOr<DType> KvDType(absl::string_view name) {
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
+    if (absl::AsciiStrToLower(TraitsOf(dtype).name) == name) return dtype;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("kv.dtype='", name, "' is unknown; known: f32, f16, bf16, i8"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_t incarnation, Clock& clock,
@@ -34,9 +42,8 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
                                                    absl::FunctionRef<void(int64_t, int64_t)> progress,
                                                    MakeBackend make_backend) {
   std::unique_ptr<Rank> rank(new Rank);
-  ASSIGN_OR_RETURN(rank->file_, GgufFile::Open(config.model.path));
-  ASSIGN_OR_RETURN(rank->spec_, ReadModelSpec(*rank->file_));
-  const ModelSpec& spec = rank->spec_;
+  ASSIGN_OR_RETURN(rank->checkpoint_, Checkpoint::Open(config.model.path));
+  const ModelSpec& spec = rank->spec();
   if (config.cluster.stages > spec.layers) {
     return absl::InvalidArgumentError(
         absl::StrCat("cluster.stages=", config.cluster.stages, " exceeds the model's ", spec.layers, " layers"));
@@ -48,7 +55,8 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   ASSIGN_OR_RETURN(rank->backend_, make_backend == nullptr ? CreateBackend("cpu", options) : make_backend(options));
   Backend& backend = *rank->backend_;
 
-  const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim};
+  ASSIGN_OR_RETURN(const DType kv_dtype, KvDType(config.kv.dtype));
+  const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim, kv_dtype};
   ASSIGN_OR_RETURN(rank->arena_, KvArena::Create(backend, config.kv.device_bytes.value, shape.bytes()));
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KvTier>> tiers, MakeTiers(config, transport));
   int64_t tier_bytes = 0;
@@ -63,16 +71,18 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
 
   const int32_t max_tokens = static_cast<int32_t>(config.sched.step_tokens);
   ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,
-                   MakeArch({rank->file_.get(), &spec, shard, &backend, max_tokens, progress}));
+                   MakeArch({rank->checkpoint_.get(), &spec, shard, &backend, max_tokens, progress}));
   LayerWindow::Options window_options;
   window_options.shard = shard;
   window_options.shape = shape;
   window_options.heads = spec.heads;
   window_options.read_timeout = config.kv.read_timeout;
-  window_options.seed = {.model_digest = rank->spec_.digest,
+  for (const LayerSpec& layer : spec.layer) window_options.attention.push_back(layer.attention);
+  window_options.seed = {.model_digest = spec.digest,
                          .block_tokens = shape.block_tokens,
                          .kv_heads = shape.kv_heads,
-                         .head_dim = shape.head_dim};
+                         .head_dim = shape.head_dim,
+                         .dtype = TraitsOf(shape.dtype).name};
   auto window = std::make_unique<LayerWindow>(window_options, backend, *rank->arena_, *rank->transfers_, clock);
   ModelRunner::Options runner_options;
   runner_options.shard = shard;

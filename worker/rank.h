@@ -13,8 +13,7 @@
 #include "kernels/backend.h"
 #include "kvstore/kv_arena.h"
 #include "kvstore/transfer_engine.h"
-#include "model/model_spec.h"
-#include "model/text/gguf.h"
+#include "model/checkpoint.h"
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
 #include "worker/model_runner.h"
@@ -32,7 +31,7 @@ class Rank {
                                                       absl::FunctionRef<void(int64_t, int64_t)> progress,
                                                       MakeBackend make_backend = nullptr);
   const RankInfo& info() const { return info_; }
-  const ModelSpec& spec() const { return spec_; }
+  const ModelSpec& spec() const { return checkpoint_->spec(); }
   ModelRunner& runner() { return *runner_; }
   ActivationChannel* activations() { return activations_.get(); }
   TransferEngine& transfers() { return *transfers_; }
@@ -42,8 +41,7 @@ class Rank {
  private:
   Rank() = default;
   RankInfo info_;
-  ModelSpec spec_;
-  std::unique_ptr<GgufFile> file_;
+  std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<KvArena> arena_;
   std::unique_ptr<TransferEngine> transfers_;

@@ -4,8 +4,10 @@
 #include "kernels/embedding/embedding.h"
 #include "kernels/kv_append/kv_append.h"
 #include "kernels/linear/linear.h"
+#include "kernels/moe/moe.h"
 #include "kernels/op_context.h"
 #include "kernels/paged_attention/paged_attention.h"
+#include "kernels/residual_add/residual_add.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
@@ -20,9 +22,18 @@ void GatedLinear(const GatedLinearArgs& args, OpContext on);
 void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 void Sample(const SampleArgs& args, OpContext on);
+void ResidualAdd(const ResidualAddArgs& args, OpContext on);
+void MoeRoute(const MoeRouteArgs& args, OpContext on);
+void MoeFfn(const MoeFfnArgs& args, OpContext on);
 int64_t WeightBytes(DType dtype, int64_t rows, int64_t k);
 void PackWeight(const Tensor& rows, std::byte* out, OpContext on);
 }  // namespace interlace::reference
+
+namespace interlace {
+// moe_ffn of a table with these linear ops.
+void GroupedMoeFfn(const MoeFfnArgs& args, OpContext on, void (*gated_linear)(const GatedLinearArgs&, OpContext),
+                   void (*linear)(const LinearArgs&, OpContext));
+}  // namespace interlace
 
 // Requires a CPU with AVX2, FMA and F16C.
 namespace interlace::avx2 {

@@ -8,5 +8,14 @@
 namespace interlace {
 
 absl::StatusOr<std::unique_ptr<ModelArch>> MakeLlama(const ArchInput& input);
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeQwen2(const ArchInput& input);
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeQwen3(const ArchInput& input);
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeGemma3(const ArchInput& input);
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeMixtral(const ArchInput& input);
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeQwen2Moe(const ArchInput& input);
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeQwen3Moe(const ArchInput& input);
+
+// ModelSpec::architecture of a name as GGUF or config.json has it; Unimplemented lists the known ones.
+absl::StatusOr<absl::string_view> FindArch(absl::string_view name);
 
 }  // namespace interlace

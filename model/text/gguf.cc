@@ -1,21 +1,14 @@
 #include "model/text/gguf.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <xxhash.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "common/check.h"
 #include "common/status_macros.h"
+#include "model/text/file_mapping.h"
 #include "model/text/gguf_values.h"
+#include "model/text/sampled_digest.h"
 
 namespace interlace {
 namespace {
@@ -109,27 +102,10 @@ absl::Status PlaceTensors(std::vector<Entry>& entries, absl::Span<const std::byt
   return absl::OkStatus();
 }
 
-// Header, file size, and some bytes from the start, the middle and the end of each tensor: models that differ only in
-// their weights must differ here too, and a whole file may take minutes to read.
 std::string DigestOf(absl::Span<const std::byte> header, size_t file_bytes, const std::vector<Entry>& entries) {
-  constexpr size_t kSample = 512;
-  XXH3_state_t* state = XXH3_createState();
-  CHECK(state != nullptr);
-  XXH3_128bits_reset_withSeed(state, file_bytes);
-  XXH3_128bits_update(state, header.data(), header.size());
-  for (const Entry& entry : entries) {
-    const absl::Span<const std::byte> data = entry.tensor.data;
-    if (data.size() <= 3 * kSample) {
-      XXH3_128bits_update(state, data.data(), data.size());
-      continue;
-    }
-    for (size_t at : {size_t{0}, (data.size() - kSample) / 2, data.size() - kSample}) {
-      XXH3_128bits_update(state, data.data() + at, kSample);
-    }
-  }
-  const XXH128_hash_t hash = XXH3_128bits_digest(state);
-  XXH3_freeState(state);
-  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+  std::vector<absl::Span<const std::byte>> parts;
+  for (const Entry& entry : entries) parts.push_back(entry.tensor.data);
+  return SampledDigest(header, file_bytes, parts);
 }
 
 }  // namespace
@@ -139,12 +115,7 @@ struct GgufFile::Contents {
   std::string digest;
   std::map<std::string, GgufValue, std::less<>> metadata;
   std::map<std::string, GgufTensor, std::less<>> tensors;
-  void* mapping = nullptr;
-  size_t mapping_bytes = 0;
-
-  ~Contents() {
-    if (mapping != nullptr) munmap(mapping, mapping_bytes);
-  }
+  std::unique_ptr<FileMapping> mapping;  // null when the bytes are someone else's
 
   absl::Status ReadMetadata(GgufCursor& cursor, uint64_t count) {
     for (uint64_t i = 0; i < count; ++i) {
@@ -219,24 +190,14 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Parse(absl::Span<const std::
 }
 
 absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file < 0) return absl::ErrnoToStatus(errno, absl::StrCat("model file ", path, " cannot be opened"));
-  struct stat facts {};
-  const bool sized = fstat(file, &facts) == 0 && S_ISREG(facts.st_mode) && facts.st_size > 0;
-  void* mapping =
-      sized ? mmap(nullptr, static_cast<size_t>(facts.st_size), PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
-  close(file);
-  if (mapping == MAP_FAILED) return absl::InvalidArgumentError(absl::StrCat(path, ": not a file that can be mapped"));
-  const size_t bytes = static_cast<size_t>(facts.st_size);
-  absl::StatusOr<std::unique_ptr<GgufFile>> parsed =
-      Parse(absl::MakeSpan(static_cast<const std::byte*>(mapping), bytes), path);
-  if (!parsed.ok()) {
-    munmap(mapping, bytes);
-    return parsed.status();
-  }
-  (*parsed)->contents_->mapping = mapping;
-  (*parsed)->contents_->mapping_bytes = bytes;
-  return parsed;
+  ASSIGN_OR_RETURN(std::unique_ptr<FileMapping> mapping, FileMapping::Open(path));
+  ASSIGN_OR_RETURN(std::unique_ptr<GgufFile> file, Parse(mapping->bytes(), path));
+  file->contents_->mapping = std::move(mapping);
+  return file;
+}
+
+void GgufFile::Drop(absl::Span<const std::byte> part) const {
+  if (contents_->mapping != nullptr) contents_->mapping->Drop(part);
 }
 
 absl::StatusOr<std::string> GgufFile::Text(absl::string_view key) const {

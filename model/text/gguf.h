@@ -15,7 +15,19 @@
 namespace interlace {
 
 // Element types by their number in the file; only those the engine computes with have names.
-enum class GgufType : uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8, kBF16 = 30 };
+enum class GgufType : uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kBF16 = 30,
+};
 
 struct GgufTensor {
   std::string name;
@@ -48,6 +60,8 @@ class GgufFile {
   absl::StatusOr<const GgufTensor*> Tensor(absl::string_view name) const;  // NotFound names the tensor
   const std::map<std::string, GgufTensor, std::less<>>& tensors() const;
   const std::string& name() const;
+  // The pages wholly inside `part`, of a tensor's data, leave resident memory until they are read again.
+  void Drop(absl::Span<const std::byte> part) const;
   // XXH3-128 over the header (metadata and tensor table), the file size and samples of each tensor, as 32 hex digits:
   // tells two models apart.
   const std::string& digest() const;

@@ -63,8 +63,10 @@ inline std::vector<std::pair<int, std::vector<int32_t>>> NextStep(const Prompts&
   return parts;
 }
 
-inline ExactResult RunExact(const GgufFile& file, const Prompts& prompts, const ExactShape& shape, int32_t logit_stride,
-                            Random& random) {
+// Source: GgufFile or Checkpoint.
+template <typename Source>
+ExactResult RunExact(const Source& file, const Prompts& prompts, const ExactShape& shape, int32_t logit_stride,
+                     Random& random) {
   auto engine = PlainEngine::Make(file, shape.options);
   EXPECT_TRUE(engine.ok()) << engine.status();
   if (!engine.ok()) return {};

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <map>
 #include <memory>
@@ -28,12 +27,13 @@ struct PlainRows {
 class PlainKv final : public LayerKv {
  public:
   PlainKv(Backend& backend, const ModelSpec& spec, int32_t block_tokens)
-      : backend_(backend), shape_{block_tokens, spec.kv_heads, spec.head_dim}, heads_(spec.heads) {}
+      : backend_(backend), spec_(spec), shape_{block_tokens, spec.kv_heads, spec.head_dim} {}
 
   void Begin(const std::vector<PlainRows>* step) { step_ = step; }
 
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
     int64_t row = 0;
+    const AttentionSpec& attention = spec_.layer[Value(layer)].attention;
     for (const PlainRows& rows : *step_) {
       const auto count = static_cast<int64_t>(rows.tokens.size());
       std::vector<std::byte*>& blocks = blocks_[{rows.sequence, Value(layer)}];
@@ -44,8 +44,10 @@ class PlainKv final : public LayerKv {
                                       .q = q,
                                       .shape = shape_,
                                       .sequences = {&sequence, 1},
-                                      .heads = heads_,
-                                      .scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim))},
+                                      .heads = spec_.heads,
+                                      .scale = attention.scale,
+                                      .window = attention.window,
+                                      .soft_cap = attention.soft_cap},
                                      backend_.context());
       row += count;
     }
@@ -68,8 +70,8 @@ class PlainKv final : public LayerKv {
   }
 
   Backend& backend_;
+  const ModelSpec& spec_;
   const KvBlockShape shape_;
-  const int32_t heads_;
   const std::vector<PlainRows>* step_ = nullptr;
   std::map<std::pair<int, int32_t>, std::vector<std::byte*>> blocks_;  // by (sequence, layer)
   std::vector<std::unique_ptr<DeviceBuffer>> slabs_;
@@ -89,14 +91,21 @@ struct PlainOptions {
 class PlainEngine {
  public:
   static absl::StatusOr<std::unique_ptr<PlainEngine>> Make(const GgufFile& file, const PlainOptions& options) {
-    ASSIGN_OR_RETURN(ModelSpec spec, ReadModelSpec(file));
+    ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Of(file));
+    ASSIGN_OR_RETURN(std::unique_ptr<PlainEngine> engine, Make(*checkpoint, options));
+    engine->owned_ = std::move(checkpoint);
+    return engine;
+  }
+  // `checkpoint` outlives the engine.
+  static absl::StatusOr<std::unique_ptr<PlainEngine>> Make(const Checkpoint& checkpoint, const PlainOptions& options) {
+    ModelSpec spec = checkpoint.spec();
     const BackendOptions wanted{options.ops, options.threads};
     ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
                      options.make_backend == nullptr ? CreateBackend("cpu", wanted) : options.make_backend(wanted));
     auto engine = std::unique_ptr<PlainEngine>(new PlainEngine(std::move(spec), std::move(backend), options));
     for (int32_t s = 0; s < options.stages; ++s) {
       engine->shards_.push_back(MakeShard(engine->spec_.layers, s, options.stages));
-      ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> stage, MakeArch({.file = &file,
+      ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> stage, MakeArch({.checkpoint = &checkpoint,
                                                                    .spec = &engine->spec_,
                                                                    .shard = engine->shards_.back(),
                                                                    .backend = engine->backend_.get(),
@@ -155,6 +164,7 @@ class PlainEngine {
   PlainEngine(ModelSpec spec, std::unique_ptr<Backend> backend, const PlainOptions& options)
       : spec_(std::move(spec)), backend_(std::move(backend)), kv_(*backend_, spec_, options.block_tokens) {}
 
+  std::unique_ptr<Checkpoint> owned_;
   const ModelSpec spec_;
   const std::unique_ptr<Backend> backend_;
   PlainKv kv_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -59,6 +60,8 @@ inline std::string Quantise(GgufType type, const std::vector<float>& values) {
     case GgufType::kQ4_1:
       for (size_t i = 0; i < values.size(); i += 32) AppendBlock(out, type, &values[i]);
       break;
+    default:
+      std::abort();  // no quantiser here
   }
   return out;
 }

@@ -45,6 +45,7 @@ struct World {
     options.shard = kShard;
     options.shape = kShape;
     options.heads = kHeads;
+    options.attention.assign(kShard.layer_end, {.scale = 1 / std::sqrt(8.0f)});
     options.read_timeout = absl::Seconds(20);
     options.seed = {.model_digest = "digest", .block_tokens = 8, .kv_heads = 1, .head_dim = 8};
     window = std::make_unique<LayerWindow>(options, *backend, *arena, *transfers, clock);

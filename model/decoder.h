@@ -1,0 +1,108 @@
+// Decoder: the parts that decoder-only transformers share; an architecture's file puts them together.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/moe/moe.h"
+#include "model/model_arch.h"
+#include "model/weights.h"
+
+namespace interlace {
+
+struct AttentionWeights {
+  LinearWeight q;                                                       // [heads * head_dim, width]
+  LinearWeight k, v;                                                    // [kv_heads * head_dim, width]
+  LinearWeight output;                                                  // [width, heads * head_dim]
+  const float *q_bias = nullptr, *k_bias = nullptr, *v_bias = nullptr;  // null: none
+  Tensor q_norm, k_norm;                                                // [1, head_dim], of each head; no data: none
+};
+struct FfnWeights {
+  LinearWeight gate, up;  // [feed_forward, width]
+  LinearWeight down;      // [width, feed_forward]
+};
+struct MoeWeights {
+  LinearWeight router;                // [experts, width]
+  LinearWeight shared_router;         // [1, width]; no data: no shared expert
+  std::vector<ExpertWeight> experts;  // the shared one last
+};
+
+// Owned by an architecture; thread: runner. First the Want calls and Load, once; then the others, of which each runs on
+// all rows of x. With several tensor-parallel ranks outputs are this rank's part of a sum, and logits its part of the
+// vocabulary.
+// The trap: `Normed` and `branch` are the decoder's scratch, good until the next call that fills them.
+class Decoder {
+ public:
+  // InvalidArgument: the model cannot be split so (SplitTensors).
+  static absl::StatusOr<std::unique_ptr<Decoder>> Create(const ArchInput& input);
+
+  const ModelSpec& spec() const { return spec_; }
+  const ShardSpec& shard() const { return shard_; }
+  const TensorSplit& split() const { return split_; }
+
+  // What a layer is made of; filled by Load.
+  enum class Bias { kNone, kQkv };
+  enum class HeadNorms { kNone, kQk };
+  void WantAttention(int32_t layer, Bias bias, HeadNorms head_norms, AttentionWeights* w);
+  void WantNorm(int32_t layer, const std::string& name, Tensor* norm);  // [1, width]
+  void WantFfn(int32_t layer, FfnWeights* w);
+  void WantExperts(int32_t layer, MoeWeights* w);
+  // Those, and the embedding, the final norm and the head that the rank needs.
+  absl::Status Load(absl::FunctionRef<void(int64_t, int64_t)> progress);
+
+  void Embed(const StepInput& in, const Tensor& x);
+  // rms_norm(x), in scratch.
+  Tensor Normed(const Tensor& x, const Tensor& weight);
+  // y = rms_norm(y), in place.
+  void Norm(const Tensor& y, const Tensor& weight);
+  // y = or += attention of h, projections and positions included.
+  void Attention(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv, const Tensor& h,
+                 const Tensor& y, bool accumulate);
+  // y = or += down(act(gate h) * up h).
+  void Ffn(const FfnWeights& w, GateKind kind, const Tensor& h, const Tensor& y, bool accumulate);
+  // y += the routed experts of h.
+  void Experts(const MoeWeights& w, const Tensor& h, const Tensor& y);
+  // x += y.
+  void Add(const Tensor& x, const Tensor& y);
+  // Scratch of `rows` rows of width.
+  Tensor branch(int64_t rows) const { return branch_.Rows(0, rows); }
+  void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits);
+
+ private:
+  Decoder(const ArchInput& input, const TensorSplit& split);
+  std::string NameOf(int32_t layer, absl::string_view part) const;
+  void WantEnds();
+  void WantGated(int32_t layer, const std::string& suffix, int64_t feed_forward, ShardRange rows, LinearWeight* gate,
+                 LinearWeight* up, LinearWeight* down);
+  absl::Status AllocateScratch();
+
+  const ModelSpec spec_;
+  const ShardSpec shard_;
+  const TensorSplit split_;
+  Backend& backend_;
+  const int32_t max_tokens_;
+  WeightLoader loader_;
+  LinearWeight embedding_;  // [vocab, width]; first stage, and last if tied
+  LinearWeight head_;       // last stage
+  Tensor output_norm_;      // last stage
+  std::unique_ptr<DeviceBuffer> weights_, scratch_;
+  // [max_tokens, ...]
+  Tensor normed_, q_, k_, v_, attended_, gated_, branch_, router_logits_, shared_logits_, slot_weights_;
+  std::vector<int32_t> slot_experts_;               // [max_tokens, slots]
+  Tensor moe_gathered_, moe_gated_, moe_products_;  // [max_tokens * slots, ...]
+};
+
+// Makes an architecture whose constructor takes a Decoder and whose Load asks for its weights.
+template <typename Arch>
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeDecoderArch(const ArchInput& input) {
+  absl::StatusOr<std::unique_ptr<Decoder>> decoder = Decoder::Create(input);
+  if (!decoder.ok()) return decoder.status();
+  auto arch = std::make_unique<Arch>(*std::move(decoder));
+  const absl::Status loaded = arch->Load(input.progress);
+  if (!loaded.ok()) return loaded;
+  return arch;
+}
+
+}  // namespace interlace
