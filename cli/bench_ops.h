@@ -21,8 +21,11 @@ enum class OpKind : uint8_t {
   kKvAppend,
   kPagedAttention,
   kSample,
+  kResidualAdd,
+  kMoeRoute,
+  kMoeFfn,
 };
-inline constexpr int kOpKinds = 8;
+inline constexpr int kOpKinds = 11;
 absl::string_view OpKindName(OpKind kind);
 
 struct OpCall {

@@ -58,7 +58,7 @@ TEST(LlamaTest, AgreesWithTheEquationsInDoublePrecision) {
     for (absl::string_view ops : OpTableNames()) {
       if (!FindOpTable(ops).ok()) continue;  // this CPU lacks the instructions
       // The vector tables quantise what quantised weights are multiplied with (kernels/linear/linear.h).
-      const double tolerance = quantised && ops != "reference" ? 0.05 : 1e-4;
+      const double tolerance = quantised && ops != "reference" ? 0.1 : 1e-4;
       auto engine = PlainEngine::Make(**file, {.ops = ops});
       ASSERT_OK(engine);
       (*engine)->Step({{0, tokens}});
