@@ -6,7 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
-#include "model/text/gguf.h"
+#include "model/checkpoint.h"
 
 namespace interlace {
 namespace {
@@ -20,21 +20,22 @@ int32_t TokenOf(uint64_t sequence, int32_t position, int32_t vocab) {
   return first + static_cast<int32_t>((mixed >> 33) % static_cast<uint64_t>(vocab - first));
 }
 
-bool IsFloat(GgufType type) { return type == GgufType::kF32 || type == GgufType::kF16 || type == GgufType::kBF16; }
-
-ModelWork WorkOf(const GgufFile& file, const ModelSpec& spec) {
+// Of one token: of a layer's experts those that run.
+ModelWork WorkOf(const Checkpoint& checkpoint) {
+  const ModelSpec& spec = checkpoint.spec();
   ModelWork work;
-  for (const auto& [name, tensor] : file.tensors()) {
-    double elements = 1;
-    for (const int64_t dim : tensor.dims) elements *= static_cast<double>(dim);
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
     const bool head = name == (spec.tied_head ? "token_embd.weight" : "output.weight");
     const bool in_layer = absl::StartsWith(name, "blk.");
     if (!head && !in_layer) continue;
-    (head ? work.head_bytes : work.layer_bytes) += static_cast<double>(tensor.data.size());
-    if (tensor.dims.size() < 2) continue;  // norms
-    double& ops = head ? (IsFloat(tensor.type) ? work.head_float : work.head_int8)
-                       : (IsFloat(tensor.type) ? work.layer_float : work.layer_int8);
-    ops += 2 * elements;
+    const bool expert = std::count(name.begin(), name.end(), '.') == 4;  // blk.7.ffn_gate.3.weight
+    const double share = expert ? static_cast<double>(spec.experts.top_k) / spec.experts.count : 1;
+    (head ? work.head_bytes : work.layer_bytes) += share * static_cast<double>(tensor.data.size());
+    if (tensor.rows == 1) continue;  // norms
+    const bool is_float = tensor.dtype.has_value() && TraitsOf(*tensor.dtype).block_elements == 1;
+    double& ops =
+        head ? (is_float ? work.head_float : work.head_int8) : (is_float ? work.layer_float : work.layer_int8);
+    ops += 2 * share * static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
   }
   work.attention = 4.0 * spec.heads * spec.head_dim * spec.layers;
   return work;
@@ -47,8 +48,8 @@ absl::StatusOr<std::unique_ptr<BenchEngine>> BenchEngine::Create(const Options& 
                                                                  absl::FunctionRef<void(int64_t, int64_t)> progress) {
   Options fitted = options;
   Config& config = fitted.config;
-  ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(config.model.path));
-  ASSIGN_OR_RETURN(const ModelSpec spec, ReadModelSpec(*file));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(config.model.path));
+  const ModelSpec& spec = checkpoint->spec();
   // Slots for every block of every layer, in the widest type that a block can have.
   const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim};
   const int64_t blocks = options.kv_tokens / shape.block_tokens + 2 * int64_t{options.sequences};
@@ -58,7 +59,7 @@ absl::StatusOr<std::unique_ptr<BenchEngine>> BenchEngine::Create(const Options& 
   config.sched.max_running = std::max(config.sched.max_running, int64_t{options.sequences});
   std::unique_ptr<BenchEngine> engine(new BenchEngine(fitted, clock));
   ASSIGN_OR_RETURN(engine->rank_, Rank::Create(config, 1, clock, faults, nullptr, progress, &TappedBackend::Make));
-  engine->work_ = WorkOf(*file, spec);
+  engine->work_ = WorkOf(*checkpoint);
   engine->work_.kv_bytes =
       static_cast<double>(engine->rank_->info().slot_bytes) * spec.layers / engine->rank_->info().block_tokens;
   return engine;

@@ -24,6 +24,7 @@
 #include "coordinator/replica_loop.h"
 #include "model/text/chat_template.h"
 #include "model/text/gguf.h"
+#include "model/text/model_facts.h"
 #include "model/text/tokenizer.h"
 
 namespace interlace {
@@ -43,7 +44,7 @@ struct ModelText {
 };
 
 absl::StatusOr<ModelText> LoadModelText(const Config& config) {
-  if (config.model.path.empty()) return absl::InvalidArgumentError("model.path is empty: --set model.path=FILE.gguf");
+  if (config.model.path.empty()) return absl::InvalidArgumentError("model.path is empty: --set model.path=FILE.gguf or a model folder");
   ModelText model;
   ASSIGN_OR_RETURN(model.file, GgufFile::Open(config.model.path));
   ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(*model.file));
@@ -53,15 +54,9 @@ absl::StatusOr<ModelText> LoadModelText(const Config& config) {
   } else {
     LOG(WARNING) << "chat is off: completions alone are served" << chat_template.status();
   }
-  ASSIGN_OR_RETURN(const std::string architecture, model.file->Text("general.architecture"));
-  ASSIGN_OR_RETURN(const int64_t context, model.file->Integer(architecture + ".context_length"));
-  ASSIGN_OR_RETURN(const int64_t layers, model.file->Integer(architecture + ".block_count"));
-  if (context < 2 || context > std::numeric_limits<int32_t>::max()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(config.model.path, ": ", architecture, ".context_length ", context, " is out of range"));
-  }
-  model.context = static_cast<int32_t>(context);
-  model.layers = static_cast<int32_t>(layers);
+  ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config.model.path));
+  model.context = facts.context;
+  model.layers = facts.layers;
   model.name = config.model.name.empty() ? std::filesystem::path(config.model.path).stem().string() : config.model.name;
   return model;
 }

@@ -27,7 +27,7 @@ constexpr OpTable kReference = {
     .pack_weight = &reference::PackWeight,
 };
 
-// residual_add, moe_route and sample are the reference's: copies and searches, where vectors gain next to nothing.
+// residual_add, moe_route and sample are the reference's: an addition and searches, where vectors gain next to nothing.
 constexpr OpTable kAvx2 = {
     .name = "avx2",
     .embedding = &strips::Embedding,
@@ -50,7 +50,7 @@ constexpr OpTable kAvx512 = {
     .name = "avx512",
     .embedding = &strips::Embedding,
     .rms_norm = &avx512::RmsNorm,
-    .rope = &avx512::Rope,
+    .rope = &avx2::Rope,
     .linear = &avx512::Linear,
     .gated_linear = &avx512::GatedLinear,
     .kv_append = &avx2::KvAppend,

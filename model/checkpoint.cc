@@ -17,6 +17,8 @@
 namespace interlace {
 namespace {
 
+constexpr int64_t kMostExperts = 4096;
+
 std::optional<DType> DTypeOf(GgufType type) {
   switch (type) {
     case GgufType::kF32:
@@ -106,7 +108,7 @@ absl::Status Checkpoint::ReadGguf(const GgufFile& file) {
                             from.dims.size() > 1 ? from.dims[1] : 1, from.dims[0], from.data};
     absl::string_view stem = name;
     // The experts of a layer in one tensor: cut apart.
-    if (from.dims.size() == 3 && absl::ConsumeSuffix(&stem, "_exps.weight")) {
+    if (from.dims.size() == 3 && from.dims[2] <= kMostExperts && absl::ConsumeSuffix(&stem, "_exps.weight")) {
       const size_t bytes = from.data.size() / static_cast<size_t>(from.dims[2]);
       for (int64_t e = 0; e < from.dims[2]; ++e) {
         tensor.data = from.data.subspan(static_cast<size_t>(e) * bytes, bytes);

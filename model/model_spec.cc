@@ -9,7 +9,7 @@ absl::Status CheckModelSpec(const ModelSpec& spec, const std::string& file) {
   if (spec.heads % spec.kv_heads != 0) {
     return invalid("head_count=", spec.heads, " is no multiple of head_count_kv=", spec.kv_heads);
   }
-  if (spec.head_dim % 8 != 0) {
+  if (spec.head_dim < 8 || spec.head_dim % 8 != 0) {
     return absl::UnimplementedError(
         absl::StrCat(file, ": heads of ", spec.head_dim, " elements; a multiple of 8 is built in"));
   }

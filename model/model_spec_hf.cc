@@ -111,6 +111,10 @@ absl::StatusOr<RopeSpec> ReadRope(const Values& values, const std::string& group
                                                      {"beta_slow", &scaling.beta_slow},
                                                      {"attention_factor", &scaling.magnitude}};
   for (const auto& [name, number] : numbers) RETURN_IF_ERROR(values.RealIfAny(key(name), 0, number));
+  if (!(scaling.high_frequency_factor > scaling.low_frequency_factor)) {
+    return absl::InvalidArgumentError(absl::StrCat(values.config().name(), ": ", key("high_freq_factor"), "=",
+                                                   scaling.high_frequency_factor, " is not above low_freq_factor"));
+  }
   for (const char* name : {"mscale", "mscale_all_dim", "truncate"}) {
     if (values.Has(key(name))) return values.Refuse(key(name), "is not built in");
   }

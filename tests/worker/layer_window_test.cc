@@ -24,6 +24,15 @@ constexpr ShardSpec kShard{1, 3, 2, 6};
 constexpr int32_t kLongest = 60;  // tokens of a request
 constexpr int32_t kRequests = 4;
 
+// Layers with a window, shorter and longer than a block, and without one; one with a soft cap.
+AttentionSpec AttentionOf(LayerId layer) {
+  constexpr int32_t kWindows[] = {0, 11, 3, 0, 20, 8, 0, 1};
+  const int32_t window = kWindows[Value(layer)];
+  return {.scale = 1.0f / std::sqrt(static_cast<float>(kShape.head_dim)),
+          .window = window,
+          .soft_cap = window == 20 ? 2.0f : 0.0f};
+}
+
 struct WorldOptions {
   int32_t slots = 1000;
   int32_t stored = 100000;  // blocks that the host tier holds
@@ -45,7 +54,7 @@ struct World {
     options.shard = kShard;
     options.shape = kShape;
     options.heads = kHeads;
-    options.attention.assign(kShard.layer_end, {.scale = 1 / std::sqrt(8.0f)});
+    for (int32_t l = 0; l < kModelLayers; ++l) options.attention.push_back(AttentionOf(LayerId{l}));
     options.read_timeout = absl::Seconds(20);
     options.seed = {.model_digest = "digest", .block_tokens = 8, .kv_heads = 1, .head_dim = 8};
     window = std::make_unique<LayerWindow>(options, *backend, *arena, *transfers, clock);
@@ -253,8 +262,9 @@ class History {
     const OpTable& ops = world_.backend->ops();
     const SequenceRows rows{0, q.rows, start, to};
     ops.kv_append({kShape, k, v, {&rows, 1}}, world_.backend->context());
-    const float scale = 1.0f / std::sqrt(static_cast<float>(kShape.head_dim));
-    ops.paged_attention({out, q, nullptr, kShape, {&rows, 1}, kHeads, scale}, world_.backend->context());
+    const AttentionSpec a = AttentionOf(layer);
+    ops.paged_attention({out, q, nullptr, kShape, {&rows, 1}, kHeads, a.scale, a.window, a.soft_cap},
+                        world_.backend->context());
   }
 
   void Settle(const Planned& planned, bool lost, bool marked, const StepResult& result) {
