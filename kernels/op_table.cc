@@ -24,7 +24,6 @@ constexpr OpTable kReference = {
     .pack_weight = &reference::PackWeight,
 };
 
-// sample is the reference's: a search, where vectors gain next to nothing.
 constexpr OpTable kAvx2 = {
     .name = "avx2",
     .embedding = &strips::Embedding,
@@ -34,7 +33,7 @@ constexpr OpTable kAvx2 = {
     .gated_linear = &avx2::GatedLinear,
     .kv_append = &avx2::KvAppend,
     .paged_attention = &avx2::PagedAttention,
-    .sample = &reference::Sample,
+    .sample = &avx2::Sample,
     .weight_bytes = &strips::WeightBytes,
     .pack_weight = &strips::PackWeight,
 };
@@ -49,7 +48,7 @@ constexpr OpTable kAvx512 = {
     .gated_linear = &avx512::GatedLinear,
     .kv_append = &avx2::KvAppend,
     .paged_attention = &avx512::PagedAttention,
-    .sample = &reference::Sample,
+    .sample = &avx2::Sample,
     .weight_bytes = &strips::WeightBytes,
     .pack_weight = &strips::PackWeight,
 };

@@ -26,6 +26,10 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     cancelled_.push_back(id);
   }
+  void Stop(RequestId id) override {
+    absl::MutexLock lock(&mutex_);
+    stopped_.push_back(id);
+  }
   absl::StatusOr<Explanation> Explain(absl::string_view name) override {
     absl::MutexLock lock(&mutex_);
     const auto found = explanations_.find(std::string(name));
@@ -65,6 +69,10 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     return IsCancelled(id);
   }
+  bool stopped(RequestId id) {
+    absl::MutexLock lock(&mutex_);
+    return std::find(stopped_.begin(), stopped_.end(), id) != stopped_.end();
+  }
   size_t submitted() {
     absl::MutexLock lock(&mutex_);
     return requests_.size();
@@ -79,6 +87,7 @@ class FakeEngine final : public Engine {
   absl::Status refusal_;
   std::vector<Request> requests_;
   std::vector<RequestId> cancelled_;
+  std::vector<RequestId> stopped_;
   std::map<std::string, Explanation> explanations_;
   EngineLoad load_{.ranks_ready = 2, .ranks = 2};
 };

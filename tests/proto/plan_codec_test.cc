@@ -41,6 +41,20 @@ LayerResidencyPlan Residency(Entropy& e) {
   return {layers, Draw(e, 0, layers)};
 }
 
+Sampling RandomSampling(Entropy& e) {
+  const auto share = [&] { return static_cast<float>(Draw(e, 1, 100)) / 100; };
+  Sampling s{static_cast<float>(Draw(e, 0, 100)) / 7, Count(e), share(), e.Next(), share(), share()};
+  s.repetition_penalty = share();
+  s.presence_penalty = 1 - 4 * share();
+  s.frequency_penalty = 1 - 4 * share();
+  s.logprobs = Draw(e, -1, kMostLogprobs);
+  s.min_tokens = Count(e);
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.end_tokens.push_back(static_cast<int32_t>(e.Next()));
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.logit_bias.push_back({static_cast<int32_t>(e.Next()), share()});
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.bad_words.emplace_back(Draw(e, 1, 4), static_cast<int32_t>(e.Next()));
+  return s;
+}
+
 StepPlan RandomPlan(Entropy& e) {
   StepPlan plan{.epoch = Epoch{e.Next()}, .id = PlanId{e.Next()}};
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
@@ -50,8 +64,7 @@ StepPlan RandomPlan(Entropy& e) {
     for (int32_t t = Draw(e, 1, 9); t > 0; --t) s.tokens.push_back(static_cast<int32_t>(e.Next()));
     s.sample = Draw(e, 0, 1) == 1;
     s.sample_index = Count(e);
-    s.sampling = {static_cast<float>(Draw(e, 0, 100)) / 7, Count(e), static_cast<float>(Draw(e, 0, 100)) / 100,
-                  e.Next()};
+    if (s.sample) s.sampling = RandomSampling(e);
     s.residency = Residency(e);
     s.salt = Text(e);
     plan.sequences.push_back(std::move(s));
@@ -67,8 +80,9 @@ StepResult RandomResult(Entropy& e) {
   const auto code = static_cast<absl::StatusCode>(Draw(e, 0, 16));
   result.status = absl::Status(code, code == absl::StatusCode::kOk ? "" : Text(e));
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
-    result.sampled.push_back(
-        {RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), Count(e), static_cast<int32_t>(e.Next())});
+    SampledToken s{RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), Count(e), static_cast<int32_t>(e.Next()), {}};
+    for (int32_t k = Draw(e, 0, 4); k > 0; --k) s.scores.push_back({Count(e), static_cast<float>(-Draw(e, 0, 99)) / 8});
+    result.sampled.push_back(std::move(s));
   }
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
     result.lost.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), LayerId{Count(e)}, Count(e),
