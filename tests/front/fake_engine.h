@@ -65,13 +65,18 @@ class FakeEngine final : public Engine {
     const auto there = [&] { return IsCancelled(id); };
     return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20));
   }
+  bool AwaitStop(RequestId id) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [&] { return IsStopped(id); };
+    return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20));
+  }
   bool cancelled(RequestId id) {
     absl::MutexLock lock(&mutex_);
     return IsCancelled(id);
   }
   bool stopped(RequestId id) {
     absl::MutexLock lock(&mutex_);
-    return std::find(stopped_.begin(), stopped_.end(), id) != stopped_.end();
+    return IsStopped(id);
   }
   size_t submitted() {
     absl::MutexLock lock(&mutex_);
@@ -79,6 +84,7 @@ class FakeEngine final : public Engine {
   }
 
  private:
+  bool IsStopped(RequestId id) const { return std::find(stopped_.begin(), stopped_.end(), id) != stopped_.end(); }
   bool IsCancelled(RequestId id) const {
     return std::find(cancelled_.begin(), cancelled_.end(), id) != cancelled_.end();
   }
