@@ -29,13 +29,16 @@ struct Candidate {
   double distance;  // from the entropy, for typical_p
 };
 // Larger logits first, then lower ids.
-bool Before(const Candidate& a, const Candidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
-}
-bool Nearer(const Candidate& a, const Candidate& b) {
-  return a.distance != b.distance ? a.distance < b.distance : Before(a, b);
-}
-using Order = bool (*)(const Candidate&, const Candidate&);
+struct Before {
+  bool operator()(const Candidate& a, const Candidate& b) const {
+    return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+  }
+};
+struct Nearer {
+  bool operator()(const Candidate& a, const Candidate& b) const {
+    return a.distance != b.distance ? a.distance < b.distance : Before()(a, b);
+  }
+};
 
 double SumOf(const std::vector<Candidate>& candidates, size_t begin, size_t end) {
   double sum = 0;
@@ -46,6 +49,7 @@ double SumOf(const std::vector<Candidate>& candidates, size_t begin, size_t end)
 // Puts the smallest set of first candidates whose weights reach `target` (sum >= target; `past`: sum > target) at the
 // front, its last one at its end, and returns its size: 1 at least, all if the sum never gets there. By halving, not by
 // sorting. Requires: not empty.
+template <typename Order>
 size_t Reach(std::vector<Candidate>& candidates, Order order, double target, bool past) {
   const auto there = [&](double sum) { return past ? sum > target : sum >= target; };
   const auto at = [&](size_t i) { return candidates.begin() + static_cast<ptrdiff_t>(i); };
@@ -191,7 +195,7 @@ class RowSampler {
   void KeepFirst(size_t count) {
     if (candidates_.size() <= count) return;
     const auto end = candidates_.begin() + static_cast<ptrdiff_t>(count);
-    std::nth_element(candidates_.begin(), end, candidates_.end(), &Before);
+    std::nth_element(candidates_.begin(), end, candidates_.end(), Before());
     candidates_.resize(count);
   }
 
@@ -199,7 +203,7 @@ class RowSampler {
     candidates_.clear();
     if (count > 0) Collect(ReachedBy(static_cast<size_t>(count)), kInf);
     KeepFirst(static_cast<size_t>(count));
-    std::sort(candidates_.begin(), candidates_.end(), &Before);
+    std::sort(candidates_.begin(), candidates_.end(), Before());
     std::vector<TokenLogprob> top;
     for (const Candidate& c : candidates_) top.push_back({c.token, Logprob(c.logit, largest_, log_total)});
     return top;
@@ -238,25 +242,27 @@ class RowSampler {
     return total;
   }
 
-  void KeepTypical(float typical_p) {
+  void KeepTypical(const SampleRow& row) {
     const double total = SumOf(candidates_, 0, candidates_.size());
-    double entropy = 0;
-    for (const Candidate& c : candidates_) {
-      const double p = c.weight / total;
-      entropy -= p * std::log(p);
+    // -log p is log(total) - x with x the exponent of the weight; so is the entropy its mean, and log(total) falls out.
+    double mean = 0;
+    for (Candidate& c : candidates_) {
+      c.distance = (double{c.logit} - largest_) / row.temperature;
+      mean += c.weight * c.distance;
     }
-    for (Candidate& c : candidates_) c.distance = std::abs(-std::log(c.weight / total) - entropy);
-    candidates_.resize(Reach(candidates_, &Nearer, typical_p * total, /*past=*/false));
+    mean /= total;
+    for (Candidate& c : candidates_) c.distance = std::abs(c.distance - mean);
+    candidates_.resize(Reach(candidates_, Nearer(), row.typical_p * total, /*past=*/false));
   }
 
   int32_t Draw(const SampleRow& row) {
     const double u = SampleUniform(row.seed, row.index);
     const bool cuts = row.top_p < 1 || row.typical_p < 1;
     double total = Candidates(row, row.top_p < 1 ? row.top_p : u);
-    if (row.top_p < 1) candidates_.resize(Reach(candidates_, &Before, row.top_p * total, /*past=*/false));
-    if (row.typical_p < 1) KeepTypical(row.typical_p);
+    if (row.top_p < 1) candidates_.resize(Reach(candidates_, Before(), row.top_p * total, /*past=*/false));
+    if (row.typical_p < 1) KeepTypical(row);
     if (cuts) total = SumOf(candidates_, 0, candidates_.size());
-    return candidates_[Reach(candidates_, &Before, u * total, /*past=*/true) - 1].token;
+    return candidates_[Reach(candidates_, Before(), u * total, /*past=*/true) - 1].token;
   }
 
   const SamplePasses& passes_;
