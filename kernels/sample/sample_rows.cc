@@ -26,7 +26,7 @@ struct Candidate {
   float logit;
   int32_t token;
   float weight;
-  double distance;  // from the entropy, for typical_p
+  float distance;  // from the entropy, for typical_p
 };
 // Larger logits first, then lower ids.
 struct Before {
@@ -245,13 +245,11 @@ class RowSampler {
   void KeepTypical(const SampleRow& row) {
     const double total = SumOf(candidates_, 0, candidates_.size());
     // -log p is log(total) - x with x the exponent of the weight; so is the entropy its mean, and log(total) falls out.
+    const auto exponent = [&](const Candidate& c) { return (double{c.logit} - largest_) / row.temperature; };
     double mean = 0;
-    for (Candidate& c : candidates_) {
-      c.distance = (double{c.logit} - largest_) / row.temperature;
-      mean += c.weight * c.distance;
-    }
+    for (const Candidate& c : candidates_) mean += c.weight * exponent(c);
     mean /= total;
-    for (Candidate& c : candidates_) c.distance = std::abs(c.distance - mean);
+    for (Candidate& c : candidates_) c.distance = static_cast<float>(std::abs(exponent(c) - mean));
     candidates_.resize(Reach(candidates_, Nearer(), row.typical_p * total, /*past=*/false));
   }
 

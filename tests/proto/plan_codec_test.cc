@@ -169,9 +169,15 @@ void ExpectRefusals(const Message& good, const Rows<Message>& rows, Decode decod
   }
 }
 
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+v1::Sampling* SamplingIn(v1::StepPlanMessage& m) { return m.mutable_sequences(0)->mutable_sampling(); }
+
 TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
   StepPlan plan;
   plan.sequences.push_back({.request = RequestId{1}, .tokens = {1}, .residency = {4, 2}});
+  plan.sequences[0].sample = true;
+  plan.sequences[0].sampling.logit_bias = {{3, 1}};
+  plan.sequences[0].sampling.bad_words = {{4}};
   plan.residency.push_back({RequestId{2}, {4, 2}});
   v1::StepPlanMessage good;
   EncodePlan(plan, &good);
@@ -181,6 +187,20 @@ TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
                      {"start", [](M& m) { m.mutable_sequences(0)->set_start(std::numeric_limits<int32_t>::max()); }},
                      {"tokens", [](M& m) { m.mutable_sequences(0)->clear_tokens(); }},
                      {"sample_index", [](M& m) { m.mutable_sequences(0)->set_sample_index(-1); }},
+                     {"temperature", [](M& m) { SamplingIn(m)->set_temperature(-1); }},
+                     {"temperature", [](M& m) { SamplingIn(m)->set_temperature(kNan); }},
+                     {"top_k", [](M& m) { SamplingIn(m)->set_top_k(-1); }},
+                     {"top_p", [](M& m) { SamplingIn(m)->set_top_p(0); }},
+                     {"min_p", [](M& m) { SamplingIn(m)->set_min_p(1.5f); }},
+                     {"typical_p", [](M& m) { SamplingIn(m)->set_typical_p(kNan); }},
+                     {"repetition_penalty", [](M& m) { SamplingIn(m)->set_repetition_penalty(0); }},
+                     {"presence_penalty", [](M& m) { SamplingIn(m)->set_presence_penalty(kNan); }},
+                     {"frequency_penalty", [](M& m) { SamplingIn(m)->set_frequency_penalty(kNan); }},
+                     {"logprobs", [](M& m) { SamplingIn(m)->set_logprobs(21); }},
+                     {"logprobs", [](M& m) { SamplingIn(m)->set_logprobs(-2); }},
+                     {"min_tokens", [](M& m) { SamplingIn(m)->set_min_tokens(-1); }},
+                     {"logit_bias", [](M& m) { SamplingIn(m)->mutable_logit_bias(0)->set_bias(kNan); }},
+                     {"bad_words", [](M& m) { SamplingIn(m)->mutable_bad_words(0)->clear_tokens(); }},
                      {"layers", [](M& m) { m.mutable_sequences(0)->set_layers(0); }},
                      {"keep_layers", [](M& m) { m.mutable_sequences(0)->set_keep_layers(5); }},
                      {"keep_layers", [](M& m) { m.mutable_sequences(0)->set_keep_layers(-1); }},

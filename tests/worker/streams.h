@@ -170,8 +170,9 @@ inline std::vector<Ask> RandomAsks(int count, int32_t shortest, int32_t longest,
     asks[i].prompt.resize(random.Between(shortest, longest));
     for (int32_t& token : asks[i].prompt) token = static_cast<int32_t>(random.Below(vocab));
     asks[i].max_tokens = max_tokens;
-    if (i % 4 >= 2) asks[i].sampling = RandomSampling(vocab, random, i % 4 == 2);
-    if (i % 4 == 1) asks[i].sampling = {.temperature = 0.8f, .top_k = 0, .top_p = 0.95f, .seed = random.Next()};
+    if (i % 2 == 1) asks[i].sampling = {.temperature = 0.8f, .top_k = 0, .top_p = 0.95f, .seed = random.Next()};
+    Random detail(seed + i);
+    if (i % 4 >= 2) asks[i].sampling = RandomSampling(vocab, detail, i % 4 == 2);
   }
   return asks;
 }
