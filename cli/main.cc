@@ -165,7 +165,8 @@ int Main(int argc, char** argv) {
   chat->add_option("-p,--prompt", chat_options.message, "ask one question and stop");
   chat->add_option("--system", chat_options.system, "system message");
   chat_sampling.AddTo(chat);
-  chat->add_option("--stop", chat_options.sampling.stop, "text that ends an answer; may be given several times");
+  chat->add_option("--stop", chat_options.sampling.stop, "text that ends an answer; may be given several times")
+      ->allow_extra_args(false);
   CLI::Option* chat_max = chat->add_option("--max-tokens", chat_tokens, "most tokens of an answer");
   chat->add_option("--request-id", chat_options.sampling.request_id, "id of the request, for explain");
   chat->callback([&] {

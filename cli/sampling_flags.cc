@@ -18,8 +18,10 @@ void SamplingFlags::AddTo(CLI::App* command) {
   command->add_option("--repetition-penalty", spec.repetition_penalty, "above 1: less of what prompt or answer has");
   command->add_option("--presence-penalty", spec.presence_penalty, "above 0: less of what the answer has");
   command->add_option("--frequency-penalty", spec.frequency_penalty, "above 0: less of it with each time");
-  command->add_option("--logit-bias", biases, "TOKEN:BIAS, -100 to 100; may be given several times");
-  command->add_option("--bad-word", spec.bad_words, "never in the answer; may be given several times");
+  command->add_option("--logit-bias", biases, "TOKEN:BIAS, -100 to 100; may be given several times")
+      ->allow_extra_args(false);
+  command->add_option("--bad-word", spec.bad_words, "never in the answer; may be given several times")
+      ->allow_extra_args(false);
   command->add_option("--min-tokens", spec.min_tokens, "least tokens of an answer");
   command->add_option("--seed", spec.seed, "of the random numbers");
 }
