@@ -13,6 +13,7 @@
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
 #include "cli/run_command.h"
+#include "cli/sampling_flags.h"
 #include "cli/serve_command.h"
 #include "cli/terminal.h"
 #include "common/config.h"
@@ -157,19 +158,22 @@ int Main(int argc, char** argv) {
   serve->callback([&] { status = Serve(serve_flags, serve_options); });
 
   ChatCommandOptions chat_options;
-  float chat_temperature = 0;
+  SamplingFlags chat_sampling, run_sampling;
   int32_t chat_tokens = 0;
   CLI::App* chat = app.add_subcommand("chat", "talk to a running cluster");
   chat->add_option("--address", chat_options.address, "gRPC door of the cluster")->capture_default_str();
   chat->add_option("-p,--prompt", chat_options.message, "ask one question and stop");
   chat->add_option("--system", chat_options.system, "system message");
-  CLI::Option* temperature = chat->add_option("--temperature", chat_temperature, "0 is greedy; default 1");
+  chat_sampling.AddTo(chat);
+  chat->add_option("--stop", chat_options.sampling.stop, "text that ends an answer; may be given several times")
+      ->allow_extra_args(false);
   CLI::Option* chat_max = chat->add_option("--max-tokens", chat_tokens, "most tokens of an answer");
   chat->add_option("--request-id", chat_options.sampling.request_id, "id of the request, for explain");
   chat->callback([&] {
-    if (temperature->count() > 0) chat_options.sampling.temperature = chat_temperature;
     if (chat_max->count() > 0) chat_options.sampling.max_tokens = chat_tokens;
-    status = ChatCommand(chat_options);
+    status = chat_sampling.Finish();
+    SetSampling(chat_sampling.spec, &chat_options.sampling);
+    if (status.ok()) status = ChatCommand(chat_options);
   });
 
   CommonFlags run_flags;
@@ -181,15 +185,18 @@ int Main(int argc, char** argv) {
   run->add_option("-p,--prompt", run_options.prompt, "the prompt")->required();
   run->add_flag("--raw", run_options.raw, "no chat template");
   run->add_option("-n,--max-tokens", run_options.max_tokens, "most tokens of the answer")->capture_default_str();
-  run->add_option("--temperature", run_options.temperature, "0 is greedy")->capture_default_str();
-  run->add_option("--seed", run_options.seed, "seed of the sampler")->capture_default_str();
+  run_sampling.AddTo(run);
   run->add_flag("--ids", run_options.ids, "print token ids");
   run->add_flag("--explain", run_options.explain, "print where the KV of each layer lived");
   run_flags.Short(run, "--keep-layers", "kv.keep_layers", "layers kept on the device, or auto");
   run_flags.Short(run, "--device-kv", "kv.device_bytes", "device KV arena");
   run_flags.Short(run, "--threads", "engine.threads", "compute threads");
   run_flags.AddTo(run);
-  run->callback([&] { status = Run(run_flags, run_options); });
+  run->callback([&] {
+    status = run_sampling.Finish();
+    run_options.sampling = run_sampling.spec;
+    if (status.ok()) status = Run(run_flags, run_options);
+  });
 
   std::string explain_address = "127.0.0.1:50051", explain_request;
   CLI::App* explain = app.add_subcommand("explain", "where the KV of a request lived, layer by layer");

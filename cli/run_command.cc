@@ -72,9 +72,13 @@ absl::Status RunCommand(const Config& config, const RunOptions& options) {
     const ChatMessage message{"user", options.prompt};
     ASSIGN_OR_RETURN(request.prompt, replica->chat_template().Encode({&message, 1}, replica->tokenizer()));
   }
-  request.sampling = {options.temperature, 0, 1, options.seed};
   request.max_tokens = options.max_tokens;
   request.stop_tokens = replica->tokenizer().stop_tokens();
+  SamplingSpec sampling = options.sampling;
+  if (!sampling.temperature) sampling.temperature = 0;
+  RETURN_IF_ERROR(CheckSampling(sampling, replica->tokenizer()));
+  ASSIGN_OR_RETURN(request.sampling,
+                   SamplingOf(sampling, replica->tokenizer(), request.stop_tokens, sampling.seed.value_or(0)));
   request.arrival = clock.Now();
   request.deadline = request.arrival + config.request.deadline;
   auto printer = std::make_shared<Printer>(replica->tokenizer(), options.ids);

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "common/config.h"
+#include "coordinator/front/sampling_spec.h"
 
 namespace interlace {
 
@@ -12,10 +13,9 @@ struct RunOptions {
   std::string prompt;
   bool raw = false;  // no chat template
   int32_t max_tokens = 128;
-  float temperature = 0;
-  uint64_t seed = 0;
-  bool ids = false;      // print token ids instead of text
-  bool explain = false;  // print the table of layers afterwards
+  SamplingSpec sampling;  // greedy unless it says otherwise
+  bool ids = false;       // print token ids instead of text
+  bool explain = false;   // print the table of layers afterwards
 };
 
 absl::Status RunCommand(const Config& config, const RunOptions& options);

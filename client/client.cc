@@ -24,8 +24,19 @@ v1::SamplingOptions ToProto(const ClientOptions& options) {
   if (options.seed) out.set_seed(*options.seed);
   if (options.max_tokens) out.set_max_tokens(*options.max_tokens);
   for (const std::string& stop : options.stop) out.add_stop(stop);
+  if (options.min_p) out.set_min_p(*options.min_p);
+  if (options.typical_p) out.set_typical_p(*options.typical_p);
+  if (options.repetition_penalty) out.set_repetition_penalty(*options.repetition_penalty);
+  if (options.presence_penalty) out.set_presence_penalty(*options.presence_penalty);
+  if (options.frequency_penalty) out.set_frequency_penalty(*options.frequency_penalty);
+  out.mutable_logit_bias()->insert(options.logit_bias.begin(), options.logit_bias.end());
+  for (const std::string& word : options.bad_words) out.add_bad_words(word);
+  if (options.min_tokens) out.set_min_tokens(*options.min_tokens);
+  if (options.logprobs) out.set_logprobs(*options.logprobs);
   return out;
 }
+
+ClientLogprob FromProto(const v1::TokenLogprob& m) { return {m.id(), m.logprob(), m.text()}; }
 
 absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientReader<v1::GenerateEvent>& reader,
                                    Client::OnText on_text) {
@@ -34,6 +45,11 @@ absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientRea
   bool finished = false;
   while (reader.Read(&event)) {
     result.request_id = event.request_id();
+    for (const v1::TokenLogprobs& m : event.tokens().logprobs()) {
+      ClientToken& token = result.logprobs.emplace_back();
+      token.chosen = FromProto(m.chosen());
+      for (const v1::TokenLogprob& top : m.top()) token.top.push_back(FromProto(top));
+    }
     if (event.has_tokens() && !event.tokens().text().empty() && !on_text(event.tokens().text())) context.TryCancel();
     if (event.has_finished()) {
       const v1::Finished& end = event.finished();

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,8 +32,25 @@ struct ClientOptions {
   std::optional<uint64_t> seed;
   std::optional<int32_t> max_tokens;
   std::vector<std::string> stop;
+  std::optional<float> min_p, typical_p;
+  std::optional<float> repetition_penalty, presence_penalty, frequency_penalty;
+  std::map<int32_t, float> logit_bias;  // by token id
+  std::vector<std::string> bad_words;   // never made
+  std::optional<int32_t> min_tokens;
+  std::optional<int32_t> logprobs;               // unset: none; N: of each token and of the N most likely in its place
   absl::Duration deadline = absl::Seconds(600);  // travels with the request as its deadline
   std::string request_id;                        // empty: the server draws one
+};
+
+struct ClientLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+  std::string text;  // bytes; need not be UTF-8
+};
+
+struct ClientToken {
+  ClientLogprob chosen;
+  std::vector<ClientLogprob> top;  // the most likely first
 };
 
 struct ClientResult {
@@ -40,7 +58,8 @@ struct ClientResult {
   std::string finish_reason;  // stop, length
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
-  absl::Duration first_token;  // as the server measured them
+  std::vector<ClientToken> logprobs;  // of each token, if asked for
+  absl::Duration first_token;         // as the server measured them
   absl::Duration total;
 };
 

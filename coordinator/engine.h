@@ -32,6 +32,8 @@ class Engine {
   virtual absl::Status Submit(Request request) = 0;
   // The client is gone: the request ends with Cancelled, its KV is freed. Unknown ids are ignored.
   virtual void Cancel(RequestId id) = 0;
+  // The door has seen a stop string: the request ends with OK and kStop, its KV is freed. Unknown ids are ignored.
+  virtual void Stop(RequestId id) = 0;
   // NotFound if the name is unknown or too old. The last 256 ended requests are kept.
   virtual absl::StatusOr<Explanation> Explain(absl::string_view name) = 0;
   virtual EngineLoad Load() = 0;

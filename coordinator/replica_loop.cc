@@ -49,6 +49,8 @@ void ReplicaLoop::Handle(Event event) {
     scheduler_.Admit(std::move(*request));
   } else if (Cancelled* cancelled = std::get_if<Cancelled>(&event)) {
     scheduler_.Cancel(cancelled->id, absl::CancelledError("the client is gone"));
+  } else if (Stopped* stopped = std::get_if<Stopped>(&event)) {
+    scheduler_.Stop(stopped->id);
   } else if (Formed* formed = std::get_if<Formed>(&event)) {
     scheduler_.OnFormed(formed->epoch, formed->ranks);
   } else if (Lost* lost = std::get_if<Lost>(&event)) {
@@ -102,6 +104,7 @@ absl::Status ReplicaLoop::Submit(Request request) {
 }
 
 void ReplicaLoop::Cancel(RequestId id) { inbox_.Push(Cancelled{id}); }
+void ReplicaLoop::Stop(RequestId id) { inbox_.Push(Stopped{id}); }
 void ReplicaLoop::OnFormed(Epoch epoch, std::vector<RankInfo> ranks) { inbox_.Push(Formed{epoch, std::move(ranks)}); }
 void ReplicaLoop::OnLost(absl::Status why) { inbox_.Push(Lost{std::move(why)}); }
 void ReplicaLoop::OnResult(StepResult result) { inbox_.Push(std::move(result)); }

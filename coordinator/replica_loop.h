@@ -30,6 +30,7 @@ class ReplicaLoop final : public Engine {
 
   absl::Status Submit(Request request) override;
   void Cancel(RequestId id) override;
+  void Stop(RequestId id) override;
   absl::StatusOr<Explanation> Explain(absl::string_view name) override;
   EngineLoad Load() override;
 
@@ -45,6 +46,9 @@ class ReplicaLoop final : public Engine {
   struct Cancelled {
     RequestId id;
   };
+  struct Stopped {
+    RequestId id;
+  };
   struct Formed {
     Epoch epoch;
     std::vector<RankInfo> ranks;
@@ -57,7 +61,7 @@ class ReplicaLoop final : public Engine {
     absl::StatusOr<Explanation> answer = absl::UnavailableError("the scheduler did not answer in time");
     absl::Notification answered;
   };
-  using Event = std::variant<Request, Cancelled, Formed, Lost, StepResult, std::shared_ptr<Question>>;
+  using Event = std::variant<Request, Cancelled, Stopped, Formed, Lost, StepResult, std::shared_ptr<Question>>;
 
   void Run();
   void Handle(Event event);

@@ -37,6 +37,11 @@ class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void OnTokens(absl::Span<const int32_t> tokens) = 0;  // newly accepted, in order
+  // The same for one token of a request that asks for logprobs: its own score, then those of the most likely.
+  virtual void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) {
+    static_cast<void>(scores);
+    OnTokens({&token, 1});
+  }
   virtual void OnEnd(const RequestEnd& end) = 0;
 };
 

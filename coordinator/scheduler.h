@@ -53,6 +53,8 @@ class Scheduler {
   // Events.
   void Admit(Request request);
   void Cancel(RequestId id, absl::Status why);
+  // What it has is enough: it ends with OK and kStop.
+  void Stop(RequestId id) { Cancel(id, absl::OkStatus()); }
   void OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks);
   // The replica is gone: requests go back to waiting with what the ledger accepted, and run on when it is formed again.
   void OnLost(const absl::Status& why);

@@ -159,7 +159,11 @@ void Scheduler::AcceptToken(SequenceState& sequence, const SampledToken& sampled
   sequence.last_token = now;
   sequence.tokens.push_back(sampled.token);
   metrics_.Add("vllm:generation_tokens_total");
-  request.sink->OnTokens({&sampled.token, 1});
+  if (request.sampling.logprobs >= 0) {
+    request.sink->OnScoredToken(sampled.token, sampled.scores);
+  } else {
+    request.sink->OnTokens({&sampled.token, 1});
+  }
   const bool full = static_cast<int32_t>(sequence.tokens.size()) >= options_.context;
   if (sequence.generated() >= request.max_tokens || full) Finish(sequence, absl::OkStatus(), FinishReason::kLength);
 }

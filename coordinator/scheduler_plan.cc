@@ -112,7 +112,7 @@ bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* pla
                         sequence.tokens.begin() + sequence.computed + count);
   planned.sample = sequence.computed + count == static_cast<int32_t>(sequence.tokens.size());
   planned.sample_index = sequence.generated();
-  planned.sampling = sequence.request.sampling;
+  if (planned.sample) planned.sampling = sequence.request.sampling;
   planned.residency = {shape_->layers, sequence.keep};
   planned.salt = sequence.request.salt;
   plan->sequences.push_back(std::move(planned));

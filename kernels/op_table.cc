@@ -27,7 +27,7 @@ constexpr OpTable kReference = {
     .pack_weight = &reference::PackWeight,
 };
 
-// residual_add, moe_route and sample are the reference's: an addition and searches, where vectors gain next to nothing.
+// residual_add and moe_route are the reference's: an addition and a search, where vectors gain next to nothing.
 constexpr OpTable kAvx2 = {
     .name = "avx2",
     .embedding = &strips::Embedding,
@@ -37,7 +37,7 @@ constexpr OpTable kAvx2 = {
     .gated_linear = &avx2::GatedLinear,
     .kv_append = &avx2::KvAppend,
     .paged_attention = &avx2::PagedAttention,
-    .sample = &reference::Sample,
+    .sample = &avx2::Sample,
     .residual_add = &reference::ResidualAdd,
     .moe_route = &reference::MoeRoute,
     .moe_ffn = [](const MoeFfnArgs& args, OpContext on) { GroupedMoeFfn(args, on, &avx2::GatedLinear, &avx2::Linear); },
@@ -55,7 +55,7 @@ constexpr OpTable kAvx512 = {
     .gated_linear = &avx512::GatedLinear,
     .kv_append = &avx2::KvAppend,
     .paged_attention = &avx512::PagedAttention,
-    .sample = &reference::Sample,
+    .sample = &avx2::Sample,
     .residual_add = &reference::ResidualAdd,
     .moe_route = &reference::MoeRoute,
     .moe_ffn = [](const MoeFfnArgs& args,

@@ -52,6 +52,8 @@ class LayerWindow final : public LayerKv {
   // A sequence that an earlier stage lost: nothing of it is kept from this step. Index into the plan's sequences.
   void MarkLost(size_t index);
   bool IsLost(size_t index) const { return running_[index].lost; }
+  // All tokens of a running sequence that is not lost, from position 0 to the step's last. Valid until the next Open.
+  absl::Span<const int32_t> TokensOf(size_t index) const { return running_[index].kv->tokens(); }
   size_t running() const { return running_.size(); }
 
   // Forgets every request (a new epoch).

@@ -2,10 +2,10 @@
 
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
-#include "worker/sampler.h"
 
 namespace interlace {
 
@@ -27,7 +27,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
 ModelRunner::ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
                          std::unique_ptr<LayerWindow> window, ActivationChannel* activations, Clock& clock)
     : options_(options),
-      backend_(backend),
+      sampler_(backend, options.vocab),
       arch_(std::move(arch)),
       window_(std::move(window)),
       activations_(activations),
@@ -75,6 +75,7 @@ absl::Status ModelRunner::CheckPlan(const StepPlan& plan) const {
     if (s.start < 0) return refuse(s, "start=", s.start, " is negative");
     if (s.tokens.empty()) return refuse(s, "no tokens");
     RETURN_IF_ERROR(CheckResidency(plan.id, s.request, s.residency));
+    if (s.sample) RETURN_IF_ERROR(CheckSampling(s));
     for (int32_t token : s.tokens) {
       if (token < 0 || token >= options_.vocab) {
         return refuse(s, "token ", token, " is outside the vocabulary of ", options_.vocab);
@@ -93,6 +94,26 @@ absl::Status ModelRunner::CheckPlan(const StepPlan& plan) const {
     return absl::InvalidArgumentError(absl::StrCat("plan ", Value(plan.id), " samples ", samples,
                                                    " tokens, this rank takes ", options_.max_sequences,
                                                    "; give ranks and coordinator the same sched.max_running"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::CheckSampling(const PlanSequence& s) const {
+  const auto known = [&](int32_t token) { return token >= 0 && token < options_.vocab; };
+  const auto refuse = [&s](absl::string_view field) {
+    return absl::InvalidArgumentError(absl::StrCat("request ", Value(s.request), ": sampling.", field,
+                                                   " does not fit the model or the tokens of the plan"));
+  };
+  if (s.sample_index < 0 || s.sample_index >= s.start + static_cast<int32_t>(s.tokens.size())) {
+    return refuse("sample_index");
+  }
+  if (s.sampling.logprobs > kMostLogprobs) return refuse("logprobs");
+  if (!absl::c_all_of(s.sampling.end_tokens, known)) return refuse("end_tokens");
+  for (const LogitBias& b : s.sampling.logit_bias) {
+    if (!known(b.token)) return refuse("logit_bias");
+  }
+  for (const std::vector<int32_t>& word : s.sampling.bad_words) {
+    if (word.empty() || !absl::c_all_of(word, known)) return refuse("bad_words");
   }
   return absl::OkStatus();
 }
@@ -141,7 +162,9 @@ absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, Step
   if (indices.empty()) return absl::OkStatus();
   const Tensor logits{logits_->data(), DType::kF32, static_cast<int64_t>(rows.size()), options_.vocab};
   arch_->Logits(x, rows, logits);
-  result->sampled = SampleTokens(backend_, plan, indices, logits);
+  std::vector<absl::Span<const int32_t>> tokens;
+  for (size_t i : indices) tokens.push_back(window_->TokensOf(i));
+  result->sampled = sampler_.Sample(plan, indices, tokens, logits);
   return absl::OkStatus();
 }
 

@@ -10,6 +10,7 @@
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
 #include "worker/layer_window.h"
+#include "worker/sampler.h"
 
 namespace interlace {
 
@@ -48,12 +49,13 @@ class ModelRunner {
   ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
               std::unique_ptr<LayerWindow> window, ActivationChannel* activations, Clock& clock);
   absl::Status CheckPlan(const StepPlan& plan) const;
+  absl::Status CheckSampling(const PlanSequence& sequence) const;
   absl::Status CheckResidency(PlanId plan, RequestId request, const LayerResidencyPlan& residency) const;
   absl::Status EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x);
   absl::Status LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result);
 
   const Options options_;
-  Backend& backend_;
+  Sampler sampler_;
   std::unique_ptr<ModelArch> arch_;
   std::unique_ptr<LayerWindow> window_;
   ActivationChannel* activations_;

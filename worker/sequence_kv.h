@@ -45,6 +45,7 @@ class SequenceKv {
 
   int32_t length() const { return length_; }                            // positions with KV
   int32_t end() const { return static_cast<int32_t>(tokens_.size()); }  // with the present step's
+  absl::Span<const int32_t> tokens() const { return tokens_; }          // of positions [0, end())
   int32_t block_tokens() const { return block_tokens_; }
   int32_t Blocks() const { return (end() + block_tokens_ - 1) / block_tokens_; }
   int32_t SealedBlocks() const { return end() / block_tokens_; }  // full ones: immutable, may leave

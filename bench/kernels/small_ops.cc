@@ -70,9 +70,12 @@ void BenchSample(benchmark::State& state, Backend& backend, const SampleCase& c)
   std::vector<float> logits = random.Floats(c.rows * c.vocab, 10);
   std::vector<SampleRow> rows(c.rows, c.settings);
   std::vector<int32_t> tokens(c.rows);
+  constexpr int64_t kStride = 21;
+  std::vector<TokenLogprob> logprobs(c.rows * kStride);
   for (auto _ : state) {
     for (SampleRow& row : rows) ++row.index;
-    backend.ops().sample({absl::MakeSpan(tokens), View(logits, c.vocab), rows}, backend.context());
+    backend.ops().sample({absl::MakeSpan(tokens), View(logits, c.vocab), rows, absl::MakeSpan(logprobs), kStride},
+                         backend.context());
   }
 }
 

@@ -20,11 +20,6 @@ constexpr size_t kLongestStop = 1024;  // bytes
 constexpr size_t kMostStopTokens = 256;
 constexpr size_t kLongestSalt = 128;  // bytes
 
-template <typename Value>
-absl::Status OutOfRange(absl::string_view field, const Value& value, absl::string_view range) {
-  return BadField(field, absl::StrCat(value, " is out of range: it must be ", range));
-}
-
 }  // namespace
 
 bool IsRequestName(absl::string_view name) {
@@ -63,20 +58,25 @@ absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
   if (spec.prompts.empty()) return BadField("prompt", "is missing");
   if (spec.n < 1 || spec.n > static_cast<int32_t>(kMostChoices)) return OutOfRange("n", spec.n, "1 to 16");
   if (spec.prompts.size() * spec.n > kMostChoices) {
-    return OutOfRange(spec.n > 1 ? "n" : "prompt", spec.prompts.size() * spec.n, "at most 16 choices in one request");
+    return OutOfRange(spec.n > 1 ? "n" : "prompt", static_cast<double>(spec.prompts.size() * spec.n),
+                      "at most 16 choices in one request");
   }
-  const double temperature = spec.temperature.value_or(1), top_p = spec.top_p.value_or(1);
-  if (!(temperature >= 0 && temperature <= 1000)) return OutOfRange("temperature", temperature, "0 to 1000");
-  if (!(top_p > 0 && top_p <= 1)) return OutOfRange("top_p", top_p, "above 0 and at most 1");
-  const int64_t top_k = spec.top_k.value_or(0);
-  if (top_k < -1) return OutOfRange("top_k", top_k, "positive, or 0 or -1 for off");
-  if (spec.max_tokens.value_or(1) < 1) return OutOfRange("max_tokens", *spec.max_tokens, "at least 1");
-  if (spec.stop.size() > kMostStops) return OutOfRange("stop", spec.stop.size(), "at most 16 strings");
+  RETURN_IF_ERROR(CheckSampling(spec, tokenizer_));
+  if (spec.max_tokens.value_or(1) < 1) {
+    return OutOfRange("max_tokens", static_cast<double>(*spec.max_tokens), "at least 1");
+  }
+  if (spec.max_tokens && spec.min_tokens.value_or(0) > *spec.max_tokens) {
+    return OutOfRange("min_tokens", static_cast<double>(*spec.min_tokens),
+                      absl::StrCat("at most max_tokens=", *spec.max_tokens));
+  }
+  if (spec.stop.size() > kMostStops)
+    return OutOfRange("stop", static_cast<double>(spec.stop.size()), "at most 16 strings");
   for (const std::string& stop : spec.stop) {
-    if (stop.empty() || stop.size() > kLongestStop) return OutOfRange("stop", stop.size(), "1 to 1024 bytes each");
+    if (stop.empty() || stop.size() > kLongestStop)
+      return OutOfRange("stop", static_cast<double>(stop.size()), "1 to 1024 bytes each");
   }
   if (spec.stop_token_ids.size() > kMostStopTokens) {
-    return OutOfRange("stop_token_ids", spec.stop_token_ids.size(), "at most 256 ids");
+    return OutOfRange("stop_token_ids", static_cast<double>(spec.stop_token_ids.size()), "at most 256 ids");
   }
   RETURN_IF_ERROR(CheckTokens("stop_token_ids", spec.stop_token_ids));
   if (spec.deadline && *spec.deadline <= absl::ZeroDuration()) {
@@ -148,12 +148,10 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   GenerationRun run(spec.name.empty() ? DrawName() : spec.name, static_cast<int32_t>(prompt_tokens));
   const uint64_t seed = spec.seed ? *spec.seed : Draw();
   Request shared;
-  shared.sampling = {static_cast<float>(spec.temperature.value_or(1)),
-                     static_cast<int32_t>(std::clamp<int64_t>(spec.top_k.value_or(0), 0, tokenizer_.vocab_size())),
-                     static_cast<float>(spec.top_p.value_or(1)), seed};
   shared.max_tokens_given = spec.max_tokens.has_value();
   if (!spec.ignore_eos) shared.stop_tokens = tokenizer_.stop_tokens();
   shared.stop_tokens.insert(shared.stop_tokens.end(), spec.stop_token_ids.begin(), spec.stop_token_ids.end());
+  ASSIGN_OR_RETURN(shared.sampling, SamplingOf(spec, tokenizer_, shared.stop_tokens, seed));
   shared.arrival = arrival;
   shared.deadline = arrival + spec.deadline.value_or(options_.default_deadline);
   shared.salt = spec.salt;
@@ -165,9 +163,9 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     request.prompt = prompts[p];
     request.max_tokens = max_tokens[p];
     request.sampling.seed = seed + choice % spec.n;
-    auto stream = std::make_shared<TextStream>(
-        TextStream::Options{request.id, static_cast<int32_t>(request.prompt.size()), arrival, spec.stop}, tokenizer_,
-        engine_, clock_, executor, ready);
+    TextStream::Options options{request.id, static_cast<int32_t>(request.prompt.size()), arrival, spec.stop};
+    options.min_tokens = request.sampling.min_tokens;
+    auto stream = std::make_shared<TextStream>(std::move(options), tokenizer_, engine_, clock_, executor, ready);
     request.sink = stream;
     absl::Status submitted = engine_.Submit(std::move(request));
     if (absl::IsResourceExhausted(submitted) && absl::StrContains(submitted.message(), "can never")) {

@@ -13,6 +13,7 @@
 #include "common/clock.h"
 #include "common/entropy.h"
 #include "coordinator/engine.h"
+#include "coordinator/front/sampling_spec.h"
 #include "coordinator/front/text_stream.h"
 #include "model/text/chat_template.h"
 #include "model/text/tokenizer.h"
@@ -22,15 +23,12 @@ namespace interlace {
 using Prompt = std::variant<std::string, std::vector<int32_t>, std::vector<ChatMessage>>;
 
 // What a client asked for. Unset: the server's default, else OpenAI's.
-struct GenerationSpec {
+struct GenerationSpec : SamplingSpec {
   std::string name;   // the client's request id; empty: drawn
   std::string model;  // empty: the one that is served
   std::vector<Prompt> prompts;
   int32_t n = 1;  // choices of each prompt; the i-th has seed + i
-  std::optional<double> temperature, top_p;
-  std::optional<int64_t> top_k;  // 0 and -1: off
   std::optional<int64_t> max_tokens;
-  std::optional<uint64_t> seed;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;

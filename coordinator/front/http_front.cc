@@ -333,6 +333,10 @@ net::awaitable<bool> HttpSession::Generate(bool chat) {
 net::awaitable<bool> HttpSession::Deliver(const OpenAiRequest& request, GenerationRun& run) {
   const ReplyHead head{request.chat, run.name(), context_.intake.options().model, WallSeconds()};
   std::vector<ReplyChoice> choices(run.streams().size());
+  const bool logprobs = request.spec.logprobs.has_value();
+  for (ReplyChoice& choice : choices) {
+    if (logprobs) choice.logprobs.emplace();
+  }
   Usage usage{run.prompt_tokens(), 0};
   const Usage* running_usage = request.continuous_usage ? &usage : nullptr;
   size_t open = choices.size();
@@ -352,14 +356,19 @@ net::awaitable<bool> HttpSession::Deliver(const OpenAiRequest& request, Generati
         choices[i].finish = event->end->reason;
         if (failure.ok()) context_.intake.NoteServed(event->end->timing.total);
       }
+      std::vector<ReplyToken> scored;
+      if (logprobs) scored = ReplyTokens(event->shown, context_.intake.tokenizer());
       if (!request.stream) {
         choices[i].text += event->text;
+        for (ReplyToken& token : scored) choices[i].logprobs->push_back(std::move(token));
         continue;
       }
       if (!started && !failure.ok()) break;  // a real HTTP status is still possible
       if (!started) co_await StartStream(head, request, run);
       started = true;
-      if (!event->text.empty()) co_await WriteEvent(TextChunk(head, i, event->text, running_usage));
+      if (!event->text.empty() || !scored.empty()) {
+        co_await WriteEvent(TextChunk(head, i, event->text, running_usage, logprobs ? &scored : nullptr));
+      }
       if (event->end && failure.ok()) co_await WriteEvent(FinishChunk(head, i, choices[i].finish, running_usage));
     }
     if (!progress) co_await Wait();

@@ -1,5 +1,6 @@
 #include "coordinator/front/inference_service.h"
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -10,6 +11,16 @@
 
 namespace interlace {
 namespace {
+
+// Of one token: its own score, then those of the most likely.
+void Fill(absl::Span<const TokenScore> scores, const Tokenizer& tokenizer, v1::TokenLogprobs* out) {
+  for (const TokenScore& score : scores) {
+    v1::TokenLogprob* one = out->has_chosen() ? out->add_top() : out->mutable_chosen();
+    one->set_id(score.token);
+    one->set_logprob(score.logprob);
+    one->set_text(tokenizer.Piece(score.token, /*special=*/true));
+  }
+}
 
 // The reactor of one Generate or Chat call.
 // Holds itself until gRPC is done with it. Its state belongs to the `streams` executor: gRPC's calls are posted there.
@@ -85,10 +96,13 @@ void EventWriter::Advance() {
 }
 
 void EventWriter::Convert(TextEvent event) {
-  if (event.token >= 0 || !event.text.empty()) {
+  if (!event.shown.empty() || !event.text.empty()) {
     v1::GenerateEvent& out = events_.emplace_back();
     out.set_request_id(run_->name());
-    if (event.token >= 0) out.mutable_tokens()->add_ids(event.token);
+    for (const ShownToken& token : event.shown) {
+      out.mutable_tokens()->add_ids(token.token);
+      if (!token.scores.empty()) Fill(token.scores, intake_.tokenizer(), out.mutable_tokens()->add_logprobs());
+    }
     out.mutable_tokens()->set_text(std::move(event.text));
   }
   if (!event.end) return;
@@ -146,6 +160,16 @@ GenerationSpec SpecOf(const std::string& name, const std::string& model, const v
   if (options.has_top_k()) spec.top_k = options.top_k();
   if (options.has_seed()) spec.seed = options.seed();
   if (options.has_max_tokens()) spec.max_tokens = options.max_tokens();
+  if (options.has_min_p()) spec.min_p = options.min_p();
+  if (options.has_typical_p()) spec.typical_p = options.typical_p();
+  if (options.has_repetition_penalty()) spec.repetition_penalty = options.repetition_penalty();
+  if (options.has_presence_penalty()) spec.presence_penalty = options.presence_penalty();
+  if (options.has_frequency_penalty()) spec.frequency_penalty = options.frequency_penalty();
+  if (options.has_min_tokens()) spec.min_tokens = options.min_tokens();
+  if (options.has_logprobs()) spec.logprobs = options.logprobs();
+  spec.logit_bias.assign(options.logit_bias().begin(), options.logit_bias().end());
+  std::sort(spec.logit_bias.begin(), spec.logit_bias.end());
+  spec.bad_words.assign(options.bad_words().begin(), options.bad_words().end());
   spec.stop.assign(options.stop().begin(), options.stop().end());
   spec.stop_token_ids.assign(options.stop_token_ids().begin(), options.stop_token_ids().end());
   spec.ignore_eos = options.ignore_eos();

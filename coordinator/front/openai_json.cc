@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
@@ -23,14 +24,12 @@ struct Unsupported {
 constexpr Unsupported kUnsupported[] = {
     {"allowed_token_ids", "[[]]"},
     {"audio", "[]"},
-    {"bad_words", "[[]]"},
     {"best_of", "[1]"},
     {"chat_template", "[]"},
     {"chat_template_kwargs", "[{}]"},
     {"continue_final_message", "[false]"},
     {"documents", "[[]]"},
     {"echo", "[false]"},
-    {"frequency_penalty", "[0]"},
     {"function_call", "[\"none\", \"auto\"]"},
     {"functions", "[[]]"},
     {"guided_choice", "[[]]"},
@@ -40,16 +39,10 @@ constexpr Unsupported kUnsupported[] = {
     {"include_stop_str_in_output", "[false]"},
     {"kv_transfer_params", "[{}]"},
     {"length_penalty", "[1]"},
-    {"logit_bias", "[{}]"},
-    {"logprobs", "[false]"},
-    {"min_p", "[0]"},
-    {"min_tokens", "[0]"},
     {"modalities", "[[\"text\"]]"},
-    {"presence_penalty", "[0]"},
     {"priority", "[0]"},
     {"prompt_embeds", "[]"},
     {"prompt_logprobs", "[]"},
-    {"repetition_penalty", "[1]"},
     {"response_format", "[{\"type\": \"text\"}]"},
     {"return_token_ids", "[false]"},
     {"skip_special_tokens", "[true]"},
@@ -57,7 +50,6 @@ constexpr Unsupported kUnsupported[] = {
     {"suffix", "[\"\"]"},
     {"tool_choice", "[\"none\", \"auto\"]"},
     {"tools", "[[]]"},
-    {"top_logprobs", "[0]"},
     {"truncate_prompt_tokens", "[]"},
     {"use_beam_search", "[false]"},
 };
@@ -132,13 +124,14 @@ absl::Status Read(const Json& json, const char* field, std::string* out) {
   return absl::OkStatus();
 }
 
-absl::Status ReadStop(const Json& json, std::vector<std::string>* out) {
-  const Json* value = Member(json, "stop");
+// A string or a list of strings.
+absl::Status ReadTexts(const Json& json, const char* field, std::vector<std::string>* out) {
+  const Json* value = Member(json, field);
   if (value == nullptr) return absl::OkStatus();
   const Json list = value->is_string() ? Json::array({*value}) : *value;
-  if (!list.is_array()) return BadField("stop", "must be a string or a list of strings");
+  if (!list.is_array()) return BadField(field, "must be a string or a list of strings");
   for (const Json& item : list) {
-    if (!item.is_string()) return BadField("stop", "must be a string or a list of strings");
+    if (!item.is_string()) return BadField(field, "must be a string or a list of strings");
     out->push_back(item.get<std::string>());
   }
   return absl::OkStatus();
@@ -225,6 +218,22 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json& json) {
   return prompts;
 }
 
+// {"token id": bias, ...}.
+absl::Status ReadBias(const Json& json, std::vector<std::pair<int64_t, double>>* out) {
+  const Json* value = Member(json, "logit_bias");
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_object()) return BadField("logit_bias", "must be an object of token ids and numbers");
+  for (const auto& [key, bias] : value->items()) {
+    int64_t token = 0;
+    if (!absl::SimpleAtoi(key, &token)) {
+      return BadField("logit_bias", absl::StrCat("'", key.substr(0, 40), "' is no token id"));
+    }
+    if (!bias.is_number()) return BadField("logit_bias", "must be an object of token ids and numbers");
+    out->emplace_back(token, bias.get<double>());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
   std::optional<int64_t> n, seed, completion_tokens, deadline_ms;
   RETURN_IF_ERROR(Read(json, "n", &n));
@@ -235,8 +244,16 @@ absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
   RETURN_IF_ERROR(Read(json, "temperature", &spec->temperature));
   RETURN_IF_ERROR(Read(json, "top_p", &spec->top_p));
   RETURN_IF_ERROR(Read(json, "top_k", &spec->top_k));
+  RETURN_IF_ERROR(Read(json, "min_p", &spec->min_p));
+  RETURN_IF_ERROR(Read(json, "typical_p", &spec->typical_p));
+  RETURN_IF_ERROR(Read(json, "repetition_penalty", &spec->repetition_penalty));
+  RETURN_IF_ERROR(Read(json, "presence_penalty", &spec->presence_penalty));
+  RETURN_IF_ERROR(Read(json, "frequency_penalty", &spec->frequency_penalty));
+  RETURN_IF_ERROR(Read(json, "min_tokens", &spec->min_tokens));
   RETURN_IF_ERROR(Read(json, "ignore_eos", &spec->ignore_eos));
-  RETURN_IF_ERROR(ReadStop(json, &spec->stop));
+  RETURN_IF_ERROR(ReadTexts(json, "stop", &spec->stop));
+  RETURN_IF_ERROR(ReadTexts(json, "bad_words", &spec->bad_words));
+  RETURN_IF_ERROR(ReadBias(json, &spec->logit_bias));
   if (const Json* ids = Member(json, "stop_token_ids")) {
     ASSIGN_OR_RETURN(spec->stop_token_ids, ReadIds(*ids, "stop_token_ids"));
   }
@@ -271,6 +288,12 @@ absl::StatusOr<OpenAiRequest> ParseChat(absl::string_view body) {
   ASSIGN_OR_RETURN(OpenAiRequest request, ParseShared(json));
   request.chat = true;
   RETURN_IF_ERROR(Read(json, "add_generation_prompt", &request.spec.add_generation_prompt));
+  bool logprobs = false;
+  std::optional<int64_t> top_logprobs;
+  RETURN_IF_ERROR(Read(json, "logprobs", &logprobs));
+  RETURN_IF_ERROR(Read(json, "top_logprobs", &top_logprobs));
+  if (top_logprobs.value_or(0) != 0 && !logprobs) return BadField("top_logprobs", "needs logprobs to be true");
+  if (logprobs) request.spec.logprobs = top_logprobs.value_or(0);
   ASSIGN_OR_RETURN(std::vector<ChatMessage> messages, ReadMessages(json));
   request.spec.prompts.emplace_back(std::move(messages));
   return request;
@@ -279,6 +302,13 @@ absl::StatusOr<OpenAiRequest> ParseChat(absl::string_view body) {
 absl::StatusOr<OpenAiRequest> ParseCompletion(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
   ASSIGN_OR_RETURN(OpenAiRequest request, ParseShared(json));
+  const Json* logprobs = Member(json, "logprobs");
+  if (logprobs != nullptr && *logprobs != false) {
+    RETURN_IF_ERROR(Read(json, "logprobs", &request.spec.logprobs));
+    if (*request.spec.logprobs < 0 || *request.spec.logprobs > kMostLogprobs) {
+      return OutOfRange("logprobs", static_cast<double>(*request.spec.logprobs), "0 to 20");
+    }
+  }
   ASSIGN_OR_RETURN(request.spec.prompts, ReadPrompts(json));
   return request;
 }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "model/text/utf8.h"
 
 namespace interlace {
 namespace {
@@ -41,6 +42,68 @@ std::string Chunk(const ReplyHead& head, Json choice, const Usage* usage) {
   return Print(json);
 }
 
+Json BytesJson(const std::string& text) {
+  Json bytes = Json::array();
+  for (char c : text) bytes.push_back(static_cast<unsigned char>(c));
+  return bytes;
+}
+
+Json ScoreJson(const ReplyScore& score) {
+  Json json;
+  json["token"] = score.text;
+  json["logprob"] = score.logprob;
+  json["bytes"] = BytesJson(score.text);
+  return json;
+}
+
+// Of a chat.
+Json ContentLogprobs(const std::vector<ReplyToken>& tokens) {
+  Json json;
+  json["content"] = Json::array();
+  for (const ReplyToken& token : tokens) {
+    Json entry = ScoreJson(token.chosen);
+    entry["top_logprobs"] = Json::array();
+    for (const ReplyScore& score : token.top) entry["top_logprobs"].push_back(ScoreJson(score));
+    json["content"].push_back(std::move(entry));
+  }
+  json["refusal"] = nullptr;
+  return json;
+}
+
+// A key for a token: its text, or OpenAI's spelling of bytes that are none by themselves.
+std::string KeyOf(absl::string_view text) {
+  for (absl::string_view rest = text; !rest.empty();) {
+    const Utf8Front front = Utf8FrontOf(rest);
+    if (front.kind != Utf8Front::kComplete) {
+      std::string key = "bytes:";
+      for (char c : text) absl::StrAppend(&key, "\\x", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad2));
+      return key;
+    }
+    rest.remove_prefix(front.bytes);
+  }
+  return std::string(text);
+}
+
+// Of a completion. The chosen token is among the top ones, or one more.
+Json LegacyLogprobs(const std::vector<ReplyToken>& tokens) {
+  Json json;
+  for (const char* list : {"text_offset", "token_logprobs", "tokens", "top_logprobs"}) json[list] = Json::array();
+  for (const ReplyToken& token : tokens) {
+    json["text_offset"].push_back(token.offset);
+    json["token_logprobs"].push_back(token.chosen.logprob);
+    json["tokens"].push_back(KeyOf(token.chosen.text));
+    Json top = Json::object();
+    for (const ReplyScore& score : token.top) top.emplace(KeyOf(score.text), score.logprob);
+    top.emplace(KeyOf(token.chosen.text), token.chosen.logprob);
+    json["top_logprobs"].push_back(std::move(top));
+  }
+  return json;
+}
+
+Json LogprobsJson(const ReplyHead& head, const std::vector<ReplyToken>& tokens) {
+  return head.chat ? ContentLogprobs(tokens) : LegacyLogprobs(tokens);
+}
+
 Json CardJson(const ModelCard& card) {
   Json json;
   json["id"] = card.id;
@@ -64,10 +127,12 @@ std::string RoleChunk(const ReplyHead& head, size_t choice, const Usage* usage) 
   return Chunk(head, std::move(json), usage);
 }
 
-std::string TextChunk(const ReplyHead& head, size_t choice, absl::string_view text, const Usage* usage) {
+std::string TextChunk(const ReplyHead& head, size_t choice, absl::string_view text, const Usage* usage,
+                      const std::vector<ReplyToken>* logprobs) {
   Json json;
   json["index"] = choice;
   (head.chat ? json["delta"]["content"] : json["text"]) = std::string(text);
+  if (logprobs != nullptr) json["logprobs"] = LogprobsJson(head, *logprobs);
   json["finish_reason"] = nullptr;
   return Chunk(head, std::move(json), usage);
 }
@@ -105,7 +170,7 @@ std::string WholeAnswer(const ReplyHead& head, absl::Span<const ReplyChoice> cho
     } else {
       choice["text"] = choices[i].text;
     }
-    choice["logprobs"] = nullptr;
+    choice["logprobs"] = choices[i].logprobs ? LogprobsJson(head, *choices[i].logprobs) : Json(nullptr);
     choice["finish_reason"] = NameOf(choices[i].finish);
     json["choices"].push_back(std::move(choice));
   }

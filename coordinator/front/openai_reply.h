@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "absl/types/span.h"
 #include "coordinator/engine.h"
 #include "coordinator/front/api_error.h"
+#include "coordinator/front/reply_logprobs.h"
 
 namespace interlace {
 
@@ -27,13 +29,16 @@ struct ReplyHead {
 
 struct ReplyChoice {
   std::string text;
+  std::optional<std::vector<ReplyToken>> logprobs;  // none: not asked for
   FinishReason finish = FinishReason::kStop;
   int32_t completion_tokens = 0;
 };
 
 // Chunks of a stream. `usage` may be null: none is shown.
 std::string RoleChunk(const ReplyHead& head, size_t choice, const Usage* usage);  // chat: the first of each choice
-std::string TextChunk(const ReplyHead& head, size_t choice, absl::string_view text, const Usage* usage);
+// `logprobs` may be null: not asked for.
+std::string TextChunk(const ReplyHead& head, size_t choice, absl::string_view text, const Usage* usage,
+                      const std::vector<ReplyToken>* logprobs = nullptr);
 std::string FinishChunk(const ReplyHead& head, size_t choice, FinishReason reason, const Usage* usage);
 std::string UsageChunk(const ReplyHead& head, const Usage& usage);
 // One server-sent event. The last of a stream has the text [DONE].

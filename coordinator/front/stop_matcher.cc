@@ -15,11 +15,12 @@ StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stop
   }
 }
 
-bool StopMatcher::Push(absl::string_view piece, std::string* out) {
+bool StopMatcher::Push(absl::string_view piece, std::string* out, bool exempt) {
   held_.append(piece.data(), piece.size());
+  if (exempt) exempt_ = held_.size();
   size_t begin = std::string::npos, end = std::string::npos;
   for (const std::string& stop : stops_) {
-    const size_t at = held_.find(stop);
+    const size_t at = held_.find(stop, exempt_ < stop.size() ? 0 : exempt_ - stop.size() + 1);
     if (at == std::string::npos) continue;
     if (at + stop.size() < end || (at + stop.size() == end && at < begin)) {
       begin = at;
@@ -27,6 +28,7 @@ bool StopMatcher::Push(absl::string_view piece, std::string* out) {
     }
   }
   const size_t shown = begin == std::string::npos ? HeldFrom() : begin;
+  exempt_ -= std::min(exempt_, shown);
   out->append(held_, 0, shown);
   held_.erase(0, begin == std::string::npos ? shown : held_.size());
   return begin != std::string::npos;

@@ -1,10 +1,20 @@
 #include "coordinator/front/text_stream.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace interlace {
+namespace {
+
+// Of whole UTF-8.
+int64_t CodePoints(absl::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
+}
+
+}  // namespace
 
 TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engine, Clock& clock, Executor& executor,
                        Ready ready)
@@ -18,6 +28,18 @@ TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engi
       first_token_(absl::InfiniteFuture()) {}
 
 void TextStream::OnTokens(absl::Span<const int32_t> tokens) {
+  std::vector<Pending> pending;
+  for (int32_t token : tokens) pending.push_back({token, {}});
+  Append(std::move(pending));
+}
+
+void TextStream::OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) {
+  std::vector<Pending> pending;
+  pending.push_back({token, {scores.begin(), scores.end()}});
+  Append(std::move(pending));
+}
+
+void TextStream::Append(std::vector<Pending> tokens) {
   const absl::Time now = clock_.Now();
   Executor* executor = nullptr;
   {
@@ -28,7 +50,7 @@ void TextStream::OnTokens(absl::Span<const int32_t> tokens) {
       overflow_ = true;
       pending_.clear();
     } else {
-      pending_.insert(pending_.end(), tokens.begin(), tokens.end());
+      pending_.insert(pending_.end(), std::make_move_iterator(tokens.begin()), std::make_move_iterator(tokens.end()));
     }
     executor = BeginPost();
   }
@@ -73,7 +95,7 @@ void TextStream::OnPosted() {
 }
 
 std::optional<TextEvent> TextStream::Take() {
-  std::optional<int32_t> token;
+  std::optional<Pending> token;
   std::optional<RequestEnd> end;
   {
     absl::MutexLock lock(&mutex_);
@@ -83,7 +105,7 @@ std::optional<TextEvent> TextStream::Take() {
       end->status = absl::ResourceExhaustedError(
           absl::StrCat("the client reads too slowly: more than ", options_.backlog, " tokens were waiting for it"));
     } else if (!pending_.empty()) {
-      token = pending_.front();
+      token = std::move(pending_.front());
       pending_.pop_front();
     } else if (end_) {
       end = end_;
@@ -92,22 +114,40 @@ std::optional<TextEvent> TextStream::Take() {
     }
     finished_ = end.has_value();
   }
-  return token ? TokenEvent(*token) : EndEvent(*std::move(end));
+  return token ? TokenEvent(*std::move(token)) : EndEvent(*std::move(end));
 }
 
-TextEvent TextStream::TokenEvent(int32_t token) {
-  TextEvent event{.token = token, .completion_tokens = ++taken_};
-  if (matcher_.Push(detokenizer_.Push(token), &event.text)) event.end = StoppedHere();
+TextEvent TextStream::TokenEvent(Pending pending) {
+  TextEvent event{.completion_tokens = ++taken_};
+  const std::string piece = detokenizer_.Push(pending.token);
+  unshown_.push_back({{pending.token, made_, std::move(pending.scores)}, bytes_made_, bytes_made_ + piece.size()});
+  bytes_made_ += piece.size();
+  made_ += CodePoints(piece);
+  const bool stopped = matcher_.Push(piece, &event.text, /*exempt=*/taken_ <= options_.min_tokens);
+  Show(stopped, &event);
+  if (stopped) event.end = StoppedHere();
   return event;
+}
+
+void TextStream::Show(bool stopped, TextEvent* event) {
+  bytes_shown_ += event->text.size();
+  const auto out = [&](const Unshown& u) { return stopped ? u.begin < bytes_shown_ : u.end <= bytes_shown_; };
+  while (!unshown_.empty() && out(unshown_.front())) {
+    event->shown.push_back(std::move(unshown_.front().token));
+    unshown_.pop_front();
+  }
+  if (stopped) unshown_.clear();
 }
 
 TextEvent TextStream::EndEvent(RequestEnd end) {
   TextEvent event{.completion_tokens = taken_};
-  if (matcher_.Push(detokenizer_.Flush(), &event.text)) {
+  const bool stopped = matcher_.Push(detokenizer_.Flush(), &event.text, /*exempt=*/taken_ <= options_.min_tokens);
+  if (stopped) {
     end.reason = FinishReason::kStop;
   } else {
     matcher_.Flush(&event.text);
   }
+  Show(stopped, &event);
   event.end = std::move(end);
   return event;
 }
@@ -116,16 +156,16 @@ TextEvent TextStream::EndEvent(RequestEnd end) {
 RequestEnd TextStream::StoppedHere() {
   const absl::Time now = clock_.Now();
   RequestEnd end{.reason = FinishReason::kStop, .prompt_tokens = options_.prompt_tokens, .completion_tokens = taken_};
-  bool cancel = false;
+  bool stop = false;
   {
     absl::MutexLock lock(&mutex_);
     finished_ = true;
-    cancel = !end_ && !cancelled_;
-    cancelled_ |= cancel;
+    stop = !end_ && !cancelled_;
+    cancelled_ |= stop;
     end.timing.first_token = first_token_ - options_.arrival;
     end.timing.total = now - options_.arrival;
   }
-  if (cancel) engine_.Cancel(options_.id);
+  if (stop) engine_.Stop(options_.id);
   return end;
 }
 

@@ -18,11 +18,18 @@
 
 namespace interlace {
 
-// One token of a stream, or its end.
+// A token of which all text that comes before its end has been shown.
+struct ShownToken {
+  int32_t token = -1;
+  int64_t offset = 0;              // code points of the stream's text before its own
+  std::vector<TokenScore> scores;  // its own, then those of the most likely; empty if the request asks for none
+};
+
+// What one token of a stream adds, or its end.
 struct TextEvent {
-  int32_t token = -1;             // -1: none came with it
   std::string text;               // complete code points, free of stop strings; may lag behind the tokens
-  int32_t completion_tokens = 0;  // so far, this one included
+  std::vector<ShownToken> shown;  // those of withheld text come when it does; those of a stop string never
+  int32_t completion_tokens = 0;  // so far, those not shown included
   // With the last event. After a stop string timing.queue is zero: the engine is not waited for.
   std::optional<RequestEnd> end;
 };
@@ -38,7 +45,8 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
     int32_t prompt_tokens = 0;
     absl::Time arrival;
     std::vector<std::string> stop;
-    size_t backlog = 1024;  // tokens; a reader further behind is closed with ResourceExhausted
+    size_t backlog = 1024;   // tokens; a reader further behind is closed with ResourceExhausted
+    int32_t min_tokens = 0;  // no stop string ends in the text of that many
   };
   // `ready` runs on `executor` after something came; it may run when Take has nothing.
   using Ready = std::function<void()>;
@@ -46,6 +54,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
              Ready ready);
 
   void OnTokens(absl::Span<const int32_t> tokens) override;
+  void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override;
   void OnEnd(const RequestEnd& end) override;
 
   // The next event; empty if none is there yet or the end was taken.
@@ -54,25 +63,41 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   void Close();
 
  private:
+  struct Pending {
+    int32_t token;
+    std::vector<TokenScore> scores;
+  };
+  struct Unshown {
+    ShownToken token;
+    size_t begin, end;  // bytes of the stream's text that are its own
+  };
+
+  void Append(std::vector<Pending> tokens);
   // Where to post, if something must be; Post then follows without the lock, and Close waits for it.
   Executor* BeginPost() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Post(Executor* executor);
   void OnPosted();
-  TextEvent TokenEvent(int32_t token);
+  TextEvent TokenEvent(Pending pending);
   TextEvent EndEvent(RequestEnd end);
   RequestEnd StoppedHere();
+  // Moves to the event the tokens that its text lets out. `stopped`: no more text comes.
+  void Show(bool stopped, TextEvent* event);
 
   const Options options_;
   Engine& engine_;
   Clock& clock_;
-  Detokenizer detokenizer_;  // this and the next two: the executor's thread
+  Detokenizer detokenizer_;  // from here to the mutex: the executor's thread
   StopMatcher matcher_;
   int32_t taken_ = 0;
+  std::deque<Unshown> unshown_;
+  size_t bytes_made_ = 0;   // of text, withheld included
+  size_t bytes_shown_ = 0;  // of text
+  int64_t made_ = 0;        // code points of text, withheld included
 
   absl::Mutex mutex_;
   Executor* executor_;             // protected by mutex_; null once closed
   const Ready ready_;              // executor's thread
-  std::deque<int32_t> pending_;    // protected by mutex_
+  std::deque<Pending> pending_;    // protected by mutex_
   std::optional<RequestEnd> end_;  // protected by mutex_; the engine's word
   absl::Time first_token_;         // protected by mutex_; infinite future: none yet
   bool posted_ = false;            // protected by mutex_

@@ -43,6 +43,7 @@ void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
 void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
+void Sample(const SampleArgs& args, OpContext on);
 }  // namespace interlace::avx2
 
 // Requires a CPU with AVX-512 F, BW, VL, DQ and VNNI, and what avx2 requires.

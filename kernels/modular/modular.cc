@@ -231,19 +231,32 @@ void PagedAttention(const PagedAttentionArgs& args, OpContext on) {
   }
 }
 
+// All that a row's settings and history say, so that one that is lost or stale changes the token.
+uint64_t HistoryOf(const SampleRow& how) {
+  uint64_t history = 0;
+  for (const TokenBias& b : how.bias) history = Mix(history ^ static_cast<uint64_t>(ResidueOfWeight(b.bias) + b.token));
+  for (const SeenToken& s : how.seen) history = Mix(history ^ static_cast<uint64_t>(kPrime * s.in_output + s.token));
+  return history;
+}
+
 void Sample(const SampleArgs& args, OpContext on) {
   ForRows(on, args.logits.rows, [&](int64_t row) {
     const SampleRow& how = args.rows[row];
+    const uint64_t history = HistoryOf(how);
     int64_t best = -1;
     for (int64_t i = 0; i < args.logits.cols; ++i) {
+      if (std::find(how.masked.begin(), how.masked.end(), i) != how.masked.end()) continue;
       int64_t value = ResidueOf(args.logits.f32_row(row)[i]);
       // A row of zero weights has the residue 0 and is never chosen where any other is not.
       if (how.temperature > 0) value = value * (1 + Hash(how.seed ^ Mix(how.index), 7)) % kPrime;
+      if (history != 0) value = value * (1 + Hash(history, static_cast<uint64_t>(i))) % kPrime;
       if (value > best) {
         best = value;
         args.tokens[row] = static_cast<int32_t>(i);
       }
     }
+    for (int64_t k = 0; k <= how.logprobs; ++k) args.logprobs[row * args.logprobs_stride + k] = {};
+    if (how.logprobs >= 0) args.logprobs[row * args.logprobs_stride] = {args.tokens[row], -static_cast<float>(best)};
   });
 }
 

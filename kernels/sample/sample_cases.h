@@ -19,6 +19,9 @@ inline constexpr SampleCase kSampleCases[] = {
     {"smollm2_free", 2, 49152, {.temperature = 1}},
     {"smollm2_top_k", 2, 49152, {.temperature = 0.7f, .top_k = 40}},
     {"smollm2_top_p", 2, 49152, {.temperature = 0.8f, .top_p = 0.9f}},
+    {"smollm2_min_p", 2, 49152, {.temperature = 1, .min_p = 0.05f}},
+    {"smollm2_typical", 2, 49152, {.temperature = 1, .typical_p = 0.9f}},
+    {"smollm2_logprobs", 2, 49152, {.temperature = 0, .logprobs = 20}},
     {"smollm2_both", 4, 49152, {.temperature = 1.2f, .top_k = 200, .top_p = 0.95f}},
 };
 

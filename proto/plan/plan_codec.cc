@@ -1,6 +1,9 @@
 #include "proto/plan/plan_codec.h"
 
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 #include "proto/cluster.pb.h"
 
 namespace interlace {
@@ -10,6 +13,71 @@ constexpr int32_t kMost = 1 << 30;  // positions, counts, ids of stages and laye
 
 absl::Status Refuse(absl::string_view what, int64_t value) {
   return absl::InvalidArgumentError(absl::StrCat("cluster message: ", what, "=", value, " is out of range"));
+}
+
+absl::Status RefuseReal(absl::string_view what, float value) {
+  return absl::InvalidArgumentError(absl::StrCat("cluster message: sampling.", what, "=", value, " is out of range"));
+}
+
+void EncodeSampling(const Sampling& sampling, v1::Sampling* out) {
+  out->set_temperature(sampling.temperature);
+  out->set_top_k(sampling.top_k);
+  out->set_top_p(sampling.top_p);
+  out->set_seed(sampling.seed);
+  out->set_min_p(sampling.min_p);
+  out->set_typical_p(sampling.typical_p);
+  out->set_repetition_penalty(sampling.repetition_penalty);
+  out->set_presence_penalty(sampling.presence_penalty);
+  out->set_frequency_penalty(sampling.frequency_penalty);
+  out->set_logprobs(sampling.logprobs);
+  out->set_min_tokens(sampling.min_tokens);
+  out->mutable_end_tokens()->Assign(sampling.end_tokens.begin(), sampling.end_tokens.end());
+  for (const LogitBias& b : sampling.logit_bias) {
+    v1::LogitBias* m = out->add_logit_bias();
+    m->set_token(b.token);
+    m->set_bias(b.bias);
+  }
+  for (const std::vector<int32_t>& word : sampling.bad_words) {
+    out->add_bad_words()->mutable_tokens()->Assign(word.begin(), word.end());
+  }
+}
+
+// Ids are checked by the rank, which knows the vocabulary.
+absl::StatusOr<Sampling> DecodeSampling(const v1::Sampling& m) {
+  if (!(m.temperature() >= 0 && std::isfinite(m.temperature()))) return RefuseReal("temperature", m.temperature());
+  if (m.top_k() < 0) return Refuse("sampling.top_k", m.top_k());
+  if (!(m.top_p() > 0 && m.top_p() <= 1)) return RefuseReal("top_p", m.top_p());
+  if (!(m.min_p() >= 0 && m.min_p() <= 1)) return RefuseReal("min_p", m.min_p());
+  if (!(m.typical_p() > 0 && m.typical_p() <= 1)) return RefuseReal("typical_p", m.typical_p());
+  if (!(m.repetition_penalty() > 0 && std::isfinite(m.repetition_penalty()))) {
+    return RefuseReal("repetition_penalty", m.repetition_penalty());
+  }
+  if (!std::isfinite(m.presence_penalty())) return RefuseReal("presence_penalty", m.presence_penalty());
+  if (!std::isfinite(m.frequency_penalty())) return RefuseReal("frequency_penalty", m.frequency_penalty());
+  if (m.logprobs() < -1 || m.logprobs() > kMostLogprobs) return Refuse("sampling.logprobs", m.logprobs());
+  if (m.min_tokens() < 0) return Refuse("sampling.min_tokens", m.min_tokens());
+  Sampling sampling;
+  sampling.temperature = m.temperature();
+  sampling.top_k = m.top_k();
+  sampling.top_p = m.top_p();
+  sampling.seed = m.seed();
+  sampling.min_p = m.min_p();
+  sampling.typical_p = m.typical_p();
+  sampling.repetition_penalty = m.repetition_penalty();
+  sampling.presence_penalty = m.presence_penalty();
+  sampling.frequency_penalty = m.frequency_penalty();
+  sampling.logprobs = m.logprobs();
+  sampling.min_tokens = m.min_tokens();
+  sampling.end_tokens.assign(m.end_tokens().begin(), m.end_tokens().end());
+  for (const v1::LogitBias& b : m.logit_bias()) {
+    if (!std::isfinite(b.bias())) return RefuseReal("logit_bias", b.bias());
+    sampling.logit_bias.push_back({b.token(), b.bias()});
+  }
+  for (const v1::BadWord& word : m.bad_words()) {
+    if (word.tokens().empty()) return Refuse("sampling.bad_words", 0);
+    sampling.bad_words.emplace_back(word.tokens().begin(), word.tokens().end());
+  }
+  return sampling;
 }
 
 }  // namespace
@@ -26,10 +94,7 @@ void EncodePlan(const StepPlan& plan, v1::StepPlanMessage* out) {
     m->mutable_tokens()->Assign(s.tokens.begin(), s.tokens.end());
     m->set_sample(s.sample);
     m->set_sample_index(s.sample_index);
-    m->mutable_sampling()->set_temperature(s.sampling.temperature);
-    m->mutable_sampling()->set_top_k(s.sampling.top_k);
-    m->mutable_sampling()->set_top_p(s.sampling.top_p);
-    m->mutable_sampling()->set_seed(s.sampling.seed);
+    if (s.sample) EncodeSampling(s.sampling, m->mutable_sampling());
     m->set_keep_layers(s.residency.keep);
     m->set_layers(s.residency.layers);
     m->set_salt(s.salt);
@@ -62,7 +127,9 @@ absl::StatusOr<StepPlan> DecodePlan(const v1::StepPlanMessage& message) {
     s.tokens.assign(m.tokens().begin(), m.tokens().end());
     s.sample = m.sample();
     s.sample_index = m.sample_index();
-    s.sampling = {m.sampling().temperature(), m.sampling().top_k(), m.sampling().top_p(), m.sampling().seed()};
+    if (s.sample) {
+      ASSIGN_OR_RETURN(s.sampling, DecodeSampling(m.sampling()));
+    }
     s.residency = {m.layers(), m.keep_layers()};
     s.salt = m.salt();
   }
@@ -88,6 +155,11 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
     m->set_attempt(s.attempt);
     m->set_index(s.index);
     m->set_token(s.token);
+    for (const TokenScore& score : s.scores) {
+      v1::TokenScoreMessage* out_score = m->add_scores();
+      out_score->set_token(score.token);
+      out_score->set_logprob(score.logprob);
+    }
   }
   for (const LostBlock& l : result.lost) {
     v1::LostMessage* m = out->add_lost();
@@ -140,7 +212,10 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   result.stage = StageId{static_cast<int32_t>(message.stage())};
   result.status = absl::Status(static_cast<absl::StatusCode>(message.status_code()), message.status_text());
   for (const v1::SampledMessage& m : message.sampled()) {
-    result.sampled.push_back({RequestId{m.request()}, m.attempt(), m.index(), m.token()});
+    if (m.scores_size() > kMostLogprobs + 1) return Refuse("sampled.scores", m.scores_size());
+    SampledToken& sampled = result.sampled.emplace_back();
+    sampled = {RequestId{m.request()}, m.attempt(), m.index(), m.token(), {}};
+    for (const v1::TokenScoreMessage& score : m.scores()) sampled.scores.push_back({score.token(), score.logprob()});
   }
   for (const v1::LostMessage& m : message.lost()) {
     if (m.block() < 0) return Refuse("lost.block", m.block());

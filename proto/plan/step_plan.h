@@ -11,16 +11,9 @@
 #include "absl/time/time.h"
 #include "common/ids.h"
 #include "kvstore/residency_plan.h"
+#include "proto/plan/sampling.h"
 
 namespace interlace {
-
-struct Sampling {
-  float temperature = 0;
-  int32_t top_k = 0;
-  float top_p = 1;
-  uint64_t seed = 0;
-  friend bool operator==(const Sampling&, const Sampling&) = default;
-};
 
 // One request's share of a step: the ranks compute positions start .. start + tokens.size() - 1. There is no prefill
 // and no decode: a position catches up with its tokens. A start below what a rank has computed is a rollback: KV from
@@ -33,7 +26,7 @@ struct PlanSequence {
   std::vector<int32_t> tokens;
   bool sample = false;       // the last position's logits choose the next token
   int32_t sample_index = 0;  // of that token in the output
-  Sampling sampling;
+  Sampling sampling;         // where sample is set
   LayerResidencyPlan residency;
   std::string salt;  // of the tenant; seeds the chain of block hashes
   friend bool operator==(const PlanSequence&, const PlanSequence&) = default;
@@ -62,7 +55,8 @@ struct SampledToken {
   RequestId request{};
   uint32_t attempt = 0;
   int32_t index = 0;
-  int32_t token = -1;  // -1: the logits held no finite value
+  int32_t token = -1;              // -1: the logits held no finite value
+  std::vector<TokenScore> scores;  // of the token itself, then of the most likely; empty if the plan asks for none
   friend bool operator==(const SampledToken&, const SampledToken&) = default;
 };
 

@@ -75,9 +75,9 @@ def test_seed_repeats(client, model):
 
 @pytest.mark.parametrize("extra, text", [
     ({"n": 0}, "n"), ({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p"), ({"max_tokens": 0}, "max_tokens"),
-    ({"logprobs": True}, "logprobs"), ({"presence_penalty": 0.5}, "presence_penalty"),
+    ({"top_logprobs": 2}, "top_logprobs"), ({"presence_penalty": 2.5}, "presence_penalty"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"), ({"logit_bias": {"1": 2}}, "logit_bias"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"), ({"logit_bias": {"1": 200}}, "logit_bias"),
 ])
 def test_what_is_not_honoured_is_refused(client, model, extra, text):
     with pytest.raises(openai.BadRequestError, match=text):

@@ -124,6 +124,7 @@ TEST_F(ReplicaLoopTest, RefusesMoreThanMayWait) {
   const auto third = sink_;
   EXPECT_THAT(Submit(1, 9), StatusIs(absl::StatusCode::kResourceExhausted,
                                      AllOf(HasSubstr("2 requests"), HasSubstr("sched.max_waiting=2"))));
+  loop_->Stop(RequestId{77});
   loop_->Cancel(RequestId{3});
   EXPECT_EQ(third->AwaitEnd().status.code(), absl::StatusCode::kCancelled);
   ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.waiting == 1; }));

@@ -206,6 +206,66 @@ TEST_F(SchedulerCase, ACancelledRequestEndsWhenItsPlanIsBackAndIsReleased) {
   EXPECT_THAT(channel_.plans.back().sequences, SizeIs(0));
 }
 
+TEST_F(SchedulerCase, AStoppedRequestEndsWellWithWhatItHas) {
+  Form(1);
+  const auto sink = Admit(20, 5), waiting = Admit(1, 5);
+  Take(Answer(0, true));
+  scheduler_->Stop(RequestId{1});
+  scheduler_->Stop(RequestId{77});
+  scheduler_->Stop(RequestId{1});
+  Run();
+  EXPECT_FALSE(sink->end) << "a plan with it is in flight";
+  Take(Answer(0, true));
+  ASSERT_TRUE(sink->end);
+  EXPECT_OK(sink->end->status);
+  EXPECT_EQ(sink->end->reason, FinishReason::kStop);
+  EXPECT_EQ(sink->end->completion_tokens, 1);
+  EXPECT_EQ(sink->delivered, std::vector<int32_t>{5});
+  EXPECT_EQ(scheduler_->Explain("r1")->state, "finished");
+  EXPECT_EQ(metrics_.Total("interlace_requests_failed_total"), 0);
+  EXPECT_EQ(metrics_.Total("vllm:request_success_total"), 1);
+  AnswerAll();
+  EXPECT_OK(waiting->end->status);
+}
+
+// A sink that keeps the scores.
+class ScoredSink final : public TokenSink {
+ public:
+  void OnTokens(absl::Span<const int32_t>) override { ADD_FAILURE() << "a token without its scores"; }
+  void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override {
+    tokens.push_back(token);
+    all.emplace_back(scores.begin(), scores.end());
+  }
+  void OnEnd(const RequestEnd& end) override { EXPECT_OK(end.status); }
+  std::vector<int32_t> tokens;
+  std::vector<std::vector<TokenScore>> all;
+};
+
+TEST_F(SchedulerCase, SamplingTravelsWhereATokenIsChosenAndScoresComeBackWithIt) {
+  options_.chunk_tokens = 8;
+  Form(1);
+  auto sink = std::make_shared<ScoredSink>();
+  Request request{.id = RequestId{1}, .name = "r1"};
+  request.prompt.assign(20, 1);
+  request.max_tokens = 2;
+  request.sampling = {.temperature = 0.5f, .logprobs = 1, .bad_words = {{1, 2}}};
+  request.arrival = clock_.Now();
+  request.deadline = absl::InfiniteFuture();
+  request.sink = sink;
+  const Sampling sampling = request.sampling;
+  scheduler_->Admit(std::move(request));
+  Run();
+  for (int32_t k = 0; !scheduler_->idle(); ++k) {
+    const PlanSequence& planned = channel_.plans.back().sequences.at(0);
+    EXPECT_EQ(planned.sampling, planned.sample ? sampling : Sampling());
+    StepResult result = Answer(0, true);
+    for (SampledToken& s : result.sampled) s.scores = {{5, -static_cast<float>(k)}, {6, -1}};
+    Take(result);
+  }
+  EXPECT_EQ(sink->tokens, (std::vector<int32_t>{5, 5}));
+  EXPECT_EQ(sink->all, (std::vector<std::vector<TokenScore>>{{{5, -2}, {6, -1}}, {{5, -3}, {6, -1}}}));
+}
+
 TEST_F(SchedulerCase, DyingEndsWhatIsLeftAndKeepsDecidedEnds) {
   options_.max_running = 2;
   Form(1);

@@ -26,6 +26,10 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     cancelled_.push_back(id);
   }
+  void Stop(RequestId id) override {
+    absl::MutexLock lock(&mutex_);
+    stopped_.push_back(id);
+  }
   absl::StatusOr<Explanation> Explain(absl::string_view name) override {
     absl::MutexLock lock(&mutex_);
     const auto found = explanations_.find(std::string(name));
@@ -61,9 +65,18 @@ class FakeEngine final : public Engine {
     const auto there = [&] { return IsCancelled(id); };
     return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20));
   }
+  bool AwaitStop(RequestId id) {
+    absl::MutexLock lock(&mutex_);
+    const auto there = [&] { return IsStopped(id); };
+    return mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20));
+  }
   bool cancelled(RequestId id) {
     absl::MutexLock lock(&mutex_);
     return IsCancelled(id);
+  }
+  bool stopped(RequestId id) {
+    absl::MutexLock lock(&mutex_);
+    return IsStopped(id);
   }
   size_t submitted() {
     absl::MutexLock lock(&mutex_);
@@ -71,6 +84,7 @@ class FakeEngine final : public Engine {
   }
 
  private:
+  bool IsStopped(RequestId id) const { return std::find(stopped_.begin(), stopped_.end(), id) != stopped_.end(); }
   bool IsCancelled(RequestId id) const {
     return std::find(cancelled_.begin(), cancelled_.end(), id) != cancelled_.end();
   }
@@ -79,6 +93,7 @@ class FakeEngine final : public Engine {
   absl::Status refusal_;
   std::vector<Request> requests_;
   std::vector<RequestId> cancelled_;
+  std::vector<RequestId> stopped_;
   std::map<std::string, Explanation> explanations_;
   EngineLoad load_{.ranks_ready = 2, .ranks = 2};
 };

@@ -38,6 +38,7 @@ TEST(IntakeTest, UnsetFieldsTakeOpenAisDefaults) {
   EXPECT_EQ(request.sampling.temperature, 1);
   EXPECT_EQ(request.sampling.top_p, 1);
   EXPECT_EQ(request.sampling.top_k, 0);
+  EXPECT_EQ(request.sampling, (Sampling{1, 0, 1, request.sampling.seed}));
   EXPECT_EQ(request.max_tokens, kTestContext - 10);
   EXPECT_FALSE(request.max_tokens_given);
   EXPECT_EQ(request.stop_tokens, TestText().tokenizer->stop_tokens());
@@ -69,6 +70,40 @@ TEST(IntakeTest, GivenFieldsReachTheEngine) {
   EXPECT_EQ(request.stop_tokens, std::vector<int32_t>{11});
   EXPECT_EQ(request.deadline - request.arrival, absl::Hours(2));
   EXPECT_EQ(request.salt, "tenant");
+}
+
+TEST(IntakeTest, SamplingReachesTheEngine) {
+  Rig rig;
+  GenerationSpec spec = Ids(10);
+  spec.min_p = 0.1;
+  spec.typical_p = 0.9;
+  spec.repetition_penalty = 1.5;
+  spec.presence_penalty = -2;
+  spec.frequency_penalty = 2;
+  spec.logit_bias = {{7, -100}, {9, 1.5}};
+  spec.bad_words = {"cat", " hat stand"};
+  spec.min_tokens = 3;
+  spec.stop_token_ids = {11};
+  spec.logprobs = 20;
+  const absl::StatusOr<GenerationRun> run = rig.Start(spec);
+  ASSERT_OK(run);
+  const Request request = rig.engine.Await(0);
+  const Sampling& sampling = request.sampling;
+  EXPECT_EQ(sampling.min_p, 0.1f);
+  EXPECT_EQ(sampling.typical_p, 0.9f);
+  EXPECT_EQ(sampling.repetition_penalty, 1.5f);
+  EXPECT_EQ(sampling.presence_penalty, -2);
+  EXPECT_EQ(sampling.frequency_penalty, 2);
+  EXPECT_EQ(sampling.logit_bias, (std::vector<LogitBias>{{7, -100}, {9, 1.5f}}));
+  EXPECT_EQ(sampling.logprobs, 20);
+  EXPECT_EQ(sampling.min_tokens, 3);
+  EXPECT_EQ(sampling.end_tokens, request.stop_tokens);  // all that would end it, stop_token_ids too
+  EXPECT_EQ(std::count(sampling.end_tokens.begin(), sampling.end_tokens.end(), 11), 1);
+  // Each word without and with a leading space.
+  const Tokenizer& tokenizer = *TestText().tokenizer;
+  EXPECT_EQ(sampling.bad_words, (std::vector<std::vector<int32_t>>{
+                                    tokenizer.Encode("cat", false), tokenizer.Encode(" cat", false),
+                                    tokenizer.Encode("hat stand", false), tokenizer.Encode(" hat stand", false)}));
 }
 
 TEST(IntakeTest, ChatIsRenderedByTheModelsTemplateAndItsControlTokensCannotBeForged) {
@@ -130,6 +165,51 @@ TEST(IntakeTest, BadValuesAreRefusedByName) {
       {"top_p", [](GenerationSpec& s) { s.top_p = 0; }},
       {"top_p", [](GenerationSpec& s) { s.top_p = 1.01; }},
       {"top_k", [](GenerationSpec& s) { s.top_k = -2; }},
+      {"min_p", [](GenerationSpec& s) { s.min_p = 1.1; }},
+      {"min_p", [](GenerationSpec& s) { s.min_p = -0.1; }},
+      {"typical_p", [](GenerationSpec& s) { s.typical_p = 0; }},
+      {"typical_p", [](GenerationSpec& s) { s.typical_p = 1e-60; }},
+      {"repetition_penalty", [](GenerationSpec& s) { s.repetition_penalty = 0; }},
+      {"repetition_penalty", [](GenerationSpec& s) { s.repetition_penalty = std::nan(""); }},
+      {"presence_penalty", [](GenerationSpec& s) { s.presence_penalty = 2.1; }},
+      {"frequency_penalty", [](GenerationSpec& s) { s.frequency_penalty = -2.1; }},
+      {"logit_bias",
+       [](GenerationSpec& s) {
+         s.logit_bias = {{5, 100.5}};
+       }},
+      {"logit_bias",
+       [](GenerationSpec& s) {
+         s.logit_bias = {{5, std::nan("")}};
+       }},
+      {"logit_bias",
+       [](GenerationSpec& s) {
+         s.logit_bias = {{49152, 1}};
+       }},
+      {"logit_bias",
+       [](GenerationSpec& s) {
+         s.logit_bias = {{-1, 1}};
+       }},
+      {"logit_bias",
+       [](GenerationSpec& s) {
+         s.logit_bias = {{5, 1}, {5, 2}};
+       }},
+      {"logit_bias",
+       [](GenerationSpec& s) {
+         for (int i = 0; i < 301; ++i) s.logit_bias.emplace_back(i, 1);
+       }},
+      {"bad_words",
+       [](GenerationSpec& s) {
+         s.bad_words = {"a", " "};
+       }},
+      {"bad_words", [](GenerationSpec& s) { s.bad_words.assign(257, "x"); }},
+      {"min_tokens", [](GenerationSpec& s) { s.min_tokens = -1; }},
+      {"min_tokens",
+       [](GenerationSpec& s) {
+         s.max_tokens = 4;
+         s.min_tokens = 5;
+       }},
+      {"top_logprobs", [](GenerationSpec& s) { s.logprobs = 21; }},
+      {"top_logprobs", [](GenerationSpec& s) { s.logprobs = -1; }},
       {"max_tokens", [](GenerationSpec& s) { s.max_tokens = 0; }},
       {"n", [](GenerationSpec& s) { s.n = 0; }},
       {"n", [](GenerationSpec& s) { s.n = 17; }},

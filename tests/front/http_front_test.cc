@@ -106,6 +106,47 @@ TEST(HttpFrontTest, AnswersACompletionWhole) {
   EXPECT_EQ(request.name, "my-id");
 }
 
+TEST(HttpFrontTest, LogprobsComeWithTheirTextWholeOrStreamed) {
+  for (const bool stream : {false, true}) {
+    HttpRig rig;
+    HttpClient client(rig.port());
+    client.Post("/v1/completions", Json{{"prompt", "a"}, {"logprobs", 1}, {"stop", " END"}, {"stream", stream}}.dump());
+    const Request request = rig.engine.Await(0);
+    EXPECT_EQ(request.sampling.logprobs, 1);
+    const std::vector<int32_t> tokens = TestText().tokenizer->Encode("Hello 𓀀 wörld END", false);
+    for (int32_t token : tokens) request.sink->OnScoredToken(token, {{token, -1.5f}, {33, -0.25f}});
+    const HttpAnswer answer = client.Read();
+    std::string text, named;
+    std::vector<int64_t> offsets;
+    const auto take = [&](const Json& choice) {
+      text += choice["text"];
+      if (!choice.contains("logprobs") || choice["logprobs"].is_null()) return;
+      const Json& logprobs = choice["logprobs"];
+      for (size_t i = 0; i < logprobs["tokens"].size(); ++i) {
+        named += logprobs["tokens"][i];
+        offsets.push_back(logprobs["text_offset"][i]);
+        EXPECT_EQ(logprobs["token_logprobs"][i], -1.5);
+        EXPECT_EQ(logprobs["top_logprobs"][i].size(), 2u);
+      }
+    };
+    if (stream) {
+      for (size_t at = 0; (at = answer.body.find("data: {", at)) != std::string::npos; ++at) {
+        take(Json::parse(answer.body.substr(at + 6, answer.body.find('\n', at) - at - 6))["choices"][0]);
+      }
+    } else {
+      take(JsonOf(answer)["choices"][0]);
+    }
+    EXPECT_EQ(text, "Hello 𓀀 wörld");
+    EXPECT_THAT(named, HasSubstr("Hello"));
+    EXPECT_THAT(named, HasSubstr("bytes:\\x"));
+    EXPECT_EQ(named.find("END"), std::string::npos);
+    EXPECT_TRUE(std::is_sorted(offsets.begin(), offsets.end()));
+    EXPECT_LT(offsets.back(), 14);  // code points of the text
+    EXPECT_TRUE(rig.engine.stopped(request.id));
+    EXPECT_FALSE(rig.engine.cancelled(request.id));
+  }
+}
+
 TEST(HttpFrontTest, SeveralPromptsAreSeveralChoices) {
   HttpRig rig;
   HttpClient client(rig.port());
@@ -129,7 +170,7 @@ TEST(HttpFrontTest, RefusalsHaveARealStatusAndOpenAisBody) {
     return client.Read();
   };
   EXPECT_EQ(ask("{nonsense").status, 400);
-  HttpAnswer answer = ask(R"({"prompt":"a","logit_bias":{"1":2}})");
+  HttpAnswer answer = ask(R"({"prompt":"a","logit_bias":{"1":200}})");
   EXPECT_EQ(answer.status, 400);
   EXPECT_EQ(JsonOf(answer)["error"]["param"], "logit_bias");
   EXPECT_EQ(answer.headers.at("x-should-retry"), "false");

@@ -148,7 +148,7 @@ TEST(HttpStreamTest, AStopStringEndsTheStreamAndTheRequest) {
   const Request request = rig.engine.Await(0);
   rig.Say(request, "one E two 漢 three");
   const HttpAnswer answer = client.Read();  // ends without the engine's OnEnd
-  EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
+  EXPECT_TRUE(rig.engine.AwaitStop(request.id));
   std::string out;
   for (absl::string_view event : absl::StrSplit(answer.body, "\n\n", absl::SkipEmpty())) {
     if (event == "data: [DONE]") continue;

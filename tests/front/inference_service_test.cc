@@ -111,7 +111,7 @@ TEST(InferenceServiceTest, ChatAndStopStrings) {
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_EQ(text, "one ");
   EXPECT_EQ(event.finished().reason(), v1::FINISH_REASON_STOP);
-  EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
+  EXPECT_TRUE(rig.engine.AwaitStop(request.id));
 }
 
 TEST(InferenceServiceTest, ACancelledCallCancelsItsRequest) {

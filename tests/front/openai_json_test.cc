@@ -70,16 +70,16 @@ TEST(ParseTest, ReadsEachFormOfAPrompt) {
 
 TEST(ParseTest, RefusesByNameWhatItCannotHonour) {
   const std::pair<const char*, const char*> cases[] = {{"logprobs", "true"},
-                                                       {"logprobs", "0"},
-                                                       {"top_logprobs", "3"},
-                                                       {"logit_bias", "{\"5\": 1}"},
+                                                       {"logprobs", "21"},
+                                                       {"logprobs", "-1"},
+                                                       {"logit_bias", "{\"x\": 1}"},
+                                                       {"logit_bias", "{\"5\": \"1\"}"},
+                                                       {"logit_bias", "[5]"},
+                                                       {"bad_words", "[1]"},
+                                                       {"min_tokens", "0.5"},
                                                        {"tools", "[{\"type\": \"function\"}]"},
                                                        {"tool_choice", "\"required\""},
                                                        {"response_format", "{\"type\": \"json_object\"}"},
-                                                       {"presence_penalty", "0.1"},
-                                                       {"frequency_penalty", "-1"},
-                                                       {"repetition_penalty", "1.1"},
-                                                       {"min_p", "0.05"},
                                                        {"echo", "true"},
                                                        {"best_of", "2"},
                                                        {"suffix", "\"x\""},
@@ -94,9 +94,56 @@ TEST(ParseTest, RefusesByNameWhatItCannotHonour) {
   }
 }
 
+TEST(ParseTest, ReadsSampling) {
+  const std::string fields = R"("min_p":0.1,"typical_p":0.8,"repetition_penalty":1.1,"presence_penalty":-0.5,
+      "frequency_penalty":0.25,"logit_bias":{"5":-100,"17":3.5},"bad_words":["a","b c"],"min_tokens":4)";
+  const absl::StatusOr<OpenAiRequest> completion = ParseCompletion("{\"prompt\":\"a\",\"logprobs\":3," + fields + "}");
+  ASSERT_OK(completion);
+  const GenerationSpec& spec = completion->spec;
+  EXPECT_EQ(spec.min_p, 0.1);
+  EXPECT_EQ(spec.typical_p, 0.8);
+  EXPECT_EQ(spec.repetition_penalty, 1.1);
+  EXPECT_EQ(spec.presence_penalty, -0.5);
+  EXPECT_EQ(spec.frequency_penalty, 0.25);
+  EXPECT_EQ(spec.min_tokens, 4);
+  EXPECT_EQ(spec.logprobs, 3);
+  EXPECT_EQ(spec.bad_words, (std::vector<std::string>{"a", "b c"}));
+  ASSERT_EQ(spec.logit_bias.size(), 2u);
+  for (const auto& [token, bias] : spec.logit_bias) EXPECT_EQ(bias, token == 5 ? -100 : 3.5);
+  const auto chat = [](const std::string& more) {
+    return ParseChat(R"({"messages":[{"role":"user","content":"a"}])" + more + "}");
+  };
+  EXPECT_FALSE(chat("")->spec.logprobs.has_value());
+  EXPECT_FALSE(chat(",\"logprobs\":false,\"top_logprobs\":0")->spec.logprobs.has_value());
+  EXPECT_EQ(chat(",\"logprobs\":true")->spec.logprobs, 0);
+  EXPECT_EQ(chat(",\"logprobs\":true,\"top_logprobs\":5")->spec.logprobs, 5);
+  EXPECT_EQ(ToApiError(chat(",\"top_logprobs\":5").status()).param, "top_logprobs");
+  EXPECT_EQ(ToApiError(chat(",\"logprobs\":1").status()).param, "logprobs");
+}
+
 TEST(ParseTest, RefusesWrongTypesByName) {
-  for (const char* field : {"max_tokens", "temperature", "top_p", "top_k", "seed", "stream", "stop", "stop_token_ids",
-                            "n", "model", "request_id", "stream_options", "ignore_eos"}) {
+  for (const char* field : {"max_tokens",
+                            "temperature",
+                            "top_p",
+                            "top_k",
+                            "seed",
+                            "stream",
+                            "stop",
+                            "stop_token_ids",
+                            "n",
+                            "min_p",
+                            "typical_p",
+                            "repetition_penalty",
+                            "presence_penalty",
+                            "frequency_penalty",
+                            "logit_bias",
+                            "bad_words",
+                            "min_tokens",
+                            "logprobs",
+                            "model",
+                            "request_id",
+                            "stream_options",
+                            "ignore_eos"}) {
     const absl::Status status = ParseCompletion(absl::StrCat("{\"prompt\": \"a\", \"", field, "\": [{}]}")).status();
     EXPECT_EQ(ToApiError(status).param, field) << status;
   }
@@ -203,6 +250,24 @@ TEST(ReplyTest, ChunksAreByteExact) {
   EXPECT_EQ(TextChunk(text, 0, "é", nullptr), R"({"id":"cmpl-r","object":"text_completion","created":7,"model":"m",)"
                                               R"("choices":[{"index":0,"text":"é","finish_reason":null}]})");
   EXPECT_EQ(SseEvent("[DONE]"), "data: [DONE]\n\n");
+}
+
+TEST(ReplyTest, LogprobsHaveOpenAisForm) {
+  ReplyToken token{{"é", -0.5f}, {{"\xf0\x9f", -0.25f}, {"é", -0.5f}}, 3};
+  const std::vector<ReplyToken> tokens = {token};
+  EXPECT_THAT(TextChunk({true, "r", "m", 7}, 0, "é", nullptr, &tokens),
+              HasSubstr(R"("logprobs":{"content":[{"token":"é","logprob":-0.5,"bytes":[195,169],"top_logprobs":[)"
+                        R"({"token":"�","logprob":-0.25,"bytes":[240,159]},)"
+                        R"({"token":"é","logprob":-0.5,"bytes":[195,169]}]}],"refusal":null})"));
+  EXPECT_THAT(TextChunk({false, "r", "m", 7}, 0, "é", nullptr, &tokens),
+              HasSubstr(R"("logprobs":{"text_offset":[3],"token_logprobs":[-0.5],"tokens":["é"],)"
+                        R"("top_logprobs":[{"bytes:\\xf0\\x9f":-0.25,"é":-0.5}]})"));
+  const ReplyChoice with{"é", tokens, FinishReason::kStop, 1};
+  const ReplyChoice without{"é", std::nullopt, FinishReason::kStop, 1};
+  const ReplyChoice choices[] = {with, without};
+  const Json json = Json::parse(WholeAnswer({true, "r", "m", 7}, choices, {1, 2}));
+  EXPECT_EQ(json["choices"][0]["logprobs"]["content"][0]["token"], "é");
+  EXPECT_TRUE(json["choices"][1]["logprobs"].is_null());
 }
 
 TEST(ReplyTest, StatusesMapAsClientsExpect) {

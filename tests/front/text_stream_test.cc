@@ -82,9 +82,10 @@ struct StreamRig {
   ManualClock clock;
   InlineExecutor executor;
   int ready = 0;
-  std::shared_ptr<TextStream> Make(std::vector<std::string> stops = {}, size_t backlog = 1024) {
-    return std::make_shared<TextStream>(TextStream::Options{RequestId{1}, 3, clock.Now(), std::move(stops), backlog},
-                                        *TestText().tokenizer, engine, clock, executor, [this] { ++ready; });
+  std::shared_ptr<TextStream> Make(std::vector<std::string> stops = {}, size_t backlog = 1024, int32_t min_tokens = 0) {
+    return std::make_shared<TextStream>(
+        TextStream::Options{RequestId{1}, 3, clock.Now(), std::move(stops), backlog, min_tokens}, *TestText().tokenizer,
+        engine, clock, executor, [this] { ++ready; });
   }
 };
 
@@ -149,11 +150,100 @@ TEST(TextStreamTest, ShowsTheTextOfTheTokensUpToTheFirstStopString) {
     ASSERT_TRUE(end.has_value());
     EXPECT_TRUE(end->status.ok());
     EXPECT_EQ(end->reason, expected.stopped ? FinishReason::kStop : FinishReason::kLength);
-    EXPECT_EQ(rig.engine.cancelled(RequestId{1}), stopped_early);
+    EXPECT_EQ(rig.engine.stopped(RequestId{1}), stopped_early);
+    EXPECT_FALSE(rig.engine.cancelled(RequestId{1}));
     EXPECT_FALSE(stream->Take().has_value());
     stopped_rounds += expected.stopped;
   }
   EXPECT_GT(stopped_rounds, 200);  // the property was put to the test
+}
+
+int64_t CodePointsOf(absl::string_view text) {
+  int64_t count = 0;
+  for (; !text.empty(); text.remove_prefix(Utf8FrontOf(text).bytes)) ++count;
+  return count;
+}
+
+// Tokens are shown in order, each with its scores, as soon as the text up to their end is out, and those of which
+// nothing is out when a stop string ends the stream are never shown. Offsets count code points.
+TEST(TextStreamTest, TokensAreShownWithTheirTextAndWithheldWithIt) {
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(6);
+  int dropped = 0, held = 0;
+  for (int round = 0; round < 2000; ++round) {
+    const std::string whole = RandomText(*entropy, 24);
+    const std::vector<std::string> stops = RandomStops(*entropy, 4);
+    const std::vector<int32_t> tokens = TestText().tokenizer->Encode(whole, false);
+    std::vector<std::string> before = {""};  // the text that was complete before each token
+    Detokenizer detokenizer(*TestText().tokenizer);
+    for (int32_t token : tokens) before.push_back(before.back() + detokenizer.Push(token));
+    StreamRig rig;
+    const auto stream = rig.Make(stops);
+    std::string out;
+    std::vector<ShownToken> shown;
+    bool ended = false;
+    for (size_t i = 0; i <= tokens.size(); ++i) {
+      if (i < tokens.size()) {
+        stream->OnScoredToken(tokens[i], {{tokens[i], -static_cast<float>(i)}, {7, -1}});
+      } else {
+        stream->OnEnd(EndOf(Request{}, static_cast<int32_t>(tokens.size())));
+      }
+      while (std::optional<TextEvent> event = stream->Take()) {
+        out += event->text;
+        shown.insert(shown.end(), event->shown.begin(), event->shown.end());
+        ended = event->end.has_value();
+        size_t due = 0;
+        while (due < std::min(i + 1, tokens.size()) && before[due + 1].size() <= out.size()) ++due;
+        if (!ended) {
+          ASSERT_EQ(shown.size(), due) << "round " << round;
+        }
+        held += !ended && due < i + 1;
+      }
+    }
+    ASSERT_TRUE(ended);
+    size_t due = 0;
+    const bool stopped = ShownOf(whole, stops).stopped;
+    while (due < tokens.size() && (!stopped || before[due].size() < out.size())) ++due;
+    // One without text of its own may have been shown before the stop string was known.
+    ASSERT_GE(shown.size(), due) << "round " << round;
+    ASSERT_LE(shown.size() == 0 ? 0 : before[shown.size() - 1].size(), out.size()) << "round " << round;
+    for (size_t i = 0; i < shown.size(); ++i) {
+      ASSERT_EQ(shown[i].token, tokens[i]) << "round " << round;
+      ASSERT_EQ(shown[i].scores.size(), 2u);
+      ASSERT_EQ(shown[i].scores[0], (TokenScore{tokens[i], -static_cast<float>(i)}));
+      ASSERT_EQ(shown[i].offset, CodePointsOf(before[i]));
+    }
+    dropped += shown.size() < tokens.size();
+  }
+  EXPECT_GT(dropped, 200);
+  EXPECT_GT(held, 200);
+}
+
+TEST(TextStreamTest, NoStopStringEndsInTheTextOfMinTokens) {
+  const std::string whole = "one. two. three. four.";
+  const std::vector<int32_t> tokens = TestText().tokenizer->Encode(whole, false);
+  Detokenizer detokenizer(*TestText().tokenizer);
+  std::string exempt;
+  for (int32_t least = 0; least <= static_cast<int32_t>(tokens.size()); ++least) {
+    StreamRig rig;
+    const auto stream = rig.Make({"."}, 1024, least);
+    for (int32_t token : tokens) stream->OnTokens({token});
+    stream->OnEnd(EndOf(Request{}, static_cast<int32_t>(tokens.size())));
+    std::string out;
+    while (std::optional<TextEvent> event = stream->Take()) out += event->text;
+    EXPECT_EQ(out, whole.substr(0, whole.find('.', exempt.size()))) << "min_tokens " << least;
+    if (least < static_cast<int32_t>(tokens.size())) exempt += detokenizer.Push(tokens[least]);
+  }
+}
+
+TEST(StopMatcherTest, AStopStringMayBeginInAnExemptTextAndNotEndThere) {
+  for (const std::string rest : {"cd tail", "c", ""}) {
+    StopMatcher matcher({"abc", "b"});
+    std::string out;
+    EXPECT_FALSE(matcher.Push("xabcb ab", &out, /*exempt=*/true));
+    EXPECT_EQ(matcher.Push(rest, &out), !rest.empty());
+    if (rest.empty()) matcher.Flush(&out);
+    EXPECT_EQ(out, rest.empty() ? "xabcb ab" : "xabcb ");
+  }
 }
 
 TEST(TextStreamTest, AReaderThatIsBehindIsClosedAndItsRequestCancelled) {

@@ -136,9 +136,11 @@ TEST_P(AgreementTest, Sample) {
     std::vector<int32_t> actual(c.rows, -7);
     std::vector<int32_t> expected(c.rows, -7);
     const Tensor tensor{logits.data(), DType::kF32, c.rows, c.vocab};
-    ops().sample({absl::MakeSpan(actual), tensor, rows}, two_);
-    reference().sample({absl::MakeSpan(expected), tensor, rows}, one_);
+    std::vector<TokenLogprob> actual_logprobs(c.rows * 21), expected_logprobs(c.rows * 21);
+    ops().sample({absl::MakeSpan(actual), tensor, rows, absl::MakeSpan(actual_logprobs), 21}, two_);
+    reference().sample({absl::MakeSpan(expected), tensor, rows, absl::MakeSpan(expected_logprobs), 21}, one_);
     EXPECT_EQ(actual, expected) << c.name;
+    EXPECT_EQ(actual_logprobs, expected_logprobs) << c.name;
   }
 }
 

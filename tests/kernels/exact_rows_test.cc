@@ -170,15 +170,32 @@ TEST_P(ExactRowsTest, Sample) {
       row = {random.Uniform(0, 2), static_cast<int32_t>(random.Below(50)), random.Uniform(0.1f, 1), random.Next(),
              static_cast<uint64_t>(random.Below(1000))};
     }
+    // Of some rows every step is on.
+    const std::vector<TokenBias> bias = {{static_cast<int32_t>(random.Below(vocab)), 2}};
+    const std::vector<SeenToken> seen = {{static_cast<int32_t>(random.Below(vocab)), 1}};
+    const std::vector<int32_t> masked = {static_cast<int32_t>(random.Below(vocab))};
+    for (size_t i = 0; i < rows.size(); i += 2) {
+      rows[i].min_p = 0.01f;
+      rows[i].typical_p = 0.9f;
+      rows[i].repetition_penalty = 1.3f;
+      rows[i].frequency_penalty = 0.5f;
+      rows[i].bias = bias;
+      rows[i].seen = seen;
+      rows[i].masked = masked;
+      rows[i].logprobs = 2;
+    }
     std::vector<int32_t> whole(count_of_rows);
     std::vector<int32_t> parts(count_of_rows);
-    ops().sample({absl::MakeSpan(whole), View(logits, vocab), rows}, one_);
+    std::vector<TokenLogprob> whole_logprobs(count_of_rows * 3), part_logprobs(count_of_rows * 3);
+    ops().sample({absl::MakeSpan(whole), View(logits, vocab), rows, absl::MakeSpan(whole_logprobs), 3}, one_);
     InChunks(count_of_rows, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
       ops().sample({absl::MakeSpan(parts).subspan(first, count), View(logits, vocab).Rows(first, count),
-                    absl::MakeConstSpan(rows).subspan(first, count)},
+                    absl::MakeConstSpan(rows).subspan(first, count),
+                    absl::MakeSpan(part_logprobs).subspan(first * 3, count * 3), 3},
                    team);
     });
     ASSERT_EQ(whole, parts) << "seed " << seed;
+    ASSERT_EQ(whole_logprobs, part_logprobs) << "seed " << seed;
   }
 }
 

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "kernels/sample/philox.h"
+#include "kernels/sample/sample_rows.h"
 #include "tests/kernels/op_test.h"
 #include "tests/kernels/random_tensor.h"
 
@@ -131,28 +132,49 @@ TEST_P(SampleTest, TopPKeepsTheSmallestSetThatReachesIt) {
   EXPECT_NEAR(counts[1] / 8000.0, 0.5 / 0.8, 0.02);
 }
 
-// The rule of sample.h, by sorting everything.
+// The rule of sample.h from temperature on, by sorting everything.
 int32_t BySorting(const std::vector<float>& logits, const SampleRow& row) {
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
+  std::erase_if(order, [&](int32_t i) { return !std::isfinite(logits[i]); });
+  if (order.empty()) return -1;
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  if (row.temperature == 0) return order[0];
+  const float largest = logits[order[0]];
+  const auto weight = [&](int32_t token) { return std::exp((double{logits[token]} - largest) / row.temperature); };
+  const auto total = [&] {
+    double sum = 0;
+    for (int32_t token : order) sum += weight(token);
+    return sum;
+  };
+  // The smallest front whose share reaches `share`.
+  const auto cut = [&](double share) {
+    const double reach = share * total();
+    size_t kept = 0;
+    double sum = 0;
+    while (kept < order.size() && (kept == 0 || sum < reach)) sum += weight(order[kept++]);
+    order.resize(kept);
+  };
+  if (row.min_p > 0) std::erase_if(order, [&](int32_t i) { return weight(i) < row.min_p; });
   if (row.top_k > 0 && row.top_k < static_cast<int32_t>(order.size())) order.resize(row.top_k);
-  std::vector<double> p;
-  double total = 0;
-  for (int32_t token : order) {
-    p.push_back(std::exp((double{logits[token]} - logits[order[0]]) / row.temperature));
-    total += p.back();
+  if (row.top_p < 1) cut(row.top_p);
+  if (row.typical_p < 1) {
+    const double all = total();
+    double entropy = 0;
+    for (int32_t i : order) entropy -= weight(i) / all * std::log(weight(i) / all);
+    const auto distance = [&](int32_t i) { return std::abs(-std::log(weight(i) / all) - entropy); };
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return distance(a) < distance(b); });
+    cut(row.typical_p);
+    std::sort(order.begin(), order.end(),
+              [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
   }
-  size_t kept = 0;
-  double sum = 0;
-  while (kept < order.size() && (kept == 0 || sum < row.top_p * total)) sum += p[kept++];
-  const double passes = SampleUniform(row.seed, row.index) * sum;
+  const double passes = SampleUniform(row.seed, row.index) * total();
   double running = 0;
-  for (size_t i = 0; i < kept; ++i) {
-    running += p[i];
-    if (running > passes) return order[i];
+  for (int32_t token : order) {
+    running += weight(token);
+    if (running > passes) return token;
   }
-  return order[kept - 1];
+  return order.back();
 }
 
 TEST_P(SampleTest, AgreesWithSortingEverything) {
@@ -167,6 +189,155 @@ TEST_P(SampleTest, AgreesWithSortingEverything) {
   }
   // Weights are F32 in one and F64 in the other: a draw next to a border may fall on either side.
   EXPECT_LE(different, 1);
+}
+
+// Rows of all shapes: long and short, flat and peaked, with ties and with values that are not finite.
+std::vector<float> AnyLogits(Random& random) {
+  std::vector<float> logits(random.Below(3) == 0 ? random.Between(1000, 6000) : random.Between(1, 300));
+  const float spread = random.Uniform(0.01f, 30);
+  const bool ties = random.Below(3) == 0;
+  for (float& logit : logits) {
+    logit = random.Uniform(-spread, spread);
+    if (ties) logit = std::round(logit * 4) / 4;
+    const int64_t odd = random.Below(50);
+    if (odd == 0) logit = kNan;
+    if (odd == 1) logit = -kInf;
+    if (odd == 2) logit = kInf;
+  }
+  return logits;
+}
+
+// Bias, masks and counts for a row, whose spans point here.
+struct RowDetail {
+  std::vector<TokenBias> bias;
+  std::vector<int32_t> masked;
+  std::vector<SeenToken> seen;
+};
+
+SampleRow AnyRow(int64_t vocab, Random& random, RowDetail* detail) {
+  const auto some = [&] { return random.Below(2) == 0; };
+  SampleRow row{some() ? random.Uniform(0.05f, 3) : 1, some() ? static_cast<int32_t>(random.Between(1, 80)) : 0,
+                some() ? random.Uniform(0.05f, 1) : 1, random.Next(), random.Next()};
+  if (random.Below(4) == 0) row.temperature = 0;
+  if (random.Below(3) == 0) row.min_p = random.Uniform(0.001f, 0.5f);
+  if (random.Below(3) == 0) row.typical_p = random.Uniform(0.1f, 0.99f);
+  if (some()) row.repetition_penalty = random.Uniform(0.5f, 2);
+  if (some()) row.presence_penalty = random.Uniform(-2, 2);
+  if (some()) row.frequency_penalty = random.Uniform(-2, 2);
+  row.logprobs = static_cast<int32_t>(random.Below(22)) - 1;
+  const auto token = [&] { return static_cast<int32_t>(random.Below(vocab)); };
+  for (int64_t n = random.Below(4); n > 0; --n) detail->bias.push_back({token(), random.Uniform(-100, 100)});
+  for (int64_t n = random.Below(4); n > 0; --n) detail->masked.push_back(token());
+  std::vector<bool> known(vocab);
+  for (int64_t n = random.Below(40); n > 0; --n) {
+    const int32_t t = token();
+    if (!known[t]) detail->seen.push_back({t, static_cast<int32_t>(random.Below(4))});
+    known[t] = true;
+  }
+  row.bias = detail->bias;
+  row.masked = detail->masked;
+  row.seen = detail->seen;
+  return row;
+}
+
+// Steps 1 to 3 of sample.h.
+std::vector<float> Edited(std::vector<float> logits, const SampleRow& row) {
+  for (const TokenBias& b : row.bias) logits[b.token] += b.bias;
+  for (int32_t token : row.masked) logits[token] = -kInf;
+  for (const SeenToken& s : row.seen) {
+    float& x = logits[s.token];
+    x = x > 0 ? x / row.repetition_penalty : x * row.repetition_penalty;
+    x -= row.frequency_penalty * static_cast<float>(s.in_output);
+    if (s.in_output > 0) x -= row.presence_penalty;
+  }
+  return logits;
+}
+
+TEST_P(SampleTest, EveryStepAgreesWithAPlainOracle) {
+  constexpr int kRounds = 3000;
+  int different = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    Random random(round);
+    const std::vector<float> logits = AnyLogits(random);
+    RowDetail detail;
+    const SampleRow row = AnyRow(static_cast<int64_t>(logits.size()), random, &detail);
+    std::vector<float> worked_in = logits;
+    std::vector<TokenLogprob> logprobs(22, {-7, 0});
+    int32_t token = -7;
+    ops().sample({absl::MakeSpan(&token, 1),
+                  {worked_in.data(), DType::kF32, 1, static_cast<int64_t>(logits.size())},
+                  absl::MakeConstSpan(&row, 1),
+                  absl::MakeSpan(logprobs),
+                  22},
+                 one_);
+    ASSERT_TRUE(SameBits(worked_in, logits)) << "round " << round;
+    const std::vector<float> edited = Edited(logits, row);
+    const int32_t want = BySorting(edited, row);
+    if (row.temperature == 0 || want < 0 || token < 0) {
+      ASSERT_EQ(token, want) << "round " << round;
+    } else {
+      ASSERT_TRUE(std::isfinite(edited[token])) << "round " << round;
+      different += token != want ? 1 : 0;
+    }
+    if (token < 0 || row.logprobs < 0) continue;
+    // log softmax in F64 over what is finite.
+    std::vector<int32_t> order(logits.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::erase_if(order, [&](int32_t i) { return !std::isfinite(logits[i]); });
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+    double total = 0;
+    for (int32_t i : order) total += std::exp(double{logits[i]} - logits[order[0]]);
+    const auto logprob = [&](int32_t i) { return double{logits[i]} - logits[order[0]] - std::log(total); };
+    EXPECT_EQ(logprobs[0].token, token);
+    EXPECT_NEAR(logprobs[0].logprob, logprob(token), 1e-5);
+    for (int32_t k = 0; k < row.logprobs; ++k) {
+      const bool there = k < static_cast<int32_t>(order.size());
+      ASSERT_EQ(logprobs[1 + k].token, there ? order[k] : -1) << "round " << round;
+      if (there) {
+        EXPECT_NEAR(logprobs[1 + k].logprob, logprob(order[k]), 1e-5);
+      }
+    }
+    if (row.logprobs < 21) {
+      EXPECT_EQ(logprobs[1 + row.logprobs].token, -7) << "written beyond";
+    }
+  }
+  EXPECT_LE(different, kRounds / 500);  // draws and cuts next to a border, see above
+}
+
+TEST_P(SampleTest, VariantsComputeTheSameBits) {
+  for (int round = 0; round < 1500; ++round) {
+    Random random(10000 + round);
+    std::vector<float> logits = AnyLogits(random);
+    RowDetail detail;
+    const SampleRow row = AnyRow(static_cast<int64_t>(logits.size()), random, &detail);
+    std::vector<TokenLogprob> logprobs[2];
+    int32_t tokens[2];
+    for (int i = 0; i < 2; ++i) {
+      logprobs[i].resize(22);
+      (i == 0 ? ops() : reference())
+          .sample({absl::MakeSpan(&tokens[i], 1),
+                   {logits.data(), DType::kF32, 1, static_cast<int64_t>(logits.size())},
+                   absl::MakeConstSpan(&row, 1),
+                   absl::MakeSpan(logprobs[i]),
+                   22},
+                  one_);
+    }
+    ASSERT_EQ(tokens[0], tokens[1]) << "round " << round;
+    ASSERT_EQ(logprobs[0], logprobs[1]) << "round " << round;
+  }
+}
+
+TEST(SampleWeightTest, IsTheExponential) {
+  EXPECT_EQ(SampleWeight(3, 3, 0.5f), 1);
+  EXPECT_EQ(SampleWeight(-0.0f, 0, 1e-38f), 1);
+  EXPECT_EQ(SampleWeight(-1e38f, 3e38f, 1), 0);
+  EXPECT_EQ(SampleWeight(-87, 0, 1), 0);
+  Random random(1);
+  for (int i = 0; i < 100000; ++i) {
+    const float x = random.Uniform(-86, 0);
+    const double want = std::exp(double{x});
+    ASSERT_NEAR(SampleWeight(x, 0, 1), want, want * 2e-7) << x;
+  }
 }
 
 TEST_P(SampleTest, ARowDoesNotDependOnItsNeighbours) {

@@ -41,6 +41,20 @@ LayerResidencyPlan Residency(Entropy& e) {
   return {layers, Draw(e, 0, layers)};
 }
 
+Sampling RandomSampling(Entropy& e) {
+  const auto share = [&] { return static_cast<float>(Draw(e, 1, 100)) / 100; };
+  Sampling s{static_cast<float>(Draw(e, 0, 100)) / 7, Count(e), share(), e.Next(), share(), share()};
+  s.repetition_penalty = share();
+  s.presence_penalty = 1 - 4 * share();
+  s.frequency_penalty = 1 - 4 * share();
+  s.logprobs = Draw(e, -1, kMostLogprobs);
+  s.min_tokens = Count(e);
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.end_tokens.push_back(static_cast<int32_t>(e.Next()));
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.logit_bias.push_back({static_cast<int32_t>(e.Next()), share()});
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.bad_words.emplace_back(Draw(e, 1, 4), static_cast<int32_t>(e.Next()));
+  return s;
+}
+
 StepPlan RandomPlan(Entropy& e) {
   StepPlan plan{.epoch = Epoch{e.Next()}, .id = PlanId{e.Next()}};
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
@@ -50,8 +64,7 @@ StepPlan RandomPlan(Entropy& e) {
     for (int32_t t = Draw(e, 1, 9); t > 0; --t) s.tokens.push_back(static_cast<int32_t>(e.Next()));
     s.sample = Draw(e, 0, 1) == 1;
     s.sample_index = Count(e);
-    s.sampling = {static_cast<float>(Draw(e, 0, 100)) / 7, Count(e), static_cast<float>(Draw(e, 0, 100)) / 100,
-                  e.Next()};
+    if (s.sample) s.sampling = RandomSampling(e);
     s.residency = Residency(e);
     s.salt = Text(e);
     plan.sequences.push_back(std::move(s));
@@ -67,8 +80,9 @@ StepResult RandomResult(Entropy& e) {
   const auto code = static_cast<absl::StatusCode>(Draw(e, 0, 16));
   result.status = absl::Status(code, code == absl::StatusCode::kOk ? "" : Text(e));
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
-    result.sampled.push_back(
-        {RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), Count(e), static_cast<int32_t>(e.Next())});
+    SampledToken s{RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), Count(e), static_cast<int32_t>(e.Next()), {}};
+    for (int32_t k = Draw(e, 0, 4); k > 0; --k) s.scores.push_back({Count(e), static_cast<float>(-Draw(e, 0, 99)) / 8});
+    result.sampled.push_back(std::move(s));
   }
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
     result.lost.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), LayerId{Count(e)}, Count(e),
@@ -155,9 +169,15 @@ void ExpectRefusals(const Message& good, const Rows<Message>& rows, Decode decod
   }
 }
 
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+v1::Sampling* SamplingIn(v1::StepPlanMessage& m) { return m.mutable_sequences(0)->mutable_sampling(); }
+
 TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
   StepPlan plan;
   plan.sequences.push_back({.request = RequestId{1}, .tokens = {1}, .residency = {4, 2}});
+  plan.sequences[0].sample = true;
+  plan.sequences[0].sampling.logit_bias = {{3, 1}};
+  plan.sequences[0].sampling.bad_words = {{4}};
   plan.residency.push_back({RequestId{2}, {4, 2}});
   v1::StepPlanMessage good;
   EncodePlan(plan, &good);
@@ -167,6 +187,20 @@ TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
                      {"start", [](M& m) { m.mutable_sequences(0)->set_start(std::numeric_limits<int32_t>::max()); }},
                      {"tokens", [](M& m) { m.mutable_sequences(0)->clear_tokens(); }},
                      {"sample_index", [](M& m) { m.mutable_sequences(0)->set_sample_index(-1); }},
+                     {"temperature", [](M& m) { SamplingIn(m)->set_temperature(-1); }},
+                     {"temperature", [](M& m) { SamplingIn(m)->set_temperature(kNan); }},
+                     {"top_k", [](M& m) { SamplingIn(m)->set_top_k(-1); }},
+                     {"top_p", [](M& m) { SamplingIn(m)->set_top_p(0); }},
+                     {"min_p", [](M& m) { SamplingIn(m)->set_min_p(1.5f); }},
+                     {"typical_p", [](M& m) { SamplingIn(m)->set_typical_p(kNan); }},
+                     {"repetition_penalty", [](M& m) { SamplingIn(m)->set_repetition_penalty(0); }},
+                     {"presence_penalty", [](M& m) { SamplingIn(m)->set_presence_penalty(kNan); }},
+                     {"frequency_penalty", [](M& m) { SamplingIn(m)->set_frequency_penalty(kNan); }},
+                     {"logprobs", [](M& m) { SamplingIn(m)->set_logprobs(21); }},
+                     {"logprobs", [](M& m) { SamplingIn(m)->set_logprobs(-2); }},
+                     {"min_tokens", [](M& m) { SamplingIn(m)->set_min_tokens(-1); }},
+                     {"logit_bias", [](M& m) { SamplingIn(m)->mutable_logit_bias(0)->set_bias(kNan); }},
+                     {"bad_words", [](M& m) { SamplingIn(m)->mutable_bad_words(0)->clear_tokens(); }},
                      {"layers", [](M& m) { m.mutable_sequences(0)->set_layers(0); }},
                      {"keep_layers", [](M& m) { m.mutable_sequences(0)->set_keep_layers(5); }},
                      {"keep_layers", [](M& m) { m.mutable_sequences(0)->set_keep_layers(-1); }},

@@ -69,6 +69,22 @@ TEST_F(RankTest, RefusesPlansThatItCannotExecute) {
        }},
       {"start", [](auto& s) { s[0].start = -8; }},
       {"no tokens", [](auto& s) { s[1].tokens.clear(); }},
+      {"sample_index", [](auto& s) { s[0].sample_index = 9; }},
+      {"sample_index", [](auto& s) { s[0].sample_index = -1; }},
+      {"logprobs", [](auto& s) { s[0].sampling.logprobs = 21; }},
+      {"end_tokens",
+       [](auto& s) {
+         s[0].sampling.end_tokens = {3, -1};
+       }},
+      {"logit_bias",
+       [](auto& s) {
+         s[0].sampling.logit_bias = {{1 << 20, 1}};
+       }},
+      {"bad_words",
+       [](auto& s) {
+         s[0].sampling.bad_words = {{3, 1 << 20}};
+       }},
+      {"bad_words", [](auto& s) { s[0].sampling.bad_words = {{}}; }},
       {"layers", [](auto& s) { s[0].residency.layers = 0; }},
       {"layers", [](auto& s) { s[0].residency.layers = kLayers + 1; }},
       {"layers", [](auto& s) { s[0].residency.keep = kLayers + 1; }},
@@ -76,6 +92,7 @@ TEST_F(RankTest, RefusesPlansThatItCannotExecute) {
   };
   for (const Case& c : cases) {
     std::vector<PlanSequence> sequences = {Sequence(1, 0, 9), Sequence(2, 0, 3)};
+    sequences[0].sample = true;
     c.spoil(sequences);
     EXPECT_THAT(Execute(sequences).status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.what)));
   }

@@ -29,6 +29,7 @@ struct Ask {
 
 struct Answer {
   std::vector<int32_t> tokens;
+  std::vector<std::vector<TokenScore>> scores;  // of each token, if the request asks
   absl::Status status;
   Explanation explanation;
 };
@@ -40,6 +41,11 @@ class WaitingSink final : public TokenSink {
     absl::MutexLock lock(&mutex_);
     EXPECT_FALSE(ended_);
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  }
+  void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override {
+    OnTokens({&token, 1});
+    absl::MutexLock lock(&mutex_);
+    scores_.emplace_back(scores.begin(), scores.end());
   }
   void OnEnd(const RequestEnd& end) override {
     absl::MutexLock lock(&mutex_);
@@ -59,12 +65,13 @@ class WaitingSink final : public TokenSink {
   }
   Answer Take() {
     absl::MutexLock lock(&mutex_);
-    return {tokens_, status_, {}};
+    return {tokens_, scores_, status_, {}};
   }
 
  private:
   absl::Mutex mutex_;
   std::vector<int32_t> tokens_;
+  std::vector<std::vector<TokenScore>> scores_;
   absl::Status status_;
   bool ended_ = false;
 };
@@ -95,7 +102,7 @@ class Clients {
     EXPECT_TRUE(sinks_[index]->WaitForTokens(count)) << "request " << index << " hangs";
   }
   Answer Finish(size_t index) {
-    if (!refusals_[index].ok()) return {{}, refusals_[index], {}};
+    if (!refusals_[index].ok()) return {{}, {}, refusals_[index], {}};
     EXPECT_TRUE(sinks_[index]->WaitForEnd()) << "request " << index << " hangs: " << Stories();
     Answer answer = sinks_[index]->Take();
     if (absl::StatusOr<Explanation> explanation = engine_.Explain(absl::StrCat("r", index)); explanation.ok()) {
@@ -135,7 +142,26 @@ class Clients {
   std::vector<absl::Status> refusals_;
 };
 
-// Prompts of `shortest` to `longest` tokens below `vocab`; every other request samples at temperature 0.8.
+// Every step of sampling, so mild that streams do not repeat themselves; at temperature 0 or 0.9.
+inline Sampling RandomSampling(int32_t vocab, Random& random, bool greedy) {
+  const auto token = [&] { return static_cast<int32_t>(random.Below(vocab)); };
+  Sampling sampling{.temperature = greedy ? 0 : 0.9f, .top_k = 60, .top_p = 0.95f, .seed = random.Next()};
+  sampling.min_p = 0.01f;
+  sampling.typical_p = 0.95f;
+  sampling.repetition_penalty = 1.2f;
+  sampling.presence_penalty = 0.4f;
+  sampling.frequency_penalty = 0.3f;
+  sampling.logprobs = 3;
+  sampling.min_tokens = 5;
+  sampling.end_tokens = {token(), token()};
+  for (int i = 0; i < 8; ++i) sampling.logit_bias.push_back({token(), random.Uniform(-3, 3)});
+  for (int i = 0; i < 40; ++i) sampling.bad_words.push_back({token()});
+  for (int i = 0; i < 200; ++i) sampling.bad_words.push_back({token(), token()});
+  return sampling;
+}
+
+// Prompts of `shortest` to `longest` tokens below `vocab`. Of four requests one is greedy, one samples with top_p, the
+// other two use every step of sampling.
 inline std::vector<Ask> RandomAsks(int count, int32_t shortest, int32_t longest, int32_t max_tokens, int32_t vocab,
                                    uint64_t seed) {
   Random random(seed);
@@ -145,6 +171,8 @@ inline std::vector<Ask> RandomAsks(int count, int32_t shortest, int32_t longest,
     for (int32_t& token : asks[i].prompt) token = static_cast<int32_t>(random.Below(vocab));
     asks[i].max_tokens = max_tokens;
     if (i % 2 == 1) asks[i].sampling = {.temperature = 0.8f, .top_k = 0, .top_p = 0.95f, .seed = random.Next()};
+    Random detail(seed + i);
+    if (i % 4 >= 2) asks[i].sampling = RandomSampling(vocab, detail, i % 4 == 2);
   }
   return asks;
 }
@@ -155,6 +183,7 @@ inline void ExpectSameStreams(const std::vector<Answer>& want, const std::vector
   for (size_t i = 0; i < want.size(); ++i) {
     ASSERT_OK(got[i].status) << what << ", request " << i << "\n" << absl::StrJoin(got[i].explanation.notes, "\n");
     ASSERT_EQ(want[i].tokens, got[i].tokens) << what << ", request " << i;
+    ASSERT_EQ(want[i].scores, got[i].scores) << what << ", request " << i;
   }
 }
 

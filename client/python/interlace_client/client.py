@@ -8,7 +8,8 @@ from . import inference_pb2_grpc as rpc
 
 
 class Stream:
-    """Iterates over the text of one answer; `result` is there once it ended, `token_ids` grows as it comes.
+    """Iterates over the text of one answer; `result` is there once it ended, `token_ids` grows as it comes, and so does
+    `logprobs` (one TokenLogprobs for each id) if they were asked for.
 
     Errors are grpc.RpcError with the server's status. cancel() ends the request on the server too.
     """
@@ -17,6 +18,7 @@ class Stream:
         self._call = call
         self.request_id: str = ""
         self.token_ids: List[int] = []
+        self.logprobs: List[pb.TokenLogprobs] = []
         self.result: Optional[pb.Finished] = None
 
     def __iter__(self) -> Iterator[str]:
@@ -24,6 +26,7 @@ class Stream:
             self.request_id = event.request_id
             if event.HasField("tokens"):
                 self.token_ids.extend(event.tokens.ids)
+                self.logprobs.extend(event.tokens.logprobs)
                 if event.tokens.text:
                     yield event.tokens.text
             elif event.HasField("finished"):
@@ -53,7 +56,11 @@ class Client:
         self.close()
 
     def chat(self, messages: Iterable[Dict[str, str]], timeout: float = 600, request_id: str = "", **options) -> Stream:
-        """options: temperature, top_p, top_k, seed, max_tokens, stop (list), stop_token_ids, ignore_eos."""
+        """options: the fields of SamplingOptions in proto/inference.proto.
+
+        temperature, top_p, top_k, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty, seed,
+        logit_bias (dict), bad_words (list), stop (list), stop_token_ids, ignore_eos, min_tokens, max_tokens, logprobs.
+        """
         request = pb.ChatRequest(request_id=request_id, sampling=pb.SamplingOptions(**options))
         request.messages.extend(pb.ChatMessage(role=m["role"], content=m["content"]) for m in messages)
         return Stream(self._stub.Chat(request, timeout=timeout))
