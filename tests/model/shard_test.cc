@@ -1,6 +1,7 @@
 // Tensor-parallel arithmetic: every part has one owner, and parts of products add up.
 #include <cmath>
 
+#include "kernels/modular/modular.h"
 #include "model/decoder.h"
 #include "tests/kernels/random_tensor.h"
 #include "tests/model/plain_engine.h"
@@ -141,54 +142,55 @@ struct Part {
 
 class ShardedTest : public ::testing::TestWithParam<TinyCheckpoint> {};
 
+// Attention and feed-forward part of each layer, and the logits, of the same rows: added up over ranks, or side by
+// side.
+std::vector<std::vector<float>> SumsOver(const Checkpoint& checkpoint, Backend& backend, int32_t ranks,
+                                         std::vector<float> input) {
+  const ModelSpec& spec = checkpoint.spec();
+  const auto bias = checkpoint.tensors().count("blk.0.attn_q.bias") ? Decoder::Bias::kQkv : Decoder::Bias::kNone;
+  const auto norms =
+      checkpoint.tensors().count("blk.0.attn_q_norm.weight") ? Decoder::HeadNorms::kQk : Decoder::HeadNorms::kNone;
+  const int64_t tokens = static_cast<int64_t>(input.size()) / spec.width;
+  std::vector<int32_t> ids(tokens), positions(tokens);
+  for (int32_t i = 0; i < tokens; ++i) positions[i] = i;
+  const StepInput in{ids, positions};
+  const std::vector<PlainRows> step = {{0, 0, ids}};
+  const Tensor h{input.data(), DType::kF32, tokens, spec.width};
+  std::vector<std::vector<float>> sums(2 * spec.layers, std::vector<float>(tokens * spec.width, 0.0f));
+  std::vector<float> logits(spec.vocab, 0.0f);
+  for (int32_t r = 0; r < ranks; ++r) {
+    Part part(checkpoint, backend, r, ranks, bias, norms);
+    EXPECT_OK(part.status);
+    if (!part.status.ok()) return sums;
+    part.kv->Begin(&step);
+    for (int32_t l = 0; l < spec.layers; ++l) {
+      const Tensor attended{sums[2 * l].data(), DType::kF32, tokens, spec.width};
+      part.decoder->Attention(LayerId{l}, part.attention[l], in, *part.kv, h, attended, /*accumulate=*/true);
+      const Tensor y{sums[2 * l + 1].data(), DType::kF32, tokens, spec.width};
+      if (spec.layer[l].experts) {
+        part.decoder->Experts(part.experts[l], h, y);
+      } else {
+        part.decoder->Ffn(part.ffn[l], GateKind::kSilu, h, y, /*accumulate=*/true);
+      }
+    }
+    const ShardRange vocab = part.decoder->split().vocab;
+    part.decoder->Logits(h, {5}, {logits.data() + vocab.begin, DType::kF32, 1, vocab.size()});
+  }
+  sums.push_back(logits);
+  return sums;
+}
+
+constexpr int64_t kTokens = 21;
+
 TEST_P(ShardedTest, SumsOverRanksAreTheWhole) {
   const auto checkpoint = Checkpoint::Open(GetParam().Gguf());
   ASSERT_OK(checkpoint);
-  const ModelSpec& spec = (*checkpoint)->spec();
-  const auto bias = (*checkpoint)->tensors().count("blk.0.attn_q.bias") ? Decoder::Bias::kQkv : Decoder::Bias::kNone;
-  const auto norms =
-      (*checkpoint)->tensors().count("blk.0.attn_q_norm.weight") ? Decoder::HeadNorms::kQk : Decoder::HeadNorms::kNone;
   auto backend = *CreateBackend("cpu", {.ops = "reference"});
-  constexpr int64_t kTokens = 21;
   Random random(3);
-  std::vector<int32_t> tokens(kTokens), positions(kTokens);
-  for (int32_t i = 0; i < kTokens; ++i) positions[i] = i;
-  const StepInput in{tokens, positions};
-  const std::vector<PlainRows> step = {{0, 0, tokens}};
-  std::vector<float> input = random.Floats(kTokens * spec.width);
-  const Tensor h{input.data(), DType::kF32, kTokens, spec.width};
-
-  // attention, then the feed-forward part, of each layer, and the logits.
-  const auto run = [&](int32_t ranks) {
-    std::vector<std::vector<float>> sums(2 * spec.layers, std::vector<float>(kTokens * spec.width, 0.0f));
-    std::vector<float> logits(spec.vocab, 0.0f);
-    for (int32_t r = 0; r < ranks; ++r) {
-      Part part(**checkpoint, *backend, r, ranks, bias, norms);
-      EXPECT_OK(part.status);
-      if (!part.status.ok()) return sums;
-      part.kv->Begin(&step);
-      for (int32_t l = 0; l < spec.layers; ++l) {
-        part.decoder->Attention(LayerId{l}, part.attention[l], in, *part.kv, h,
-                                {sums[2 * l].data(), DType::kF32, kTokens, spec.width}, true);
-        const Tensor y{sums[2 * l + 1].data(), DType::kF32, kTokens, spec.width};
-        if (spec.layer[l].experts) {
-          part.decoder->Experts(part.experts[l], h, y);
-        } else {
-          part.decoder->Ffn(part.ffn[l], GateKind::kSilu, h, y, true);
-        }
-      }
-      const ShardRange vocab = part.decoder->split().vocab;
-      part.decoder->Logits(h, {5}, {logits.data() + vocab.begin, DType::kF32, 1, vocab.size()});
-    }
-    sums.push_back(logits);
-    return sums;
-  };
-  const std::vector<std::vector<float>> whole = run(1);
-  int splits = 0;
+  const std::vector<float> input = random.Floats(kTokens * (*checkpoint)->spec().width);
+  const std::vector<std::vector<float>> whole = SumsOver(**checkpoint, *backend, 1, input);
   for (int32_t ranks : {2, 4}) {
-    if (!SplitTensors(spec, 0, ranks).ok()) continue;
-    ++splits;
-    const std::vector<std::vector<float>> sums = run(ranks);
+    const std::vector<std::vector<float>> sums = SumsOver(**checkpoint, *backend, ranks, input);
     ASSERT_EQ(sums.size(), whole.size());
     for (size_t i = 0; i < whole.size(); ++i) {
       double largest = 0, worst = 0;
@@ -200,7 +202,30 @@ TEST_P(ShardedTest, SumsOverRanksAreTheWhole) {
       EXPECT_LE(worst, 1e-5 * largest) << ranks << " ranks, part " << i;
     }
   }
-  EXPECT_EQ(splits, 2);
+}
+
+// In exact arithmetic there is no tolerance.
+TEST_P(ShardedTest, SumsOverRanksAreTheWholeExactlyInModularArithmetic) {
+  const auto checkpoint = Checkpoint::Open(GetParam().Hf());
+  ASSERT_OK(checkpoint);
+  auto backend = *MakeModularBackend({});
+  Random random(4);
+  std::vector<float> input(kTokens * (*checkpoint)->spec().width);
+  for (float& value : input) value = static_cast<float>(random.Below(kPrime));
+  const std::vector<std::vector<float>> whole = SumsOver(**checkpoint, *backend, 1, input);
+  for (int32_t ranks : {2, 4}) {
+    const std::vector<std::vector<float>> sums = SumsOver(**checkpoint, *backend, ranks, input);
+    ASSERT_EQ(sums.size(), whole.size());
+    for (size_t i = 0; i < whole.size(); ++i) {
+      int64_t different = 0, zero = 0;
+      for (size_t j = 0; j < whole[i].size(); ++j) {
+        different += ResidueOf(whole[i][j]) != ResidueOf(sums[i][j]);
+        zero += ResidueOf(whole[i][j]) == 0;
+      }
+      EXPECT_EQ(different, 0) << ranks << " ranks, part " << i;
+      EXPECT_LT(zero, static_cast<int64_t>(whole[i].size()) / 10);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ShardedTest, ::testing::ValuesIn(kTinyCheckpoints),
