@@ -19,11 +19,11 @@ struct OpTap {
     TappedBackend& tap = *tapped;
     const absl::Time begin = tap.clock_->Now();
     (tap.inner_->ops().*kOp)(args, on);
-    tap.inner_->Synchronize();
+    (void)tap.inner_->Synchronize();  // an error shows at the end of the step
     tap.calls_->push_back({kKind, tap.clock_->Now() - begin});
   }
   static void Watched(const SampleArgs& args, OpContext on) {
-    tapped->inner_->Synchronize();
+    (void)tapped->inner_->Synchronize();
     tapped->watch_(args.logits);
     tapped->inner_->ops().sample(args, on);
   }

@@ -49,7 +49,7 @@ class TappedBackend final : public Backend {
   absl::string_view name() const override { return inner_->name(); }
   const OpTable& ops() const override { return table_; }
   OpContext context() override { return inner_->context(); }
-  void Synchronize() override { inner_->Synchronize(); }
+  absl::Status Synchronize() override { return inner_->Synchronize(); }
   int threads() const override { return inner_->threads(); }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override { return inner_->Allocate(bytes); }
 

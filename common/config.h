@@ -41,6 +41,7 @@ struct Config {
     absl::Duration reform_timeout = absl::Seconds(15);
   } cluster;
   struct {
+    std::string backend = "cpu";
     int64_t threads = 0;
     std::string ops = "auto";
   } engine;

@@ -13,7 +13,7 @@
 
 namespace interlace {
 
-// Device memory, freed when it dies; 64-byte aligned, zeroed.
+// Device memory that the host reaches too, freed when it dies; 64-byte aligned, zeroed.
 class DeviceBuffer {
  public:
   virtual ~DeviceBuffer() = default;
@@ -27,9 +27,10 @@ class Backend {
   virtual ~Backend() = default;
   virtual absl::string_view name() const = 0;
   virtual const OpTable& ops() const = 0;
-  // What ops run on. A device's ops are queued; what they wrote is there after Synchronize.
+  // What ops run on. A device's ops are queued; what they wrote is there after Synchronize, and what the host writes
+  // where queued ops read or write must wait for it. Its error is that of any op before: from then on no op runs.
   virtual OpContext context() = 0;
-  virtual void Synchronize() = 0;
+  virtual absl::Status Synchronize() = 0;
   virtual int threads() const = 0;
   // ResourceExhausted names the size.
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) = 0;
@@ -41,7 +42,8 @@ struct BackendOptions {
 };
 using MakeBackend = absl::StatusOr<std::unique_ptr<Backend>> (*)(const BackendOptions&);
 
-// The table of backends; "cpu" today. NotFound lists the known names.
+// The table of backends: "cpu", "cuda". NotFound lists the known names; FailedPrecondition and Unimplemented say why
+// one cannot run here.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(absl::string_view name, const BackendOptions& options);
 
 }  // namespace interlace

@@ -4,6 +4,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/cuda_backend.h"
 
 namespace interlace {
 
@@ -17,6 +18,7 @@ struct Entry {
 };
 constexpr Entry kBackends[] = {
     {"cpu", &MakeCpuBackend},
+    {"cuda", &MakeCudaBackend},
 };
 
 }  // namespace

@@ -12,7 +12,7 @@ class OpContext {
   OpContext(ThreadTeam& team) : team_(&team) {}  // NOLINT: a team is a context
   explicit OpContext(void* stream) : stream_(stream) {}
   ThreadTeam& team() const { return *team_; }  // CPU tables only
-  void* stream() const { return stream_; }     // device tables only: a cudaStream_t
+  void* stream() const { return stream_; }     // device tables only: what their backend put there
 
  private:
   ThreadTeam* team_ = nullptr;

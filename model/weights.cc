@@ -130,6 +130,7 @@ absl::StatusOr<std::unique_ptr<DeviceBuffer>> WeightLoader::Load(absl::FunctionR
   progress_ = &progress;
   for (const Want& want : wanted_) Pack(want, arena->data());
   progress_ = nullptr;
+  RETURN_IF_ERROR(backend_.Synchronize());
   return arena;
 }
 
@@ -195,7 +196,7 @@ void WeightLoader::PackMatrix(const Want& want, std::byte* out) {
     const int64_t at = r == 0 ? 0 : packed ? ops.weight_bytes(dtype, r, want.k.size()) : r * k_bytes;
     // Weights are read only: the const is cast away because Tensor serves outputs too.
     ops.pack_weight({const_cast<std::byte*>(source), dtype, count, want.k.size()}, out + at, backend_.context());
-    backend_.Synchronize();  // `gathered` is reused, and the file's pages go
+    (void)backend_.Synchronize();  // `gathered` is reused, and the file's pages go
     checkpoint_.Drop(chunk);
     Advance(count * k_bytes);
   }

@@ -25,8 +25,8 @@ step "lint"
 python3 tests/lint/lint.py
 step "tests"
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
-  echo "a GPU is here; there are no gpu tests in this version"
+  echo "a GPU is here: tests labelled gpu run on it"
 else
-  echo "no GPU on this machine: there are no tests labelled gpu in this version, nothing is skipped"
+  echo "no GPU on this machine: tests labelled gpu are built and skipped"
 fi
 ctest --test-dir out/dev --output-on-failure --timeout 900 "$@"

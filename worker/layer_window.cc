@@ -235,6 +235,8 @@ void LayerWindow::StartReads(Running& sequence, LayerId layer, bool may_wait) {
     moves.push_back({sequence.kv->KeyOf(layer, block), place.slot.data()});
   }
   if (moves.empty()) return;
+  // The mover will write into slots that queued ops may still read. An error shows at the end of the step.
+  (void)backend_.Synchronize();
   read.ticket = transfers_.Read(std::move(moves), clock_.Now() + options_.read_timeout);
   sequence.reads.push_back(std::move(read));
 }
@@ -349,6 +351,7 @@ void LayerWindow::Attend(LayerId layer, const Tensor& q, const Tensor& k, const 
     if (sequence.lost) {
       CancelAllReads(sequence);  // others may need the slots
       const Tensor rows = out.Rows(sequence.row, sequence.rows);
+      (void)backend_.Synchronize();
       std::memset(rows.data, 0, rows.bytes());
       continue;
     }
@@ -382,6 +385,11 @@ void LayerWindow::WriteBack(RequestId request, SequenceKv& kv, LayerId layer, in
     moves.push_back({kv.KeyOf(layer, block), place.slot.data()});
   }
   if (moves.empty()) return;
+  // Queued ops may still write these blocks; after an error of theirs nothing is stored.
+  if (!backend_.Synchronize().ok()) {
+    for (int32_t block : write.blocks) places[block].leaving = false;
+    return;
+  }
   write.ticket = transfers_.Write(std::move(moves), clock_.Now() + options_.read_timeout);
   writes_.push_back(std::move(write));
 }

@@ -27,6 +27,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
 ModelRunner::ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
                          std::unique_ptr<LayerWindow> window, ActivationChannel* activations, Clock& clock)
     : options_(options),
+      backend_(backend),
       sampler_(backend, options.vocab),
       arch_(std::move(arch)),
       window_(std::move(window)),
@@ -57,6 +58,9 @@ StepResult ModelRunner::Execute(const StepPlan& plan) {
     window_->End(layer);
   }
   if (result.status.ok()) result.status = LeaveStage(plan, x, &result);
+  // Nothing of this step is queued any more: slots that it used may be written by the host.
+  if (absl::Status done = backend_.Synchronize(); result.status.ok()) result.status = done;
+  if (!result.status.ok()) result.sampled.clear();
   window_->Close(&result);
   result.run_us = absl::ToInt64Microseconds(clock_.Now() - begin);
   return result;
@@ -148,6 +152,7 @@ absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, Step
     for (size_t i = 0; i < plan.sequences.size(); ++i) {
       if (window_->IsLost(i)) note.lost.push_back(i);
     }
+    RETURN_IF_ERROR(backend_.Synchronize());
     return activations_->Send(note, x);
   }
   std::vector<size_t> indices;  // of sequences that sample

@@ -55,6 +55,7 @@ class ModelRunner {
   absl::Status LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result);
 
   const Options options_;
+  Backend& backend_;
   Sampler sampler_;
   std::unique_ptr<ModelArch> arch_;
   std::unique_ptr<LayerWindow> window_;

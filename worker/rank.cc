@@ -52,7 +52,13 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
       MakeShard(spec.layers, static_cast<int32_t>(config.cluster.stage), static_cast<int32_t>(config.cluster.stages));
   const int threads = config.engine.threads > 0 ? static_cast<int>(config.engine.threads) : AvailableCores();
   const BackendOptions options{.ops = config.engine.ops, .threads = threads};
-  ASSIGN_OR_RETURN(rank->backend_, make_backend == nullptr ? CreateBackend("cpu", options) : make_backend(options));
+  absl::StatusOr<std::unique_ptr<Backend>> made =
+      make_backend == nullptr ? CreateBackend(config.engine.backend, options) : make_backend(options);
+  if (!made.ok()) {
+    return absl::Status(made.status().code(),
+                        absl::StrCat("engine.backend=", config.engine.backend, ": ", made.status().message()));
+  }
+  rank->backend_ = *std::move(made);
   Backend& backend = *rank->backend_;
 
   ASSIGN_OR_RETURN(const DType kv_dtype, KvDType(config.kv.dtype));

@@ -25,7 +25,7 @@ namespace interlace {
 class Rank {
  public:
   // Loads only the stage's layers. `transport` may be null with one stage and no remote tier.
-  // Errors name the field of the configuration to change. `make_backend` null: the table of backends, "cpu".
+  // Errors name the field of the configuration to change. `make_backend` null: engine.backend of the table of backends.
   static absl::StatusOr<std::unique_ptr<Rank>> Create(const Config& config, uint64_t incarnation, Clock& clock,
                                                       FaultPoints& faults, Transport* transport,
                                                       absl::FunctionRef<void(int64_t, int64_t)> progress,

@@ -41,7 +41,7 @@ class CpuBackend final : public Backend {
   absl::string_view name() const override { return "cpu"; }
   const OpTable& ops() const override { return ops_; }
   OpContext context() override { return team_; }
-  void Synchronize() override {}
+  absl::Status Synchronize() override { return absl::OkStatus(); }
   int threads() const override { return team_.threads(); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override {

@@ -284,7 +284,7 @@ class ModularBackend final : public Backend {
   absl::string_view name() const override { return "modular"; }
   const OpTable& ops() const override { return kModular; }
   OpContext context() override { return cpu_->context(); }
-  void Synchronize() override {}
+  absl::Status Synchronize() override { return absl::OkStatus(); }
   int threads() const override { return cpu_->threads(); }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override { return cpu_->Allocate(bytes); }
 

@@ -32,7 +32,7 @@ class HeapBackend final : public Backend {
   absl::string_view name() const override { return "heap"; }
   const OpTable& ops() const override { std::abort(); }
   OpContext context() override { std::abort(); }
-  void Synchronize() override {}
+  absl::Status Synchronize() override { return absl::OkStatus(); }
   int threads() const override { return 1; }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override {
     if (bytes > limit_) return absl::ResourceExhaustedError(absl::StrCat(bytes, " bytes"));

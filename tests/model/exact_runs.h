@@ -80,9 +80,10 @@ ExactResult RunExact(const Source& file, const Prompts& prompts, const ExactShap
     std::vector<int32_t> rows;
     std::vector<int> owners;
     int32_t row = 0;
+    const std::vector<float> hidden = e.hidden();
     for (const auto& [p, tokens] : parts) {
       const auto count = static_cast<int32_t>(tokens.size());
-      const float* from = e.hidden().data() + int64_t{row} * e.spec().width;
+      const float* from = hidden.data() + int64_t{row} * e.spec().width;
       result.hidden[p].insert(result.hidden[p].end(), from, from + int64_t{count} * e.spec().width);
       for (int32_t i = 0; i < count; ++i) {
         const int32_t position = e.length(p) - count + i;

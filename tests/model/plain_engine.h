@@ -79,12 +79,13 @@ class PlainKv final : public LayerKv {
 };
 
 struct PlainOptions {
+  absl::string_view backend = "cpu";
   absl::string_view ops = "auto";
   int threads = 1;
   int32_t stages = 1;
   int32_t max_tokens = 512;
   int32_t block_tokens = 16;
-  MakeBackend make_backend = nullptr;  // null: "cpu"
+  MakeBackend make_backend = nullptr;  // null: `backend` of the table
 };
 
 // One model on one backend, cut into stages that hand hidden states over. Thread: the test's.
@@ -98,10 +99,15 @@ class PlainEngine {
   }
   // `checkpoint` outlives the engine.
   static absl::StatusOr<std::unique_ptr<PlainEngine>> Make(const Checkpoint& checkpoint, const PlainOptions& options) {
-    ModelSpec spec = checkpoint.spec();
     const BackendOptions wanted{options.ops, options.threads};
-    ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
-                     options.make_backend == nullptr ? CreateBackend("cpu", wanted) : options.make_backend(wanted));
+    ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, options.make_backend == nullptr
+                                                           ? CreateBackend(options.backend, wanted)
+                                                           : options.make_backend(wanted));
+    return Make(checkpoint, options, std::move(backend));
+  }
+  static absl::StatusOr<std::unique_ptr<PlainEngine>> Make(const Checkpoint& checkpoint, const PlainOptions& options,
+                                                           std::unique_ptr<Backend> backend) {
+    ModelSpec spec = checkpoint.spec();
     auto engine = std::unique_ptr<PlainEngine>(new PlainEngine(std::move(spec), std::move(backend), options));
     for (int32_t s = 0; s < options.stages; ++s) {
       engine->shards_.push_back(MakeShard(engine->spec_.layers, s, options.stages));
@@ -142,22 +148,32 @@ class PlainEngine {
     kv_.Begin(&step);
     for (size_t s = 0; s < stages_.size(); ++s) {
       std::vector<float> received(rows * spec_.width, std::numeric_limits<float>::quiet_NaN());
-      if (s > 0) received = hidden_;
-      const Tensor x{received.data(), DType::kF32, rows, spec_.width};
+      if (s > 0) received = hidden();
+      auto memory = std::move(backend_->Allocate(rows * spec_.width * int64_t{sizeof(float)})).value();
+      const Tensor x{memory->data(), DType::kF32, rows, spec_.width};
+      std::copy(received.begin(), received.end(), x.f32());
       if (s == 0) stages_[0]->Embed(in, x);
       for (int32_t l = shards_[s].layer_begin; l < shards_[s].layer_end; ++l) stages_[s]->Layer(LayerId{l}, in, kv_, x);
-      hidden_ = std::move(received);
+      hidden_ = std::move(memory);
+      hidden_rows_ = rows;
     }
   }
   // [rows of the step, width]
-  const std::vector<float>& hidden() const { return hidden_; }
+  std::vector<float> hidden() {
+    CHECK(backend_->Synchronize().ok());
+    const auto* first = reinterpret_cast<const float*>(hidden_->data());
+    return {first, first + hidden_rows_ * spec_.width};
+  }
   // [rows.size(), vocab], of rows of the last step.
   std::vector<float> Logits(const std::vector<int32_t>& rows) {
-    std::vector<float> logits(static_cast<int64_t>(rows.size()) * spec_.vocab);
-    const auto count = static_cast<int64_t>(hidden_.size()) / spec_.width;
-    stages_.back()->Logits({hidden_.data(), DType::kF32, count, spec_.width}, rows,
-                           {logits.data(), DType::kF32, static_cast<int64_t>(rows.size()), spec_.vocab});
-    return logits;
+    const int64_t count = static_cast<int64_t>(rows.size()) * spec_.vocab;
+    auto memory = std::move(backend_->Allocate(count * int64_t{sizeof(float)})).value();
+    stages_.back()->Logits({hidden_->data(), DType::kF32, hidden_rows_, spec_.width}, rows,
+                           {memory->data(), DType::kF32, static_cast<int64_t>(rows.size()), spec_.vocab});
+    const absl::Status done = backend_->Synchronize();
+    CHECK_MSG(done.ok(), done.ToString().c_str());
+    const auto* first = reinterpret_cast<const float*>(memory->data());
+    return {first, first + count};
   }
 
  private:
@@ -171,7 +187,8 @@ class PlainEngine {
   std::vector<ShardSpec> shards_;
   std::vector<std::unique_ptr<ModelArch>> stages_;
   std::map<int, int32_t> lengths_;
-  std::vector<float> hidden_;
+  std::unique_ptr<DeviceBuffer> hidden_;
+  int64_t hidden_rows_ = 0;
 };
 
 // The first of the largest values.

@@ -7,6 +7,7 @@
 #include "cli/in_process_replica.h"
 #include "kernels/modular/modular.h"
 #include "kvstore/server/store_server.h"
+#include "tests/kernels/cuda/emulated_device.h"
 #include "tests/test_model.h"
 #include "tests/worker/pipeline_replica.h"
 #include "tests/worker/streams.h"
@@ -231,6 +232,15 @@ TEST_P(WorkerExactTest, AnyCombination) {
     Tiny().Check(variant);
     if (HasFatalFailure()) return;
   }
+}
+
+// Ops that are queued and run late, as on a device: what waits too little gives other streams.
+TEST(WorkerExactDeviceTest, EmulatedDevice) {
+  const TinyFile file({.layers = kTinyLayers});
+  const Model model(file.path(), 8, RandomAsks(5, 3, 90, 12, kTinyVocab, 11), &MakeEmulatedBackend);
+  for (const char* keep : {"0", "3"}) model.Check({.keep = keep, .tiers = "host,rocksdb", .host_blocks = 40});
+  for (const int32_t stages : {2, 3}) model.Check({.keep = "1", .chunk = 16, .stages = stages});
+  for (const int32_t slots : {40, 100}) model.Check({.slots = slots, .chunk = 16});
 }
 
 TEST(WorkerExactRealTest, RealModel) {

@@ -1,0 +1,21 @@
+// Device body of residual_add: one block per token.
+#pragma once
+
+#include "kernels/cuda/device.h"
+
+namespace interlace::cuda {
+
+struct ResidualAddParams {
+  float* x;  // [tokens, width]
+  const float* y;
+  int64_t width;
+};
+
+template <class Block>
+INTERLACE_DEVICE void ResidualAddBlock(const ResidualAddParams& p, Block& block) {
+  float* x = p.x + block.x() * p.width;
+  const float* y = p.y + block.x() * p.width;
+  block.For(p.width, [&](int64_t i) { x[i] += y[i]; });
+}
+
+}  // namespace interlace::cuda
