@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "model/text/jinja/template.h"
 
@@ -25,10 +26,11 @@ constexpr absl::string_view kRoles[] = {"system",    "user",     "assistant", "t
 // The names under which a message's reasoning comes; templates read the first.
 constexpr const char* kReasoning[] = {"reasoning_content", "thinking", "reasoning"};
 
-Value RoleOf(const Text& role) {
-  const bool known = std::find(std::begin(kRoles), std::end(kRoles), role.bytes) != std::end(kRoles);
-  return Value(Text(role.bytes, !known));
+bool IsKnownRole(const std::string& role) {
+  return std::find(std::begin(kRoles), std::end(kRoles), role) != std::end(kRoles);
 }
+
+Value RoleOf(const Text& role) { return Value(Text(role.bytes, !IsKnownRole(role.bytes))); }
 
 }  // namespace
 
@@ -48,6 +50,11 @@ class ChatTemplate::Rendering {
   absl::StatusOr<Text> Run(absl::Span<const ChatMessage> messages, bool add_generation_prompt) {
     List* list = heap_.NewList();
     for (const ChatMessage& message : messages) {
+      if (!IsKnownRole(message.role)) {
+        return absl::InvalidArgumentError(absl::StrCat("messages: role '",
+                                                       absl::string_view(message.role).substr(0, 80), "' is none of ",
+                                                       absl::StrJoin(kRoles, ", ")));
+      }
       Map* map = heap_.NewMap();
       map->Set(TextKey("role"), Value("role"), RoleOf(Text(message.role)));
       map->Set(TextKey("content"), Value("content"), Value(Text(message.content, true)));

@@ -159,6 +159,8 @@ struct Pretokenizer::Run {
   }
 };
 
+const char* const Pretokenizer::kByteLevelPattern = kGpt2;
+
 Pretokenizer::Pretokenizer() = default;
 Pretokenizer::Pretokenizer(Pretokenizer&&) noexcept = default;
 Pretokenizer& Pretokenizer::operator=(Pretokenizer&&) noexcept = default;

@@ -24,6 +24,9 @@ class Pretokenizer {
     std::deque<std::string> changed;
   };
 
+  // What byte-level vocabularies cut by if nothing else is said.
+  static const char* const kByteLevelPattern;
+
   // By tokenizer.ggml.pre: "smollm", "llama-bpe", "qwen2", "gpt-2", "default", ... Unimplemented lists the known names.
   static absl::StatusOr<std::unique_ptr<Pretokenizer>> Make(absl::string_view name);
   Pretokenizer();

@@ -1,16 +1,34 @@
 #include "model/text/special_tokens.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <functional>
 
+#include "model/text/utf8.h"
 #include "model/text/white_space.h"
 
 namespace interlace {
 namespace {
 
-bool IsWordByte(char c) {  // bytes of letters beyond ASCII count as letters
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-         static_cast<unsigned char>(c) >= 0x80;
+// Whether a letter, mark, digit or connecting punctuation begins, or ends, the text: what \w is to regular expressions.
+bool IsWord(absl::string_view character) {
+  utf8proc_int32_t code = -1;
+  utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(character.data()),
+                   static_cast<utf8proc_ssize_t>(character.size()), &code);
+  if (code < 0) return false;
+  const utf8proc_category_t category = utf8proc_category(code);
+  return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) || category == UTF8PROC_CATEGORY_PC ||
+         code == 0x200c || code == 0x200d;
+}
+bool BeginsWithWord(absl::string_view text) { return !text.empty() && IsWord(text.substr(0, Utf8FrontOf(text).bytes)); }
+bool EndsWithWord(absl::string_view text) {
+  size_t begin = text.size();
+  while (begin > 0 && text.size() - begin < 4) {
+    --begin;
+    if ((static_cast<unsigned char>(text[begin]) & 0xc0) != 0x80) break;
+  }
+  return begin < text.size() && IsWord(text.substr(begin));
 }
 
 }  // namespace
@@ -39,10 +57,7 @@ SpecialTokens::Match SpecialTokens::Next(absl::string_view text, absl::string_vi
         if (!control || std::any_of(marks.begin(), marks.end(), [](char mark) { return mark != 0; })) continue;
       }
       Match match{token, at, at + length};
-      if (token->whole_word &&
-          ((at > 0 && IsWordByte(text[at - 1])) || (match.end < text.size() && IsWordByte(text[match.end])))) {
-        continue;
-      }
+      if (token->whole_word && (EndsWithWord(text.substr(0, at)) || BeginsWithWord(text.substr(match.end)))) continue;
       if (token->takes_space_before) match.begin = from + TrimmedRight(text.substr(from, at - from)).size();
       if (token->takes_space_after) match.end = text.size() - TrimmedLeft(text.substr(match.end)).size();
       return match;

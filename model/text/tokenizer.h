@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "model/text/gguf.h"
+#include "model/text/tokenizer_files.h"
 
 namespace interlace {
 
@@ -21,6 +22,11 @@ class Tokenizer {
   // (SentencePiece BPE) or "t5" (SentencePiece unigram). Unimplemented names any other; InvalidArgument names the
   // broken field.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const GgufFile& file);
+  // From tokenizer.json, models BPE (of bytes, or of characters with a fallback to bytes) and Unigram, with the
+  // normalizers, pre-tokenizers, decoders and post-processors of the families served. Unimplemented names any other
+  // part; InvalidArgument names file and field. Truncation and padding in the file are of its training and play no
+  // part.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const TokenizerFiles& files);
   ~Tokenizer();
 
   // `special`: text such as <|im_start|> becomes its control token. User-defined tokens are found either way. Adds no
