@@ -8,8 +8,9 @@ step() { printf '\n== %s\n' "$*"; }
 
 step "packages"
 bash deploy/install.sh
-step "model"
+step "models"
 bash deploy/fetch_model.sh
+bash deploy/fetch_model.sh gemma3-270m
 step "build (preset dev)"
 cmake --preset dev >/dev/null
 cmake --build --preset dev

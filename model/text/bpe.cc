@@ -2,6 +2,8 @@
 
 #include <queue>
 
+#include "model/text/utf8.h"
+
 namespace interlace {
 namespace {
 
@@ -38,6 +40,25 @@ bool Bpe::AddMerge(absl::string_view left, absl::string_view right, int32_t rank
   return true;
 }
 
+void Bpe::Start(absl::string_view piece, std::vector<int32_t>* ids) const {
+  bool after_unknown = false;
+  for (size_t at = 0; at < piece.size();) {
+    if (!characters_) {
+      const int32_t id = byte_ids_[static_cast<unsigned char>(piece[at++])];
+      if (id >= 0) ids->push_back(id);
+      continue;
+    }
+    const absl::string_view character = piece.substr(at, Utf8FrontOf(piece.substr(at)).bytes);
+    at += character.size();
+    if (const auto it = ids_.find(character); it != ids_.end()) {
+      ids->push_back(it->second);
+      after_unknown = false;
+    } else {
+      after_unknown = fallback_.Append(character, after_unknown, ids);
+    }
+  }
+}
+
 void Bpe::Encode(absl::string_view piece, std::vector<int32_t>* out) const {
   if (whole_pieces_first_) {
     if (auto it = ids_.find(piece); it != ids_.end()) {
@@ -45,11 +66,11 @@ void Bpe::Encode(absl::string_view piece, std::vector<int32_t>* out) const {
       return;
     }
   }
+  std::vector<int32_t> ids;
+  Start(piece, &ids);
   std::vector<Symbol> symbols;
-  symbols.reserve(piece.size());
-  for (char byte : piece) {
-    const int32_t id = byte_ids_[static_cast<unsigned char>(byte)];
-    if (id < 0) continue;
+  symbols.reserve(ids.size());
+  for (int32_t id : ids) {
     const int32_t index = static_cast<int32_t>(symbols.size());
     symbols.push_back({id, index - 1, index + 1});
   }

@@ -1,153 +1,204 @@
 #include "model/text/chat_template.h"
 
-#include <vector>
+#include <algorithm>
+#include <optional>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
-#include "absl/strings/strip.h"
+#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
+#include "model/text/jinja/template.h"
 
 namespace interlace {
+
+using jinja::List;
+using jinja::Map;
+using jinja::Text;
+using jinja::TextKey;
+using jinja::Value;
+
 namespace {
 
-// The templates that are recognised, letter for letter but for Normalised.
-constexpr absl::string_view kSmolLm2Text =
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
-    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    "' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n"
-    "' + message['content'] + '<|im_end|>' + '\n"
-    "'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n"
-    "' }}{% endif %}";
-constexpr absl::string_view kChatMlText =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n"
-    "' + message['content'] + '<|im_end|>' + '\n"
-    "'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n"
-    "' }}{% endif %}";
-constexpr absl::string_view kLlama3Text =
-    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
-    "message['role'] + '<|end_header_id|>\n\n"
-    "'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
-    "{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ "
-    "'<|start_header_id|>assistant<|end_header_id|>\n\n"
-    "' }}{% endif %}";
+// What a role is called in templates of all families. Templates put it between the brackets of control tokens, so these
+// count as theirs; any other role is text from users.
+constexpr absl::string_view kRoles[] = {"system",    "user",     "assistant", "tool",
+                                        "developer", "function", "ipython",   "model"};
 
-constexpr absl::string_view kSmolLm2System = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
+// The names under which a message's reasoning comes; templates read the first.
+constexpr const char* kReasoning[] = {"reasoning_content", "thinking", "reasoning"};
 
-// What some makers of ChatML files put before it; without effect, since the caller always says.
-constexpr absl::string_view kPromptDefault =
-    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}";
-
-// A line break inside a quoted text is written raw or as \n, depending on who made the file.
-std::string Normalised(absl::string_view text) {
-  absl::ConsumePrefix(&text, kPromptDefault);
-  return std::string(absl::StripAsciiWhitespace(absl::StrReplaceAll(text, {{"\\n", "\n"}})));
+bool IsKnownRole(const std::string& role) {
+  return std::find(std::begin(kRoles), std::end(kRoles), role) != std::end(kRoles);
 }
 
-// Whether `text` begins with a character that the templates' trim filter drops (Python's str.isspace); its bytes.
-size_t SpaceAt(absl::string_view text) {
-  static constexpr absl::string_view kWide[] = {"\u0085", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
-                                                "\u2004", "\u2005", "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
-                                                "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
-  if (text.empty()) return 0;
-  const char c = text[0];
-  if (c == ' ' || (c >= '\t' && c <= '\r') || (c >= '\x1c' && c <= '\x1f')) return 1;
-  for (absl::string_view wide : kWide) {
-    if (absl::StartsWith(text, wide)) return wide.size();
-  }
-  return 0;
-}
-
-absl::string_view Trimmed(absl::string_view text) {
-  while (const size_t bytes = SpaceAt(text)) text.remove_prefix(bytes);
-  for (bool more = true; more;) {
-    more = false;
-    for (size_t bytes = 1; bytes <= 3 && bytes <= text.size() && !more; ++bytes) {
-      if (SpaceAt(text.substr(text.size() - bytes)) != bytes) continue;
-      text.remove_suffix(bytes);
-      more = true;
-    }
-  }
-  return text;
-}
+Value RoleOf(const Text& role) { return Value(Text(role.bytes, !IsKnownRole(role.bytes))); }
 
 }  // namespace
 
-absl::StatusOr<ChatTemplate> ChatTemplate::Load(const GgufFile& file) {
-  ASSIGN_OR_RETURN(const std::string text, file.Text("tokenizer.chat_template"));
-  const std::string normal = Normalised(text);
-  if (normal == Normalised(kSmolLm2Text)) return ChatTemplate(Family::kSmolLm2);
-  if (normal == Normalised(kChatMlText)) return ChatTemplate(Family::kChatMl);
-  if (normal == Normalised(kLlama3Text)) return ChatTemplate(Family::kLlama3);
-  return absl::UnimplementedError(absl::StrCat(file.name(),
-                                               ": the chat template is none of SmolLM2, ChatML, Llama-3; it begins \"",
-                                               absl::CHexEscape(absl::string_view(text).substr(0, 80)), "\""));
+struct ChatTemplate::State {
+  std::string name;
+  jinja::Template text;
+  std::optional<jinja::Template> tool_use;
+  std::vector<std::pair<std::string, std::string>> tokens;
+  WallClock wall_clock;
+};
+
+// One conversation on its way through the template.
+class ChatTemplate::Rendering {
+ public:
+  explicit Rendering(const State& state) : state_(state) {}
+
+  absl::StatusOr<Text> Run(absl::Span<const ChatMessage> messages, bool add_generation_prompt) {
+    List* list = heap_.NewList();
+    for (const ChatMessage& message : messages) {
+      if (!IsKnownRole(message.role)) {
+        return absl::InvalidArgumentError(absl::StrCat("messages: role '",
+                                                       absl::string_view(message.role).substr(0, 80), "' is none of ",
+                                                       absl::StrJoin(kRoles, ", ")));
+      }
+      Map* map = heap_.NewMap();
+      map->Set(TextKey("role"), Value("role"), RoleOf(Text(message.role)));
+      map->Set(TextKey("content"), Value("content"), Value(Text(message.content, true)));
+      list->items.emplace_back(map);
+    }
+    return Render(list, Value::MakeNone(), nullptr, add_generation_prompt);
+  }
+
+  absl::StatusOr<Text> Run(const ChatInput& input) {
+    ASSIGN_OR_RETURN(const Value messages, jinja::FromJson(input.messages, "messages", true, heap_));
+    if (messages.list() == nullptr) return absl::InvalidArgumentError("messages: this is no list");
+    for (size_t i = 0; i < messages.list()->items.size(); ++i) {
+      Value& message = messages.list()->items[i];
+      if (message.map() == nullptr)
+        return absl::InvalidArgumentError(absl::StrCat("messages[", i, "]: this is no object"));
+      if (const Value* role = message.map()->Find(TextKey("role")); role != nullptr && role->text() != nullptr) {
+        message.map()->Set(TextKey("role"), Value("role"), RoleOf(*role->text()));
+      }
+      message = WithReasoning(message);
+    }
+    Value tools = Value::MakeNone();
+    if (!input.tools.empty()) {
+      ASSIGN_OR_RETURN(tools, jinja::FromJson(input.tools, "tools", true, heap_));
+      if (tools.list() == nullptr && !tools.IsNone()) return absl::InvalidArgumentError("tools: this is no list");
+    }
+    const Map* variables = nullptr;
+    if (!input.variables.empty()) {
+      ASSIGN_OR_RETURN(const Value more, jinja::FromJson(input.variables, "chat_template_kwargs", true, heap_));
+      if (more.map() == nullptr) return absl::InvalidArgumentError("chat_template_kwargs: this is no object");
+      variables = more.map();
+    }
+    return Render(messages.list(), tools, variables, input.add_generation_prompt);
+  }
+
+ private:
+  Value WithReasoning(const Value& message) {
+    for (const char* name : kReasoning) {
+      const Value* reasoning = message.map()->Find(TextKey(name));
+      if (reasoning == nullptr || reasoning->IsNone()) continue;
+      const Value held = *reasoning;
+      Map* map = heap_.NewMap();
+      map->Set(TextKey("thinking"), Value("thinking"), held);
+      for (const auto& [key, value] : message.map()->entries) map->Set(TextKey(key.text()->bytes), key, value);
+      map->Set(TextKey("reasoning_content"), Value("reasoning_content"), held);
+      return Value(map);
+    }
+    return message;
+  }
+
+  absl::StatusOr<Text> Render(List* messages, const Value& tools, const Map* more, bool add_generation_prompt) {
+    if (messages->items.empty()) return absl::InvalidArgumentError("messages: the list is empty");
+    std::vector<std::pair<std::string, Value>> variables = {{"messages", Value(messages)},
+                                                            {"tools", tools},
+                                                            {"documents", Value::MakeNone()},
+                                                            {"add_generation_prompt", Value(add_generation_prompt)}};
+    for (const auto& [name, text] : state_.tokens) variables.emplace_back(name, Value(Text(text)));
+    if (more != nullptr) {
+      for (const auto& [name, value] : more->entries) {
+        const std::string& given = name.text()->bytes;
+        for (absl::string_view fixed : {"messages", "tools", "add_generation_prompt"}) {
+          if (given == fixed)
+            return absl::InvalidArgumentError(absl::StrCat("chat_template_kwargs: '", given, "' has its own field"));
+        }
+        variables.emplace_back(given, value);
+      }
+    }
+    const bool with_tools = tools.Truth() && state_.tool_use.has_value();
+    return (with_tools ? *state_.tool_use : state_.text).Render(variables, state_.wall_clock(), heap_);
+  }
+
+  const State& state_;
+  jinja::Heap heap_;
+};
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Load(const GgufFile& file, WallClock wall_clock) {
+  ChatTemplateSource source;
+  source.name = file.name();
+  ASSIGN_OR_RETURN(source.text, file.Text("tokenizer.chat_template"));
+  if (file.Has("tokenizer.chat_template.tool_use")) {
+    ASSIGN_OR_RETURN(source.tool_use, file.Text("tokenizer.chat_template.tool_use"));
+  }
+  std::vector<std::string> tokens;
+  for (const auto& [variable, key] : {std::pair<const char*, const char*>{"bos_token", "bos"},
+                                      {"eos_token", "eos"},
+                                      {"unk_token", "unknown"},
+                                      {"pad_token", "padding"},
+                                      {"sep_token", "seperator"}}) {
+    const std::string field = absl::StrCat("tokenizer.ggml.", key, "_token_id");
+    if (!file.Has(field)) continue;
+    if (tokens.empty()) {
+      ASSIGN_OR_RETURN(tokens, file.Texts("tokenizer.ggml.tokens"));
+    }
+    ASSIGN_OR_RETURN(const int64_t id, file.Integer(field));
+    if (id < 0 || id >= static_cast<int64_t>(tokens.size())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file.name(), ": ", field, " ", id, " is outside the vocabulary of ", tokens.size(), " tokens"));
+    }
+    source.tokens.emplace_back(variable, tokens[static_cast<size_t>(id)]);
+  }
+  return Make(source, wall_clock);
 }
 
-absl::StatusOr<std::vector<ChatTemplate::Piece>> ChatTemplate::Pieces(absl::Span<const ChatMessage> messages,
-                                                                      bool add_generation_prompt) const {
-  if (messages.empty()) return absl::InvalidArgumentError("messages: the list is empty");
-  const bool llama = family_ == Family::kLlama3;
-  std::vector<Piece> pieces;
-  const auto control = [&](absl::string_view text) { pieces.push_back({std::string(text), true}); };
-  const auto plain = [&](absl::string_view text) { pieces.push_back({std::string(text), false}); };
-  const auto open_turn = [&](absl::string_view role) {
-    control(llama ? "<|start_header_id|>" : "<|im_start|>");
-    plain(role);
-    if (llama) control("<|end_header_id|>");
-    plain(llama ? "\n\n" : "\n");
-  };
-  const auto turn = [&](absl::string_view role, absl::string_view content) {
-    open_turn(role);
-    plain(llama ? Trimmed(content) : content);
-    control(llama ? "<|eot_id|>" : "<|im_end|>");
-    if (!llama) plain("\n");
-  };
-  if (llama) control("<|begin_of_text|>");
-  if (family_ == Family::kSmolLm2 && messages[0].role != "system") turn("system", kSmolLm2System);
-  for (const ChatMessage& message : messages) {
-    if (message.role != "system" && message.role != "user" && message.role != "assistant") {
-      return absl::InvalidArgumentError(absl::StrCat("messages: role '", absl::string_view(message.role).substr(0, 80),
-                                                     "' is none of system, user, assistant"));
-    }
-    turn(message.role, message.content);
+absl::StatusOr<ChatTemplate> ChatTemplate::Make(const ChatTemplateSource& source, WallClock wall_clock) {
+  ASSIGN_OR_RETURN(jinja::Template text,
+                   jinja::Template::Compile(source.text, absl::StrCat(source.name, ": tokenizer.chat_template")));
+  std::optional<jinja::Template> tool_use;
+  if (!source.tool_use.empty()) {
+    ASSIGN_OR_RETURN(tool_use, jinja::Template::Compile(
+                                   source.tool_use, absl::StrCat(source.name, ": tokenizer.chat_template.tool_use")));
   }
-  if (add_generation_prompt) open_turn("assistant");
-  return pieces;
+  return ChatTemplate(std::make_shared<const State>(
+      State{source.name, std::move(text), std::move(tool_use), source.tokens, wall_clock}));
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const ChatMessage> messages,
                                                  bool add_generation_prompt) const {
-  ASSIGN_OR_RETURN(const std::vector<Piece> pieces, Pieces(messages, add_generation_prompt));
-  std::string text;
-  for (const Piece& piece : pieces) text += piece.text;
-  return text;
+  ASSIGN_OR_RETURN(Text text, Rendering(*state_).Run(messages, add_generation_prompt));
+  return std::move(text.bytes);
 }
+
+absl::StatusOr<std::string> ChatTemplate::Render(const ChatInput& input) const {
+  ASSIGN_OR_RETURN(Text text, Rendering(*state_).Run(input));
+  return std::move(text.bytes);
+}
+
+namespace {
+
+std::vector<int32_t> Encoded(Text& text, const Tokenizer& tokenizer) {
+  text.marks.resize(text.bytes.size(), 0);
+  return tokenizer.EncodeAround(text.bytes, text.marks);
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<int32_t>> ChatTemplate::Encode(absl::Span<const ChatMessage> messages,
                                                           const Tokenizer& tokenizer,
                                                           bool add_generation_prompt) const {
-  ASSIGN_OR_RETURN(const std::vector<Piece> pieces, Pieces(messages, add_generation_prompt));
-  std::vector<int32_t> ids;
-  std::string plain;  // runs on until a control token: pieces merge across the border of template and content
-  const auto flush = [&] {
-    const std::vector<int32_t> more = tokenizer.Encode(plain, /*special=*/false);
-    ids.insert(ids.end(), more.begin(), more.end());
-    plain.clear();
-  };
-  for (const Piece& piece : pieces) {
-    if (!piece.control) {
-      plain += piece.text;
-      continue;
-    }
-    flush();
-    ASSIGN_OR_RETURN(const int32_t id, tokenizer.Find(piece.text));
-    ids.push_back(id);
-  }
-  flush();
-  return ids;
+  ASSIGN_OR_RETURN(Text text, Rendering(*state_).Run(messages, add_generation_prompt));
+  return Encoded(text, tokenizer);
+}
+
+absl::StatusOr<std::vector<int32_t>> ChatTemplate::Encode(const ChatInput& input, const Tokenizer& tokenizer) const {
+  ASSIGN_OR_RETURN(Text text, Rendering(*state_).Run(input));
+  return Encoded(text, tokenizer);
 }
 
 }  // namespace interlace

@@ -10,7 +10,12 @@ constexpr char kReplacement[] = "\xef\xbf\xbd";  // U+FFFD
 }  // namespace
 
 std::string Detokenizer::Push(int32_t token) {
-  held_ += tokenizer_.Piece(token);
+  std::string piece = tokenizer_.Piece(token);
+  if (drop_space_ && !piece.empty()) {
+    if (piece[0] == ' ') piece.erase(0, 1);
+    drop_space_ = false;
+  }
+  held_ += piece;
   std::string out;
   size_t begin = 0;
   while (begin < held_.size()) {

@@ -217,6 +217,9 @@ absl::StatusOr<std::vector<std::string>> GgufFile::Texts(absl::string_view key) 
 absl::StatusOr<std::vector<int64_t>> GgufFile::Integers(absl::string_view key) const {
   return contents_->Get<std::vector<int64_t>>(key, "a list of integers");
 }
+absl::StatusOr<std::vector<double>> GgufFile::Reals(absl::string_view key) const {
+  return contents_->Get<std::vector<double>>(key, "a list of real numbers");
+}
 bool GgufFile::Has(absl::string_view key) const { return contents_->metadata.count(std::string(key)) > 0; }
 
 absl::StatusOr<const GgufTensor*> GgufFile::Tensor(absl::string_view name) const {

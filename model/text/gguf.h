@@ -55,6 +55,7 @@ class GgufFile {
   absl::StatusOr<bool> Flag(absl::string_view key) const;
   absl::StatusOr<std::vector<std::string>> Texts(absl::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> Integers(absl::string_view key) const;
+  absl::StatusOr<std::vector<double>> Reals(absl::string_view key) const;
   bool Has(absl::string_view key) const;
 
   absl::StatusOr<const GgufTensor*> Tensor(absl::string_view name) const;  // NotFound names the tensor

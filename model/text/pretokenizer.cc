@@ -1,31 +1,30 @@
 #include "model/text/pretokenizer.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
-#include <limits>
-#include <string>
+#include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "common/check.h"
+#include "common/status_macros.h"
+#include "model/text/text_pattern.h"
 #include "model/text/utf8.h"
 
 namespace interlace {
 namespace {
 
-// In the patterns below S stands for the members of White_Space: PCRE2's \s has U+180E besides, which is none since
-// Unicode 6.3.
-constexpr const char* kWhiteSpace =
-    R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
+constexpr absl::string_view kSpaceMark = "\u2581";
 
 constexpr const char* kDigit = R"(\p{N})";
-constexpr const char* kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^<S>\p{L}\p{N}]+|[<S>]+(?![^<S>])|[<S>]+)";
+constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr const char* kLlama3 =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^<S>\p{L}\p{N}]+[\r\n]*|)"
-    R"([<S>]*[\r\n]+|[<S>]+(?![^<S>])|[<S>]+)";
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kQwen2 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 // What llama.cpp does for each name.
 struct Row {
@@ -34,87 +33,137 @@ struct Row {
 };
 const std::vector<Row>& Rows() {
   static const std::vector<Row>& rows = *new std::vector<Row>{
-      {"smollm", {kDigit, kGpt2}},
-      {"llama-bpe", {kLlama3}},
-      {"gpt-2", {kGpt2}},
-      {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
+      {"smollm", {kDigit, kGpt2}}, {"llama-bpe", {kLlama3}},
+      {"llama3", {kLlama3}},       {"llama-v3", {kLlama3}},
+      {"qwen2", {kQwen2}},         {"deepseek-r1-qwen", {kQwen2}},
+      {"gpt-2", {kGpt2}},          {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
   };
   return rows;
 }
 
-struct CodeFree {
-  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
+// A part of a piece, and whether it is what a pattern matched.
+struct Part {
+  size_t begin, end;
+  bool match;
 };
-struct MatchFree {
-  void operator()(pcre2_match_data* match) const { pcre2_match_data_free(match); }
-};
-struct ContextFree {
-  void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
-};
-using Code = std::unique_ptr<pcre2_code, CodeFree>;
-using Match = std::unique_ptr<pcre2_match_data, MatchFree>;
-using Context = std::unique_ptr<pcre2_match_context, ContextFree>;
 
-absl::StatusOr<Code> Compile(const char* pattern) {
-  const std::string full = absl::StrReplaceAll(pattern, {{"<S>", kWhiteSpace}});
-  int error = 0;
-  PCRE2_SIZE at = 0;
-  Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(full.data()), full.size(), PCRE2_UTF | PCRE2_UCP, &error, &at,
-                          nullptr));
-  if (code == nullptr) {
-    return absl::InternalError(absl::StrCat("pattern ", full, ": PCRE2 error ", error, " at ", at));
+// Joins parts that follow one another as the behaviour says.
+std::vector<Part> Joined(const std::vector<Part>& parts, Pretokenizer::Behaviour behaviour) {
+  std::vector<Part> out;
+  for (const Part& part : parts) {
+    const bool first = out.empty();
+    switch (behaviour) {
+      case Pretokenizer::Behaviour::kIsolated:
+        out.push_back(part);
+        break;
+      case Pretokenizer::Behaviour::kRemoved:
+        if (!part.match) out.push_back(part);
+        break;
+      case Pretokenizer::Behaviour::kMergedWithPrevious:
+        // A match joins what it follows, unless that is a match.
+        if (part.match && !first && !out.back().match) {
+          out.back() = {out.back().begin, part.end, true};
+        } else {
+          out.push_back(part);
+        }
+        break;
+      case Pretokenizer::Behaviour::kMergedWithNext:
+        // What follows a match joins it, unless it is a match too.
+        if (!part.match && !first && out.back().match) {
+          out.back() = {out.back().begin, part.end, false};
+        } else {
+          out.push_back(part);
+        }
+        break;
+      case Pretokenizer::Behaviour::kContiguous:
+        if (!first && out.back().match == part.match) {
+          out.back().end = part.end;
+        } else {
+          out.push_back(part);
+        }
+        break;
+    }
   }
-  pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);  // without JIT the same matches, only slower
-  return code;
+  return out;
 }
 
 }  // namespace
 
-struct Pretokenizer::Stages {
-  std::vector<Code> codes;
-  Context context;  // read only: no limits, since the patterns backtrack at most one run of white space
+struct Pretokenizer::Step {
+  std::optional<TextPattern> pattern;  // none: the step changes text
+  Behaviour behaviour = Behaviour::kIsolated;
+  bool invert = false;
+  absl::string_view prefix;  // of pieces that do not begin with it
+  Prefix prefix_where = Prefix::kAlways;
+  bool marks = false, cut_at_marks = false;
+};
 
-  // Whether `code` matches in `text` at `from` or later. `text` is UTF-8.
-  bool Find(const Code& code, absl::string_view text, size_t from, pcre2_match_data* match) const {
-    const auto run = [&](uint32_t options) {
-      return pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                         PCRE2_NO_UTF_CHECK | options, match, context.get());
-    };
-    int found = run(0);
-    if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = run(PCRE2_NO_JIT);
-    CHECK_MSG(found >= 0 || found == PCRE2_ERROR_NOMATCH, "a pretokenizer pattern cannot be matched: out of memory");
-    return found >= 0;
-  }
+// One call of Split.
+struct Pretokenizer::Run {
+  const Pretokenizer& pretokenizer;
+  Pieces* pieces;
+  TextPattern::Search search;
 
-  // Appends the matches of `code` in `text` and the gaps between them.
-  void SplitBy(const Code& code, absl::string_view text, pcre2_match_data* match,
-               std::vector<absl::string_view>* pieces) const {
+  void Cut(const Step& step, absl::string_view piece, std::vector<absl::string_view>* out) {
+    std::vector<Part> parts;
     size_t done = 0;
-    while (done < text.size() && Find(code, text, done, match)) {
-      const PCRE2_SIZE* span = pcre2_get_ovector_pointer(match);
-      CHECK_MSG(span[1] > span[0], "no pretokenizer pattern matches an empty text");
-      if (span[0] > done) pieces->push_back(text.substr(done, span[0] - done));
-      pieces->push_back(text.substr(span[0], span[1] - span[0]));
-      done = span[1];
+    for (size_t from = 0; from <= piece.size();) {
+      const TextPattern::Found found = step.pattern->Find(piece, from, search);
+      if (!found.any) break;
+      if (found.begin > done) parts.push_back({done, found.begin, step.invert});
+      if (found.end > found.begin) parts.push_back({found.begin, found.end, !step.invert});
+      done = found.end;
+      // An empty match cuts and the search goes on behind the next character.
+      from = found.end > found.begin    ? found.end
+             : found.end < piece.size() ? found.end + Utf8FrontOf(piece.substr(found.end)).bytes
+                                        : piece.size() + 1;
     }
-    if (done < text.size()) pieces->push_back(text.substr(done));
+    if (done < piece.size()) parts.push_back({done, piece.size(), step.invert});
+    for (const Part& part : Joined(parts, step.behaviour))
+      out->push_back(piece.substr(part.begin, part.end - part.begin));
   }
 
-  // Appends the pieces of a UTF-8 text after every stage.
-  void SplitRun(absl::string_view text, const std::vector<Match>& matches,
-                std::vector<absl::string_view>* pieces) const {
+  void Change(const Step& step, absl::string_view piece, bool first, std::vector<absl::string_view>* out) {
+    std::string text = step.marks ? absl::StrReplaceAll(piece, {{" ", kSpaceMark}}) : std::string(piece);
+    const bool wanted = step.prefix_where == Prefix::kAlways || (step.prefix_where == Prefix::kFirst && first);
+    if (wanted && !absl::StartsWith(text, step.prefix)) text.insert(0, step.prefix.data(), step.prefix.size());
+    pieces->changed.push_back(std::move(text));
+    const absl::string_view changed = pieces->changed.back();
+    if (!step.cut_at_marks) {
+      out->push_back(changed);
+      return;
+    }
+    for (size_t begin = 0; begin < changed.size();) {
+      const size_t end = std::min(changed.find(kSpaceMark, begin + 1), changed.size());
+      out->push_back(changed.substr(begin, end - begin));
+      begin = end;
+    }
+  }
+
+  // Appends the pieces of a UTF-8 text after every step.
+  void Add(absl::string_view text, bool at_start) {
     if (text.empty()) return;
     std::vector<absl::string_view> coarse = {text}, fine;
-    for (size_t stage = 0; stage < codes.size(); ++stage) {
+    for (const auto& step : pretokenizer.steps_) {
       fine.clear();
-      for (absl::string_view piece : coarse) SplitBy(codes[stage], piece, matches[stage].get(), &fine);
+      for (size_t i = 0; i < coarse.size(); ++i) {
+        if (step->pattern.has_value()) {
+          Cut(*step, coarse[i], &fine);
+        } else {
+          Change(*step, coarse[i], at_start && i == 0, &fine);
+        }
+      }
       std::swap(coarse, fine);
     }
-    pieces->insert(pieces->end(), coarse.begin(), coarse.end());
+    pieces->views.insert(pieces->views.end(), coarse.begin(), coarse.end());
   }
 };
 
-Pretokenizer::Pretokenizer(std::unique_ptr<Stages> stages) : stages_(std::move(stages)) {}
+const char* const Pretokenizer::kByteLevelPattern = kGpt2;
+
+Pretokenizer::Pretokenizer() = default;
+Pretokenizer::Pretokenizer(Pretokenizer&&) noexcept = default;
+Pretokenizer& Pretokenizer::operator=(Pretokenizer&&) noexcept = default;
 Pretokenizer::~Pretokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make(absl::string_view name) {
@@ -124,42 +173,56 @@ absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make(absl::string_vi
       absl::StrAppend(&known, known.empty() ? "" : ", ", row.name);
       continue;
     }
-    auto stages = std::make_unique<Stages>();
-    for (const char* pattern : row.patterns) {
-      absl::StatusOr<Code> code = Compile(pattern);
-      if (!code.ok()) return code.status();
-      stages->codes.push_back(*std::move(code));
-    }
-    stages->context.reset(pcre2_match_context_create(nullptr));
-    CHECK(stages->context != nullptr);
-    pcre2_set_match_limit(stages->context.get(), std::numeric_limits<uint32_t>::max());
-    pcre2_set_depth_limit(stages->context.get(), std::numeric_limits<uint32_t>::max());
-    pcre2_set_heap_limit(stages->context.get(), std::numeric_limits<uint32_t>::max());
-    return std::unique_ptr<Pretokenizer>(new Pretokenizer(std::move(stages)));
+    auto pretokenizer = std::make_unique<Pretokenizer>();
+    for (const char* pattern : row.patterns) RETURN_IF_ERROR(pretokenizer->AddPattern(pattern));
+    return pretokenizer;
   }
   return absl::UnimplementedError(
       absl::StrCat("tokenizer.ggml.pre is '", name.substr(0, 80), "', which is not built in; known: ", known));
 }
 
-std::vector<absl::string_view> Pretokenizer::Split(absl::string_view text) const {
-  std::vector<Match> matches;
-  for (const Code& code : stages_->codes) {
-    matches.emplace_back(pcre2_match_data_create_from_pattern(code.get(), nullptr));
-    CHECK(matches.back() != nullptr);
-  }
-  std::vector<absl::string_view> pieces;
+absl::Status Pretokenizer::AddPattern(absl::string_view pattern, Behaviour behaviour, bool invert) {
+  ASSIGN_OR_RETURN(TextPattern compiled, TextPattern::Compile(pattern));
+  steps_.push_back(std::make_unique<Step>());
+  steps_.back()->pattern.emplace(std::move(compiled));
+  steps_.back()->behaviour = behaviour;
+  steps_.back()->invert = invert;
+  return absl::OkStatus();
+}
+
+void Pretokenizer::AddSpacePrefix() {
+  steps_.push_back(std::make_unique<Step>());
+  steps_.back()->prefix = " ";
+}
+
+void Pretokenizer::AddSpaceMarks(Prefix prefix, bool cut) {
+  steps_.push_back(std::make_unique<Step>());
+  steps_.back()->prefix = kSpaceMark;
+  steps_.back()->prefix_where = prefix;
+  steps_.back()->marks = true;
+  steps_.back()->cut_at_marks = cut;
+}
+
+void Pretokenizer::Split(absl::string_view text, bool at_start, Pieces* pieces) const {
+  Run run{*this, pieces, {}};
   size_t begin = 0;  // of the run of whole code points that ends at i
   for (size_t i = 0; i < text.size();) {
     const Utf8Front front = Utf8FrontOf(text.substr(i));
     if (front.kind != Utf8Front::kComplete) {
-      stages_->SplitRun(text.substr(begin, i - begin), matches, &pieces);
-      pieces.push_back(text.substr(i, front.bytes));
+      run.Add(text.substr(begin, i - begin), at_start && begin == 0);
+      pieces->views.push_back(text.substr(i, front.bytes));
       begin = i + front.bytes;
     }
     i += front.bytes;
   }
-  stages_->SplitRun(text.substr(begin), matches, &pieces);
-  return pieces;
+  run.Add(text.substr(begin), at_start && begin == 0);
+}
+
+std::vector<absl::string_view> Pretokenizer::Split(absl::string_view text) const {
+  Pieces pieces;
+  Split(text, true, &pieces);
+  CHECK_MSG(pieces.changed.empty(), "a step changes the text");
+  return std::move(pieces.views);
 }
 
 }  // namespace interlace

@@ -1,7 +1,9 @@
-// Pretokenizer: cuts text into the pieces within which byte pairs merge.
+// Pretokenizer: cuts text into the pieces within which tokens are made.
 #pragma once
 
+#include <deque>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -9,21 +11,46 @@
 
 namespace interlace {
 
-// One or more regular expressions applied one after another: each isolates its matches within the pieces of the one
-// before. Immutable; any thread. Owned by the Tokenizer. The trap: white space is Unicode's White_Space, which is not
-// quite what \s is to the regex library.
+// Steps applied one after another, each to the pieces of the one before. Immutable once filled; any thread. Owned by
+// the Tokenizer. The trap: some steps change the text, so pieces need not be parts of it.
 class Pretokenizer {
  public:
-  // "smollm", "llama-bpe", "gpt-2", "default", as tokenizer.ggml.pre spells them. Unimplemented lists the known names.
+  // What becomes of a match.
+  enum class Behaviour { kIsolated, kRemoved, kMergedWithPrevious, kMergedWithNext, kContiguous };
+  // Which pieces get the mark of a space put before them.
+  enum class Prefix { kNever, kFirst, kAlways };
+  struct Pieces {
+    std::vector<absl::string_view> views;  // parts of the text or of `changed`
+    std::deque<std::string> changed;
+  };
+
+  // What byte-level vocabularies cut by if nothing else is said.
+  static const char* const kByteLevelPattern;
+
+  // By tokenizer.ggml.pre: "smollm", "llama-bpe", "qwen2", "gpt-2", "default", ... Unimplemented lists the known names.
   static absl::StatusOr<std::unique_ptr<Pretokenizer>> Make(absl::string_view name);
+  Pretokenizer();
+  Pretokenizer(Pretokenizer&&) noexcept;
+  Pretokenizer& operator=(Pretokenizer&&) noexcept;
   ~Pretokenizer();
-  // Pieces of text, in order, covering every byte; never empty ones. Each part that is not UTF-8 is a piece of its own.
+
+  // Cuts at what `pattern` matches, or at what it does not if `invert`. See TextPattern::Compile for what is refused.
+  absl::Status AddPattern(absl::string_view pattern, Behaviour behaviour = Behaviour::kIsolated, bool invert = false);
+  // A space before each piece that does not begin with one.
+  void AddSpacePrefix();
+  // Spaces become U+2581, one is put before the pieces that `prefix` says, and each begins a piece if `cut`.
+  void AddSpaceMarks(Prefix prefix, bool cut);
+
+  // Pieces of `text`, in order, covering every byte that no step removes; never empty ones. Each part that is not UTF-8
+  // is a piece of its own. `at_start`: nothing comes before `text`.
+  void Split(absl::string_view text, bool at_start, Pieces* pieces) const;
+  // The same. Requires: no step that changes text.
   std::vector<absl::string_view> Split(absl::string_view text) const;
 
  private:
-  struct Stages;
-  explicit Pretokenizer(std::unique_ptr<Stages> stages);
-  std::unique_ptr<Stages> stages_;
+  struct Step;
+  struct Run;
+  std::vector<std::unique_ptr<Step>> steps_;
 };
 
 }  // namespace interlace

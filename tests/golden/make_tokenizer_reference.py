@@ -147,6 +147,9 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
 
+QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+         r"|\s+(?!\S)|\s+")
+
 
 def pretokenizer(name):
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name in ("smollm", "gpt-2"))
@@ -155,6 +158,7 @@ def pretokenizer(name):
         "smollm": [pre_tokenizers.Digits(individual_digits=True)],
         "gpt-2": [],
         "llama-bpe": [isolate(LLAMA3)],
+        "qwen2": [isolate(QWEN2)],
         "default": [isolate(r"[\p{P}\$\+<=>\^~\|]+"), isolate(GPT2), isolate(r"\p{N}+"), isolate("[0-9][0-9][0-9]")],
     }[name]
     return pre_tokenizers.Sequence(before + [byte_level])
@@ -166,6 +170,8 @@ def build(meta, name, with_special):
     core = tokenizers.Tokenizer(tokenizers.models.BPE({piece: i for i, piece in enumerate(pieces)}, merges,
                                                       ignore_merges=name == "llama-bpe"))
     core.pre_tokenizer = pretokenizer(name)
+    if name == "qwen2":
+        core.normalizer = tokenizers.normalizers.NFC()
     core.decoder = tokenizers.decoders.ByteLevel()
     if with_special:
         kinds = zip(pieces, meta["ggml.token_type"])
@@ -223,7 +229,7 @@ def main():
         if without != entry["ids"]:
             entry["plain"] = without
         out["texts"].append(entry)
-    for name in ("gpt-2", "llama-bpe", "default"):
+    for name in ("gpt-2", "llama-bpe", "qwen2", "default"):
         variant = build(meta, name, True)
         out["variants"][name] = [variant.encode(text).ids for text in short]
     out["characters"] = character_classes()

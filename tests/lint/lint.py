@@ -40,7 +40,7 @@ SEAMS = {
     r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": [],
     r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
         "common/config.cc", "cli/", "coordinator/main.cc", "kvstore/server/main.cc",
-        "kvstore/transport/", "model/text/file_mapping"],
+        "kvstore/transport/", "model/text/file_mapping", "model/text/tokenizer_files"],
 }
 
 THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|zstd|immintrin)')

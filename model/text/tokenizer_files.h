@@ -1,0 +1,21 @@
+// TokenizerFiles: the files beside a model's weights, as Hugging Face lays them out, that say how text becomes tokens.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace interlace {
+
+// Contents, not paths. Given to Tokenizer::Load and ChatTemplate::Load.
+struct TokenizerFiles {
+  std::string name;                   // of the folder, for messages
+  std::string tokenizer_json;         // tokenizer.json
+  std::string tokenizer_config_json;  // tokenizer_config.json; empty: there is none
+  std::string chat_template;          // chat_template.jinja; empty: there is none
+};
+
+// NotFound if the folder has no tokenizer.json; InvalidArgument if a file is larger than 256 MiB.
+absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& folder);
+
+}  // namespace interlace
