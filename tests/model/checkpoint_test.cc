@@ -124,7 +124,7 @@ TEST(CheckpointTest, WeightsNeedNoAlignment) {
   uint64_t header = 0;
   std::memcpy(&header, bytes.data(), sizeof header);
   ++header;
-  bytes.insert(8 + header - 1, " ");
+  bytes.insert(8 + header - 1, 1, ' ');
   std::memcpy(bytes.data(), &header, sizeof header);
   qwen.Write("model.safetensors", bytes);
   EXPECT_EQ(run(), want);
