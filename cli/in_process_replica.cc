@@ -5,6 +5,7 @@
 #include "common/entropy.h"
 #include "common/status_macros.h"
 #include "model/model_spec.h"
+#include "model/text/model_text.h"
 
 namespace interlace {
 
@@ -14,9 +15,9 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
     const Config& config, Clock& clock, FaultPoints& faults, Transport* transport,
     absl::FunctionRef<void(int64_t, int64_t)> progress, MakeBackend make_backend) {
   std::unique_ptr<InProcessReplica> replica(new InProcessReplica);
-  ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(config.model.path));
-  ASSIGN_OR_RETURN(replica->tokenizer_, Tokenizer::Load(*file));
-  ASSIGN_OR_RETURN(ChatTemplate chat_template, ChatTemplate::Load(*file));
+  ASSIGN_OR_RETURN(ModelText text, LoadModelText(config.model.path));
+  ASSIGN_OR_RETURN(ChatTemplate chat_template, std::move(text.chat_template));
+  replica->tokenizer_ = std::move(text.tokenizer);
   replica->chat_template_ = std::make_unique<ChatTemplate>(chat_template);
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   ASSIGN_OR_RETURN(replica->rank_,

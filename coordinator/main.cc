@@ -23,8 +23,8 @@
 #include "coordinator/front/readiness.h"
 #include "coordinator/replica_loop.h"
 #include "model/text/chat_template.h"
-#include "model/text/gguf.h"
 #include "model/text/model_facts.h"
+#include "model/text/model_text.h"
 #include "model/text/tokenizer.h"
 
 namespace interlace {
@@ -34,31 +34,25 @@ constexpr absl::Duration kDrain = absl::Seconds(30);   // for running requests
 constexpr absl::Duration kClosing = absl::Seconds(5);  // for answers on their way to clients
 
 // What the coordinator knows of a model; weights stay with the ranks.
-struct ModelText {
-  std::unique_ptr<GgufFile> file;
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::optional<ChatTemplate> chat_template;
+struct ServedModel {
+  ModelText text;
+  ModelFacts facts;
   std::string name;
-  int32_t context = 0;
-  int32_t layers = 0;
+  const ChatTemplate* chat_template() const { return text.chat_template.ok() ? &*text.chat_template : nullptr; }
 };
 
-absl::StatusOr<ModelText> LoadModelText(const Config& config) {
-  if (config.model.path.empty()) return absl::InvalidArgumentError("model.path is empty: --set model.path=FILE.gguf or a model folder");
-  ModelText model;
-  ASSIGN_OR_RETURN(model.file, GgufFile::Open(config.model.path));
-  ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(*model.file));
-  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(*model.file);
-  if (chat_template.ok()) {
-    model.chat_template = *chat_template;
-  } else {
-    LOG(WARNING) << "chat is off: completions alone are served" << chat_template.status();
+absl::StatusOr<ServedModel> LoadServedModel(const Config& config) {
+  const std::string& path = config.model.path;
+  if (path.empty()) {
+    return absl::InvalidArgumentError("model.path is empty: --set model.path=FILE.gguf or a model folder");
   }
-  ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config.model.path));
-  model.context = facts.context;
-  model.layers = facts.layers;
-  model.name = config.model.name.empty() ? std::filesystem::path(config.model.path).stem().string() : config.model.name;
-  return model;
+  ASSIGN_OR_RETURN(ModelText text, LoadModelText(path));
+  if (!text.chat_template.ok()) {
+    LOG(WARNING) << "chat is off: completions alone are served" << text.chat_template.status();
+  }
+  ASSIGN_OR_RETURN(ModelFacts facts, ReadModelFacts(path));
+  const std::string stem = std::filesystem::path(path).lexically_normal().stem().string();
+  return ServedModel{std::move(text), std::move(facts), config.model.name.empty() ? stem : config.model.name};
 }
 
 absl::StatusOr<std::pair<std::string, int>> SplitAddress(const std::string& setting, const std::string& address) {
@@ -85,7 +79,7 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
 }
 
 absl::Status RunCoordinator(const Config& config, const std::string& ready_file, const sigset_t& stop_signals) {
-  ASSIGN_OR_RETURN(const ModelText model, LoadModelText(config));
+  ASSIGN_OR_RETURN(const ServedModel model, LoadServedModel(config));
   ASSIGN_OR_RETURN(const auto cluster_at, SplitAddress("cluster.listen", config.cluster.listen));
   ASSIGN_OR_RETURN(std::unique_ptr<SchedulingPolicy> policy, MakePolicy(config.sched.policy));
   RealClock clock;
@@ -94,19 +88,18 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
 
   // What is declared later dies first: doors, then the loop they submit to, then the channel the loop sends on.
   ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
-                          .model_digest = model.file->digest(),
+                          .model_digest = model.facts.digest,
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens)});
-  ReplicaLoop loop(LoopOptions(config, model.context), std::move(policy), clock, entropy->Fork("generations"), metrics,
-                   cluster);
+  ReplicaLoop loop(LoopOptions(config, model.facts.context), std::move(policy), clock, entropy->Fork("generations"),
+                   metrics, cluster);
   cluster.Connect(&loop);
   Intake intake({.model = model.name,
-                 .context = model.context,
-                 .layers = model.layers,
+                 .context = model.facts.context,
+                 .layers = model.facts.layers,
                  .created = WallSeconds(),
                  .default_max_tokens = config.request.max_tokens,
                  .default_deadline = config.request.deadline},
-                *model.tokenizer, model.chat_template ? &*model.chat_template : nullptr, loop, clock,
-                entropy->Fork("intake"));
+                *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
 
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks, GrpcServer::Listen({.host = cluster_at.first,
@@ -133,7 +126,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   RETURN_IF_ERROR(
       WriteReadyFile(ready_file, absl::StrCat("http=", http_at, "\ngrpc=", grpc_at, "\ncluster=", ranks_at, "\n")));
   LOG(INFO) << "coordinator ready" << KV("http", http_at) << KV("grpc", grpc_at) << KV("cluster", ranks_at)
-            << KV("model", model.name) << KV("context", model.context);
+            << KV("model", model.name) << KV("context", model.facts.context);
 
   int signal = 0;
   sigwait(&stop_signals, &signal);

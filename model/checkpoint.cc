@@ -12,7 +12,7 @@
 #include "common/status_macros.h"
 #include "model/text/file_mapping.h"
 #include "model/text/gguf_values.h"
-#include "model/text/sampled_digest.h"
+#include "model/text/model_folder.h"
 
 namespace interlace {
 namespace {
@@ -52,32 +52,6 @@ std::optional<DType> DTypeOf(absl::string_view safetensors) {
     if (TraitsOf(dtype).name == safetensors) return dtype;
   }
   return std::nullopt;
-}
-
-// The files of a folder: the one, or those that the index names.
-absl::StatusOr<std::vector<std::string>> ShardNames(const std::string& folder) {
-  std::error_code error;
-  const std::string path = folder + "/model.safetensors.index.json";
-  if (!std::filesystem::exists(path, error)) return std::vector<std::string>{"model.safetensors"};
-  ASSIGN_OR_RETURN(const std::unique_ptr<FileMapping> file, FileMapping::Open(path));
-  const absl::string_view text = file->text();
-  const nlohmann::json index = nlohmann::json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  const auto refuse = [&](absl::string_view why) { return absl::InvalidArgumentError(absl::StrCat(path, ": ", why)); };
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-    return refuse("weight_map is missing or not an object");
-  }
-  std::set<std::string> names;
-  for (const auto& [tensor, name] : index["weight_map"].items()) {
-    if (!name.is_string()) return refuse(absl::StrCat("weight_map.", Quoted(tensor), " is not a text"));
-    const std::string shard = name.get<std::string>();
-    if (shard.find('/') != std::string::npos || shard.find('\0') != std::string::npos ||
-        !absl::EndsWith(shard, ".safetensors")) {
-      return refuse(absl::StrCat("weight_map names ", Quoted(shard), ", which is not a file beside it"));
-    }
-    names.insert(shard);
-  }
-  if (names.empty()) return refuse("weight_map is empty");
-  return std::vector<std::string>(names.begin(), names.end());
 }
 
 }  // namespace
@@ -128,16 +102,9 @@ absl::Status Checkpoint::ReadGguf(const GgufFile& file) {
 
 absl::Status Checkpoint::ReadFolder(const std::string& folder) {
   name_ = folder;
-  ASSIGN_OR_RETURN(const HfConfig config, HfConfig::Open(folder));
-  ASSIGN_OR_RETURN(const std::vector<std::string> names, ShardNames(folder));
-  std::string digests = config.text();
-  for (const std::string& name : names) {
-    ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> shard, SafetensorsFile::Open(absl::StrCat(folder, "/", name)));
-    absl::StrAppend(&digests, shard->digest());
-    shards_.push_back(std::move(shard));
-  }
-  const auto* bytes = reinterpret_cast<const std::byte*>(digests.data());
-  ASSIGN_OR_RETURN(spec_, ReadModelSpec(config, SampledDigest({bytes, digests.size()}, digests.size(), {})));
+  ASSIGN_OR_RETURN(ModelFolder opened, OpenModelFolder(folder));
+  shards_ = std::move(opened.shards);
+  ASSIGN_OR_RETURN(spec_, ReadModelSpec(opened.config, opened.digest));
   for (const std::unique_ptr<SafetensorsFile>& shard : shards_) RETURN_IF_ERROR(AddShard(*shard));
   // A head that is tied is the embedding, though some files keep a copy of it.
   if (spec_.tied_head) tensors_.erase("output.weight");

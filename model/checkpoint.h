@@ -12,7 +12,7 @@
 #include "absl/types/span.h"
 #include "kernels/dtype.h"
 #include "model/model_spec.h"
-#include "model/safetensors.h"
+#include "model/text/safetensors.h"
 #include "model/text/gguf.h"
 
 namespace interlace {

@@ -52,8 +52,8 @@ class ChatTemplate {
   static absl::StatusOr<ChatTemplate> Load(const TokenizerFiles& files, WallClock wall_clock = WallSeconds);
   static absl::StatusOr<ChatTemplate> Make(const ChatTemplateSource& source, WallClock wall_clock = WallSeconds);
 
-  // InvalidArgument if the list is empty, if the template refuses it or fails, with the line, or goes out of bounds; for
-  // plain messages, also if a role is none that a family has.
+  // InvalidArgument if the list is empty, if the template refuses it or fails, with the line, or goes out of bounds;
+  // for plain messages, also if a role is none that a family has.
   absl::StatusOr<std::string> Render(absl::Span<const ChatMessage> messages, bool add_generation_prompt = true) const;
   absl::StatusOr<std::string> Render(const ChatInput& input) const;
   // Render, encoded: control tokens where the template wrote them, nowhere else.

@@ -9,12 +9,13 @@
 namespace interlace {
 
 struct ModelFacts {
+  std::string digest;   // as the ranks find it
   int32_t context = 0;  // tokens
   int32_t layers = 0;
 };
 
-// Of a GGUF file, or of a folder as Hugging Face writes one. NotFound if nothing is there; InvalidArgument names file and
-// field.
+// Of a GGUF file, or of a folder as Hugging Face writes one. NotFound if nothing is there; InvalidArgument names file
+// and field.
 absl::StatusOr<ModelFacts> ReadModelFacts(const std::string& path);
 
 }  // namespace interlace

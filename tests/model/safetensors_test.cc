@@ -1,4 +1,4 @@
-#include "model/safetensors.h"
+#include "model/text/safetensors.h"
 
 #include <fstream>
 
