@@ -51,13 +51,14 @@ def median(values):
     return quantile(values, 0.5) if values else float("nan")
 
 
-def run(command, threads, **more):
-    """Standard output of a command whose threads stay on the first cores."""
+def run(command, threads, stderr=subprocess.PIPE):
+    """Standard output of a command whose threads stay on the first cores; with stderr=STDOUT, of both together."""
     cores = sorted(os.sched_getaffinity(0))[:threads]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          preexec_fn=lambda: os.sched_setaffinity(0, cores), **more)
+    command = [str(c) for c in command]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True,
+                          preexec_fn=lambda: os.sched_setaffinity(0, cores))
     if done.returncode != 0:
-        raise SystemExit(f"compare: {' '.join(map(str, command))} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"compare: {' '.join(command)} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-2000:]}")
     return done.stdout
 
 
@@ -84,39 +85,57 @@ class Interlace:
                 command += ["--context", ""]
             for setting in self.args.set:
                 command += ["--set", setting]
-            run([str(c) for c in command], self.args.threads)
+            run(command, self.args.threads)
             report = json.load(open(out.name))
         self.rows = {row["name"]: row for row in report["rows"]}
         return {case: self.rows[label(case)]["rounds"][0]["tokens_per_s"] for case in cases}
 
 
 class LlamaBench:
-    """llama-bench for single sequences; llama-batched-bench, in the same folder, for several. Where that is missing
-    (forks), those cases are left out."""
+    """llama-bench for single sequences; llama-batched-bench, in the same folder, for several. Where that is missing,
+    those cases are left out. Forks lack some flags: what --help does not name is asked for in the older way."""
 
     def __init__(self, name, program, args, model):
         self.name, self.program, self.args, self.model = name, pathlib.Path(program), args, model
         self.batched = self.program.parent / "llama-batched-bench"
+        self.has_depth = "--n-depth" in self.told(self.program, "--help")
+
+    def told(self, *command):
+        """Everything a command prints, whatever it thinks of its flags."""
+        return subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+
+    def single(self, kind, tokens):
+        if kind == "prefill":
+            shape = ["-p", tokens, "-n", 0]
+        else:
+            shape = ["-p", 0, "-n", STEPS, "-d", tokens] if self.has_depth else ["-p", 0, "-n", 0, "-gp", f"{tokens},{STEPS}"]
+        out = run([self.program, "-m", self.model, "-t", self.args.threads, "-r", 1, "-o", "json", *shape,
+                   *self.args.llama_flag], self.args.threads)
+        return json.loads(out)[0]["avg_ts"]
+
+    def several(self, batch, tokens):
+        """Speeds (prefill, decode)."""
+        command = [self.batched, "-m", self.model, "-t", self.args.threads, "-c", batch * (tokens + STEPS) + 256, "-npp",
+                   tokens, "-ntg", STEPS, "-npl", batch]
+        out = run(command, self.args.threads, stderr=subprocess.STDOUT)  # a fork prints its table to the one, others to the other
+        lines = [line.split("|") for line in out.splitlines() if "|" in line]
+        heading = next(at for at, line in enumerate(lines) if "S_TG t/s" in map(str.strip, line))
+        row = dict(zip(map(str.strip, lines[heading]), lines[heading + 2]))
+        return float(row["S_PP t/s"]), float(row["S_TG t/s"])
 
     def measure(self, cases):
         results = {}
         for case in cases:
             kind, batch, tokens = CASES[case]
             if batch == 1:
-                shape = ["-p", tokens, "-n", 0] if kind == "prefill" else ["-p", 0, "-n", STEPS, "-d", tokens]
-                out = run([str(c) for c in [self.program, "-m", self.model, "-t", self.args.threads, "-r", 1, "-o", "json",
-                                            *shape, *self.args.llama_flag]], self.args.threads)
-                results[case] = json.loads(out)[0]["avg_ts"]
-        several = sorted({CASES[case][1:] for case in cases if CASES[case][1] > 1})
-        for batch, tokens in several if self.batched.exists() else []:
-            context = batch * (tokens + STEPS) + 256
-            out = run([str(c) for c in [self.batched, "-m", self.model, "-t", self.args.threads, "-c", context, "-npp",
-                                        tokens, "-ntg", STEPS, "-npl", batch, "--output-format", "jsonl"]],
-                      self.args.threads)
-            row = json.loads([line for line in out.splitlines() if line.startswith("{")][-1])
+                results[case] = self.single(kind, tokens)
+        for batch, tokens in sorted({CASES[case][1:] for case in cases if CASES[case][1] > 1}):
+            if not self.batched.exists():
+                continue
+            speeds = self.several(batch, tokens)
             for case in cases:
                 if CASES[case][1:] == (batch, tokens):
-                    results[case] = row["speed_pp"] if CASES[case][0] == "prefill" else row["speed_tg"]
+                    results[case] = speeds[0 if CASES[case][0] == "prefill" else 1]
         return results
 
 

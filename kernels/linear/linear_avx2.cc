@@ -14,7 +14,7 @@ struct Isa {
     __m256i low, high;
   };
   static constexpr int kTileStrips = 1, kTileTokens = 2, kFloatTile = 2, kDirectTile = 2;
-  static constexpr float kWideZero = 128;  // wide products take x - 128
+  static constexpr int32_t kWideZero = 128;  // wide products take x - 128
 
   static F ZeroF() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static I ZeroI() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
@@ -113,7 +113,7 @@ struct Isa {
   static I AddI(I a, I b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
   // Wide codes are signed; others are small enough for a sum of eight in a byte.
   template <bool kWide, int kCount>
-  static F SumBytes(const I* q) {
+  static I SumBytes(const I* q) {
     const __m256i ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
     I sum = ZeroI();
     if constexpr (kWide) {
@@ -129,7 +129,20 @@ struct Isa {
       sum = {_mm256_madd_epi16(_mm256_maddubs_epi16(bytes.low, ones8), ones16),
              _mm256_madd_epi16(_mm256_maddubs_epi16(bytes.high, ones8), ones16)};
     }
-    return FromI(sum);
+    return sum;
+  }
+  // 16-bit pairs: sum - minus, and high.
+  static I PairWords(I sum, int minus, int high) {
+    const auto pair = [minus, high](__m256i s) {
+      s = _mm256_and_si256(_mm256_sub_epi32(s, _mm256_set1_epi32(minus)), _mm256_set1_epi32(0xffff));
+      return _mm256_or_si256(s, _mm256_set1_epi32(high << 16));
+    };
+    return {pair(sum.low), pair(sum.high)};
+  }
+  // The low and the high half of each lane times that of `word`, and their sum.
+  static I MultiplyPairs(I pairs, int32_t word) {
+    const __m256i v = _mm256_set1_epi32(word);
+    return {_mm256_madd_epi16(pairs.low, v), _mm256_madd_epi16(pairs.high, v)};
   }
 
   struct Range {

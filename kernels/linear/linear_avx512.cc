@@ -26,8 +26,8 @@ namespace {
 struct Isa {
   using F = __m512;
   using I = __m512i;
-  static constexpr int kTileStrips = 2, kTileTokens = 6, kFloatTile = 6, kDirectTile = 4;
-  static constexpr float kWideZero = 0;
+  static constexpr int kTileStrips = 2, kTileTokens = 6, kFloatTile = 6, kDirectTile = 8;
+  static constexpr int32_t kWideZero = 0;
 
   static F ZeroF() { return _mm512_setzero_ps(); }
   static I ZeroI() { return _mm512_setzero_si512(); }
@@ -81,7 +81,7 @@ struct Isa {
   static I AddI(I a, I b) { return _mm512_add_epi32(a, b); }
   // Wide codes are signed; others are small enough for a sum of eight in a byte.
   template <bool kWide, int kCount>
-  static F SumBytes(const I* q) {
+  static I SumBytes(const I* q) {
     const I ones = _mm512_set1_epi8(1);
     I sum = ZeroI();
     if constexpr (kWide) {
@@ -93,8 +93,15 @@ struct Isa {
       }
       sum = _mm512_dpbusd_epi32(sum, bytes, ones);
     }
-    return FromI(sum);
+    return sum;
   }
+  // 16-bit pairs: sum - minus, and high.
+  static I PairWords(I sum, int minus, int high) {
+    sum = _mm512_and_si512(_mm512_sub_epi32(sum, SetI(minus)), SetI(0xffff));
+    return _mm512_or_si512(sum, SetI(high << 16));
+  }
+  // The low and the high half of each lane times that of `word`, and their sum.
+  static I MultiplyPairs(I pairs, int32_t word) { return _mm512_madd_epi16(pairs, SetI(word)); }
 
   struct Range {
     float low, high;  // with 0 between them
@@ -105,17 +112,23 @@ struct Isa {
     constexpr int kNanOrInfinity = 0x01 | 0x08 | 0x10 | 0x80;
     const auto odd =
         static_cast<__mmask16>(_mm512_fpclass_ps_mask(a, kNanOrInfinity) | _mm512_fpclass_ps_mask(b, kNanOrInfinity));
-    const F zero = _mm512_setzero_ps();
-    return {_mm512_reduce_min_ps(_mm512_min_ps(_mm512_min_ps(a, b), zero)),
-            _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), zero)), odd == 0};
+    // Lows, and highs with their sign turned, side by side: one way down for both.
+    const F low = _mm512_min_ps(a, b), high = _mm512_xor_ps(_mm512_max_ps(a, b), SetF(-0.0f));
+    F v = _mm512_min_ps(_mm512_shuffle_f32x4(low, high, 0x44), _mm512_shuffle_f32x4(low, high, 0xee));
+    v = _mm512_min_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
+    v = _mm512_min_ps(v, _mm512_permute_ps(v, 0x4e));
+    v = _mm512_min_ps(_mm512_min_ps(v, _mm512_permute_ps(v, 0xb1)), _mm512_setzero_ps());
+    return {_mm512_cvtss_f32(v), -_mm_cvtss_f32(_mm512_extractf32x4_ps(v, 2)), odd == 0};
   }
   static void Quantise32(const float* x, float inverse, int32_t zero, uint8_t* q, int32_t sums[2]) {
     for (int half = 0; half < 2; ++half) {
       I v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * half), _mm512_set1_ps(inverse)));
       v = _mm512_max_epi32(_mm512_add_epi32(v, _mm512_set1_epi32(zero)), _mm512_set1_epi32(1));
       v = _mm512_min_epi32(v, _mm512_set1_epi32(255));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16 * half), _mm512_cvtepi32_epi8(v));
-      sums[half] = _mm512_reduce_add_epi32(v);
+      const __m128i bytes = _mm512_cvtepi32_epi8(v);
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16 * half), bytes);
+      const __m128i eights = _mm_sad_epu8(bytes, _mm_setzero_si128());
+      sums[half] = _mm_cvtsi128_si32(_mm_add_epi32(eights, _mm_unpackhi_epi64(eights, eights)));
     }
   }
   static F Activate(GateKind kind, F v) {

@@ -19,10 +19,10 @@ class XScratch {
     const int64_t blocks = k / kBlock;
     Grow(tokens * k, &q_);
     Grow(tokens * blocks, &d_);
-    Grow(tokens * blocks, &z_);
-    Grow(tokens * blocks, &s_);
-    Grow(2 * tokens * blocks, &sum_);
-    return {q_.data(), d_.data(), z_.data(), s_.data(), sum_.data(), k, blocks};
+    Grow(tokens * blocks, &sum_);
+    Grow(tokens * blocks, &start_);
+    Grow(2 * tokens * blocks, &start_half_);
+    return {q_.data(), d_.data(), sum_.data(), start_.data(), start_half_.data(), k, blocks};
   }
 
  private:
@@ -31,8 +31,8 @@ class XScratch {
     if (static_cast<int64_t>(v->size()) < size) v->resize(static_cast<size_t>(size));
   }
   std::vector<uint8_t> q_;
-  std::vector<float> d_, z_, s_;
-  std::vector<int32_t> sum_;
+  std::vector<float> d_, sum_;
+  std::vector<int32_t> start_, start_half_;
 };
 
 std::byte* KernelScratch(int64_t bytes) {

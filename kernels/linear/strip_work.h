@@ -14,10 +14,10 @@ namespace interlace::strips {
 // x, quantised (linear_strips.h says how). Rows of q are k long; rows of the others have one element a block.
 struct QuantisedX {
   uint8_t* q;
-  float* d;      // scale
-  float* z;      // -(zero point)
-  float* s;      // scale * sum of (code - zero point)
-  int32_t* sum;  // -(sum of (code - zero point)): [2] a block, of its halves
+  float* d;             // scale
+  float* sum;           // of (q - zero point)
+  int32_t* start;       // two 16-bit factors: -(zero point) in the low half, -(sum of q) in the high one
+  int32_t* start_half;  // [2] a block: the same with the sums of its halves
   int64_t k;
   int64_t blocks;
 };
