@@ -113,12 +113,12 @@ void FloatPair(const Pair& pair, const float* x, int64_t k, int64_t tokens) {
 }
 
 template <typename Isa, typename W>
-void FloatPairs(const Pair* pairs, int64_t count, const float* x, int64_t k, int64_t tokens) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (pairs[i].strip[1] != nullptr) {
-      FloatPair<Isa, W, 2>(pairs[i], x, k, tokens);
+void FloatPairs(const Pairs& pairs, const float* x, int64_t k, int64_t tokens) {
+  for (int64_t i = 0; i < pairs.count; ++i) {
+    if (pairs.first[i].strip[1] != nullptr) {
+      FloatPair<Isa, W, 2>(pairs.first[i], x, k, tokens);
     } else {
-      FloatPair<Isa, W, 1>(pairs[i], x, k, tokens);
+      FloatPair<Isa, W, 1>(pairs.first[i], x, k, tokens);
     }
   }
 }
@@ -126,32 +126,31 @@ void FloatPairs(const Pair* pairs, int64_t count, const float* x, int64_t k, int
 // ---- the table ----
 
 template <typename Isa>
-void Multiply(DType dtype, const Pair* pairs, int64_t count, const Tensor& input, const QuantisedX& x,
-              std::byte* scratch) {
+void Multiply(DType dtype, const Pairs& pairs, const Tensor& input, const QuantisedX& x, std::byte* scratch) {
   const int64_t tokens = input.rows, k = input.cols;
   switch (dtype) {
     case DType::kF32:
-      return FloatPairs<Isa, F32<Isa>>(pairs, count, input.f32(), k, tokens);
+      return FloatPairs<Isa, F32<Isa>>(pairs, input.f32(), k, tokens);
     case DType::kF16:
-      return FloatPairs<Isa, F16<Isa>>(pairs, count, input.f32(), k, tokens);
+      return FloatPairs<Isa, F16<Isa>>(pairs, input.f32(), k, tokens);
     case DType::kBF16:
-      return FloatPairs<Isa, BF16<Isa>>(pairs, count, input.f32(), k, tokens);
+      return FloatPairs<Isa, BF16<Isa>>(pairs, input.f32(), k, tokens);
     case DType::kQ8_0:
-      return QuantisedPairs<Isa, Q8_0<Isa>>(pairs, count, x, tokens, scratch);
+      return QuantisedPairs<Isa, Q8_0<Isa>>(pairs, x, tokens, scratch);
     case DType::kQ4_0:
-      return QuantisedPairs<Isa, Q4_0<Isa>>(pairs, count, x, tokens, scratch);
+      return QuantisedPairs<Isa, Q4_0<Isa>>(pairs, x, tokens, scratch);
     case DType::kQ4_1:
-      return QuantisedPairs<Isa, Q4_1<Isa>>(pairs, count, x, tokens, scratch);
+      return QuantisedPairs<Isa, Q4_1<Isa>>(pairs, x, tokens, scratch);
     case DType::kQ5_0:
-      return QuantisedPairs<Isa, Q5_0<Isa>>(pairs, count, x, tokens, scratch);
+      return QuantisedPairs<Isa, Q5_0<Isa>>(pairs, x, tokens, scratch);
     case DType::kQ5_1:
-      return QuantisedPairs<Isa, Q5_1<Isa>>(pairs, count, x, tokens, scratch);
+      return QuantisedPairs<Isa, Q5_1<Isa>>(pairs, x, tokens, scratch);
     case DType::kQ4_K:
-      return QuantisedPairs<Isa, Q4_K<Isa>>(pairs, count, x, tokens, scratch);
+      return QuantisedPairs<Isa, Q4_K<Isa>>(pairs, x, tokens, scratch);
     case DType::kQ5_K:
-      return QuantisedPairs<Isa, Q5_K<Isa>>(pairs, count, x, tokens, scratch);
+      return QuantisedPairs<Isa, Q5_K<Isa>>(pairs, x, tokens, scratch);
     case DType::kQ6_K:
-      return QuantisedPairs<Isa, Q6_K<Isa>>(pairs, count, x, tokens, scratch);
+      return QuantisedPairs<Isa, Q6_K<Isa>>(pairs, x, tokens, scratch);
     default:
       CHECK_MSG(false, "not a weight type");
   }

@@ -299,12 +299,13 @@ void PanelPair(const Pair& pair, const Pair* next, const QuantisedX& x, int64_t 
 }
 
 template <typename Isa, typename W>
-void QuantisedPairs(const Pair* pairs, int64_t count, const QuantisedX& x, int64_t tokens, std::byte* scratch) {
-  for (int64_t i = 0; i < count; ++i) {
+void QuantisedPairs(const Pairs& pairs, const QuantisedX& x, int64_t tokens, std::byte* scratch) {
+  for (int64_t i = 0; i < pairs.count; ++i) {
+    const Pair* pair = pairs.first + i;
     if (tokens <= kDirectTokens) {
-      DirectTokens<Isa, W>(pairs[i], x, tokens);
+      DirectTokens<Isa, W>(*pair, x, tokens);
     } else {
-      PanelPair<Isa, W>(pairs[i], i + 1 < count ? &pairs[i + 1] : nullptr, x, tokens,
+      PanelPair<Isa, W>(*pair, i + 1 < pairs.known ? pair + 1 : nullptr, x, tokens,
                         reinterpret_cast<PanelScratch<Isa, W>*>(scratch));
     }
   }

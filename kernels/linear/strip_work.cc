@@ -5,12 +5,14 @@
 #include <vector>
 
 #include "common/check.h"
+#include "kernels/cpu/deals.h"
 
 namespace interlace::strips {
 namespace {
 
 constexpr int64_t kInlineQuantise = 8;  // up to so many tokens are quantised by each thread for itself
 constexpr int64_t kQuantiseGrain = 4;   // tokens
+constexpr int64_t kPairsAtOnce = 4;     // taken by a thread
 
 // Memory that a thread keeps between calls; grows, never shrinks.
 class XScratch {
@@ -77,7 +79,12 @@ void RunWork(const Work& work, const StripKernels& kernels, OpContext on) {
       for (int64_t t = begin; t < end; ++t) kernels.quantise(work.x.f32_row(t), t, common);
     });
   }
-  on.team().ParallelFor(static_cast<int64_t>(work.pairs.size()), 1, [&](int64_t begin, int64_t end) {
+  const auto pairs = static_cast<int64_t>(work.pairs.size());
+  const int64_t members = std::min<int64_t>(on.team().threads(), pairs);
+  static thread_local Deals mine;
+  Deals& deals = mine;
+  deals.Reset(pairs, members, kPairsAtOnce);
+  on.team().ParallelFor(members, 1, [&](int64_t member, int64_t /*end*/) {
     QuantisedX x = common;
     if (quantised && !together) {
       static thread_local XScratch own;
@@ -85,9 +92,16 @@ void RunWork(const Work& work, const StripKernels& kernels, OpContext on) {
       for (int64_t t = 0; t < tokens; ++t) kernels.quantise(work.x.f32_row(t), t, x);
     }
     std::byte* scratch = KernelScratch(kernels.scratch_bytes);
-    for (const Run& run : work.runs) {
-      const int64_t from = std::max(begin, run.begin), to = std::min(end, run.end);
-      if (from < to) kernels.multiply(run.dtype, work.pairs.data() + from, to - from, work.x, x, scratch);
+    for (int64_t m = 0; m < members; ++m) {
+      const int64_t owner = (member + m) % members;
+      for (Deals::Range taken = deals.Take(owner); taken.begin < taken.end; taken = deals.Take(owner)) {
+        for (const Run& run : work.runs) {
+          const int64_t from = std::max(taken.begin, run.begin), to = std::min(taken.end, run.end);
+          const int64_t known = std::min(deals.end_of(owner), run.end);
+          if (from < to)
+            kernels.multiply(run.dtype, {work.pairs.data() + from, to - from, known - from}, work.x, x, scratch);
+        }
+      }
     }
   });
 }

@@ -39,13 +39,19 @@ struct Pair {
   GateKind kind = GateKind::kSilu;
 };
 
+// Pairs of one weight type. The `known` - `count` pairs after them are likely to be the same thread's next ones.
+struct Pairs {
+  const Pair* first;
+  int64_t count;
+  int64_t known;
+};
+
 // The loops of one instruction set.
 struct StripKernels {
   int64_t scratch_bytes;  // that `multiply` needs, 64-byte aligned
   void (*quantise)(const float* x, int64_t row, const QuantisedX& to);
-  // All tokens of x (or of `quantised`, for quantised weights) times `count` pairs.
-  void (*multiply)(DType dtype, const Pair* pairs, int64_t count, const Tensor& x, const QuantisedX& quantised,
-                   std::byte* scratch);
+  // All tokens of x (or of `quantised`, for quantised weights) times `pairs`.
+  void (*multiply)(DType dtype, const Pairs& pairs, const Tensor& x, const QuantisedX& quantised, std::byte* scratch);
   // gate[i] = act(gate[i]) * up[i]
   void (*gate)(GateKind kind, float* gate, const float* up, int64_t count);
 };

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "kernels/cpu/deals.h"
 
 namespace interlace {
 namespace {
@@ -55,11 +56,6 @@ class Tasks {
   int64_t count() const { return static_cast<int64_t>(tasks_.size()); }
 
   int64_t cost(int64_t i) const { return tasks_[i].cost; }
-  int64_t total_cost() const {
-    int64_t total = 0;
-    for (const Task& task : tasks_) total += task.cost;
-    return total;
-  }
 
   // Task `next`, if there is one, is likely to follow on this thread.
   void Run(int64_t i, int64_t next, const AttentionKernels& kernels, float* scratch) const {
@@ -188,40 +184,6 @@ class Tasks {
   std::unique_ptr<std::atomic<int32_t>[]> missing_;
 };
 
-// Every member's range of tasks; one that is through its own takes from the others'.
-class Deals {
- public:
-  Deals(const Tasks& tasks, int64_t members) : deals_(std::make_unique<Deal[]>(members)) {
-    for (int64_t m = 0; m < members; ++m) deals_[m].end = tasks.count();
-    int64_t member = 0, before = 0;
-    const int64_t total = tasks.total_cost();
-    for (int64_t i = 0; i < tasks.count(); ++i) {
-      while (member < members && before * members >= total * member) Begin(member++, i);
-      before += tasks.cost(i);
-    }
-    while (member < members) Begin(member++, tasks.count());
-  }
-  // The next task of a member, or -1.
-  int64_t Take(int64_t member) const {
-    Deal& deal = deals_[member];
-    if (deal.next.load(std::memory_order_relaxed) >= deal.end) return -1;
-    const int64_t i = deal.next.fetch_add(1, std::memory_order_relaxed);
-    return i < deal.end ? i : -1;
-  }
-
- private:
-  struct alignas(kLine) Deal {
-    std::atomic<int64_t> next{0};
-    int64_t end = 0;
-  };
-  void Begin(int64_t member, int64_t i) {
-    deals_[member].next.store(i, std::memory_order_relaxed);
-    if (member > 0) deals_[member - 1].end = i;
-  }
-
-  const std::unique_ptr<Deal[]> deals_;
-};
-
 }  // namespace
 
 AttentionSizes::AttentionSizes(const PagedAttentionArgs& args) {
@@ -250,12 +212,15 @@ void RunAttention(const PagedAttentionArgs& args, const AttentionKernels& kernel
   const int64_t members = std::min<int64_t>(team.threads(), tasks.count());
   const int64_t scratch_floats = RoundUp(sizes.scratch_floats(), kLine);
   const Floats scratch = AlignedFloats(members * scratch_floats);
-  const Deals deals(tasks, members);
+  Deals deals;
+  deals.Reset(tasks.count(), members, [&](int64_t i) { return tasks.cost(i); });
   team.ParallelFor(members, 1, [&](int64_t begin, int64_t /*end*/) {
     float* own = scratch.get() + begin * scratch_floats;
     for (int64_t m = 0; m < members; ++m) {
       const int64_t owner = (begin + m) % members;
-      for (int64_t i = deals.Take(owner); i >= 0; i = deals.Take(owner)) tasks.Run(i, i + 1, kernels, own);
+      for (Deals::Range taken = deals.Take(owner); taken.begin < taken.end; taken = deals.Take(owner)) {
+        tasks.Run(taken.begin, taken.begin + 1, kernels, own);
+      }
     }
   });
 }
