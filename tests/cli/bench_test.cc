@@ -178,7 +178,7 @@ TEST_F(BenchEngineTest, FedTokensAreScoredAsPrompts) {
 
 TEST_F(BenchEngineTest, TimingSeesEveryOpAndChangesNothing) {
   const std::unique_ptr<BenchEngine> engine = Engine(1);
-  const auto decode = [](BenchEngine& e) { return e.Decode(2, 16, 3).status(); };
+  const auto decode = [](BenchEngine& e) { return e.Decode(2, 32, 3).status(); };  // from a border of blocks
   ASSERT_OK(decode(*engine));
   const std::vector<float> plain = Logits(*engine, decode);
   std::vector<OpCall> calls;

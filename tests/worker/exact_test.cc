@@ -36,13 +36,18 @@ struct Variant {
 
 class Model {
  public:
-  Model(std::string path, int32_t block_tokens, std::vector<Ask> asks, MakeBackend make_backend = nullptr)
-      : path_(std::move(path)), block_tokens_(block_tokens), asks_(std::move(asks)), make_backend_(make_backend) {
+  Model(std::string path, int32_t block_tokens, std::vector<Ask> asks, MakeBackend make_backend = nullptr,
+        DType kv = DType::kF16)
+      : path_(std::move(path)),
+        block_tokens_(block_tokens),
+        asks_(std::move(asks)),
+        make_backend_(make_backend),
+        kv_(kv) {
     const auto file = GgufFile::Open(path_);
     EXPECT_OK(file);
     const auto spec = ReadModelSpec(**file);
     EXPECT_OK(spec);
-    slot_bytes_ = KvBlockShape{block_tokens, spec->kv_heads, spec->head_dim}.bytes();
+    slot_bytes_ = KvBlockShape{block_tokens, spec->kv_heads, spec->head_dim, kv_}.bytes();
   }
 
   Config ConfigOf(const Variant& variant) const {
@@ -51,6 +56,7 @@ class Model {
     config.cluster.stages = variant.stages;
     config.engine.threads = variant.threads;
     config.kv.block_tokens = block_tokens_;
+    config.kv.dtype = kv_ == DType::kF32 ? "f32" : "f16";
     config.kv.keep_layers = variant.keep;
     config.kv.device_bytes.value = variant.slots * slot_bytes_;
     config.kv.host_bytes.value = variant.host_blocks * (slot_bytes_ + 64);
@@ -115,6 +121,7 @@ class Model {
   const int32_t block_tokens_;
   const std::vector<Ask> asks_;
   const MakeBackend make_backend_;
+  const DType kv_;
   int64_t slot_bytes_ = 0;
   mutable std::vector<Answer> baseline_;
 };
@@ -126,7 +133,7 @@ class WorkerExactTest : public ::testing::TestWithParam<std::string> {
   static const Model& Tiny() {
     static const TinyFile file({.layers = kTinyLayers});
     static const std::vector<Ask> asks = RandomAsks(8, 3, 120, 24, kTinyVocab, 11);
-    static const Model real(file.path(), 8, asks), modular(file.path(), 8, asks, &MakeModularBackend);
+    static const Model real(file.path(), 8, asks), modular(file.path(), 8, asks, &MakeModularBackend, DType::kF32);
     return GetParam() == "modular" ? modular : real;
   }
 };

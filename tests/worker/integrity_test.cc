@@ -28,6 +28,7 @@ Config TinyConfig() {
   config.model.path = file.path();
   config.engine.threads = 1;
   config.kv.block_tokens = kBlockTokens;
+  config.kv.dtype = "f32";
   config.kv.keep_layers = "0";
   config.kv.device_bytes.value = 1000 * kSlotBytes;
   config.kv.host_bytes.value = 100000 * kStoredBytes;
