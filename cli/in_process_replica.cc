@@ -5,7 +5,6 @@
 #include "common/entropy.h"
 #include "common/status_macros.h"
 #include "model/model_spec.h"
-#include "model/text/model_text.h"
 
 namespace interlace {
 
@@ -16,9 +15,7 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
     absl::FunctionRef<void(int64_t, int64_t)> progress, MakeBackend make_backend) {
   std::unique_ptr<InProcessReplica> replica(new InProcessReplica);
   ASSIGN_OR_RETURN(ModelText text, LoadModelText(config.model.path));
-  ASSIGN_OR_RETURN(ChatTemplate chat_template, std::move(text.chat_template));
-  replica->tokenizer_ = std::move(text.tokenizer);
-  replica->chat_template_ = std::make_unique<ChatTemplate>(chat_template);
+  replica->text_ = std::make_unique<ModelText>(std::move(text));
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   ASSIGN_OR_RETURN(replica->rank_,
                    Rank::Create(config, entropy->Next(), clock, faults, transport, progress, make_backend));

@@ -11,7 +11,7 @@
 #include "common/metrics.h"
 #include "common/thread.h"
 #include "coordinator/replica_loop.h"
-#include "model/text/chat_template.h"
+#include "model/text/model_text.h"
 #include "model/text/tokenizer.h"
 #include "worker/rank.h"
 
@@ -29,8 +29,9 @@ class InProcessReplica final : public PlanChannel {
 
   Engine& engine() { return *loop_; }
   Metrics& metrics() { return metrics_; }
-  const Tokenizer& tokenizer() const { return *tokenizer_; }
-  const ChatTemplate& chat_template() const { return *chat_template_; }
+  const Tokenizer& tokenizer() const { return *text_->tokenizer; }
+  // A status: why the model cannot chat.
+  const absl::StatusOr<ChatTemplate>& chat_template() const { return text_->chat_template; }
   Rank& rank() { return *rank_; }
 
  private:
@@ -39,8 +40,7 @@ class InProcessReplica final : public PlanChannel {
   void Reset(const absl::Status& why) override;
 
   Metrics metrics_;
-  std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<ChatTemplate> chat_template_;
+  std::unique_ptr<ModelText> text_;
   std::unique_ptr<Rank> rank_;
   BoundedQueue<StepPlan> plans_{16};
   std::unique_ptr<ReplicaLoop> loop_;

@@ -136,7 +136,7 @@ int Main(int argc, char** argv) {
   serve
       ->add_option_function<std::string>(
           "MODEL", [&](const std::string& path) { serve_flags.shorthands.emplace_back("model.path", path); },
-          "GGUF file")
+          "GGUF file, or model folder of Hugging Face")
       ->required();
   serve_flags.Short(serve, "--pp,--pipeline-parallel-size", "cluster.stages", "pipeline stages");
   serve_flags.Short(serve, "--device-kv", "kv.device_bytes", "device KV arena of a rank");
@@ -180,7 +180,8 @@ int Main(int argc, char** argv) {
   RunOptions run_options;
   CLI::App* run = app.add_subcommand("run", "answer one prompt in this process, without a network");
   run->add_option_function<std::string>(
-         "MODEL", [&](const std::string& path) { run_flags.shorthands.emplace_back("model.path", path); }, "GGUF file")
+         "MODEL", [&](const std::string& path) { run_flags.shorthands.emplace_back("model.path", path); },
+         "GGUF file, or model folder of Hugging Face")
       ->required();
   run->add_option("-p,--prompt", run_options.prompt, "the prompt")->required();
   run->add_flag("--raw", run_options.raw, "no chat template");
@@ -211,7 +212,7 @@ int Main(int argc, char** argv) {
   bench_model
       ->add_option_function<std::string>(
           "MODEL", [&](const std::string& path) { bench_flags.common.shorthands.emplace_back("model.path", path); },
-          "GGUF file")
+          "GGUF file, or model folder of Hugging Face")
       ->required();
   bench_model->add_option("--prompt", bench_flags.prompt, "prefill: TOKENS or SEQUENCESxTOKENS, a list; \"\": none")
       ->capture_default_str();

@@ -70,7 +70,12 @@ absl::Status RunCommand(const Config& config, const RunOptions& options) {
     if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty");
   } else {
     const ChatMessage message{"user", options.prompt};
-    ASSIGN_OR_RETURN(request.prompt, replica->chat_template().Encode({&message, 1}, replica->tokenizer()));
+    const absl::StatusOr<ChatTemplate>& chat = replica->chat_template();
+    if (!chat.ok()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(chat.status().message(), "; --raw continues a prompt without one"));
+    }
+    ASSIGN_OR_RETURN(request.prompt, chat->Encode({&message, 1}, replica->tokenizer()));
   }
   request.max_tokens = options.max_tokens;
   request.stop_tokens = replica->tokenizer().stop_tokens();
