@@ -1,5 +1,6 @@
 #include "cli/bench_ceilings.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -62,6 +63,12 @@ Ceilings CeilingProbe::Measure(Backend& backend, const CeilingLoops& loops, Cloc
   ceilings.int8 = Rate(clock, static_cast<double>(team.threads() * kRounds * loops.dot_ops),
                        [&] { everyone([&] { return loops.dot(kRounds); }); });
   return ceilings;
+}
+
+int64_t PeakResidentBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
 }
 
 absl::Duration StolenTime() {

@@ -34,6 +34,9 @@ class CeilingProbe {
 
 // Time that the hypervisor gave to others since boot, of all cores together; 0 where it does not say.
 absl::Duration StolenTime();
+
+// The most memory that this process has had resident.
+int64_t PeakResidentBytes();
 // "AMD EPYC", or "unknown".
 std::string CpuModel();
 

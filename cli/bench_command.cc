@@ -107,10 +107,16 @@ class ModelBench {
   absl::Status AddEngine(const BenchEngine::Options& options) {
     std::optional<ProgressBar> bar;
     if (StdoutIsTerminal()) bar.emplace("weights");
+    const int64_t resident = PeakResidentBytes();
+    const absl::Time begin = clock_.Now();
     ASSIGN_OR_RETURN(std::unique_ptr<BenchEngine> engine,
                      BenchEngine::Create(options, clock_, faults_, [&](int64_t done, int64_t all) {
                        if (bar && all > 0) bar->Show(static_cast<int>(done * 100 / all));
                      }));
+    if (engines_.empty()) {
+      report_.load = {absl::ToDoubleSeconds(clock_.Now() - begin), engine->work().file_bytes,
+                      PeakResidentBytes() - resident};
+    }
     const auto add = [&](bool prefill, const BenchShape& shape) {
       BenchRow row;
       row.prefill = prefill;

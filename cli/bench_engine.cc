@@ -25,6 +25,7 @@ ModelWork WorkOf(const Checkpoint& checkpoint) {
   const ModelSpec& spec = checkpoint.spec();
   ModelWork work;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
+    work.file_bytes += static_cast<int64_t>(tensor.data.size());
     const bool head = name == (spec.tied_head ? "token_embd.weight" : "output.weight");
     const bool in_layer = absl::StartsWith(name, "blk.");
     if (!head && !in_layer) continue;
@@ -37,7 +38,8 @@ ModelWork WorkOf(const Checkpoint& checkpoint) {
         head ? (is_float ? work.head_float : work.head_int8) : (is_float ? work.layer_float : work.layer_int8);
     ops += 2 * share * static_cast<double>(tensor.rows) * static_cast<double>(tensor.cols);
   }
-  work.attention = 4.0 * spec.heads * spec.head_dim * spec.layers;
+  work.attention = 4.0 * spec.heads * spec.head_dim;
+  for (const LayerSpec& layer : spec.layer) work.windows.push_back(layer.attention.window);
   return work;
 }
 
@@ -60,8 +62,7 @@ absl::StatusOr<std::unique_ptr<BenchEngine>> BenchEngine::Create(const Options& 
   std::unique_ptr<BenchEngine> engine(new BenchEngine(fitted, clock));
   ASSIGN_OR_RETURN(engine->rank_, Rank::Create(config, 1, clock, faults, nullptr, progress, &TappedBackend::Make));
   engine->work_ = WorkOf(*checkpoint);
-  engine->work_.kv_bytes =
-      static_cast<double>(engine->rank_->info().slot_bytes) * spec.layers / engine->rank_->info().block_tokens;
+  engine->work_.kv_bytes = static_cast<double>(engine->rank_->info().slot_bytes) / engine->rank_->info().block_tokens;
   return engine;
 }
 
@@ -166,24 +167,44 @@ absl::StatusOr<std::vector<SampledToken>> BenchEngine::Feed(const std::vector<st
   return std::move(result.sampled);
 }
 
+double BenchEngine::SeenBy(double positions) const {
+  double seen = 0;
+  for (const int32_t window : work_.windows) seen += window > 0 ? std::min<double>(positions, window) : positions;
+  return seen;
+}
+
+double BenchEngine::SeenByPrompt(int32_t tokens) const {
+  double seen = 0;
+  for (int32_t t = 1; t <= tokens; ++t) seen += SeenBy(t);
+  return seen;
+}
+
+double BenchEngine::ReadByChunks(int32_t tokens) const {
+  const auto chunk = static_cast<int32_t>(std::min<int64_t>(options_.config.sched.chunk_tokens, tokens));
+  double read = 0;
+  for (int32_t begin = 0; begin < tokens; begin += chunk) {
+    const int32_t end = std::min(begin + chunk, tokens);
+    for (const int32_t window : work_.windows) read += window > 0 ? std::min(end, window + end - begin) : end;
+  }
+  return read;
+}
+
 Work BenchEngine::PrefillWork(int32_t batch, int32_t tokens) const {
   const double all = static_cast<double>(batch) * tokens;
-  const auto chunk = std::min<double>(static_cast<double>(options_.config.sched.chunk_tokens), tokens);
   Work work;
   work.tokens = all;
   work.steps = static_cast<int>(step_times_.size());
   // At least: weights once for as many tokens as a step may have, each sequence's KV once for each of its chunks.
   const double steps = std::max(1.0, all / static_cast<double>(options_.config.sched.step_tokens));
-  work.bytes =
-      steps * work_.layer_bytes + work_.head_bytes + work_.kv_bytes * batch * tokens * (tokens / chunk + 1) / 2;
+  work.bytes = steps * work_.layer_bytes + work_.head_bytes + work_.kv_bytes * batch * ReadByChunks(tokens);
   work.int8_ops = all * work_.layer_int8 + batch * work_.head_int8;
-  work.float_ops = all * work_.layer_float + batch * work_.head_float + work_.attention * all * (tokens + 1) / 2;
+  work.float_ops = all * work_.layer_float + batch * work_.head_float + work_.attention * batch * SeenByPrompt(tokens);
   return work;
 }
 
 Work BenchEngine::DecodeWork(int32_t batch, int32_t context, int32_t steps) const {
   const double all = static_cast<double>(batch) * steps;
-  const double seen = context + (steps + 1) / 2.0;  // positions, on average
+  const double seen = SeenBy(context + (steps + 1) / 2.0);  // on average
   Work work;
   work.tokens = all;
   work.steps = steps;

@@ -16,14 +16,16 @@ namespace interlace {
 
 // What a step must read and compute at least, by the file's own sizes.
 struct ModelWork {
+  int64_t file_bytes = 0;  // all tensors
   double layer_bytes = 0;  // weights of all layers
   double head_bytes = 0;   // weights of the output head
-  double kv_bytes = 0;     // of one token, all layers
+  double kv_bytes = 0;     // of one token in one layer
   double layer_int8 = 0;   // operations a token with quantised weights: 8-bit products
   double layer_float = 0;  // the same with float weights
   double head_int8 = 0;
   double head_float = 0;
-  double attention = 0;  // operations of a query and a position that it sees, all layers
+  double attention = 0;          // operations of a query and a position that it sees, in one layer
+  std::vector<int32_t> windows;  // of each layer; 0: all positions are seen
 };
 // An amount of work.
 struct Work {
@@ -77,6 +79,10 @@ class BenchEngine {
   // Computes every sequence up to `tokens`, in the steps that the scheduler would make; samples after the last if
   // `sample`.
   absl::StatusOr<absl::Duration> Fill(std::vector<Sequence>& sequences, int32_t tokens, bool sample);
+  // Positions that layers read, summed over them: by a row at the end of `positions`, and by the rows of one prompt.
+  double SeenBy(double positions) const;
+  double SeenByPrompt(int32_t tokens) const;
+  double ReadByChunks(int32_t tokens) const;  // each chunk of a prompt reads a position once
   absl::StatusOr<StepResult> Execute(std::vector<PlanSequence> sequences, absl::Duration* time);
 
   const Options options_;

@@ -163,6 +163,9 @@ std::string BenchTable(const BenchReport& report) {
                           CpuModel(), row.threads, row.ops, ceiling(&Ceilings::read), ceiling(&Ceilings::fma),
                           ceiling(&Ceilings::int8));
   }
+  absl::StrAppendFormat(&out, "loaded in %.0f ms; resident memory grew by %.1f MB at most for %.1f MB of tensors\n",
+                        report.load.seconds * 1e3, static_cast<double>(report.load.peak_bytes) / 1e6,
+                        static_cast<double>(report.load.file_bytes) / 1e6);
   for (const BenchRow& row : report.rows) {
     if (!row.profile) continue;
     absl::StrAppend(&out, "\n", Paint(Colour::kBold, row.Name()), show_ops ? ", ops " + row.ops : std::string(),
@@ -179,6 +182,10 @@ absl::Status WriteBenchJson(const BenchReport& report, const std::string& path) 
               {"architecture", report.architecture},
               {"chunk_tokens", report.chunk_tokens},
               {"step_tokens", report.step_tokens},
+              {"load",
+               {{"seconds", report.load.seconds},
+                {"file_bytes", report.load.file_bytes},
+                {"peak_resident_bytes", report.load.peak_bytes}}},
               {"rows", json::array()}};
   for (const BenchRow& row : report.rows) out["rows"].push_back(ToJson(row));
   std::ofstream file(path);

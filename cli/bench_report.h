@@ -32,8 +32,16 @@ struct BenchRow {
   std::string Name() const;  // "decode 8 x ctx 256"
 };
 
+// Loading the first engine's weights: from the pages that the system has of the file, or from the disk.
+struct BenchLoad {
+  double seconds = 0;
+  int64_t file_bytes = 0;
+  int64_t peak_bytes = 0;  // more than the process had resident before
+};
+
 struct BenchReport {
   std::string model, digest, architecture;
+  BenchLoad load;
   int64_t chunk_tokens = 0, step_tokens = 0;
   std::vector<BenchRow> rows;
 };

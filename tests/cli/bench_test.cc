@@ -210,13 +210,42 @@ TEST_F(BenchEngineTest, WorkIsTheFilesOwn) {
   }
   const Work one = engine->DecodeWork(1, 16, 1);
   const ModelSpec& spec = engine->spec();
-  const double kv = engine->work().kv_bytes;
+  const double kv = engine->work().kv_bytes * spec.layers;
   EXPECT_GT(kv, 0);
   EXPECT_DOUBLE_EQ(one.bytes, bytes + 17 * kv);
   EXPECT_DOUBLE_EQ(one.int8_ops + one.float_ops, products + 17.0 * 4 * spec.layers * spec.heads * spec.head_dim);
   const Work many = engine->DecodeWork(8, 16, 3);
   EXPECT_EQ(many.tokens, 24);
   EXPECT_DOUBLE_EQ(many.bytes, 3 * bytes + 24 * 18 * kv);
+}
+
+// Layers with a window read no more than it.
+TEST(BenchWorkTest, WindowsBoundWhatIsRead) {
+  RealClock clock;
+  FaultPoints faults;
+  BenchEngine::Options options{.kv_tokens = 400, .sequences = 1};
+  options.config.model.path = "tests/golden/archs/gemma3/hf";
+  options.config.engine.threads = 1;
+  options.config.sched.chunk_tokens = 50;
+  const auto engine = BenchEngine::Create(options, clock, faults, [](int64_t, int64_t) {});
+  ASSERT_OK(engine);
+  double seen = 0, prompt = 0, chunks = 0;
+  int bounded = 0;
+  for (const LayerSpec& layer : (*engine)->spec().layer) {
+    const int window = layer.attention.window;
+    bounded += window > 0 && window < 100 ? 1 : 0;
+    seen += window > 0 ? std::min(100, window) : 100;
+    for (int t = 1; t <= 100; ++t) prompt += window > 0 ? std::min(t, window) : t;
+    chunks += 50 + (window > 0 ? std::min(100, window + 50) : 100);
+  }
+  ASSERT_GT(bounded, 0);
+  const ModelWork& of = (*engine)->work();
+  const Work step = (*engine)->DecodeWork(1, 99, 1);
+  EXPECT_DOUBLE_EQ(step.bytes, of.layer_bytes + of.head_bytes + seen * of.kv_bytes);
+  EXPECT_DOUBLE_EQ(step.float_ops, of.layer_float + of.head_float + seen * of.attention);
+  const Work prefill = (*engine)->PrefillWork(1, 100);
+  EXPECT_DOUBLE_EQ(prefill.float_ops, 100 * of.layer_float + of.head_float + prompt * of.attention);
+  EXPECT_NEAR(prefill.bytes, of.layer_bytes + of.head_bytes + chunks * of.kv_bytes, 1);
 }
 
 TEST(BenchCommandTest, WritesEveryRoundOfEveryCase) {
