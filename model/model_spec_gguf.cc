@@ -187,7 +187,7 @@ absl::Status ReadExperts(const GgufFile& file, const Keys& keys, ModelSpec* spec
 absl::StatusOr<ModelSpec> Read(const GgufFile& file) {
   ModelSpec spec;
   ASSIGN_OR_RETURN(spec.architecture, file.Text("general.architecture"));
-  RETURN_IF_ERROR(FindArch(spec.architecture).status());
+  RETURN_IF_ERROR(FindArch(spec.architecture, file.name()).status());
   const Keys keys(file, spec.architecture);
   spec.digest = file.digest();
   RETURN_IF_ERROR(ReadDimensions(file, keys, &spec));

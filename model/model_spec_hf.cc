@@ -215,7 +215,7 @@ absl::Status ReadExperts(const Values& values, ModelSpec* spec) {
 absl::StatusOr<ModelSpec> ReadModelSpec(const HfConfig& config, const std::string& digest) {
   ModelSpec spec;
   ASSIGN_OR_RETURN(const std::string name, config.Architecture());
-  ASSIGN_OR_RETURN(const absl::string_view architecture, FindArch(name));
+  ASSIGN_OR_RETURN(const absl::string_view architecture, FindArch(name, config.name()));
   spec.architecture = std::string(architecture);
   spec.digest = digest;
   const Values values(config);

@@ -28,14 +28,15 @@ absl::StatusOr<const Row*> Find(absl::string_view name) {
     if (row.name == name) return &row;
     absl::StrAppend(&known, known.empty() ? "" : ", ", row.name);
   }
-  return absl::UnimplementedError(absl::StrCat("architecture '", name, "' is not built in; known: ", known));
+  return absl::UnimplementedError(
+      absl::StrCat("architecture '", name.substr(0, 80), "' is not built in; known: ", known));
 }
 
 }  // namespace
 
-absl::StatusOr<absl::string_view> FindArch(absl::string_view name) {
+absl::StatusOr<absl::string_view> FindArch(absl::string_view name, absl::string_view file) {
   const absl::StatusOr<const Row*> row = Find(name);
-  if (!row.ok()) return row.status();
+  if (!row.ok()) return absl::UnimplementedError(absl::StrCat(file, ": ", row.status().message()));
   return (*row)->architecture;
 }
 

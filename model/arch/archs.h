@@ -15,7 +15,8 @@ absl::StatusOr<std::unique_ptr<ModelArch>> MakeMixtral(const ArchInput& input);
 absl::StatusOr<std::unique_ptr<ModelArch>> MakeQwen2Moe(const ArchInput& input);
 absl::StatusOr<std::unique_ptr<ModelArch>> MakeQwen3Moe(const ArchInput& input);
 
-// ModelSpec::architecture of a name as GGUF or config.json has it; Unimplemented lists the known ones.
-absl::StatusOr<absl::string_view> FindArch(absl::string_view name);
+// ModelSpec::architecture of a name as GGUF or config.json has it; Unimplemented names the file and lists the known
+// ones.
+absl::StatusOr<absl::string_view> FindArch(absl::string_view name, absl::string_view file);
 
 }  // namespace interlace
