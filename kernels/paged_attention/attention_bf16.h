@@ -29,6 +29,7 @@ struct BF16Products {
   using Work = AttentionWork<BF16Pair>;
   static constexpr int kPacked = 2;
   static constexpr int kSubChunks = 8;
+  static constexpr int64_t kChunksAhead = 6;
   static constexpr int kHalf = 16;  // elements of half a vector
 
   // Two or more chains per row hide the latency of a product.
@@ -45,6 +46,29 @@ struct BF16Products {
                       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + stride)));
   }
   [[gnu::always_inline]] static V Load(const BF16Pair* p, int64_t /*stride*/) { return _mm512_loadu_si512(p); }
+  template <int N>
+  [[gnu::always_inline]] static void LoadSide(const BF16Pair* p, int64_t /*stride*/, V (&to)[N]) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) to[n] = _mm512_loadu_si512(p + n * kHalf);
+  }
+  template <int N>
+  [[gnu::always_inline]] static void LoadSide(const BF16Bits* p, int64_t stride, V (&to)[N]) {
+    if constexpr (N % 2 == 1) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) to[n] = Load(p + n * kHalf, stride);
+      return;
+    }
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n += 2) {
+      const __m512i a = _mm512_loadu_si512(p + n * kHalf);
+      const __m512i b = _mm512_loadu_si512(p + stride + n * kHalf);
+      to[n] = _mm512_permutex2var_epi16(a, low, b);
+      to[n + 1] = _mm512_permutex2var_epi16(a, high, b);
+    }
+  }
   [[gnu::always_inline]] static __m256i Load8(const BF16Bits* p, int64_t stride) {
     const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + stride));

@@ -17,12 +17,18 @@ struct F32Products {
   static constexpr int kLanes = S::kLanes;
   static constexpr int kPacked = 1;
   static constexpr int kSubChunks = 4;
+  static constexpr int64_t kChunksAhead = 4;
 
   static constexpr int ChunksAtOnce(int rows) { return kLanes == kChunk ? 4 : rows <= 3 ? 2 : 1; }
 
   template <class E>
   [[gnu::always_inline]] static V Load(const E* p, int64_t /*stride*/) {
     return S::Load(p);
+  }
+  template <int N, class E>
+  [[gnu::always_inline]] static void LoadSide(const E* p, int64_t /*stride*/, V (&to)[N]) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) to[n] = S::Load(p + n * kLanes);
   }
   template <class E>
   [[gnu::always_inline]] static const E* Load8(const E* p, int64_t /*stride*/) {

@@ -5,10 +5,12 @@
 //   kPacked                elements that one product sums, neighbours along a head (scores) or positions (values)
 //   Query, Panel           kPacked elements of a query or weight; of K or V unpacked
 //   V, Load, LoadFirst     kLanes x kPacked elements out of rows that lie a stride apart; the first `count` lanes alone
+//   LoadSide               vectors side by side
 //   Store, StoreFirst      of panels
 //   Set1, Fma, Only        a Query in every lane; products added to sums; V without the elements that are not seen
 //   ChunksAtOnce(rows)     of one score kernel, for a vector per chunk
 //   kSubChunks             of a pass whose K or V stay in the first-level cache
+//   kChunksAhead           being fetched
 //   WithStored             calls its body with the type that holds the call's K and V
 //   PointAtQueries         work.q; room: max_rows * padded_dim of Query
 //   Softmax                scores of a row into its weights as Query, from the same place on; largest score and sum
@@ -28,8 +30,7 @@ namespace {
 
 constexpr int kChunk = 16;  // positions that one pointer stands for
 constexpr int kMaxChunks = 512 / kChunk;
-constexpr int kPanelChunks = 4;      // side by side in a panel of K
-constexpr int64_t kChunksAhead = 4;  // being fetched
+constexpr int kPanelChunks = 4;  // side by side in a panel of K
 constexpr int kMaxTileRows = 96;
 constexpr int kGroupRows = 6;   // rows that share registers
 constexpr int kDirectRows = 8;  // at most, to read blocks in place rather than unpack them
@@ -107,8 +108,8 @@ struct AttentionSplit {
   template <class E>
   static constexpr int kRowsOf = sizeof(E) < sizeof(Panel) ? kPacked : 1;
 
-  // ---- Scores: M rows, C chunks at a time.
-  template <int M, int C, bool kAhead, class E>
+  // ---- Scores: M rows, C chunks at a time; kSide of them lie side by side.
+  template <int M, int C, int kSide, bool kAhead, class E>
   [[gnu::always_inline]] static void ScoreChunks(const Query* const* q, const View<E>& view, int64_t c,
                                                  int64_t head_dim, float* scores, int64_t stride) {
     constexpr int kVectors = C * kVectorsPerChunk;
@@ -131,8 +132,11 @@ struct AttentionSplit {
     for (int64_t g = 0; g < groups; ++g) {
       V ks[kVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        ks[v] = P::Load(k[v / kVectorsPerChunk] + g * kRowsOf<E> * k_stride + v % kVectorsPerChunk * kLanes, k_stride);
+      for (int i = 0; i < C; i += kSide) {
+        V side[kSide * kVectorsPerChunk];
+        P::LoadSide(k[i] + g * kRowsOf<E> * k_stride, k_stride, side);
+#pragma GCC unroll 8
+        for (int v = 0; v < kSide * kVectorsPerChunk; ++v) ks[i * kVectorsPerChunk + v] = side[v];
       }
       if (kAhead && g * kBytesPerGroup % kLineBytes == 0) {
 #pragma GCC unroll 8
@@ -158,11 +162,16 @@ struct AttentionSplit {
     const Query* const* q = work.q + row;
     float* scores = work.scores + row * work.sizes.padded_tokens;
     const int64_t head_dim = work.args.shape.head_dim;
+    const int64_t stride = work.sizes.padded_tokens;
     int64_t c = begin;
-    for (; c + C <= end; c += C) {
-      ScoreChunks<M, C, kAhead>(q, view, c, head_dim, scores, work.sizes.padded_tokens);
+    // Rows of 32 positions: one load of a line instead of two, which counts where it comes from memory.
+    if (kRowsOf < E >> 1 && work.args.shape.block_tokens % (2 * kChunk) == 0) {
+      constexpr int kSide = kRowsOf<E>;
+      if (c % 2 == 1 && c < end) ScoreChunks<M, 1, 1, kAhead>(q, view, c++, head_dim, scores, stride);
+      for (; c + C <= end; c += C) ScoreChunks<M, C, kSide, kAhead>(q, view, c, head_dim, scores, stride);
     }
-    for (; c < end; ++c) ScoreChunks<M, 1, kAhead>(q, view, c, head_dim, scores, work.sizes.padded_tokens);
+    for (; c + C <= end; c += C) ScoreChunks<M, C, 1, kAhead>(q, view, c, head_dim, scores, stride);
+    for (; c < end; ++c) ScoreChunks<M, 1, 1, kAhead>(q, view, c, head_dim, scores, stride);
   }
 
   // ---- Values: M rows, N vectors of a head's elements, chunks [begin, end).
@@ -224,8 +233,7 @@ struct AttentionSplit {
       const char* ahead = kAhead ? view.v_ahead[c] + offset * kBytes : nullptr;
       for (; j < stop; j += kPacked, v += kRowsOf<E> * v_stride) {
         V vs[N];
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) vs[n] = P::Load(v + n * kLanes, v_stride);
+        P::LoadSide(v, v_stride, vs);
         if (kAhead) {
 #pragma GCC unroll 2
           for (int r = 0; r < kRowsOf<E>; ++r) {
@@ -392,7 +400,7 @@ struct AttentionSplit {
       runs[chunks + i] = Bytes(view.v[c]);
     }
     // Blocks lie anywhere, so the hardware cannot foresee the next one.
-    const int64_t distance = Most(kChunksAhead, shape.block_tokens / kChunk);
+    const int64_t distance = Most(P::kChunksAhead, shape.block_tokens / kChunk);
     const int64_t known = 2 * chunks + FirstRunsOf<E>(work, distance, runs + 2 * chunks);
     for (int64_t i = 0; i < chunks; ++i) {
       view.k_ahead[work.first_chunk + i] = runs[Least(i + distance, known - 1)];
