@@ -148,7 +148,7 @@ struct BF16Products {
       sums = Fma(weights, ones, sums);
       Store(reinterpret_cast<BF16Pair*>(scores) + i / kPacked, weights);
     }
-    state[work.sizes.padded_dim] = top / kBf16ScoreUnit;
+    state[work.sizes.padded_dim] = top * (1 / kBf16ScoreUnit);
     state[work.sizes.padded_dim + 1] = S::Sum(sums);
   }
 };

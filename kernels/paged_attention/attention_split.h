@@ -4,9 +4,8 @@
 // S is the Simd of an instruction set, P its products (attention_f32.h, attention_bf16.h):
 //   kPacked                elements that one product sums, neighbours along a head (scores) or positions (values)
 //   Query, Panel           kPacked elements of a query or weight; of K or V unpacked
-//   V, Load, LoadFirst     kLanes x kPacked elements out of rows that lie a stride apart; the first `count` lanes alone
-//   LoadSide               vectors side by side
-//   Store, StoreFirst      of panels
+//   V, Load, LoadSide      kLanes x kPacked elements out of rows that lie a stride apart; such vectors side by side
+//   Load8, Store, Store8   eight lanes of a V; to a panel
 //   Set1, Fma, Only        a Query in every lane; products added to sums; V without the elements that are not seen
 //   ChunksAtOnce(rows)     of one score kernel, for a vector per chunk
 //   kSubChunks             of a pass whose K or V stay in the first-level cache
@@ -426,6 +425,12 @@ struct AttentionSplit {
   static void UnpackV(const Work& work, const E* from, Panel* to) {
     const int64_t head_dim = work.args.shape.head_dim;
     int64_t d = 0;
+    for (; d + 2 * kLanes <= head_dim; d += 2 * kLanes) {
+      V side[2];
+      P::LoadSide(from + d, head_dim, side);
+      P::Store(to + d, side[0]);
+      P::Store(to + d + kLanes, side[1]);
+    }
     for (; d + kLanes <= head_dim; d += kLanes) P::Store(to + d, P::Load(from + d, head_dim));
     for (; d + 8 <= head_dim; d += 8) P::Store8(to + d, P::Load8(from + d, head_dim));
     for (; d < work.sizes.padded_dim; ++d) to[d] = Panel{};
