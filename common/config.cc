@@ -72,7 +72,7 @@ const std::vector<ConfigField>& ConfigSchema() {
             "how long requests wait for a lost rank to come back before they end with an error"),
       FIELD(engine, backend, "cpu or cuda"),
       FIELD(engine, threads, "compute threads of a rank; 0: one per core"),
-      FIELD(engine, ops, "auto, reference, avx2 or avx512"),
+      FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
       FIELD(kv, block_tokens, "tokens in a KV block"),
       FIELD(kv, dtype, "type in which KV is kept: f32, f16, bf16 or i8; i8 changes what a model says a little"),
       FIELD(kv, keep_layers, "layers of each request kept in device memory: a number, or auto"),

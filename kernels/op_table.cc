@@ -64,6 +64,14 @@ constexpr OpTable kAvx512 = {
     .pack_weight = &strips::PackWeight,
 };
 
+// avx512, but for attention over a KV of BF16, which rounds queries and weights to BF16 (paged_attention.h).
+constexpr OpTable WithBf16Attention(OpTable table) {
+  table.name = "avx512bf16";
+  table.paged_attention = &avx512bf16::PagedAttention;
+  return table;
+}
+constexpr OpTable kAvx512Bf16 = WithBf16Attention(kAvx512);
+
 bool AlwaysRuns() { return true; }
 bool CpuHasAvx2() {
   __builtin_cpu_init();
@@ -75,6 +83,8 @@ bool CpuHasAvx512() {
          __builtin_cpu_supports("avx512vnni");
 }
 
+bool CpuHasAvx512Bf16() { return CpuHasAvx512() && __builtin_cpu_supports("avx512bf16"); }
+
 struct Entry {
   const OpTable* table;
   bool (*runs_here)();
@@ -85,6 +95,7 @@ constexpr Entry kTables[] = {
     {&kReference, &AlwaysRuns, "any CPU"},
     {&kAvx2, &CpuHasAvx2, "AVX2, FMA and F16C"},
     {&kAvx512, &CpuHasAvx512, "AVX-512 F, BW, VL, DQ and VNNI"},
+    {&kAvx512Bf16, &CpuHasAvx512Bf16, "AVX-512 F, BW, VL, DQ, VNNI and BF16"},
 };
 
 }  // namespace

@@ -24,7 +24,7 @@ namespace interlace {
 inline constexpr int64_t kPackRows = 64;
 
 struct OpTable {
-  absl::string_view name;  // "reference", "avx2", "avx512"
+  absl::string_view name;  // "reference", "avx2", "avx512", "avx512bf16"
   void (*embedding)(const EmbeddingArgs&, OpContext);
   void (*rms_norm)(const RmsNormArgs&, OpContext);
   void (*rope)(const RopeArgs&, OpContext);
@@ -47,8 +47,8 @@ struct OpTable {
 // The names that FindOpTable knows, slowest first; not all need run on this CPU.
 std::vector<absl::string_view> OpTableNames();
 
-// "reference", "avx2", "avx512", or "auto": the best that this CPU runs. NotFound lists the known names; FailedPrecondition if
-// the CPU lacks the instructions.
+// One of OpTableNames, or "auto": the best that this CPU runs. NotFound lists the known names; FailedPrecondition if the
+// CPU lacks the instructions.
 absl::StatusOr<const OpTable*> FindOpTable(absl::string_view name);
 
 }  // namespace interlace

@@ -1,4 +1,4 @@
-// Sixteen-lane building blocks of the AVX-512 variants. Only *_avx512.cc files include this; everything has internal
+// Sixteen-lane building blocks of the AVX-512 variants. Only *_avx512*.cc files include this; everything has internal
 // linkage, so that no code compiled for AVX-512 is ever shared with files that must run without it.
 #pragma once
 

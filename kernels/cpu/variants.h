@@ -54,3 +54,8 @@ void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 }  // namespace interlace::avx512
+
+// Requires a CPU with AVX512-BF16, and what avx512 requires.
+namespace interlace::avx512bf16 {
+void PagedAttention(const PagedAttentionArgs& args, OpContext on);
+}  // namespace interlace::avx512bf16

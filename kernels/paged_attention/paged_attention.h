@@ -34,4 +34,13 @@ struct PagedAttentionArgs {
 };
 inline constexpr double kPagedAttentionTolerance = 5e-6;  // both sides read the same stored KV
 
+// Table avx512bf16, where KV is kBF16: products of BF16, sums in F32. What is rounded to BF16, to nearest even (at most
+// u = 2^-8 of its size), are q * (scale * kBf16ScoreUnit) and the weights 2^(score * kBf16ScoreUnit - largest); K and V
+// are exact. Denormals count as zero. So a score is off by at most D = u * scale * max over positions of
+// sum(|q[d] k[d]|), before a soft cap, which shrinks it; a weight then by a factor within exp(D) (1 + u) either way, and
+//   |out - exact| <= (D + u) max|v|,  |lse - exact| <= D + u
+// beside kPagedAttentionTolerance. Against the exact op on the rounded q, D is 0.
+inline constexpr float kBf16ScoreUnit = 1.44269504088896341f;  // log2(e)
+inline constexpr double kBf16Rounding = 0x1p-8;
+
 }  // namespace interlace

@@ -45,6 +45,9 @@ inline constexpr PagedAttentionCase kPagedAttentionCases[] = {
     {"smollm2_prefill_512", {16, 3, 64}, 9, 512, 0},
     {"smollm2_prefill_512_f16", {16, 3, 64, DType::kF16}, 9, 512, 0},
     {"smollm2_prefill_4096_f16", {32, 3, 64, DType::kF16}, 9, 4096, 0},
+    {"smollm2_prefill_512_bf16", {32, 3, 64, DType::kBF16}, 9, 512, 0},
+    {"smollm2_prefill_4096_bf16", {32, 3, 64, DType::kBF16}, 9, 4096, 0},
+    {"smollm2_decode_8x256_bf16", {32, 3, 64, DType::kBF16}, 9, 1, 255, 0, 0, 8},
     {"gemma3_decode_2000_f16", {32, 1, 256, DType::kF16}, 4, 1, 1999},
     {"gemma3_decode_window_f16", {32, 1, 256, DType::kF16}, 4, 1, 1999, 512},
 };

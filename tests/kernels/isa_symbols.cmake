@@ -3,7 +3,7 @@
 #   cmake -DNM=nm -DOBJECTS="a.o;b.o" -P isa_symbols.cmake
 set(seen 0)
 foreach(object IN LISTS OBJECTS)
-  if(object MATCHES "_avx(2|512)\\.cc\\.o$")
+  if(object MATCHES "_avx(2|512|512bf16)\\.cc\\.o$")
     math(EXPR seen "${seen} + 1")
     execute_process(COMMAND ${NM} -C ${object} OUTPUT_VARIABLE symbols RESULT_VARIABLE failed)
     if(failed)

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 
+#include "absl/strings/ascii.h"
 #include "cli/in_process_replica.h"
 #include "kernels/modular/modular.h"
 #include "kvstore/server/store_server.h"
@@ -56,7 +57,7 @@ class Model {
     config.cluster.stages = variant.stages;
     config.engine.threads = variant.threads;
     config.kv.block_tokens = block_tokens_;
-    config.kv.dtype = kv_ == DType::kF32 ? "f32" : "f16";
+    config.kv.dtype = absl::AsciiStrToLower(TraitsOf(kv_).name);
     config.kv.keep_layers = variant.keep;
     config.kv.device_bytes.value = variant.slots * slot_bytes_;
     config.kv.host_bytes.value = variant.host_blocks * (slot_bytes_ + 64);
@@ -259,6 +260,14 @@ TEST(WorkerExactRealTest, RealModel) {
   model.Check({.slots = 150, .chunk = 16});
   model.Check({.slots = 80, .chunk = 16, .stages = 2});
   model.Check({.keep = "15", .tiers = "rocksdb", .stages = 3});
+}
+
+// KV of BF16, which has attention of its own where the CPU has products of BF16.
+TEST(WorkerExactRealTest, Bf16Kv) {
+  const Model model(TestModelPath(), 32, RandomAsks(5, 20, 70, 10, 49152, 3), nullptr, DType::kBF16);
+  model.Check({.keep = "0"});
+  model.Check({.keep = "30", .chunk = 1, .threads = 2});
+  model.Check({.slots = 80, .chunk = 16, .stages = 2});
 }
 
 }  // namespace
