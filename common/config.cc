@@ -74,7 +74,9 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(engine, threads, "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
       FIELD(kv, block_tokens, "tokens in a KV block"),
-      FIELD(kv, dtype, "type in which KV is kept: f32, f16, bf16 or i8; i8 changes what a model says a little"),
+      FIELD(kv, dtype,
+            "type in which KV is kept: f32, f16 (more digits, least range), bf16 or i8 (changes what a model says a "
+            "little)"),
       FIELD(kv, keep_layers, "layers of each request kept in device memory: a number, or auto"),
       FIELD(kv, device_bytes, "device KV arena of a rank"),
       FIELD(kv, host_bytes, "host KV tier of a rank"),

@@ -47,7 +47,7 @@ struct Config {
   } engine;
   struct {
     int64_t block_tokens = 32;
-    std::string dtype = "f16";
+    std::string dtype = "bf16";
     std::string keep_layers = "auto";
     Bytes device_bytes{int64_t{256} << 20};
     Bytes host_bytes{int64_t{1} << 30};
