@@ -54,12 +54,16 @@ absl::Status Encode(const Options& options) {
   ASSIGN_OR_RETURN(const json input, ReadJson(options.input));
   ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(options.model));
   ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(*file));
-  ASSIGN_OR_RETURN(const ChatTemplate chat_template, ChatTemplate::Load(*file));
+  const absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(*file);
   json output = {{"chats", json::array()}, {"text", json::array()}};
   for (const json& chat : input["chats"]) {
     std::vector<ChatMessage> messages;
     for (const json& message : chat) messages.push_back({message["role"], message["content"]});
-    ASSIGN_OR_RETURN(const std::vector<int32_t> ids, chat_template.Encode(messages, *tokenizer));
+    if (!chat_template.ok()) {  // a base model continues what the user says
+      output["chats"].push_back(tokenizer->Encode(messages.back().content, /*special=*/false));
+      continue;
+    }
+    ASSIGN_OR_RETURN(const std::vector<int32_t> ids, chat_template->Encode(messages, *tokenizer));
     output["chats"].push_back(ids);
   }
   output["text"] = tokenizer->Encode(input["text"].get<std::string>(), /*special=*/false);
