@@ -94,12 +94,12 @@ class Decoder {
   Tensor moe_gathered_, moe_gated_, moe_products_;  // [max_tokens * slots, ...]
 };
 
-// Makes an architecture whose constructor takes a Decoder and whose Load asks for its weights.
-template <typename Arch>
-absl::StatusOr<std::unique_ptr<ModelArch>> MakeDecoderArch(const ArchInput& input) {
+// Makes an architecture whose constructor takes a Decoder, then `more`, and whose Load asks for its weights.
+template <typename Arch, typename... More>
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeDecoderArch(const ArchInput& input, More... more) {
   absl::StatusOr<std::unique_ptr<Decoder>> decoder = Decoder::Create(input);
   if (!decoder.ok()) return decoder.status();
-  auto arch = std::make_unique<Arch>(*std::move(decoder));
+  auto arch = std::make_unique<Arch>(*std::move(decoder), more...);
   const absl::Status loaded = arch->Load(input.progress);
   if (!loaded.ok()) return loaded;
   return arch;

@@ -19,7 +19,6 @@ struct Isa {
   static F ZeroF() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static I ZeroI() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static F SetF(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
-  static I SetI(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
   static F LoadF(const float* at) { return {_mm256_loadu_ps(at), _mm256_loadu_ps(at + 8)}; }
   static void StoreF(float* at, F v) {
     _mm256_storeu_ps(at, v.low);

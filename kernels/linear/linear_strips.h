@@ -136,21 +136,21 @@ void Multiply(DType dtype, const Pairs& pairs, const Tensor& input, const Quanti
     case DType::kBF16:
       return FloatPairs<Isa, BF16<Isa>>(pairs, input.f32(), k, tokens);
     case DType::kQ8_0:
-      return QuantisedPairs<Isa, Q8_0<Isa>>(pairs, x, tokens, scratch);
+      return QuantisedPairs<Isa, WeightType<DType::kQ8_0>>(pairs, x, tokens, scratch);
     case DType::kQ4_0:
-      return QuantisedPairs<Isa, Q4_0<Isa>>(pairs, x, tokens, scratch);
+      return QuantisedPairs<Isa, WeightType<DType::kQ4_0>>(pairs, x, tokens, scratch);
     case DType::kQ4_1:
-      return QuantisedPairs<Isa, Q4_1<Isa>>(pairs, x, tokens, scratch);
+      return QuantisedPairs<Isa, WeightType<DType::kQ4_1>>(pairs, x, tokens, scratch);
     case DType::kQ5_0:
-      return QuantisedPairs<Isa, Q5_0<Isa>>(pairs, x, tokens, scratch);
+      return QuantisedPairs<Isa, WeightType<DType::kQ5_0>>(pairs, x, tokens, scratch);
     case DType::kQ5_1:
-      return QuantisedPairs<Isa, Q5_1<Isa>>(pairs, x, tokens, scratch);
+      return QuantisedPairs<Isa, WeightType<DType::kQ5_1>>(pairs, x, tokens, scratch);
     case DType::kQ4_K:
-      return QuantisedPairs<Isa, Q4_K<Isa>>(pairs, x, tokens, scratch);
+      return QuantisedPairs<Isa, WeightType<DType::kQ4_K>>(pairs, x, tokens, scratch);
     case DType::kQ5_K:
-      return QuantisedPairs<Isa, Q5_K<Isa>>(pairs, x, tokens, scratch);
+      return QuantisedPairs<Isa, WeightType<DType::kQ5_K>>(pairs, x, tokens, scratch);
     case DType::kQ6_K:
-      return QuantisedPairs<Isa, Q6_K<Isa>>(pairs, x, tokens, scratch);
+      return QuantisedPairs<Isa, WeightType<DType::kQ6_K>>(pairs, x, tokens, scratch);
     default:
       CHECK_MSG(false, "not a weight type");
   }
@@ -166,8 +166,8 @@ void Gate(GateKind kind, float* gate, const float* up, int64_t count) {
 }
 
 template <typename Isa>
-constexpr StripKernels kStripKernels{static_cast<int64_t>(sizeof(PanelScratch<Isa, Q6_K<Isa>>)), &QuantiseRow<Isa>,
-                                     &Multiply<Isa>, &Gate<Isa>};
+constexpr StripKernels kStripKernels{static_cast<int64_t>(sizeof(PanelScratch<Isa, WeightType<DType::kQ6_K>>)),
+                                     &QuantiseRow<Isa>, &Multiply<Isa>, &Gate<Isa>};
 
 }  // namespace
 }  // namespace interlace::strips

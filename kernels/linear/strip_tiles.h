@@ -63,10 +63,10 @@ template <typename Isa, typename W, int T>
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) sums[t] = Isa::ZeroF();
   for (int64_t b = 0; b < x.blocks; ++b) {
-    Codes<Isa, W::kSubs> codes;
-    W::Load(strip, b, &codes);
+    Codes<Isa, W> codes;
+    LoadBlock(strip, b, &codes);
     I factors[W::kSubs];
-    StartFactors<Isa, W>(codes, factors);
+    StartFactors(codes, factors);
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const int64_t at = (token + t) * x.blocks + b;
@@ -134,10 +134,10 @@ template <typename Isa, typename W>
 void FillPanel(const Pair& pair, int64_t first, int64_t count, Panel<Isa, W::kSubs>* panel) {
   for (int s = 0; s < 2 && pair.strip[s] != nullptr; ++s) {
     for (int64_t b = 0; b < count; ++b) {
-      Codes<Isa, W::kSubs> codes;
-      W::Load(pair.strip[s], first + b, &codes);
+      Codes<Isa, W> codes;
+      LoadBlock(pair.strip[s], first + b, &codes);
       typename Isa::I factors[W::kSubs];
-      StartFactors<Isa, W>(codes, factors);
+      StartFactors(codes, factors);
 #pragma GCC unroll 8
       for (int j = 0; j < kVectors; ++j) Isa::StoreBytes(panel->codes[b][s] + 64 * j, codes.q[j]);
       for (int i = 0; i < W::kSubs; ++i) {
@@ -300,6 +300,7 @@ void PanelPair(const Pair& pair, const Pair* next, const QuantisedX& x, int64_t 
 
 template <typename Isa, typename W>
 void QuantisedPairs(const Pairs& pairs, const QuantisedX& x, int64_t tokens, std::byte* scratch) {
+  static_assert(sizeof(PanelScratch<Isa, W>) <= sizeof(PanelScratch<Isa, WeightType<DType::kQ6_K>>), "scratch_bytes");
   for (int64_t i = 0; i < pairs.count; ++i) {
     const Pair* pair = pairs.first + i;
     if (tokens <= kDirectTokens) {

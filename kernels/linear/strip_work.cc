@@ -81,8 +81,8 @@ void RunWork(const Work& work, const StripKernels& kernels, OpContext on) {
   }
   const auto pairs = static_cast<int64_t>(work.pairs.size());
   const int64_t members = std::min<int64_t>(on.team().threads(), pairs);
-  static thread_local Deals mine;
-  Deals& deals = mine;
+  static thread_local Deals of_caller;
+  Deals& deals = of_caller;  // the caller's in every thread
   deals.Reset(pairs, members, kPairsAtOnce);
   on.team().ParallelFor(members, 1, [&](int64_t member, int64_t /*end*/) {
     QuantisedX x = common;

@@ -1,70 +1,13 @@
 // Qwen2-MoE: a Qwen2 of many small experts and one that every token passes, behind a gate of its own; some layers may
 // be dense.
 // Source: Qwen Team, "Qwen1.5-MoE", 2024; Yang et al., "Qwen2 Technical Report", 2024.
-#include <memory>
-#include <utility>
-#include <vector>
-
 #include "model/arch/archs.h"
-#include "model/decoder.h"
+#include "model/arch/pre_norm.h"
 
 namespace interlace {
-namespace {
-
-struct Qwen2MoeLayer {
-  Tensor attention_norm, ffn_norm;  // [1, width]
-  AttentionWeights attention;
-  MoeWeights experts;  // or
-  FfnWeights ffn;
-};
-
-class Qwen2Moe final : public ModelArch {
- public:
-  explicit Qwen2Moe(std::unique_ptr<Decoder> decoder)
-      : decoder_(std::move(decoder)), layers_(decoder_->shard().layers()) {}
-
-  absl::Status Load(absl::FunctionRef<void(int64_t, int64_t)> progress) {
-    int32_t l = decoder_->shard().layer_begin;
-    for (Qwen2MoeLayer& w : layers_) {
-      decoder_->WantNorm(l, "attn_norm", &w.attention_norm);
-      decoder_->WantAttention(l, Decoder::Bias::kQkv, Decoder::HeadNorms::kNone, &w.attention);
-      decoder_->WantNorm(l, "ffn_norm", &w.ffn_norm);
-      if (decoder_->spec().layer[l].experts) {
-        decoder_->WantExperts(l, &w.experts);
-      } else {
-        decoder_->WantFfn(l, &w.ffn);
-      }
-      ++l;
-    }
-    return decoder_->Load(progress);
-  }
-
-  void Embed(const StepInput& in, const Tensor& x) override { decoder_->Embed(in, x); }
-
-  void Layer(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) override {
-    const Qwen2MoeLayer& w = layers_[Value(layer) - decoder_->shard().layer_begin];
-    decoder_->Attention(layer, w.attention, in, kv, decoder_->Normed(x, w.attention_norm), x, /*accumulate=*/true);
-    const Tensor h = decoder_->Normed(x, w.ffn_norm);
-    if (decoder_->spec().layer[Value(layer)].experts) {
-      decoder_->Experts(w.experts, h, x);
-    } else {
-      decoder_->Ffn(w.ffn, GateKind::kSilu, h, x, /*accumulate=*/true);
-    }
-  }
-
-  void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) override {
-    decoder_->Logits(x, rows, logits);
-  }
-
- private:
-  const std::unique_ptr<Decoder> decoder_;
-  std::vector<Qwen2MoeLayer> layers_;
-};
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelArch>> MakeQwen2Moe(const ArchInput& input) {
-  return MakeDecoderArch<Qwen2Moe>(input);
+  return MakeDecoderArch<PreNorm>(input, PreNormKind{.bias = Decoder::Bias::kQkv});
 }
 
 }  // namespace interlace
