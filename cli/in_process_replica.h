@@ -11,8 +11,8 @@
 #include "common/metrics.h"
 #include "common/thread.h"
 #include "coordinator/replica_loop.h"
-#include "model/text/model_text.h"
-#include "model/text/tokenizer.h"
+#include "text/model_text.h"
+#include "text/tokenizer.h"
 #include "worker/rank.h"
 
 namespace interlace {

@@ -11,7 +11,7 @@
 #include "cli/in_process_replica.h"
 #include "cli/terminal.h"
 #include "common/status_macros.h"
-#include "kvstore/transport/ucx_transport.h"
+#include "transport/ucx_transport.h"
 
 namespace interlace {
 namespace {

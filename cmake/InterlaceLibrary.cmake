@@ -10,15 +10,17 @@
 # Which folders a folder may depend on (docs/architecture.md, "Who may include what").
 set(INTERLACE_LAYER_common "")
 set(INTERLACE_LAYER_kernels "common")
-set(INTERLACE_LAYER_model "common;kernels")
-set(INTERLACE_LAYER_kvstore "common;kernels;proto")
+set(INTERLACE_LAYER_checkpoint "common")
+set(INTERLACE_LAYER_text "common;checkpoint")
+set(INTERLACE_LAYER_transport "common")
+set(INTERLACE_LAYER_model "common;kernels;checkpoint")
+set(INTERLACE_LAYER_kvstore "common;kernels;proto;transport")
 set(INTERLACE_LAYER_proto "common;kvstore")
-set(INTERLACE_LAYER_worker "common;kernels;model;kvstore;proto")
-set(INTERLACE_LAYER_coordinator "common;proto;model;kvstore")
+set(INTERLACE_LAYER_worker "common;kernels;model;kvstore;proto;transport")
+set(INTERLACE_LAYER_coordinator "common;proto;text;checkpoint;kvstore")
 set(INTERLACE_LAYER_client "common;proto")
-set(INTERLACE_LAYER_cli "common;kernels;model;kvstore;proto;worker;coordinator;client")
+set(INTERLACE_LAYER_cli "common;kernels;checkpoint;text;transport;model;kvstore;proto;worker;coordinator;client")
 # Targets of a folder that folders above may use although the rest of the folder is closed to them.
-set(INTERLACE_PURE_coordinator_model "model_text")                       # tokenizer, chat template, GGUF metadata
 set(INTERLACE_PURE_coordinator_kvstore "kvstore_plan")                   # keys, residency plan and planner
 set(INTERLACE_PURE_proto_kvstore "kvstore_plan")
 set(INTERLACE_PURE_kvstore_proto "proto_kv")                              # the store's own wire contract

@@ -1,6 +1,6 @@
 // Structured log: one event, one line, stable first words.
 //
-//   LOG(INFO) << "kv load failed" << KV("layer", 3) << KV("tier", "remote") << status;
+//   LOG(INFO) << "kv load failed" << Field("layer", 3) << Field("tier", "remote") << status;
 #pragma once
 
 #include <functional>
@@ -32,7 +32,7 @@ struct LogField {
   std::string key, value;
 };
 template <typename T>
-LogField KV(absl::string_view key, const T& value) {
+LogField Field(absl::string_view key, const T& value) {
   return {std::string(key), absl::StrCat(value)};
 }
 

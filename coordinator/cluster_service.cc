@@ -66,8 +66,8 @@ absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank
   if (draining_) return absl::UnavailableError("the coordinator is draining");
   RETURN_IF_ERROR(CheckRank(rank));
   members_.emplace(Value(rank.stage), Member{stream, rank});
-  LOG(INFO) << "rank registered" << KV("stage", Value(rank.stage)) << KV("stages", rank.stages)
-            << KV("arena_slots", rank.arena_slots);
+  LOG(INFO) << "rank registered" << Field("stage", Value(rank.stage)) << Field("stages", rank.stages)
+            << Field("arena_slots", rank.arena_slots);
   FormIfComplete();
   return absl::OkStatus();
 }
@@ -117,7 +117,7 @@ void ClusterService::OnGone(RankStream* stream) {
     members_.erase(it);
     if (formed_ && !draining_) {
       formed_ = false;
-      LOG(WARNING) << "rank gone" << KV("stage", stage);
+      LOG(WARNING) << "rank gone" << Field("stage", stage);
       loop_->OnLost(absl::UnavailableError(absl::StrCat("the rank of stage ", stage, " is gone")));
     }
     return;
@@ -147,7 +147,7 @@ void ClusterService::Drain() {
   for (auto& [stage, member] : members_) member.stream->Push(message);
   const auto none = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return streams_ == 0; };
   if (!mutex_.AwaitWithTimeout(absl::Condition(&none), absl::Seconds(10))) {
-    LOG(WARNING) << "ranks still attached after the drain" << KV("streams", streams_);
+    LOG(WARNING) << "ranks still attached after the drain" << Field("streams", streams_);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/model_facts.h"
 #include "common/clock.h"
 #include "common/config.h"
 #include "common/entropy.h"
@@ -22,10 +23,9 @@
 #include "coordinator/front/inference_service.h"
 #include "coordinator/front/readiness.h"
 #include "coordinator/replica_loop.h"
-#include "model/text/chat_template.h"
-#include "model/text/model_facts.h"
-#include "model/text/model_text.h"
-#include "model/text/tokenizer.h"
+#include "text/chat_template.h"
+#include "text/model_text.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 namespace {
@@ -125,13 +125,13 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   const std::string ranks_at = HostPort(cluster_at.first, ranks->port());
   RETURN_IF_ERROR(
       WriteReadyFile(ready_file, absl::StrCat("http=", http_at, "\ngrpc=", grpc_at, "\ncluster=", ranks_at, "\n")));
-  LOG(INFO) << "coordinator ready" << KV("http", http_at) << KV("grpc", grpc_at) << KV("cluster", ranks_at)
-            << KV("model", model.name) << KV("context", model.facts.context);
+  LOG(INFO) << "coordinator ready" << Field("http", http_at) << Field("grpc", grpc_at) << Field("cluster", ranks_at)
+            << Field("model", model.name) << Field("context", model.facts.context);
 
   int signal = 0;
   sigwait(&stop_signals, &signal);
   pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
-  LOG(INFO) << "draining" << KV("signal", signal);
+  LOG(INFO) << "draining" << Field("signal", signal);
   grpc->SetServing("", false);
   if (!loop.Drain(kDrain)) LOG(WARNING) << "requests still run at the end of the drain; they are cancelled";
   http->Stop(kClosing);

@@ -71,8 +71,8 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   releases_.clear();  // ranks forgot everything at Start
   pool_.SetCapacity(shape_->blocks);
   metrics_.Set("interlace_ranks_ready", static_cast<double>(ranks.size()));
-  LOG(INFO) << "replica formed" << KV("epoch", Value(epoch)) << KV("ranks", ranks.size())
-            << KV("blocks", shape_->blocks) << KV("block_tokens", shape_->block_tokens);
+  LOG(INFO) << "replica formed" << Field("epoch", Value(epoch)) << Field("ranks", ranks.size())
+            << Field("blocks", shape_->blocks) << Field("block_tokens", shape_->block_tokens);
 }
 
 void Scheduler::OnLost(const absl::Status& why) {

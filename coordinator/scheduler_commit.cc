@@ -118,8 +118,9 @@ void Scheduler::RollBack(SequenceState& sequence, const LostBlock& loss) {
   ++sequence.explanation.recomputes;
   sequence.Note(absl::StrCat("layer ", Value(loss.layer), " block ", loss.block, " ", LossCauseName(loss.cause),
                              ": computed again from position ", start, " (", loss.detail, ")"));
-  LOG(WARNING) << "kv block lost" << KV("request", sequence.request.name) << KV("layer", Value(loss.layer))
-               << KV("block", loss.block) << KV("cause", LossCauseName(loss.cause)) << KV("detail", loss.detail);
+  LOG(WARNING) << "kv block lost" << Field("request", sequence.request.name) << Field("layer", Value(loss.layer))
+               << Field("block", loss.block) << Field("cause", LossCauseName(loss.cause))
+               << Field("detail", loss.detail);
   if (sequence.explanation.recomputes > options_.max_recomputes) {
     const std::string text = absl::StrCat("KV was lost ", sequence.explanation.recomputes,
                                           " times (sched.max_recomputes=", options_.max_recomputes,

@@ -9,10 +9,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "checkpoint/file_mapping.h"
+#include "checkpoint/gguf_values.h"
+#include "checkpoint/model_folder.h"
 #include "common/status_macros.h"
-#include "model/text/file_mapping.h"
-#include "model/text/gguf_values.h"
-#include "model/text/model_folder.h"
 
 namespace interlace {
 namespace {

@@ -10,10 +10,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/safetensors.h"
 #include "kernels/dtype.h"
 #include "model/model_spec.h"
-#include "model/text/safetensors.h"
-#include "model/text/gguf.h"
 
 namespace interlace {
 

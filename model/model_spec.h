@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/hf_config.h"
 #include "kernels/rope/rope.h"
 #include "model/rope_scaling.h"
-#include "model/text/gguf.h"
-#include "model/text/hf_config.h"
 
 namespace interlace {
 

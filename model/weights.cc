@@ -9,10 +9,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "checkpoint/gguf_values.h"
 #include "common/check.h"
 #include "common/status_macros.h"
 #include "kernels/dequantise.h"
-#include "model/text/gguf_values.h"
 
 namespace interlace {
 namespace {

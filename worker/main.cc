@@ -14,7 +14,7 @@
 #include "common/log_sink.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
-#include "kvstore/transport/ucx_transport.h"
+#include "transport/ucx_transport.h"
 #include "worker/plan_intake.h"
 #include "worker/rank.h"
 
@@ -35,18 +35,19 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
                      const int64_t tenth = all > 0 ? done * 10 / all : 10;
                      if (tenth == shown) return;
                      shown = tenth;
-                     LOG(INFO) << "loading weights" << KV("percent", tenth * 10) << KV("bytes", done) << KV("of", all);
+                     LOG(INFO) << "loading weights" << Field("percent", tenth * 10) << Field("bytes", done)
+                               << Field("of", all);
                    }));
   const RankInfo& info = rank->info();
-  LOG(INFO) << "rank ready" << KV("stage", Value(info.stage)) << KV("stages", info.stages)
-            << KV("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
-            << KV("ops", rank->backend().ops().name) << KV("threads", rank->backend().threads())
-            << KV("arena_slots", info.arena_slots);
+  LOG(INFO) << "rank ready" << Field("stage", Value(info.stage)) << Field("stages", info.stages)
+            << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
+            << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
+            << Field("arena_slots", info.arena_slots);
   PlanIntake intake(*rank, config.cluster.coordinator);
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;
     sigwait(&stop_signals, &signal);
-    LOG(INFO) << "stopping" << KV("signal", signal);
+    LOG(INFO) << "stopping" << Field("signal", signal);
     intake.Stop();
   });
   absl::Status status;

@@ -122,8 +122,8 @@ void PlanIntake::RunOrders(Session& session) {
       epoch = started->epoch;
       const absl::Status status = Start(*started);
       broken = !status.ok();
-      if (broken) LOG(ERROR) << "rank cannot start" << KV("epoch", Value(epoch)) << status;
-      if (!broken) LOG(INFO) << "rank started" << KV("epoch", Value(epoch));
+      if (broken) LOG(ERROR) << "rank cannot start" << Field("epoch", Value(epoch)) << status;
+      if (!broken) LOG(INFO) << "rank started" << Field("epoch", Value(epoch));
       continue;
     }
     const StepPlan* plan = std::get_if<StepPlan>(&*order);
@@ -134,7 +134,7 @@ void PlanIntake::RunOrders(Session& session) {
     } else {
       result = rank_.runner().Execute(*plan);
       broken = !result.status.ok();
-      if (broken) LOG(ERROR) << "plan failed" << KV("plan", Value(plan->id)) << result.status;
+      if (broken) LOG(ERROR) << "plan failed" << Field("plan", Value(plan->id)) << result.status;
     }
     if (!answer(result)) return;
     reported = false;

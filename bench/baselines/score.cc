@@ -15,8 +15,8 @@
 #include "cli/bench_engine.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
-#include "model/text/chat_template.h"
-#include "model/text/tokenizer.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 namespace {

@@ -15,8 +15,8 @@
 #include "coordinator/engine.h"
 #include "coordinator/front/sampling_spec.h"
 #include "coordinator/front/text_stream.h"
-#include "model/text/chat_template.h"
-#include "model/text/tokenizer.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 

@@ -175,7 +175,7 @@ void HttpSession::Start(tcp::socket socket, HttpContext& context) {
     try {
       std::rethrow_exception(thrown);
     } catch (const std::exception& e) {
-      LOG(ERROR) << "an HTTP session threw" << KV("what", e.what());
+      LOG(ERROR) << "an HTTP session threw" << Field("what", e.what());
     }
   });
 }
@@ -516,8 +516,8 @@ net::awaitable<void> HttpSession::EndWatch() {
 }
 
 void HttpSession::LogAnswer(int status, int32_t prompt_tokens, int32_t completion_tokens) {
-  LOG(INFO) << "http" << KV("path", question_.path) << KV("request_id", name_) << KV("status", status)
-            << KV("prompt_tokens", prompt_tokens) << KV("completion_tokens", completion_tokens);
+  LOG(INFO) << "http" << Field("path", question_.path) << Field("request_id", name_) << Field("status", status)
+            << Field("prompt_tokens", prompt_tokens) << Field("completion_tokens", completion_tokens);
 }
 
 }  // namespace
@@ -567,7 +567,7 @@ class HttpFront::Door {
       absl::MutexLock lock(&context_.mutex);
       const auto none = [this] { return context_.open == 0; };
       if (!context_.mutex.AwaitWithTimeout(absl::Condition(&none), patience) && patience > absl::ZeroDuration()) {
-        LOG(WARNING) << "HTTP connections were cut" << KV("open", context_.open);
+        LOG(WARNING) << "HTTP connections were cut" << Field("open", context_.open);
       }
     }
     context_.loop.stop();
@@ -580,7 +580,7 @@ class HttpFront::Door {
       try {
         context_.loop.run();
       } catch (const std::exception& e) {
-        LOG(ERROR) << "the HTTP loop threw" << KV("what", e.what());
+        LOG(ERROR) << "the HTTP loop threw" << Field("what", e.what());
       }
     }
   }
@@ -598,7 +598,7 @@ class HttpFront::Door {
       if (!error) {
         HttpSession::Start(std::move(socket), context_);
       } else if (acceptor_.is_open()) {  // out of descriptors, most likely: they come back as sessions end
-        LOG(WARNING) << "HTTP accept failed" << KV("error", error.message());
+        LOG(WARNING) << "HTTP accept failed" << Field("error", error.message());
         context_.room.expires_after(std::chrono::milliseconds(200));
         co_await context_.room.async_wait(net::redirect_error(net::use_awaitable, error));
       }

@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 #include "coordinator/front/text_stream.h"
-#include "model/text/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 

@@ -10,8 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "model/text/tokenizer.h"
 #include "proto/plan/sampling.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 

@@ -14,7 +14,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/front/stop_matcher.h"
 #include "coordinator/request.h"
-#include "model/text/tokenizer.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 

@@ -136,7 +136,7 @@ TEST(LogTest, OneEventIsOneCallWithItsFields) {
   std::vector<LogEvent> events;
   SetLogSink([&events](const LogEvent& event) { events.push_back(event); }, LogLevel::kInfo);
   LOG(DEBUG) << "not this";
-  LOG(INFO) << "kv load failed" << KV("layer", 3) << absl::NotFoundError("gone");
+  LOG(INFO) << "kv load failed" << Field("layer", 3) << absl::NotFoundError("gone");
   SetLogSink(nullptr, LogLevel::kInfo);
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].text, "kv load failed");

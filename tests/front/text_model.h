@@ -3,15 +3,15 @@
 
 #include <memory>
 
+#include "checkpoint/gguf.h"
 #include "common/check.h"
 #include "common/clock.h"
 #include "common/entropy.h"
 #include "coordinator/front/generation.h"
-#include "model/text/chat_template.h"
-#include "model/text/gguf.h"
-#include "model/text/tokenizer.h"
 #include "tests/front/fake_engine.h"
 #include "tests/test_model.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 

@@ -4,8 +4,8 @@
 
 #include "common/entropy.h"
 #include "coordinator/front/stop_matcher.h"
-#include "model/text/utf8.h"
 #include "tests/front/text_model.h"
+#include "text/utf8.h"
 
 namespace interlace {
 namespace {

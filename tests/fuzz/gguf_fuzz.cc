@@ -1,10 +1,10 @@
 // Any bytes as a GGUF file, and what is made of its metadata: a status, or something that can be used.
 #include <cstdint>
 
+#include "checkpoint/gguf.h"
 #include "common/check.h"
-#include "model/text/chat_template.h"
-#include "model/text/gguf.h"
-#include "model/text/tokenizer.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace interlace;

@@ -1,9 +1,9 @@
 // Any text as a model folder's config.json: a status, or a model whose sizes are all in range.
 #include <cstdint>
 
+#include "checkpoint/hf_config.h"
 #include "common/check.h"
 #include "model/model_spec.h"
-#include "model/text/hf_config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace interlace;

@@ -1,8 +1,8 @@
 // Any bytes as a safetensors file: InvalidArgument that names the file, or tensors that lie inside it.
 #include <cstdint>
 
+#include "checkpoint/safetensors.h"
 #include "common/check.h"
-#include "model/text/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace interlace;

@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "common/check.h"
-#include "model/text/tokenizer.h"
+#include "text/tokenizer.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace interlace;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the corpus and what tests/model_text/corpus_test.cc compares with: token ids as others cut them.
+"""Writes the corpus and what tests/text/corpus_test.cc compares with: token ids as others cut them.
 
     python3 tests/golden/make_corpus_reference.py SMOLLM2.gguf GEMMA3.gguf DATA tests/golden/tokenizer
 
@@ -65,7 +65,7 @@ def corpus(data, root):
     texts += [row["question"] + "\n" + row["answer"] for row in rows]
     with open(f"{data}/mt_bench_questions.jsonl", encoding="utf-8") as file:
         texts += ["\n".join(json.loads(line)["turns"]) for line in file]
-    for path in ("model/text/bpe.cc", "model/text/gguf_values.cc", "tests/lint/lint.py", "CMakeLists.txt", "tests/run.sh",
+    for path in ("text/bpe.cc", "checkpoint/gguf_values.cc", "tests/lint/lint.py", "CMakeLists.txt", "tests/run.sh",
                  "kernels/CMakeLists.txt", "CMakePresets.json"):
         with open(f"{root}/{path}", encoding="utf-8") as file:
             code = file.read()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what tests/model_text/template_golden_test.cc compares with: chats as transformers renders them.
+"""Writes what tests/text/template_golden_test.cc compares with: chats as transformers renders them.
 
     python3 tests/golden/make_template_reference.py tests/golden/templates
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains tiny tokenizers of the families' kinds and writes what tests/model_text/tokenizer_json_test.cc compares with.
+"""Trains tiny tokenizers of the families' kinds and writes what tests/text/tokenizer_json_test.cc compares with.
 
     python3 tests/golden/make_tiny_tokenizers.py tests/golden/tokenizer
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what tests/model_text/golden_test.cc compares with: token ids and pieces as Hugging Face's libraries cut them.
+"""Writes what tests/text/golden_test.cc compares with: token ids and pieces as Hugging Face's libraries cut them.
 
     python3 tests/golden/make_tokenizer_reference.py MODEL.gguf WIKITEXT tests/golden/tokenizer
 

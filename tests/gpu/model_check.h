@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "checkpoint/gguf.h"
 #include "kernels/backend.h"
-#include "model/text/gguf.h"
 
 namespace interlace {
 

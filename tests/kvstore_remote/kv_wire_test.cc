@@ -1,4 +1,4 @@
-#include "kvstore/transport/kv_wire.h"
+#include "kvstore/remote/kv_wire.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "kvstore/server/leased_blocks.h"
+#include "kvstore/remote/leased_blocks.h"
 
 #include <gtest/gtest.h>
 

@@ -7,10 +7,10 @@
 #include "absl/time/clock.h"
 #include "common/clock.h"
 #include "kvstore/tier/tiers.h"
-#include "kvstore/transport/ucx_transport.h"
 #include "tests/kvstore/blocks.h"
-#include "tests/kvstore_remote/child_process.h"
-#include "tests/kvstore_remote/waiting.h"
+#include "tests/transport/child_process.h"
+#include "tests/transport/waiting.h"
+#include "transport/ucx_transport.h"
 
 namespace interlace {
 namespace {

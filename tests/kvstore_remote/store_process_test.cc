@@ -8,12 +8,12 @@
 #include "absl/time/clock.h"
 #include "common/transport.h"
 #include "kvstore/tier/tiers.h"
-#include "kvstore/transport/ucx_transport.h"
 #include "tests/kvstore/blocks.h"
 #include "tests/kvstore/tier_conformance.h"
-#include "tests/kvstore_remote/child_process.h"
-#include "tests/kvstore_remote/waiting.h"
 #include "tests/status_matchers.h"
+#include "tests/transport/child_process.h"
+#include "tests/transport/waiting.h"
+#include "transport/ucx_transport.h"
 
 namespace interlace {
 namespace {

@@ -7,8 +7,8 @@
 
 #include "absl/synchronization/notification.h"
 #include "kvstore/tier/tiers.h"
-#include "kvstore/transport/ucx_transport.h"
 #include "tests/kvstore/blocks.h"
+#include "transport/ucx_transport.h"
 
 namespace interlace {
 namespace {

@@ -13,17 +13,20 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-FOLDERS = ["common", "kernels", "model", "kvstore", "proto", "worker", "coordinator", "client", "cli"]
+FOLDERS = ["common", "kernels", "checkpoint", "text", "transport", "model", "kvstore", "proto", "worker", "coordinator", "client", "cli"]
 
 # What each folder may include, by top folder, and the parts of closed folders that are open (a prefix).
 LAYERS = {
     "common": {"common"},
     "kernels": {"common", "kernels"},
-    "model": {"common", "kernels", "model"},
-    "kvstore": {"common", "kernels", "kvstore", "proto/kv"},
+    "checkpoint": {"common", "checkpoint"},
+    "text": {"common", "checkpoint", "text"},
+    "transport": {"common", "transport"},
+    "model": {"common", "kernels", "checkpoint", "model"},
+    "kvstore": {"common", "kernels", "transport", "kvstore", "proto/kv"},
     "proto": {"common", "proto", "kvstore/residency_plan", "kvstore/block_key"},
-    "worker": {"common", "kernels", "model", "kvstore", "proto", "worker"},
-    "coordinator": {"common", "proto", "coordinator", "model/text/", "kvstore/residency_plan",
+    "worker": {"common", "kernels", "model", "kvstore", "proto", "transport", "worker"},
+    "coordinator": {"common", "proto", "coordinator", "text", "checkpoint", "kvstore/residency_plan",
                     "kvstore/residency_planner", "kvstore/block_key"},
     "client": {"common", "proto", "client"},
     "cli": set(FOLDERS),
@@ -39,8 +42,8 @@ SEAMS = {
     r"\bsleep_for\b|\bSleepFor\b|\busleep\(|\bnanosleep\(": [],
     r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": [],
     r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
-        "common/config.cc", "cli/", "coordinator/main.cc", "kvstore/server/main.cc",
-        "kvstore/transport/", "model/text/file_mapping", "model/text/tokenizer_files"],
+        "common/config.cc", "cli/", "coordinator/main.cc", "kvstore/remote/main.cc",
+        "transport/", "checkpoint/file_mapping", "text/tokenizer_files"],
 }
 
 THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|zstd|immintrin)')

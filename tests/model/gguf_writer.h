@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "model/text/gguf.h"
+#include "checkpoint/gguf.h"
 
 namespace interlace {
 

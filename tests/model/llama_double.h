@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/gguf.h"
 #include "kernels/dequantise.h"
-#include "model/text/gguf.h"
 
 namespace interlace {
 

@@ -3,12 +3,12 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "model/text/chat_template.h"
-#include "model/text/tokenizer.h"
 #include "tests/model/llama_double.h"
 #include "tests/model/plain_engine.h"
 #include "tests/model/tiny_gguf.h"
 #include "tests/status_matchers.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 namespace {

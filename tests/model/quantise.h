@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/gguf.h"
 #include "kernels/dequantise.h"
-#include "model/text/gguf.h"
 
 namespace interlace {
 

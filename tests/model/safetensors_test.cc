@@ -1,4 +1,4 @@
-#include "model/text/safetensors.h"
+#include "checkpoint/safetensors.h"
 
 #include <fstream>
 

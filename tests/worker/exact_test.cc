@@ -7,7 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "cli/in_process_replica.h"
 #include "kernels/modular/modular.h"
-#include "kvstore/server/store_server.h"
+#include "kvstore/remote/store_server.h"
 #include "tests/kernels/cuda/emulated_device.h"
 #include "tests/test_model.h"
 #include "tests/worker/pipeline_replica.h"

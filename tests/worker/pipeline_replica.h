@@ -16,8 +16,8 @@
 #include "common/metrics.h"
 #include "common/thread.h"
 #include "coordinator/replica_loop.h"
-#include "kvstore/transport/ucx_transport.h"
 #include "tests/status_matchers.h"
+#include "transport/ucx_transport.h"
 #include "worker/rank.h"
 
 namespace interlace {

@@ -1,0 +1,84 @@
+#include "text/pretokenizer.h"
+
+#include <gmock/gmock.h>
+
+#include <random>
+#include <string>
+
+#include "tests/status_matchers.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr const char* kNames[] = {"smollm", "llama-bpe", "qwen2", "gpt-2", "default"};
+
+std::unique_ptr<Pretokenizer> Make(const char* name) {
+  auto made = Pretokenizer::Make(name);
+  EXPECT_OK(made);
+  return *std::move(made);
+}
+
+TEST(PretokenizerTest, UnknownNamesListTheKnown) {
+  EXPECT_THAT(Pretokenizer::Make("tekken"),
+              StatusIs(absl::StatusCode::kUnimplemented, AllOf(HasSubstr("tekken"), HasSubstr("smollm, llama-bpe"))));
+}
+
+TEST(PretokenizerTest, EachNameHasItsRules) {
+  const char* text = "It's  2024,\n\n ok";
+  EXPECT_THAT(Make("smollm")->Split(text), ElementsAre("It", "'s", "  ", "2", "0", "2", "4", ",", "\n\n", " ok"));
+  EXPECT_THAT(Make("gpt-2")->Split(text), ElementsAre("It", "'s", " ", " 2024", ",", "\n\n", " ok"));
+  EXPECT_THAT(Make("llama-bpe")->Split(text), ElementsAre("It", "'s", " ", " ", "202", "4", ",\n\n", " ok"));
+  EXPECT_THAT(Make("default")->Split(text), ElementsAre("It", "'", "s", " ", " ", "202", "4", ",", "\n\n", " ok"));
+}
+
+TEST(PretokenizerTest, PartsThatAreNotUtf8StandAlone) {
+  EXPECT_THAT(Make("gpt-2")->Split("ab\xff\xfe cd\xe4\xb8"), ElementsAre("ab", "\xff", "\xfe", " cd", "\xe4\xb8"));
+  EXPECT_THAT(Make("smollm")->Split("\xed\xa0\x80"), ElementsAre("\xed", "\xa0", "\x80"));
+  EXPECT_THAT(Make("smollm")->Split(""), ElementsAre());
+}
+
+TEST(PretokenizerTest, PiecesCoverAnyBytesInOrder) {
+  std::mt19937 random(3);
+  for (const char* name : kNames) {
+    const auto pretokenizer = Make(name);
+    for (int round = 0; round < 3000; ++round) {
+      std::string text(random() % 60, ' ');
+      const bool ascii = random() % 2 == 0;
+      for (char& byte : text) byte = static_cast<char>(ascii ? " \n\t'sA1!\xc3\xa9"[random() % 10] : random() % 256);
+      std::string joined;
+      for (absl::string_view piece : pretokenizer->Split(text)) {
+        ASSERT_FALSE(piece.empty());
+        joined += std::string(piece);
+      }
+      ASSERT_EQ(joined, text);
+    }
+  }
+}
+
+// Some 10^11 steps if a run were scanned anew for each of its characters: the test would time out.
+TEST(PretokenizerTest, LongRunsTakeNoQuadraticTime) {
+  const auto repeat = [](const std::string& unit) {
+    std::string text;
+    while (text.size() < 500000) text += unit;
+    return text;
+  };
+  for (const char* name : kNames) {
+    const auto pretokenizer = Make(name);
+    for (const char* unit :
+         {"a", " ", "\n", "\t", "1", "!", "'", "中", "\u3000", " \n", "a ", "'s", "\xff", "é\xff", "\r\n "}) {
+      const std::string text = repeat(unit);
+      for (const std::string& whole : {text, text + "x", "x" + text}) {
+        size_t bytes = 0;
+        for (absl::string_view piece : pretokenizer->Split(whole)) bytes += piece.size();
+        ASSERT_EQ(bytes, whole.size()) << name;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace interlace

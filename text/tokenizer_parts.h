@@ -1,0 +1,43 @@
+// TokenizerParts: what a Tokenizer is made of, whichever file it came from.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "text/normalizer.h"
+#include "text/pretokenizer.h"
+#include "text/special_tokens.h"
+#include "text/token_model.h"
+#include "text/tokenizer.h"
+
+namespace interlace {
+
+// Filled by the loaders, then owned by the Tokenizer. Text takes this way: special tokens are cut out; what is between
+// them is normalised, searched for special tokens that are known in their normal form only, cut into pieces, encoded.
+struct Tokenizer::Parts {
+  SpecialTokens specials;
+  Normalizer normalizer;
+  SpecialTokens normal_specials;
+  Pretokenizer pretokenizer;
+  std::unique_ptr<TokenModel> model;
+
+  std::vector<std::string> pieces;  // bytes of each token
+  std::vector<bool> control;
+  bool drops_first_space = false;  // encoding puts a space before a text, so decoding a whole text drops one
+  int32_t bos = -1, eos = -1;
+  bool add_bos = false, add_eos = false;
+  std::vector<int32_t> stop_tokens;
+
+  // From eos and the texts by which families end a turn. Call once specials and eos are there.
+  void CollectStopTokens();
+  void EncodePlain(absl::string_view text, bool at_start, std::vector<int32_t>* ids) const;
+};
+
+// The mark that SentencePiece puts in the place of a space.
+inline constexpr absl::string_view kSpaceMark = "\u2581";
+inline constexpr size_t kMostTokens = 1 << 24;
+
+}  // namespace interlace
