@@ -9,7 +9,6 @@ namespace interlace {
 enum class RequestId : uint64_t {};   // unique within a coordinator's life
 enum class PlanId : uint64_t {};      // unique within a replica epoch, ascending
 enum class Epoch : uint64_t {};       // one forming of a replica; a rank that dies starts the next one
-enum class Generation : uint64_t {};  // one attempt of one request: keys of two attempts never collide
 enum class LayerId : int32_t {};      // 0 .. model layers - 1, whatever stage holds it
 enum class StageId : int32_t {};      // pipeline stage, 0 = first
 

@@ -3,6 +3,17 @@
 #include "absl/strings/str_cat.h"
 
 namespace interlace {
+namespace {
+
+void AppendNames(const std::optional<SealedNames>& names, std::string* text) {
+  if (names) absl::StrAppend(text, " names ", names->first, "+", names->ids.size());
+}
+
+void AppendKept(const std::optional<LayerSet>& kept, std::string* text) {
+  if (kept) absl::StrAppend(text, " kept ", kept->ToString());
+}
+
+}  // namespace
 
 int32_t StepPlan::tokens() const {
   size_t total = 0;
@@ -10,42 +21,63 @@ int32_t StepPlan::tokens() const {
   return static_cast<int32_t>(total);
 }
 
+bool StepPlan::empty() const {
+  return releases.empty() && changes.empty() && moves.empty() && sequences.empty() && probes.empty();
+}
+
 std::string StepPlan::ToString() const {
   std::string text = absl::StrCat("plan ", Value(id), " epoch ", Value(epoch), ":");
+  for (const Release& r : releases) {
+    absl::StrAppend(&text, " [release ", Value(r.request));
+    AppendNames(r.names, &text);
+    text += "]";
+  }
+  for (const SequenceChange& c : changes) {
+    absl::StrAppend(&text, " [change ", Value(c.request));
+    AppendKept(c.kept, &text);
+    AppendNames(c.names, &text);
+    text += "]";
+  }
+  for (const BlockMove& m : moves) {
+    absl::StrAppend(&text, " [", MoveKindName(m.kind), " ", IdText(m.block), " layers ", m.layers.ToString(), "]");
+  }
   for (const PlanSequence& s : sequences) {
     absl::StrAppend(&text, " [request ", Value(s.request), ".", s.attempt, " positions ", s.start, "..",
-                    s.start + static_cast<int32_t>(s.tokens.size()) - 1, s.sample ? " sample" : "", " ",
-                    s.residency.ToString(), "]");
+                    s.start + static_cast<int32_t>(s.tokens.size()) - 1);
+    if (s.opening) absl::StrAppend(&text, " adopts ", s.opening->adopted.size());
+    AppendKept(s.kept, &text);
+    AppendNames(s.names, &text);
+    if (s.sample) absl::StrAppend(&text, " sample ", s.sample_index);
+    text += "]";
   }
-  for (const ResidencyChange& c : residency) {
-    absl::StrAppend(&text, " residency ", Value(c.request), " ", c.residency.ToString());
-  }
-  for (RequestId id : releases) absl::StrAppend(&text, " release ", Value(id));
+  for (const Probe& p : probes) absl::StrAppend(&text, " [probe ", Value(p.request), " ", p.blocks.size(), "]");
   return text;
 }
 
 std::string StepResult::ToString() const {
   std::string text = absl::StrCat("result of plan ", Value(plan), " stage ", Value(stage), " ", status.ToString());
   for (const SampledToken& s : sampled) absl::StrAppend(&text, " request ", Value(s.request), " token ", s.token);
-  for (const LostBlock& l : lost) {
-    absl::StrAppend(&text, " request ", Value(l.request), " lost layer ", Value(l.layer), " block ", l.block, " (",
-                    LossCauseName(l.cause), ")");
+  for (const LostSequence& l : lost) {
+    absl::StrAppend(&text, " request ", Value(l.request), ".", l.attempt, " lost layer ", Value(l.layer), " block ",
+                    l.block, " (", LossCauseName(l.cause), ")");
+  }
+  for (const ProbeAnswer& p : probed) absl::StrAppend(&text, " request ", Value(p.request), " below ", p.blocks);
+  for (const FetchAnswer& f : fetched) {
+    absl::StrAppend(&text, " fetched ", IdText(f.block), f.failed.empty() ? "" : " but ",
+                    f.failed.empty() ? "" : f.failed.ToString());
   }
   return text;
 }
 
+absl::string_view MoveKindName(MoveKind kind) {
+  constexpr absl::string_view kNames[] = {"copy out",  "copy in",    "drop device",
+                                          "drop host", "fetch host", "fetch device"};
+  return kNames[static_cast<size_t>(kind)];
+}
+
 absl::string_view LossCauseName(LossCause cause) {
-  switch (cause) {
-    case LossCause::kMissing:
-      return "missing";
-    case LossCause::kCorrupt:
-      return "corrupt";
-    case LossCause::kLate:
-      return "late";
-    case LossCause::kNoSlot:
-      return "no slot";
-  }
-  return "?";
+  constexpr absl::string_view kNames[] = {"missing", "corrupt", "late", "no slot", "refused"};
+  return kNames[static_cast<size_t>(cause)];
 }
 
 }  // namespace interlace

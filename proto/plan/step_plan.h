@@ -1,8 +1,12 @@
 // StepPlan and StepResult: what the scheduler tells the ranks, and what they answer. Values: printable, comparable,
 // replayable. A rank needs nothing else to execute a step.
+//
+// Plans carry changes, not state: what a plan does not mention stays as the plans before it left it. Ranks execute
+// plans in the order of their ids, so the scheduler may count on the effect of a plan as soon as it has sent it.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,43 +14,101 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "common/ids.h"
-#include "kvstore/residency_plan.h"
+#include "kvstore/block_id.h"
+#include "kvstore/layer_set.h"
 #include "proto/plan/sampling.h"
 
 namespace interlace {
 
+// In PlanSequence::tokens: the token that this sequence sampled last, which the scheduler does not know yet.
+inline constexpr int32_t kLastSample = -1;
+
+// How a sequence (one attempt of a request) begins on the ranks.
+struct Opening {
+  Sampling sampling;
+  std::vector<BlockId> adopted;  // sealed blocks of positions [0, adopted.size() * block_tokens), in order
+  std::vector<int32_t> prefix;   // the tokens of these positions
+  friend bool operator==(const Opening&, const Opening&) = default;
+};
+
+// Names for the blocks first, first + 1, .. of a sequence. A block is sealed once it has a name and all its positions
+// are computed: from then on it is shared, immutable, and the sequence merely holds it.
+struct SealedNames {
+  int32_t first = 0;
+  std::vector<BlockId> ids;
+  friend bool operator==(const SealedNames&, const SealedNames&) = default;
+};
+
 // One request's share of a step: the ranks compute positions start .. start + tokens.size() - 1. There is no prefill
-// and no decode: a position catches up with its tokens. A start below what a rank has computed is a rollback: KV from
-// there on is computed again.
+// and no decode: a position catches up with its tokens. `start` is where the sequence's former plan ended, or lower but
+// not below its first unsealed block: what lies from there on is forgotten first (drafts that were not accepted).
 struct PlanSequence {
   RequestId request{};
-  uint32_t attempt = 0;     // of the request; results of older attempts are dropped
-  Generation generation{};  // of this attempt's KV keys
+  uint32_t attempt = 0;  // of the request; results of older attempts are dropped
   int32_t start = 0;
-  std::vector<int32_t> tokens;
-  bool sample = false;       // the last position's logits choose the next token
-  int32_t sample_index = 0;  // of that token in the output
-  Sampling sampling;         // where sample is set
-  LayerResidencyPlan residency;
-  std::string salt;  // of the tenant; seeds the chain of block hashes
+  std::vector<int32_t> tokens;     // known ones, or kLastSample as the first
+  int32_t drafts = 0;              // the last so many tokens are guesses
+  bool sample = false;             // the last 1 + drafts positions' logits choose tokens
+  int32_t sample_index = 0;        // of the first of them in the output
+  std::optional<Opening> opening;  // in the attempt's first plan
+  std::optional<LayerSet> kept;    // layers whose sealed blocks stay on the device from now on; in the first plan, and
+                                   // where it changes. Blocks sealed in other layers go to the host.
+  std::optional<SealedNames> names;  // may name blocks that this very step fills
   friend bool operator==(const PlanSequence&, const PlanSequence&) = default;
 };
 
-// A request that does not run in this step and whose layers move all the same, to make room for one that does.
-struct ResidencyChange {
+// A sequence that does not run in this plan and changes all the same.
+struct SequenceChange {
   RequestId request{};
-  LayerResidencyPlan residency;
-  friend bool operator==(const ResidencyChange&, const ResidencyChange&) = default;
+  std::optional<LayerSet> kept;
+  std::optional<SealedNames> names;
+  friend bool operator==(const SequenceChange&, const SequenceChange&) = default;
 };
 
+// The ranks forget the sequence; its unsealed tail is gone, blocks that have a name stay.
+struct Release {
+  RequestId request{};
+  std::optional<SealedNames> names;
+  friend bool operator==(const Release&, const Release&) = default;
+};
+
+enum class MoveKind : uint8_t {
+  kCopyOut,      // device -> host frame; the device keeps it
+  kCopyIn,       // host frame -> device; the host keeps it
+  kDropDevice,   // the slot is free for what follows in the plan, after copies of it under way
+  kDropHost,     // the frame likewise
+  kFetchHost,    // from the tiers below -> host frame; answered by StepResult::fetched
+  kFetchDevice,  // from the tiers below -> device; answered by StepResult::fetched
+};
+absl::string_view MoveKindName(MoveKind kind);
+
+// Moves one sealed block in some layers. A rank takes those of its own layers and does nothing in the others.
+struct BlockMove {
+  BlockId block;
+  MoveKind kind{};
+  LayerSet layers;
+  friend bool operator==(const BlockMove&, const BlockMove&) = default;
+};
+
+// How many of these blocks, from the first on, do the tiers below hold in all layers of the rank?
+struct Probe {
+  RequestId request{};
+  std::vector<BlockId> blocks;
+  friend bool operator==(const Probe&, const Probe&) = default;
+};
+
+// The parts take effect in the order in which they stand here.
 struct StepPlan {
   Epoch epoch{};
   PlanId id{};
+  std::vector<Release> releases;
+  std::vector<SequenceChange> changes;
+  std::vector<BlockMove> moves;  // one after another
   std::vector<PlanSequence> sequences;
-  std::vector<RequestId> releases;                      // forgotten before the sequences run
-  std::vector<ResidencyChange> residency;               // applied before the sequences run
+  std::vector<Probe> probes;
   absl::Duration remaining = absl::InfiniteDuration();  // until the tightest deadline of the step
   int32_t tokens() const;
+  bool empty() const;
   std::string ToString() const;
   friend bool operator==(const StepPlan&, const StepPlan&) = default;
 };
@@ -56,35 +118,47 @@ struct SampledToken {
   uint32_t attempt = 0;
   int32_t index = 0;
   int32_t token = -1;              // -1: the logits held no finite value
-  std::vector<TokenScore> scores;  // of the token itself, then of the most likely; empty if the plan asks for none
+  std::vector<TokenScore> scores;  // of the token itself, then of the most likely; empty if the request asks for none
   friend bool operator==(const SampledToken&, const SampledToken&) = default;
 };
 
-enum class LossCause : uint8_t { kMissing, kCorrupt, kLate, kNoSlot };
+enum class LossCause : uint8_t { kMissing, kCorrupt, kLate, kNoSlot, kRefused };
 absl::string_view LossCauseName(LossCause cause);
 
-// A block that a layer needed and could not have: the request's step counts for nothing, its position goes back to the
-// start of the block.
-struct LostBlock {
+// A sequence's step that counts for nothing on this stage: it needed a block of a layer and could not have it, or
+// (kRefused) the plan asked of it what the rank cannot do. Plans in flight with the same attempt are lost too, and need
+// not be reported.
+struct LostSequence {
   RequestId request{};
   uint32_t attempt = 0;
   LayerId layer{};
-  int32_t block = 0;
+  int32_t block = 0;  // of the sequence
   LossCause cause{};
   std::string detail;
-  friend bool operator==(const LostBlock&, const LostBlock&) = default;
+  friend bool operator==(const LostSequence&, const LostSequence&) = default;
 };
 
-// What one layer of one request did in a step, and where its blocks are after it.
-struct LayerUse {
+// What one layer of one request moved in a step; nothing is reported where nothing moved.
+struct LayerTraffic {
   RequestId request{};
   LayerId layer{};
   int64_t bytes_in = 0;
   int64_t bytes_out = 0;
   int64_t stall_us = 0;
-  int32_t blocks_device = 0;
-  std::vector<int32_t> blocks_tier;  // per tier of the rank
-  friend bool operator==(const LayerUse&, const LayerUse&) = default;
+  friend bool operator==(const LayerTraffic&, const LayerTraffic&) = default;
+};
+
+struct ProbeAnswer {
+  RequestId request{};
+  int32_t blocks = 0;
+  friend bool operator==(const ProbeAnswer&, const ProbeAnswer&) = default;
+};
+
+// A fetched block has arrived in all layers of the rank that its move named but `failed`, where nothing is held.
+struct FetchAnswer {
+  BlockId block;
+  LayerSet failed;
+  friend bool operator==(const FetchAnswer&, const FetchAnswer&) = default;
 };
 
 struct TierUse {
@@ -96,17 +170,20 @@ struct TierUse {
 
 struct StepResult {
   Epoch epoch{};
-  PlanId plan{};  // 0: of no plan, an idle rank says what it holds
+  PlanId plan{};  // 0: of no plan; a rank reports what came true meanwhile
   StageId stage{};
   absl::Status status;                // not OK: the rank cannot go on
-  std::vector<SampledToken> sampled;  // last stage only
-  std::vector<LostBlock> lost;        // the first of each request on this stage
-  std::vector<LayerUse> layers;
-  int32_t arena_used = 0;  // slots, after the step
-  std::vector<TierUse> tiers;
+  std::vector<SampledToken> sampled;  // last stage only; of one sequence, ascending
+  std::vector<LostSequence> lost;     // each sequence once on this stage
+  std::vector<LayerTraffic> traffic;
+  std::vector<ProbeAnswer> probed;   // of this plan or earlier ones
+  std::vector<FetchAnswer> fetched;  // likewise
+  int32_t slots_used = 0;            // of the device, after the step
+  int32_t frames_used = 0;           // of the host
+  std::vector<TierUse> tiers;        // below the host; empty: as in the last result
   int64_t run_us = 0;
   int64_t stall_us = 0;        // of run_us, waiting for KV
-  int64_t transfer_in_us = 0;  // transfer busy time since the last result
+  int64_t transfer_in_us = 0;  // time since the last result during which a copy to the device was under way
   int64_t transfer_out_us = 0;
   int64_t bytes_in = 0;
   int64_t bytes_out = 0;
@@ -120,17 +197,25 @@ struct StepResult {
 struct RankInfo {
   StageId stage{};
   int32_t stages = 1;
-  uint64_t incarnation = 0;
+  uint64_t incarnation = 0;  // drawn when the process starts
   std::string model_digest;
-  int32_t layers = 0;  // of the model
+  std::string numerics;  // backend and op table, "cpu/avx512bf16"
+  std::string dtype;     // of the KV
+  int32_t layers = 0;    // of the model
   int32_t layer_begin = 0;
   int32_t layer_end = 0;
+  std::vector<int32_t> windows;  // [layers]; 0: attends to all positions
+  int32_t vocab = 0;             // rows of the head
+  int32_t kv_heads = 0;          // of the model
+  int32_t head_dim = 0;
+  HeadRange heads;  // of this rank
   int32_t block_tokens = 0;
-  int32_t arena_slots = 0;
+  int32_t device_slots = 0;
+  int32_t host_frames = 0;
   int64_t slot_bytes = 0;
-  int64_t tier_bytes = 0;  // capacity below the device
+  int32_t step_tokens = 0;  // rows of the largest step it takes
   std::string transport_address;
-  std::vector<std::string> tiers;
+  std::vector<std::string> tiers;  // below the host
   friend bool operator==(const RankInfo&, const RankInfo&) = default;
 };
 

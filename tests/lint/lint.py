@@ -24,10 +24,10 @@ LAYERS = {
     "transport": {"common", "transport"},
     "model": {"common", "kernels", "checkpoint", "model"},
     "kvstore": {"common", "kernels", "transport", "kvstore", "proto/kv"},
-    "proto": {"common", "proto", "kvstore/residency_plan", "kvstore/block_key"},
+    "proto": {"common", "proto", "kvstore/layer_set", "kvstore/block_id"},
     "worker": {"common", "kernels", "model", "kvstore", "proto", "transport", "worker"},
-    "coordinator": {"common", "proto", "coordinator", "text", "checkpoint", "kvstore/residency_plan",
-                    "kvstore/residency_planner", "kvstore/block_key"},
+    "coordinator": {"common", "proto", "coordinator", "text", "checkpoint", "kvstore/layer_set",
+                    "kvstore/block_id"},
     "client": {"common", "proto", "client"},
     "cli": set(FOLDERS),
 }
@@ -46,7 +46,7 @@ SEAMS = {
         "transport/", "checkpoint/file_mapping", "text/tokenizer_files"],
 }
 
-THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|zstd|immintrin)')
+THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|sodium|zstd|immintrin)')
 GRPC = re.compile(r'#include [<"](grpc|google/protobuf)')
 GRPC_HEADERS = ("_service.h", "rank_stream.h", "grpc_status.h", "attach_stream.h")
 BANNED = re.compile(r"(?i)(manager|util|helper|handler|impl|misc)")
