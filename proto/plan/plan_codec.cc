@@ -265,6 +265,7 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
   for (const FetchAnswer& f : result.fetched) {
     v1::FetchAnswerMessage* m = out->add_fetched();
     EncodeId(f.block, m->mutable_block());
+    m->set_arrived(f.arrived.Encode());
     m->set_failed(f.failed.Encode());
   }
   out->set_slots_used(result.slots_used);
@@ -327,6 +328,7 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   for (const v1::FetchAnswerMessage& m : message.fetched()) {
     FetchAnswer& fetched = result.fetched.emplace_back();
     fetched.block = DecodeId(m.block());
+    ASSIGN_OR_RETURN(fetched.arrived, DecodeLayers(m.arrived()));
     ASSIGN_OR_RETURN(fetched.failed, DecodeLayers(m.failed()));
   }
   result.slots_used = message.slots_used();
