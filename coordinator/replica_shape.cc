@@ -29,7 +29,7 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
 absl::Status CheckCanRun(const ReplicaShape& shape, int32_t tokens, int32_t fixed_keep) {
   const int32_t blocks = shape.BlocksFor(tokens);
   if (blocks > shape.blocks) {
-    return absl::ResourceExhaustedError(
+    return absl::FailedPreconditionError(
         absl::StrCat("the request can never run: ", tokens, " tokens take ", blocks, " KV blocks, the replica holds ",
                      shape.blocks, "; raise kv.host_bytes or kv.device_bytes, or ask for fewer tokens"));
   }
@@ -40,7 +40,7 @@ absl::Status CheckCanRun(const ReplicaShape& shape, int32_t tokens, int32_t fixe
   for (const StageCapacity& stage : shape.stages) {
     const int32_t needed = SlotsNeeded(alone, keep, shape.layers, stage);
     if (needed <= stage.slots) continue;
-    return absl::ResourceExhaustedError(
+    return absl::FailedPreconditionError(
         absl::StrCat("the request can never run: ", tokens, " tokens with ", keep, " of ", shape.layers,
                      " layers kept take ", needed, " slots of the device arena of layers ", stage.layer_begin, "-",
                      stage.layer_end - 1, ", which has ", stage.slots, "; raise kv.device_bytes",

@@ -23,7 +23,7 @@ struct ReplicaShape {
 // Requires: one rank for each stage, in order, that agree on model and geometry.
 ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks);
 
-// OK if a request of `tokens` can run alone; otherwise ResourceExhausted, saying that it can never run and what to
+// OK if a request of `tokens` can run alone; otherwise FailedPrecondition, saying that it can never run and what to
 // raise.
 absl::Status CheckCanRun(const ReplicaShape& shape, int32_t tokens, int32_t fixed_keep);
 
