@@ -57,6 +57,7 @@ absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientRea
       result.finish_reason = end.reason() == v1::FINISH_REASON_LENGTH ? "length" : "stop";
       result.prompt_tokens = end.prompt_tokens();
       result.completion_tokens = end.completion_tokens();
+      result.cached_tokens = end.cached_tokens();
       result.first_token = absl::Seconds(end.first_token_seconds());
       result.total = absl::Seconds(end.total_seconds());
     }

@@ -58,6 +58,7 @@ struct ClientResult {
   std::string finish_reason;  // stop, length
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
+  int32_t cached_tokens = 0;          // of the prompt tokens; their KV was there already
   std::vector<ClientToken> logprobs;  // of each token, if asked for
   absl::Duration first_token;         // as the server measured them
   absl::Duration total;

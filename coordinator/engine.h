@@ -26,9 +26,9 @@ struct EngineLoad {
 class Engine {
  public:
   virtual ~Engine() = default;
-  // OK: the sink will get exactly one OnEnd. Otherwise the sink is never called: InvalidArgument (can never run: longer
-  // than the context; ResourceExhausted "arena too small" says which setting to raise), ResourceExhausted (queue full),
-  // Unavailable (draining, or ranks are missing).
+  // OK: the sink will get exactly one OnEnd. Otherwise the sink is never called: InvalidArgument (longer than the
+  // context), FailedPrecondition (can never run on this replica; says which setting to raise), ResourceExhausted (queue
+  // full), Unavailable (draining, or ranks are missing).
   virtual absl::Status Submit(Request request) = 0;
   // The client is gone: the request ends with Cancelled, its KV is freed. Unknown ids are ignored.
   virtual void Cancel(RequestId id) = 0;

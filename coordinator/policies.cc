@@ -1,3 +1,5 @@
+#include <string>
+
 #include "absl/strings/str_cat.h"
 #include "coordinator/scheduling_policy.h"
 
@@ -6,20 +8,20 @@ namespace {
 
 struct Row {
   absl::string_view name;
-  std::unique_ptr<SchedulingPolicy> (*make)();
+  SchedulingPolicy before;
 };
 
 // The table of scheduling policies.
 constexpr Row kPolicies[] = {
-    {"fcfs", &MakeFcfs},
+    {"fcfs", &FcfsBefore},
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SchedulingPolicy>> MakePolicy(absl::string_view name) {
+absl::StatusOr<SchedulingPolicy> FindPolicy(absl::string_view name) {
   std::string known;
   for (const Row& row : kPolicies) {
-    if (row.name == name) return row.make();
+    if (row.name == name) return row.before;
     absl::StrAppend(&known, known.empty() ? "" : ", ", row.name);
   }
   return absl::NotFoundError(absl::StrCat("sched.policy='", name, "' is not built in; known: ", known));

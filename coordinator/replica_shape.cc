@@ -1,52 +1,80 @@
 #include "coordinator/replica_shape.h"
 
 #include <algorithm>
-#include <limits>
-
-#include "absl/strings/str_cat.h"
 
 namespace interlace {
 
-ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
-  ReplicaShape shape;
-  shape.layers = ranks[0].layers;
-  shape.block_tokens = ranks[0].block_tokens;
-  shape.tiers = ranks[0].tiers;
-  int64_t blocks = std::numeric_limits<int32_t>::max();
-  for (const RankInfo& rank : ranks) {
-    shape.stages.push_back({rank.layer_begin, rank.layer_end, rank.arena_slots});
-    const int64_t held = rank.layer_end - rank.layer_begin;
-    constexpr int64_t kStoredOverhead = 256;  // header, key and index entry of a stored block
-    const int64_t below = rank.tier_bytes / (held * (rank.slot_bytes + kStoredOverhead));
-    // A block has one slot on the device at most, and one stored copy: what either holds alone can never overflow.
-    // Their sum could, since a streamed block takes both while its layer has its turn.
-    blocks = std::min(blocks, std::max(rank.arena_slots / held, below));
+void AddTo(KvAmounts* sum, const KvAmounts& more) {
+  for (size_t s = 0; s < more.size(); ++s) {
+    (*sum)[s].slots += more[s].slots;
+    (*sum)[s].frames += more[s].frames;
   }
-  shape.blocks = static_cast<int32_t>(blocks);
-  return shape;
 }
 
-absl::Status CheckCanRun(const ReplicaShape& shape, int32_t tokens, int32_t fixed_keep) {
-  const int32_t blocks = shape.BlocksFor(tokens);
-  if (blocks > shape.blocks) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the request can never run: ", tokens, " tokens take ", blocks, " KV blocks, the replica holds ",
-                     shape.blocks, "; raise kv.host_bytes or kv.device_bytes, or ask for fewer tokens"));
+void TakeFrom(KvAmounts* sum, const KvAmounts& less) {
+  for (size_t s = 0; s < less.size(); ++s) {
+    (*sum)[s].slots -= less[s].slots;
+    (*sum)[s].frames -= less[s].frames;
   }
-  const SequenceDemand alone{.blocks = blocks, .keep = -1, .computes = true};
-  const ResidencyChoice choice = PlanResidency({&alone, 1}, shape.layers, shape.stages, fixed_keep);
-  if (choice.fits) return absl::OkStatus();
-  const int32_t keep = fixed_keep < 0 ? 0 : std::min(fixed_keep, shape.layers);
-  for (const StageCapacity& stage : shape.stages) {
-    const int32_t needed = SlotsNeeded(alone, keep, shape.layers, stage);
-    if (needed <= stage.slots) continue;
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the request can never run: ", tokens, " tokens with ", keep, " of ", shape.layers,
-                     " layers kept take ", needed, " slots of the device arena of layers ", stage.layer_begin, "-",
-                     stage.layer_end - 1, ", which has ", stage.slots, "; raise kv.device_bytes",
-                     keep > 0 ? " or lower kv.keep_layers" : "", ", or ask for fewer tokens"));
+}
+
+bool Covers(const KvAmounts& room, const KvAmounts& need) {
+  for (size_t s = 0; s < need.size(); ++s) {
+    if (need[s].slots > room[s].slots || need[s].frames > room[s].frames) return false;
   }
-  return absl::InternalError("no stage is short, yet the request does not fit");
+  return true;
+}
+
+KvAmounts ReplicaShape::Slots(int64_t blocks, const LayerSet& layers) const {
+  KvAmounts amounts;
+  for (const StageShape& stage : stages) amounts.push_back({blocks * (layers & stage.layers).size(), 0});
+  return amounts;
+}
+
+KvAmounts ReplicaShape::Frames(int64_t blocks, const LayerSet& layers) const {
+  KvAmounts amounts;
+  for (const StageShape& stage : stages) amounts.push_back({0, blocks * (layers & stage.layers).size()});
+  return amounts;
+}
+
+KvAmounts ReplicaShape::Total() const {
+  KvAmounts amounts;
+  for (const StageShape& stage : stages) amounts.push_back(stage.room);
+  return amounts;
+}
+
+ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
+  const RankInfo& first = ranks[0];
+  ReplicaShape shape;
+  shape.layers = first.layers;
+  shape.all = LayerSet::Range(0, first.layers);
+  shape.block_tokens = first.block_tokens;
+  shape.vocab = first.vocab;
+  shape.slot_bytes = first.slot_bytes;
+  shape.tiers = first.tiers;
+  shape.step_tokens = first.step_tokens;
+  for (int32_t l = 0; l < first.layers; ++l) {
+    if (first.windows[l] == 0) {
+      shape.unbounded.Add(LayerId{l});
+      continue;
+    }
+    auto group = std::find_if(shape.windows.begin(), shape.windows.end(),
+                              [&](const WindowGroup& g) { return g.tokens == first.windows[l]; });
+    if (group == shape.windows.end()) group = shape.windows.insert(group, WindowGroup{first.windows[l], {}});
+    group->layers.Add(LayerId{l});
+  }
+  for (const RankInfo& rank : ranks) {
+    shape.step_tokens = std::min(shape.step_tokens, rank.step_tokens);
+    shape.stages.push_back(
+        {LayerSet::Range(rank.layer_begin, rank.layer_end), {rank.device_slots, rank.host_frames}});
+  }
+  shape.seed = {.model_digest = first.model_digest,
+                .numerics = first.numerics,
+                .dtype = first.dtype,
+                .block_tokens = first.block_tokens,
+                .kv_heads = first.kv_heads,
+                .head_dim = first.head_dim};
+  return shape;
 }
 
 }  // namespace interlace

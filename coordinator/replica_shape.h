@@ -1,30 +1,74 @@
 // ReplicaShape: what the ranks of a formed replica can hold; pure arithmetic.
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/types/span.h"
-#include "kvstore/residency_planner.h"
+#include "kvstore/block_id.h"
+#include "kvstore/layer_set.h"
 #include "proto/plan/step_plan.h"
 
 namespace interlace {
 
-struct ReplicaShape {
-  int32_t layers = 0;  // of the model
-  int32_t block_tokens = 0;
-  std::vector<StageCapacity> stages;
-  int32_t blocks = 0;  // logical blocks that fit whatever is kept, on the tightest stage
-  std::vector<std::string> tiers;
+// Room for KV on one stage: extents (one block x one layer) on the device and on the host.
+struct KvRoom {
+  int64_t slots = 0;
+  int64_t frames = 0;
+  friend bool operator==(const KvRoom&, const KvRoom&) = default;
+};
+// One for each stage, in order.
+using KvAmounts = absl::InlinedVector<KvRoom, 4>;
 
-  int32_t BlocksFor(int32_t tokens) const { return (tokens + block_tokens - 1) / block_tokens; }
+void AddTo(KvAmounts* sum, const KvAmounts& more);
+void TakeFrom(KvAmounts* sum, const KvAmounts& less);
+// Whether each of `need` is at most `room`.
+bool Covers(const KvAmounts& room, const KvAmounts& need);
+
+// One pipeline stage's layers and memory.
+struct StageShape {
+  LayerSet layers;
+  KvRoom room;
 };
 
-// Requires: one rank for each stage, in order, that agree on model and geometry.
-ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks);
+// Layers that see the last `tokens` positions only.
+struct WindowGroup {
+  int32_t tokens = 0;
+  LayerSet layers;
+};
 
-// OK if a request of `tokens` can run alone; otherwise ResourceExhausted, saying that it can never run and what to
-// raise.
-absl::Status CheckCanRun(const ReplicaShape& shape, int32_t tokens, int32_t fixed_keep);
+struct ReplicaShape {
+  int32_t layers = 0;  // of the model
+  LayerSet all;
+  LayerSet unbounded;                // layers that see all positions
+  std::vector<WindowGroup> windows;  // the others, by their window
+  int32_t block_tokens = 0;
+  int32_t vocab = 0;
+  int32_t step_tokens = 0;  // rows of the largest step that every rank takes
+  int64_t slot_bytes = 0;
+  std::vector<StageShape> stages;
+  std::vector<std::string> tiers;  // below the host
+  ChainSeed seed;                  // without salt and secret
+
+  int32_t BlocksFor(int32_t tokens) const { return (tokens + block_tokens - 1) / block_tokens; }
+  // The first block that a row at `position` sees in the group.
+  int32_t FirstSeen(const WindowGroup& group, int32_t position) const {
+    const int32_t first = position + 1 - group.tokens;
+    return first > 0 ? first / block_tokens : 0;
+  }
+  // Blocks of the group that one request needs at most at once, while chunks of `chunk_tokens` are computed.
+  int32_t MostLive(const WindowGroup& group, int32_t chunk_tokens) const {
+    return BlocksFor(group.tokens) + BlocksFor(chunk_tokens) + 2;
+  }
+  // `blocks` slots (frames) for each of `layers`, by stage.
+  KvAmounts Slots(int64_t blocks, const LayerSet& layers) const;
+  KvAmounts Frames(int64_t blocks, const LayerSet& layers) const;
+  KvAmounts Total() const;
+};
+
+// Requires: one rank for each stage, in order, that agree on model, geometry and numerics.
+ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks);
 
 }  // namespace interlace

@@ -27,6 +27,7 @@ struct RequestEnd {
   FinishReason reason = FinishReason::kStop;
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
+  int32_t cached_tokens = 0;  // of the prompt; their KV was there already
   RequestTiming timing;
 };
 
@@ -36,6 +37,9 @@ struct RequestEnd {
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
+  // That many tokens of the prompt need not be computed, since their KV is there. Before the first token, if at all;
+  // what it says counts for a request that its sink ends by a stop string, since OnEnd is not waited for then.
+  virtual void OnCached(int32_t tokens) { static_cast<void>(tokens); }
   virtual void OnTokens(absl::Span<const int32_t> tokens) = 0;  // newly accepted, in order
   // The same for one token of a request that asks for logprobs: its own score, then those of the most likely.
   virtual void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) {

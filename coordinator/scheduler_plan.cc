@@ -67,7 +67,7 @@ void Scheduler::MakeRoom() {
   }
   SequenceState& first = running.empty() ? *Ordered(Phase::kWaiting)[0] : *running[0];
   absl::Status why = CheckCanRun(*shape_, static_cast<int32_t>(first.tokens.size()), options_.fixed_keep);
-  if (why.ok()) why = absl::ResourceExhaustedError("the request's next step does not fit the replica");
+  if (why.ok()) why = absl::FailedPreconditionError("the request's next step does not fit the replica");
   Finish(first, std::move(why), FinishReason::kStop);
 }
 

@@ -2,42 +2,77 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <string>
 #include <vector>
 
 #include "common/ids.h"
-#include "coordinator/block_pool.h"
+#include "coordinator/block_directory.h"
 #include "coordinator/explanation.h"
 #include "coordinator/request.h"
 
 namespace interlace {
 
-// kWaiting: holds nothing. kRunning: holds blocks, ranks know it. kRetiring: its end is decided, a plan with it is
-// still in flight (contracts.retire: never planned again; its blocks go back when the plan is back).
-enum class Phase : uint8_t { kWaiting, kRunning, kRetiring };
+// kWaiting: no rank knows it; it may hold sealed blocks from an earlier attempt (then it is parked). kFetching: its room
+// is taken and blocks of it are on their way from the tiers. kRunning: ranks know it.
+enum class Phase : uint8_t { kWaiting, kFetching, kRunning };
 
-// Owned by the Scheduler; thread: the replica's. The trap: tokens() grows by accepted tokens only; computed counts
-// positions whose KV exists on the ranks, and never exceeds tokens().
+// What the tiers below are known to have of a waiting request's prefix.
+enum class Below : uint8_t { kUnknown, kAsked, kKnown };
+
+// Owned by the Scheduler; thread: the replica's. Positions [0, confirmed) are computed and acknowledged, positions
+// [0, scheduled) are computed or in plans. While a plan is in flight that samples, the ranks know a token more than
+// `tokens` does (pending).
 struct SequenceState {
   Request request;
   Phase phase = Phase::kWaiting;
-  std::vector<int32_t> tokens;  // prompt, then what the ledger accepted
-  int32_t computed = 0;
-  bool in_flight = false;  // in a plan whose results are not all back
-  int32_t keep = -1;       // x in force; -1: not on the device
-  Generation generation{};
-  std::vector<BlockRef> blocks;
-  std::optional<RequestEnd> end;                // kRetiring: how it will end
+  uint32_t attempt = 0;     // of its latest opening; results of others are stale
+  bool void_attempt = false;  // a step of the attempt was lost: what else comes of it counts for nothing
+  std::vector<int32_t> tokens;  // prompt, then what was accepted
+  std::vector<BlockId> ids;     // of the whole blocks of `tokens`
+  int32_t confirmed = 0;
+  int32_t scheduled = 0;
+  int32_t pending = 0;    // sampling steps in flight
+  int32_t in_flight = 0;  // plans of the attempt whose results are not all back
+  bool drafting = false;  // a step with drafts is in flight: nothing is planned until it is back
+  PlanId last_plan{};     // that it is in
+
+  // Its KV. KvPlacement alone writes these.
+  std::vector<BlockEntry*> blocks;  // sealed ones, in order: used while it runs, held while it is parked
+  LayerSet kept;                    // layers whose blocks all lie on the device
+  bool kept_changed = false;        // the ranks do not know yet
+  int32_t reserved = 0;             // blocks after the sealed ones that it has room for
+  KvAmounts charge;                 // of these
+  std::vector<int32_t> seen_from;   // by window group: the first block that it still sees
+
+  int32_t named = 0;   // blocks whose name the ranks know
+  int32_t adopted = 0;  // blocks of this attempt that others computed
+  Below below = Below::kUnknown;
+  int32_t below_blocks = 0;  // that the tiers hold after those that the replica holds
+  int32_t losses = 0;        // of a replica while it was in a plan in flight
+
   absl::Time started, first_token, last_token;  // infinite past: not yet
-  int32_t recomputed_from = 0;                  // positions below it are computed again after a loss
+  int32_t computed_before = 0;                  // positions below it were computed in an earlier attempt
+  int32_t cached_tokens = -1;                   // of the prompt, when it first started; -1: not yet
   Explanation explanation;
 
   explicit SequenceState(Request r) : request(std::move(r)), tokens(request.prompt) {}
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
-  int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_tokens(); }
-  int32_t remaining() const { return static_cast<int32_t>(tokens.size()) - computed; }
+  int32_t length() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t generated() const { return length() - prompt_tokens(); }
+  bool parked() const { return phase == Phase::kWaiting && !blocks.empty(); }
+  // Known tokens that are in no plan.
+  int32_t unscheduled() const { return length() - scheduled; }
+  // Ready for a step that makes one token of one position.
+  bool decodes() const { return unscheduled() <= 1; }
   void Note(std::string text) {
     if (explanation.notes.size() < 32) explanation.notes.push_back(std::move(text));
+  }
+};
+
+// Orders sets of sequences by request id, so that the same history gives the same order.
+struct SequenceBefore {
+  bool operator()(const SequenceState* a, const SequenceState* b) const {
+    return Value(a->request.id) < Value(b->request.id);
   }
 };
 

@@ -78,7 +78,7 @@ std::vector<int32_t> Tokenizer::EncodeAround(absl::string_view text, absl::strin
 }
 
 std::string Tokenizer::Piece(int32_t token, bool special) const {
-  CHECK(token >= 0 && token < vocab_size());
+  if (token < 0 || token >= vocab_size()) return "";
   return parts_->control[token] && !special ? std::string() : parts_->pieces[token];
 }
 

@@ -36,8 +36,9 @@ class Tokenizer {
   // With control tokens, but for those that `data` marks a byte of: it has one byte for each of `text`, not zero for
   // what came from users. What merges across such a border merges.
   std::vector<int32_t> EncodeAround(absl::string_view text, absl::string_view data) const;
-  // The bytes of one token; empty for control tokens unless `special`. Requires: a valid id. Where a space mark begins
-  // a token, its space is there even if the token begins a text; see Decode.
+  // The bytes of one token; empty for control tokens unless `special`, and for ids beyond the
+  // vocabulary: many models have more rows than their tokenizer has pieces, and one of those may be sampled. Where a
+  // space mark begins a token, its space is there even if the token begins a text; see Decode.
   std::string Piece(int32_t token, bool special = false) const;
   // A whole text: the space that some vocabularies put before every text is dropped.
   std::string Decode(absl::Span<const int32_t> tokens, bool special = false) const;

@@ -63,6 +63,11 @@ absl::Status BadField(absl::string_view field, absl::string_view why) {
   return status;
 }
 
+absl::Status ForClients(absl::Status status) {
+  if (!absl::IsFailedPrecondition(status)) return status;
+  return WithCode(absl::InvalidArgumentError(status.message()), "kv_capacity_exceeded");
+}
+
 absl::Status WithCode(absl::Status status, absl::string_view code) {
   status.SetPayload(kCode, absl::Cord(code));
   return status;

@@ -21,6 +21,9 @@ ApiError ToApiError(const absl::Status& status);
 
 // InvalidArgument "field: why" that remembers the field for `param`.
 absl::Status BadField(absl::string_view field, absl::string_view why);
+// What the engine said, as a client is told: FailedPrecondition, which the engine gives to a request that can never run
+// here, is InvalidArgument with the code kv_capacity_exceeded, since no retry helps. Others stay as they are.
+absl::Status ForClients(absl::Status status);
 // The same status, with a machine-readable `code`.
 absl::Status WithCode(absl::Status status, absl::string_view code);
 

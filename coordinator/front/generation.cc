@@ -4,7 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -145,7 +144,7 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     max_tokens.push_back(most);
   }
 
-  GenerationRun run(spec.name.empty() ? DrawName() : spec.name, static_cast<int32_t>(prompt_tokens));
+  GenerationRun run(spec.name.empty() ? DrawName() : spec.name, static_cast<int32_t>(prompt_tokens), spec.n);
   const uint64_t seed = spec.seed ? *spec.seed : Draw();
   Request shared;
   shared.max_tokens_given = spec.max_tokens.has_value();
@@ -167,11 +166,7 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     options.min_tokens = request.sampling.min_tokens;
     auto stream = std::make_shared<TextStream>(std::move(options), tokenizer_, engine_, clock_, executor, ready);
     request.sink = stream;
-    absl::Status submitted = engine_.Submit(std::move(request));
-    if (absl::IsResourceExhausted(submitted) && absl::StrContains(submitted.message(), "can never")) {
-      return WithCode(absl::InvalidArgumentError(submitted.message()), "kv_capacity_exceeded");  // no retry helps
-    }
-    RETURN_IF_ERROR(submitted);
+    RETURN_IF_ERROR(ForClients(engine_.Submit(std::move(request))));
     run.streams_.push_back(std::move(stream));
   }
   return run;

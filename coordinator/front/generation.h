@@ -41,7 +41,8 @@ struct GenerationSpec : SamplingSpec {
 // Owned by the connection; its executor's thread. Closes its streams when it dies, which cancels what has not ended.
 class GenerationRun {
  public:
-  GenerationRun(std::string name, int32_t prompt_tokens) : name_(std::move(name)), prompt_tokens_(prompt_tokens) {}
+  GenerationRun(std::string name, int32_t prompt_tokens, int32_t n)
+      : name_(std::move(name)), prompt_tokens_(prompt_tokens), n_(static_cast<size_t>(n)) {}
   GenerationRun(GenerationRun&&) = default;
   GenerationRun& operator=(GenerationRun&&) = delete;
   ~GenerationRun() {
@@ -49,12 +50,15 @@ class GenerationRun {
   }
   const std::string& name() const { return name_; }
   int32_t prompt_tokens() const { return prompt_tokens_; }  // each prompt counted once
+  // Whether the choice is the first of its prompt: it stands for the prompt where a prompt is counted once.
+  bool first_of_prompt(size_t choice) const { return choice % n_ == 0; }
   const std::vector<std::shared_ptr<TextStream>>& streams() const { return streams_; }
 
  private:
   friend class Intake;
   std::string name_;
   int32_t prompt_tokens_;
+  size_t n_;
   std::vector<std::shared_ptr<TextStream>> streams_;
 };
 

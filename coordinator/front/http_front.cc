@@ -354,6 +354,7 @@ net::awaitable<bool> HttpSession::Deliver(const OpenAiRequest& request, Generati
         --open;
         failure = event->end->status;
         choices[i].finish = event->end->reason;
+        if (run.first_of_prompt(i)) usage.cached_tokens += event->end->cached_tokens;
         if (failure.ok()) context_.intake.NoteServed(event->end->timing.total);
       }
       std::vector<ReplyToken> scored;

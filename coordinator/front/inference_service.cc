@@ -116,6 +116,7 @@ void EventWriter::Convert(TextEvent event) {
   finished->set_reason(end.reason == FinishReason::kStop ? v1::FINISH_REASON_STOP : v1::FINISH_REASON_LENGTH);
   finished->set_prompt_tokens(end.prompt_tokens);
   finished->set_completion_tokens(end.completion_tokens);
+  finished->set_cached_tokens(end.cached_tokens);
   finished->set_queue_seconds(absl::ToDoubleSeconds(end.timing.queue));
   finished->set_first_token_seconds(absl::ToDoubleSeconds(end.timing.first_token));
   finished->set_total_seconds(absl::ToDoubleSeconds(end.timing.total));

@@ -10,11 +10,15 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
+#include "coordinator/front/json_text.h"
 
 namespace interlace {
 namespace {
 
 using Json = nlohmann::json;
+
+// No field has a use for more. Values nest at most this deep from here on, so that what recurses over them is safe.
+constexpr int kDeepest = 64;
 
 // What is understood and not built in, and the values (a JSON list) that ask for nothing; null always does.
 struct Unsupported {
@@ -55,8 +59,12 @@ constexpr Unsupported kUnsupported[] = {
 };
 
 absl::StatusOr<Json> ParseObject(absl::string_view body) {
+  if (NestsDeeper(body, kDeepest)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the body nests arrays or objects deeper than ", kDeepest, " levels"));
+  }
   Json json = Json::parse(body.data(), body.data() + body.size(), nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return absl::InvalidArgumentError("the body is not valid JSON");
+  if (json.is_discarded()) return FaultOf(body);
   if (!json.is_object()) return absl::InvalidArgumentError("the body is not a JSON object");
   return json;
 }
@@ -99,8 +107,8 @@ absl::Status Read(const Json& json, const char* field, std::optional<int64_t>* o
     *out = static_cast<int64_t>(wide);
   } else if (value->is_number_integer()) {
     *out = value->get<int64_t>();
-  } else if (value->is_number_float() && std::abs(value->get<double>()) < 0x1p53 &&
-             std::trunc(value->get<double>()) == value->get<double>()) {
+  } else if (value->is_number_float() && std::trunc(value->get<double>()) == value->get<double>()) {
+    if (std::abs(value->get<double>()) >= 0x1p53) return BadField(field, "is out of range");
     *out = static_cast<int64_t>(value->get<double>());
   } else {
     return BadField(field, "must be an integer");
@@ -128,11 +136,14 @@ absl::Status Read(const Json& json, const char* field, std::string* out) {
 absl::Status ReadTexts(const Json& json, const char* field, std::vector<std::string>* out) {
   const Json* value = Member(json, field);
   if (value == nullptr) return absl::OkStatus();
-  const Json list = value->is_string() ? Json::array({*value}) : *value;
-  if (!list.is_array()) return BadField(field, "must be a string or a list of strings");
-  for (const Json& item : list) {
+  if (value->is_string()) {
+    out->push_back(value->get<std::string>());
+    return absl::OkStatus();
+  }
+  if (!value->is_array()) return BadField(field, "must be a string or a list of strings");
+  for (const Json& item : *value) {
     if (!item.is_string()) return BadField(field, "must be a string or a list of strings");
-    out->push_back(item.get<std::string>());
+    out->push_back(item.get_ref<const std::string&>());
   }
   return absl::OkStatus();
 }
@@ -261,6 +272,7 @@ absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
   spec->n = static_cast<int32_t>(n.value_or(1));
   if (seed) spec->seed = static_cast<uint64_t>(*seed);
   if (completion_tokens) spec->max_tokens = completion_tokens;
+  if (deadline_ms && *deadline_ms < 0) return BadField("deadline_ms", "must not be negative");
   if (deadline_ms) spec->deadline = absl::Milliseconds(*deadline_ms);
   return absl::OkStatus();
 }

@@ -30,7 +30,7 @@ Json UsageJson(const Usage& usage) {
   json["prompt_tokens"] = usage.prompt_tokens;
   json["completion_tokens"] = usage.completion_tokens;
   json["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
-  json["prompt_tokens_details"]["cached_tokens"] = 0;  // prefixes are not shared between requests
+  json["prompt_tokens_details"]["cached_tokens"] = usage.cached_tokens;
   return json;
 }
 

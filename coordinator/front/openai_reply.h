@@ -17,6 +17,7 @@ namespace interlace {
 struct Usage {
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
+  int32_t cached_tokens = 0;  // of the prompt tokens
 };
 
 // What every chunk and every answer of one request carries.

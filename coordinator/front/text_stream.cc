@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/front/api_error.h"
 
 namespace interlace {
 namespace {
@@ -26,6 +27,11 @@ TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engi
       executor_(&executor),
       ready_(std::move(ready)),
       first_token_(absl::InfiniteFuture()) {}
+
+void TextStream::OnCached(int32_t tokens) {
+  absl::MutexLock lock(&mutex_);
+  cached_tokens_ = tokens;
+}
 
 void TextStream::OnTokens(absl::Span<const int32_t> tokens) {
   std::vector<Pending> pending;
@@ -62,6 +68,7 @@ void TextStream::OnEnd(const RequestEnd& end) {
   {
     absl::MutexLock lock(&mutex_);
     end_ = end;
+    end_->status = ForClients(end.status);
     executor = BeginPost();
   }
   Post(executor);
@@ -161,6 +168,7 @@ RequestEnd TextStream::StoppedHere() {
     absl::MutexLock lock(&mutex_);
     finished_ = true;
     stop = !end_ && !cancelled_;
+    end.cached_tokens = end_ ? end_->cached_tokens : cached_tokens_;
     cancelled_ |= stop;
     end.timing.first_token = first_token_ - options_.arrival;
     end.timing.total = now - options_.arrival;

@@ -53,6 +53,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   TextStream(Options options, const Tokenizer& tokenizer, Engine& engine, Clock& clock, Executor& executor,
              Ready ready);
 
+  void OnCached(int32_t tokens) override;
   void OnTokens(absl::Span<const int32_t> tokens) override;
   void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override;
   void OnEnd(const RequestEnd& end) override;
@@ -100,6 +101,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   std::deque<Pending> pending_;    // protected by mutex_
   std::optional<RequestEnd> end_;  // protected by mutex_; the engine's word
   absl::Time first_token_;         // protected by mutex_; infinite future: none yet
+  int32_t cached_tokens_ = 0;      // protected by mutex_; what OnCached said
   bool posted_ = false;            // protected by mutex_
   int posting_ = 0;                // protected by mutex_; calls of Post under way
   bool overflow_ = false;          // protected by mutex_

@@ -16,7 +16,7 @@ void EncodePlan(const StepPlan& plan, v1::StepPlanMessage* out);
 void EncodeResult(const StepResult& result, v1::StepResultMessage* out);
 void EncodeRank(const RankInfo& rank, v1::Register* out);
 
-// InvalidArgument names the field that no engine of ours writes (negative positions, empty sequences, keep > layers).
+// InvalidArgument names the field that no engine of ours writes (negative positions, empty sequences, unknown kinds).
 absl::StatusOr<StepPlan> DecodePlan(const v1::StepPlanMessage& message);
 absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message);
 absl::StatusOr<RankInfo> DecodeRank(const v1::Register& message);

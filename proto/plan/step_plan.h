@@ -154,9 +154,11 @@ struct ProbeAnswer {
   friend bool operator==(const ProbeAnswer&, const ProbeAnswer&) = default;
 };
 
-// A fetched block has arrived in all layers of the rank that its move named but `failed`, where nothing is held.
+// What became of fetching one block into layers of the rank: it lies where its move said in `arrived`, and nowhere in
+// `failed`.
 struct FetchAnswer {
   BlockId block;
+  LayerSet arrived;
   LayerSet failed;
   friend bool operator==(const FetchAnswer&, const FetchAnswer&) = default;
 };

@@ -81,12 +81,12 @@ TEST(ReplicaShapeTest, SaysWhatToRaise) {
   const ReplicaShape shape = ShapeOf({{Rank(0, 1, 40, 1 << 20)}});  // 5 blocks with all layers kept
   EXPECT_OK(CheckCanRun(shape, 5 * 16, 8));
   EXPECT_THAT(CheckCanRun(shape, 6 * 16, 8),
-              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("lower kv.keep_layers")));
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("lower kv.keep_layers")));
   EXPECT_OK(CheckCanRun(shape, 32 * 16, -1));  // 8 tails and 32 blocks of one streamed layer
   EXPECT_THAT(CheckCanRun(shape, 33 * 16, -1),
-              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("can never run")));
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("can never run")));
   EXPECT_THAT(CheckCanRun(shape, 1000 * 16, -1),
-              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("kv.host_bytes")));
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("kv.host_bytes")));
 }
 
 TEST(PolicyTest, UnknownNamesListTheKnown) {

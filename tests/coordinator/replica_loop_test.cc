@@ -96,7 +96,7 @@ TEST_F(ReplicaLoopTest, RefusesWhatCanNeverRun) {
   EXPECT_THAT(Submit(0, 1), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("empty")));
   EXPECT_THAT(Submit(1, 0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_tokens=0")));
   EXPECT_THAT(Submit(64, 1),
-              StatusIs(absl::StatusCode::kResourceExhausted, AllOf(HasSubstr("never"), HasSubstr("kv.device_bytes"))));
+              StatusIs(absl::StatusCode::kFailedPrecondition, AllOf(HasSubstr("never"), HasSubstr("kv.device_bytes"))));
   EXPECT_OK(Submit(60, 4));
 }
 
@@ -111,7 +111,7 @@ TEST_F(ReplicaLoopTest, ADefaultOfMaxTokensIsLoweredToWhatFits) {
   EXPECT_EQ(end.reason, FinishReason::kLength);
   EXPECT_GE(end.completion_tokens, 12);
   EXPECT_LE(end.completion_tokens, 24);
-  EXPECT_THAT(Submit(40, 60), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("never")));
+  EXPECT_THAT(Submit(40, 60), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("never")));
 }
 
 TEST_F(ReplicaLoopTest, RefusesMoreThanMayWait) {

@@ -336,7 +336,7 @@ TEST_F(SchedulerCase, WhatASmallerReplicaCannotHoldEndsAndTheRestRuns) {
   Form(1, 100);
   const auto large = Admit(200, 2), small = Admit(10, 2);
   Form(1, 4);
-  EXPECT_THAT(large->end.value().status, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("can never run")));
+  EXPECT_THAT(large->end.value().status, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("can never run")));
   AnswerAll();
   EXPECT_OK(small->end->status);
 }

@@ -228,6 +228,9 @@ class History {
         EXPECT_GT(explanation->recomputes, options_.max_recomputes);
         EXPECT_GT(replica_.losses(), options_.max_recomputes);
         break;
+      case absl::StatusCode::kFailedPrecondition:
+        EXPECT_FALSE(CanRun(request)) << end.status;
+        break;
       case absl::StatusCode::kResourceExhausted:
         EXPECT_TRUE((explanation->recomputes > options_.max_recomputes && replica_.losses() > 0) || !CanRun(request))
             << end.status;

@@ -247,9 +247,11 @@ TEST(IntakeTest, AnotherModelIsNotFound) {
 
 TEST(IntakeTest, WhatCanNeverRunIsTheClientsErrorOthersKeepTheirCode) {
   Rig rig;
-  rig.engine.Refuse(absl::ResourceExhaustedError("the request can never run: raise kv.device_bytes"));
+  rig.engine.Refuse(absl::FailedPreconditionError("the request never fits: raise kv.device_bytes"));
   EXPECT_THAT(rig.Start(Ids(4)), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.device_bytes")));
-  rig.engine.Refuse(absl::ResourceExhaustedError("256 requests are waiting"));
+  EXPECT_EQ(ToApiError(rig.Start(Ids(4)).status()).code, "kv_capacity_exceeded");
+  // A reason counts, not the words of a message.
+  rig.engine.Refuse(absl::ResourceExhaustedError("256 requests are waiting, yours can never be the next"));
   EXPECT_THAT(rig.Start(Ids(4)), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("waiting")));
   rig.engine.Refuse(absl::UnavailableError("draining"));
   EXPECT_THAT(rig.Start(Ids(4)), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("draining")));
@@ -269,7 +271,7 @@ TEST(IntakeTest, RequestsAreExplainedByTheIdInTheAnswer) {
   explanation.name = "abc";
   rig.engine.SetExplanation(explanation);
   for (const char* name : {"abc", "chatcmpl-abc", "cmpl-abc"}) EXPECT_OK(rig.intake.Explain(name)) << name;
-  EXPECT_THAT(rig.intake.Explain("cmpl-x"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("")));
+  EXPECT_THAT(rig.intake.Explain("cmpl-x"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("no such request")));
 }
 
 }  // namespace

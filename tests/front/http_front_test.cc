@@ -184,11 +184,81 @@ TEST(HttpFrontTest, RefusalsHaveARealStatusAndOpenAisBody) {
   int64_t ms = 0;
   EXPECT_TRUE(absl::SimpleAtoi(answer.headers.at("retry-after-ms"), &ms) && ms > 0);
   EXPECT_EQ(JsonOf(answer)["error"]["type"], "rate_limit_error");
-  rig.engine.Refuse(absl::ResourceExhaustedError("the request can never run"));
+  rig.engine.Refuse(absl::FailedPreconditionError("the request can never run"));
   EXPECT_EQ(ask(R"({"prompt":"a"})").status, 400);
   rig.engine.Refuse(absl::UnavailableError("draining"));
   EXPECT_EQ(ask(R"({"prompt":"a","stream":true})").status, 503);
   EXPECT_EQ(ask(R"({"prompt":"a","deadline_ms":0})").status, 504);
+  EXPECT_EQ(ask(R"({"prompt":"a","deadline_ms":-1})").status, 400);
+}
+
+TEST(HttpFrontTest, WhatTurnsOutNeverToFitIsTheClientsErrorToo) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  for (size_t i = 0; const bool stream : {false, true}) {
+    client.Post("/v1/completions", Json{{"prompt", "a"}, {"stream", stream}}.dump());
+    const Request request = rig.engine.Await(i++);
+    request.sink->OnEnd(EndOf(request, 0, FinishReason::kStop, absl::FailedPreconditionError("raise kv.device_bytes")));
+    const HttpAnswer answer = client.Read();
+    EXPECT_EQ(answer.status, 400);
+    EXPECT_EQ(answer.headers.count("retry-after"), 0u);
+    EXPECT_EQ(JsonOf(answer)["error"]["code"], "kv_capacity_exceeded");
+  }
+}
+
+TEST(HttpFrontTest, UsageCountsTheCachedTokensOfEachPromptOnce) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  client.Post("/v1/completions", R"({"prompt":[[1,2,3,4,5],[6,7,8]],"n":2,"stop":"END"})");
+  for (size_t i = 0; i < 4; ++i) {
+    const Request request = rig.engine.Await(i);
+    const int32_t cached = i == 0 ? 3 : i == 1 ? 5 : i == 2 ? 2 : 3;
+    request.sink->OnCached(cached);
+    if (i < 2) {  // the door ends these two by itself
+      rig.Say(request, "one END two");
+    } else {
+      RequestEnd end = EndOf(request, 1);
+      end.cached_tokens = cached;
+      request.sink->OnEnd(end);
+    }
+  }
+  const Json usage = JsonOf(client.Read())["usage"];
+  EXPECT_EQ(usage["prompt_tokens"], 8);
+  EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], 3 + 2);
+}
+
+// A model may have more rows than its tokenizer has pieces; temperature or top_logprobs bring such ids up.
+TEST(HttpFrontTest, IdsBeyondTheTokenizerAreEmptyPieces) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  const int32_t beyond = TestText().tokenizer->vocab_size() + 3;
+  for (size_t i = 0; const bool stream : {false, true}) {
+    client.Post("/v1/completions", Json{{"prompt", "a"}, {"logprobs", 2}, {"stream", stream}}.dump());
+    const Request request = rig.engine.Await(i++);
+    const int32_t yes = TestText().tokenizer->Encode("yes", false).at(0);
+    request.sink->OnScoredToken(yes, {{yes, -1}, {beyond, -2}});
+    request.sink->OnScoredToken(beyond, {{beyond, -1}, {INT32_MAX, -2}, {-1, -3}});
+    request.sink->OnEnd(EndOf(request, 2));
+    const HttpAnswer answer = client.Read();
+    EXPECT_EQ(answer.status, 200);
+    EXPECT_THAT(answer.body, HasSubstr("\"text\":\"yes\""));
+  }
+}
+
+TEST(HttpFrontTest, DeepBodiesAreRefusedAtEveryDoor) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  const std::string deep = std::string(300000, '[');
+  for (const char* path : {"/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"}) {
+    for (const char* field : {"stop", "bad_words", "prompt", "messages", "tokens", "whatever"}) {
+      for (const std::string& end : {std::string(), std::string(300000, ']') + "}"}) {
+        client.Post(path, absl::StrCat("{\"prompt\":\"a\",\"", field, "\":", deep, end));
+        const HttpAnswer answer = client.Read();
+        EXPECT_EQ(answer.status, 400) << path << " " << field;
+        EXPECT_THAT(answer.body, HasSubstr("deeper")) << path << " " << field;
+      }
+    }
+  }
 }
 
 TEST(HttpFrontTest, UnknownPathsAndMethods) {

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
+#include <functional>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/front/grpc_server.h"
@@ -171,11 +173,79 @@ TEST(InferenceServiceTest, RefusalsKeepTheirCode) {
   EXPECT_EQ(ask("").error_code(), grpc::UNAVAILABLE);
   rig.engine.Refuse(absl::ResourceExhaustedError("256 requests are waiting"));
   EXPECT_EQ(ask("").error_code(), grpc::RESOURCE_EXHAUSTED);
-  rig.engine.Refuse(absl::ResourceExhaustedError("the request can never run"));
+  rig.engine.Refuse(absl::FailedPreconditionError("the request can never run"));
   EXPECT_EQ(ask("").error_code(), grpc::INVALID_ARGUMENT);
   grpc::ClientContext context;
   auto reader = rig.stub->Generate(&context, v1::GenerateRequest());
   EXPECT_EQ(reader->Finish().error_code(), grpc::INVALID_ARGUMENT);
+}
+
+// Every numeric field, and ids that no vocabulary has.
+TEST(InferenceServiceTest, BadNumbersAreRefusedByName) {
+  GrpcRig rig;
+  struct Case {
+    const char* field;
+    std::function<void(v1::GenerateRequest&)> spoil;
+  };
+  const float nan = std::nanf(""), inf = HUGE_VALF;
+  std::vector<Case> cases;
+  for (const float bad : {nan, inf, -inf, 1e38f, -5.0f}) {
+    cases.push_back({"temperature", [bad](auto& r) { r.mutable_sampling()->set_temperature(bad); }});
+    cases.push_back({"top_p", [bad](auto& r) { r.mutable_sampling()->set_top_p(bad); }});
+    cases.push_back({"min_p", [bad](auto& r) { r.mutable_sampling()->set_min_p(bad); }});
+    cases.push_back({"typical_p", [bad](auto& r) { r.mutable_sampling()->set_typical_p(bad); }});
+    cases.push_back({"repetition_penalty", [bad](auto& r) { r.mutable_sampling()->set_repetition_penalty(bad); }});
+    cases.push_back({"presence_penalty", [bad](auto& r) { r.mutable_sampling()->set_presence_penalty(bad); }});
+    cases.push_back({"frequency_penalty", [bad](auto& r) { r.mutable_sampling()->set_frequency_penalty(bad); }});
+    if (bad != -5.0f)
+      cases.push_back({"logit_bias", [bad](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[5] = bad; }});
+  }
+  for (const int32_t bad : {INT32_MIN, -2, INT32_MAX}) {
+    cases.push_back({"max_tokens", [bad](auto& r) { r.mutable_sampling()->set_max_tokens(bad); }});
+    cases.push_back({"prompt", [bad](auto& r) { r.mutable_tokens()->add_ids(bad); }});
+    cases.push_back({"stop_token_ids", [bad](auto& r) { r.mutable_sampling()->add_stop_token_ids(bad); }});
+    cases.push_back({"logit_bias", [bad](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[bad] = 1; }});
+    cases.push_back({"top_logprobs", [bad](auto& r) { r.mutable_sampling()->set_logprobs(bad); }});
+    if (bad > 0) continue;
+    cases.push_back({"top_k", [bad](auto& r) { r.mutable_sampling()->set_top_k(bad); }});
+    cases.push_back({"min_tokens", [bad](auto& r) { r.mutable_sampling()->set_min_tokens(bad); }});
+  }
+  for (const Case& c : cases) {
+    grpc::ClientContext context;
+    v1::GenerateRequest ask;
+    ask.mutable_tokens()->add_ids(5);
+    c.spoil(ask);
+    auto reader = rig.stub->Generate(&context, ask);
+    v1::GenerateEvent event;
+    EXPECT_FALSE(reader->Read(&event)) << c.field;
+    const grpc::Status status = reader->Finish();
+    EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT) << c.field << " " << status.error_message();
+    EXPECT_THAT(status.error_message(), HasSubstr(c.field));
+  }
+  EXPECT_EQ(rig.engine.submitted(), 0u);
+}
+
+TEST(InferenceServiceTest, IdsBeyondTheTokenizerAreEmptyPiecesAndCachedTokensAreTold) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  ask.mutable_sampling()->set_logprobs(1);
+  auto reader = rig.stub->Generate(&context, ask);
+  const Request request = rig.engine.Await(0);
+  const int32_t beyond = TestText().tokenizer->vocab_size();
+  request.sink->OnScoredToken(beyond, {{beyond, -1}, {INT32_MAX, -2}});
+  RequestEnd end = EndOf(request, 1);
+  end.cached_tokens = 7;
+  request.sink->OnEnd(end);
+  v1::GenerateEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.tokens().ids(0), beyond);
+  EXPECT_EQ(event.tokens().text(), "");
+  EXPECT_EQ(event.tokens().logprobs(0).top(0).id(), INT32_MAX);
+  ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.finished().cached_tokens(), 7);
+  EXPECT_TRUE(reader->Finish().ok());
 }
 
 TEST(InferenceServiceTest, AReaderThatDoesNotReadIsClosed) {

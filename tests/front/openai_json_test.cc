@@ -2,12 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "common/entropy.h"
 #include "coordinator/front/api_error.h"
+#include "coordinator/front/json_text.h"
 #include "coordinator/front/openai_reply.h"
 #include "tests/status_matchers.h"
 
@@ -91,6 +94,110 @@ TEST(ParseTest, RefusesByNameWhatItCannotHonour) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << field;
     EXPECT_EQ(ToApiError(status).param, field);
     EXPECT_OK(ParseCompletion(absl::StrCat("{\"prompt\": \"a\", \"", field, "\": null}"))) << field;
+  }
+}
+
+// Every field of both doors, and what no request may crash on.
+TEST(ParseTest, AnyFieldMayHoldAnything) {
+  const std::string deep = std::string(50000, '[') + std::string(50000, ']');
+  const std::string nested = std::string(60, '[') + std::string(60, ']');
+  const char* const kNumbers[] = {"n",
+                                  "seed",
+                                  "max_tokens",
+                                  "max_completion_tokens",
+                                  "top_k",
+                                  "min_tokens",
+                                  "deadline_ms",
+                                  "temperature",
+                                  "top_p",
+                                  "min_p",
+                                  "repetition_penalty",
+                                  "presence_penalty",
+                                  "typical_p",
+                                  "logprobs",
+                                  "frequency_penalty",
+                                  "top_logprobs",
+                                  "stop_token_ids"};
+  const char* const kOthers[] = {
+      "model",     "request_id", "cache_salt", "stream",   "stream_options", "ignore_eos", "stop",
+      "bad_words", "logit_bias", "prompt",     "messages", "tools",          "suffix",     "add_generation_prompt"};
+  const auto ask = [](bool chat, const std::string& field, const std::string& value) {
+    const bool prompt = field == "prompt" || field == "messages";
+    const std::string rest = prompt ? "" : R"("prompt":"a","messages":[{"role":"user","content":"a"}],)";
+    const std::string body = "{" + rest + "\"" + field + "\":" + value + "}";
+    return chat ? ParseChat(body).status() : ParseCompletion(body).status();
+  };
+  for (const bool chat : {false, true}) {
+    const auto used = [chat](const std::string& field) {
+      return chat ? field != "prompt"
+                  : field != "messages" && field != "top_logprobs" && field != "add_generation_prompt";
+    };
+    for (const char* field : kNumbers) {
+      for (const std::string& value : {deep, std::string("1e400"), std::string("-1e400")}) {
+        EXPECT_EQ(ask(chat, field, value).code(), absl::StatusCode::kInvalidArgument) << field;
+      }
+      EXPECT_EQ(ToApiError(ask(chat, field, "1e400")).param, field);
+      if (!used(field)) continue;
+      for (const std::string& value : {nested, std::string("{\"a\":[[]]}"), std::string("\"1\"")}) {
+        EXPECT_EQ(ToApiError(ask(chat, field, value)).param, field) << value;
+      }
+    }
+    for (const char* field :
+         {"n", "seed", "max_tokens", "max_completion_tokens", "top_k", "min_tokens", "deadline_ms"}) {
+      for (const char* value :
+           {"9223372036854775808", "18446744073709551616", "-9223372036854775809", "1e300", "1e18"}) {
+        const absl::Status status = ask(chat, field, value);
+        EXPECT_EQ(ToApiError(status).param, field) << value;
+        EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("out of range"))) << value;
+      }
+    }
+    for (const char* field : kOthers) {
+      EXPECT_EQ(ask(chat, field, deep).code(), absl::StatusCode::kInvalidArgument) << field;
+      EXPECT_EQ(ToApiError(ask(chat, field, "-1e400")).param, field);
+      if (!used(field)) continue;
+      for (const std::string& value : {nested, std::string("7"), std::string("[{\"a\":[[]]}]")}) {
+        EXPECT_EQ(ask(chat, field, value).code(), absl::StatusCode::kInvalidArgument) << field << " " << value;
+      }
+    }
+  }
+  EXPECT_THAT(ParseDetokenize("{\"tokens\":" + deep + "}"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("deeper")));
+  EXPECT_THAT(ParseTokenize("{\"prompt\":" + deep + "}"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("deeper")));
+  EXPECT_THAT(ParseCompletion("{\"prompt\":\"a\","),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("byte 15")));
+}
+
+// Against a parser that keeps count, over random JSON whose strings are full of brackets, quotes and backslashes.
+TEST(ParseTest, DepthIsExact) {
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(11);
+  const std::function<Json(int)> value = [&](int levels) -> Json {
+    if (levels == 0 || entropy->Next() % 4 == 0) {
+      std::string text;
+      for (int n = entropy->Next() % 6; n > 0; --n) text += "[]{}\"\\,x"[entropy->Next() % 8];
+      return text;
+    }
+    Json out = entropy->Next() % 2 ? Json::array() : Json::object();
+    for (int n = 1 + entropy->Next() % 3; n > 0; --n) {
+      if (out.is_array()) {
+        out.push_back(value(levels - 1));
+      } else {
+        out[std::string(1 + entropy->Next() % 3, "[}\"\\"[entropy->Next() % 4])] = value(levels - 1);
+      }
+    }
+    return out;
+  };
+  const std::function<int(const Json&)> depth = [&](const Json& json) {
+    if (!json.is_structured()) return 0;
+    int most = 0;
+    for (const Json& item : json) most = std::max(most, depth(item));
+    return 1 + most;
+  };
+  for (int round = 0; round < 2000; ++round) {
+    const Json json = value(8);
+    const std::string text = json.dump();
+    EXPECT_FALSE(NestsDeeper(text, depth(json))) << text;
+    EXPECT_TRUE(depth(json) == 0 || NestsDeeper(text, depth(json) - 1)) << text;
   }
 }
 

@@ -56,6 +56,15 @@ std::string RandomUnicode(std::mt19937& random) {
   return text;
 }
 
+TEST(TokenizerTest, IdsBeyondTheVocabularyAreEmptyPieces) {
+  const SmallTokenizer small;
+  const Tokenizer& tokenizer = *small.tokenizer;
+  for (const int32_t id : {tokenizer.vocab_size(), tokenizer.vocab_size() + 271, INT32_MAX, -1, INT32_MIN}) {
+    for (const bool special : {false, true}) EXPECT_EQ(tokenizer.Piece(id, special), "") << id;
+    EXPECT_EQ(tokenizer.Decode({'h', id, 'i'}), "hi");
+  }
+}
+
 TEST(TokenizerTest, DecodeUndoesEncode) {
   std::mt19937 random(11);
   for (const char* pre : {"smollm", "llama-bpe", "gpt-2", "default"}) {

@@ -1,0 +1,98 @@
+#include "coordinator/block_directory.h"
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "coordinator/sequence_state.h"
+
+namespace interlace {
+
+BlockEntry& BlockDirectory::Ensure(const BlockId& id, int32_t index) {
+  std::unique_ptr<BlockEntry>& entry = entries_[id];
+  if (entry == nullptr) {
+    entry = std::make_unique<BlockEntry>();
+    entry->id = id;
+    entry->index = index;
+    entry->idle = shape_.all;
+  }
+  return *entry;
+}
+
+void BlockDirectory::Count(const BlockEntry& entry, int sign) {
+  const LayerSet device = EvictableDevice(entry), host = EvictableHost(entry);
+  for (size_t s = 0; s < shape_.stages.size(); ++s) {
+    idle_room_[s].slots += sign * (device & shape_.stages[s].layers).size();
+    idle_room_[s].frames += sign * (host & shape_.stages[s].layers).size();
+  }
+}
+
+void BlockDirectory::Enlist(BlockEntry& entry, bool wanted, std::list<BlockEntry*>* list, bool* listed,
+                            std::list<BlockEntry*>::iterator* at) {
+  if (wanted == *listed) return;
+  if (wanted) {
+    *at = list->insert(list->end(), &entry);
+  } else {
+    list->erase(*at);
+  }
+  *listed = wanted;
+}
+
+template <typename Change>
+void BlockDirectory::Update(BlockEntry& entry, Change change) {
+  Count(entry, -1);
+  change();
+  Count(entry, 1);
+  Enlist(entry, !EvictableDevice(entry).empty(), &idle_on_device_, &entry.in_device_list, &entry.at_device);
+  Enlist(entry, !EvictableHost(entry).empty(), &idle_on_host_, &entry.in_host_list, &entry.at_host);
+}
+
+LayerSet BlockDirectory::IdleLayers(const BlockEntry& entry) const {
+  if (entry.users.empty()) return shape_.all;
+  LayerSet idle;
+  for (size_t g = 0; g < shape_.windows.size(); ++g) {
+    const bool seen = std::any_of(entry.users.begin(), entry.users.end(),
+                                  [&](const SequenceState* user) { return user->seen_from[g] <= entry.index; });
+    if (!seen) idle |= shape_.windows[g].layers;
+  }
+  return idle;
+}
+
+void BlockDirectory::AddUser(BlockEntry& entry, SequenceState* user) {
+  Update(entry, [&] {
+    entry.users.push_back(user);
+    entry.idle = IdleLayers(entry);
+  });
+}
+
+void BlockDirectory::RemoveUser(BlockEntry& entry, SequenceState* user) {
+  Update(entry, [&] {
+    auto it = std::find(entry.users.begin(), entry.users.end(), user);
+    CHECK_MSG(it != entry.users.end(), "a block lost a user that it did not have");
+    entry.users.erase(it);
+    entry.idle = IdleLayers(entry);
+  });
+}
+
+void BlockDirectory::FindIdle(BlockEntry& entry) {
+  const LayerSet idle = IdleLayers(entry);
+  if (idle != entry.idle) Update(entry, [&] { entry.idle = idle; });
+}
+
+void BlockDirectory::SetHolds(BlockEntry& entry, int32_t holds) {
+  Update(entry, [&] { entry.holds = holds; });
+}
+
+void BlockDirectory::SetPlaces(BlockEntry& entry, const LayerSet& device, const LayerSet& host) {
+  Update(entry, [&] {
+    entry.device = device;
+    entry.host = host;
+    entry.arriving &= device | host;
+  });
+}
+
+void BlockDirectory::Erase(BlockEntry& entry) {
+  CHECK(entry.users.empty() && entry.holds == 0 && entry.placed().empty());
+  entries_.erase(entry.id);
+}
+
+}  // namespace interlace

@@ -1,0 +1,94 @@
+// BlockDirectory: where the sealed blocks of a replica lie, as of the last plan that was made.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
+#include "coordinator/replica_shape.h"
+#include "kvstore/block_id.h"
+#include "kvstore/layer_set.h"
+
+namespace interlace {
+
+struct SequenceState;
+
+// One sealed block. Running sequences are its users; parked requests hold it. In a layer that no user sees (it has no
+// user, or lies behind their windows) it is idle: a cache, whose room may be taken.
+struct BlockEntry {
+  BlockId id;
+  int32_t index = 0;    // of the block in each sequence that has it
+  LayerSet device;      // layers in which a slot holds it
+  LayerSet host;        // layers in which a frame holds it
+  LayerSet arriving;    // layers in which it is being fetched; part of device | host
+  int32_t holds = 0;    // parked requests that count on it: it may leave the device, but not be forgotten
+  PlanId sealed_in{};   // the plan that named it; 0: fetched
+  absl::InlinedVector<SequenceState*, 1> users;
+
+  LayerSet placed() const { return device | host; }
+
+ private:
+  friend class BlockDirectory;
+  LayerSet idle;  // layers that no user sees
+  bool in_device_list = false, in_host_list = false;
+  std::list<BlockEntry*>::iterator at_device, at_host;
+};
+
+// Entries live until Erase; a pointer stays valid that long. Owned by KvPlacement; thread: the replica's.
+class BlockDirectory {
+ public:
+  explicit BlockDirectory(const ReplicaShape& shape) : shape_(shape), idle_room_(shape.stages.size()) {}
+
+  BlockEntry* Find(const BlockId& id) const {
+    auto it = entries_.find(id);
+    return it == entries_.end() ? nullptr : it->second.get();
+  }
+  // The entry of the id, new and placed nowhere if there was none.
+  BlockEntry& Ensure(const BlockId& id, int32_t index);
+  void AddUser(BlockEntry& entry, SequenceState* user);
+  // A block that its last user leaves becomes the last to be evicted.
+  void RemoveUser(BlockEntry& entry, SequenceState* user);
+  void SetHolds(BlockEntry& entry, int32_t holds);
+  // Where the block lies from now on; its room was charged by the caller.
+  void SetPlaces(BlockEntry& entry, const LayerSet& device, const LayerSet& host);
+  // A user moved on: layers whose window it left may have become idle.
+  void FindIdle(BlockEntry& entry);
+  // Requires: no user, no hold, no place.
+  void Erase(BlockEntry& entry);
+
+  // Entries with idle layers on the device, and those with layers on the host that nobody needs there; the first is to be
+  // evicted first.
+  const std::list<BlockEntry*>& idle_on_device() const { return idle_on_device_; }
+  const std::list<BlockEntry*>& idle_on_host() const { return idle_on_host_; }
+  LayerSet EvictableDevice(const BlockEntry& entry) const { return entry.device & entry.idle; }
+  // A frame beside a slot may go too, whoever uses the block.
+  LayerSet EvictableHost(const BlockEntry& entry) const {
+    return entry.holds > 0 ? LayerSet() : entry.host & (entry.idle | entry.device);
+  }
+  // The room of all of these.
+  const KvAmounts& idle_room() const { return idle_room_; }
+  size_t size() const { return entries_.size(); }
+  template <typename Body>
+  void ForEach(Body body) const {
+    for (const auto& [id, entry] : entries_) body(*entry);
+  }
+
+ private:
+  // Changes an entry between taking it off the account of idle room and putting it back.
+  template <typename Change>
+  void Update(BlockEntry& entry, Change change);
+  void Count(const BlockEntry& entry, int sign);
+  static void Enlist(BlockEntry& entry, bool wanted, std::list<BlockEntry*>* list, bool* listed,
+                     std::list<BlockEntry*>::iterator* at);
+  LayerSet IdleLayers(const BlockEntry& entry) const;
+
+  const ReplicaShape& shape_;
+  absl::flat_hash_map<BlockId, std::unique_ptr<BlockEntry>> entries_;
+  std::list<BlockEntry*> idle_on_device_, idle_on_host_;
+  KvAmounts idle_room_;
+};
+
+}  // namespace interlace

@@ -1,0 +1,331 @@
+// KvPlacement: prefixes and the life of a sequence. Room is made in kv_room.cc.
+#include "coordinator/kv_placement.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+
+namespace interlace {
+
+KvPlacement::KvPlacement(ReplicaShape shape, const Options& options)
+    : shape_(std::move(shape)), options_(options), budget_(shape_.Total()), directory_(shape_) {}
+
+// ---- arithmetic
+
+KvAmounts KvPlacement::TailCharge(const LayerSet& kept, int32_t reserved, absl::Span<const int32_t> live) const {
+  const LayerSet streamed = shape_.all - kept;
+  KvAmounts charge = shape_.Slots(kTailBlocks, streamed);
+  AddTo(&charge, shape_.Slots(reserved, kept & shape_.unbounded));
+  AddTo(&charge, shape_.Frames(reserved, streamed & shape_.unbounded));
+  for (size_t g = 0; g < shape_.windows.size(); ++g) {
+    const WindowGroup& group = shape_.windows[g];
+    const int32_t most = std::max(0, shape_.MostLive(group, options_.chunk_tokens) - live[g]);
+    AddTo(&charge, shape_.Slots(std::min(reserved, most), kept & group.layers));
+    AddTo(&charge, shape_.Frames(std::min(reserved, most), streamed & group.layers));
+  }
+  return charge;
+}
+
+KvAmounts KvPlacement::TailCharge(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const {
+  absl::InlinedVector<int32_t, 2> live;
+  for (int32_t from : sequence.seen_from) live.push_back(static_cast<int32_t>(sequence.blocks.size()) - from);
+  return TailCharge(kept, reserved, live);
+}
+
+KvAmounts KvPlacement::RingNeed(const LayerSet& kept, int64_t blocks) const {
+  KvAmounts ring;
+  for (const StageShape& stage : shape_.stages) ring.push_back({kept.Contains(stage.layers) ? 0 : blocks, 0});
+  return ring;
+}
+
+LayerSet KvPlacement::Seen(const SequenceState& sequence, int32_t block) const {
+  LayerSet seen = shape_.unbounded;
+  for (size_t g = 0; g < shape_.windows.size(); ++g) {
+    if (block >= sequence.seen_from[g]) seen |= shape_.windows[g].layers;
+  }
+  return seen;
+}
+
+void KvPlacement::SetSeenFrom(SequenceState& sequence, int32_t position) const {
+  sequence.seen_from.clear();
+  for (const WindowGroup& group : shape_.windows) sequence.seen_from.push_back(shape_.FirstSeen(group, position));
+}
+
+absl::Status KvPlacement::CheckCanRun(const ReplicaShape& shape, const Options& options, int32_t tokens) {
+  const KvPlacement alone(shape, options);
+  const int32_t blocks = shape.BlocksFor(tokens);
+  const std::vector<int32_t> live(shape.windows.size(), 0);
+  const int32_t most = options.fixed_keep < 0 ? shape.layers : std::min(options.fixed_keep, shape.layers);
+  const int32_t least = options.fixed_keep < 0 ? 0 : most;
+  std::string why;
+  for (int32_t x = most; x >= least; --x) {
+    const LayerSet kept = LayerSet::Interleaved(x, shape.layers);
+    KvAmounts need = alone.TailCharge(kept, blocks, live);
+    AddTo(&need, alone.RingNeed(kept, blocks));
+    if (Covers(shape.Total(), need)) return absl::OkStatus();
+    for (size_t s = 0; s < need.size() && x == least; ++s) {
+      const KvRoom& room = shape.stages[s].room;
+      if (need[s].slots > room.slots) {
+        why = absl::StrCat(need[s].slots, " device slots of stage ", s, ", which has ", room.slots,
+                           "; raise kv.device_bytes", x > 0 ? " or lower kv.keep_layers" : "");
+      } else if (need[s].frames > room.frames) {
+        why = absl::StrCat(need[s].frames, " host frames of stage ", s, ", which has ", room.frames,
+                           "; raise kv.host_bytes or kv.device_bytes");
+      }
+    }
+  }
+  return absl::FailedPreconditionError(absl::StrCat("the request can never run: ", tokens, " tokens with ", least,
+                                                    " of ", shape.layers, " layers kept take ", why,
+                                                    ", or ask for fewer tokens"));
+}
+
+// ---- prefixes
+
+int32_t KvPlacement::Match(const SequenceState& sequence, int32_t most, PlanId now) const {
+  most = std::min(most, static_cast<int32_t>(sequence.ids.size()));
+  std::vector<LayerSet> placed;
+  for (int32_t b = 0; b < most; ++b) {
+    const BlockEntry* entry = directory_.Find(sequence.ids[b]);
+    if (entry == nullptr || entry->sealed_in == now || !entry->arriving.empty()) break;
+    if (!entry->placed().Contains(shape_.unbounded)) break;
+    placed.push_back(entry->placed());
+  }
+  // A row after the first n blocks sees the last ones of them in windowed layers.
+  for (auto n = static_cast<int32_t>(placed.size()); n > 0; --n) {
+    const auto complete = [&](const WindowGroup& group) {
+      for (int32_t b = shape_.FirstSeen(group, n * shape_.block_tokens); b < n; ++b) {
+        if (!placed[b].Contains(group.layers)) return false;
+      }
+      return true;
+    };
+    if (std::all_of(shape_.windows.begin(), shape_.windows.end(), complete)) return n;
+  }
+  return 0;
+}
+
+bool KvPlacement::Arriving(const SequenceState& sequence, int32_t block) const {
+  if (block >= static_cast<int32_t>(sequence.ids.size())) return false;
+  const BlockEntry* entry = directory_.Find(sequence.ids[block]);
+  return entry != nullptr && !entry->arriving.empty();
+}
+
+// ---- the life of a sequence
+
+bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetched, int32_t spare) {
+  const std::vector<BlockEntry*> held = std::exchange(sequence.blocks, {});
+  SetSeenFrom(sequence, (adopted + fetched) * shape_.block_tokens);
+  std::vector<int64_t> lacking(shape_.layers);  // [layer] seen blocks that no slot holds
+  for (int32_t b = 0; b < adopted + fetched; ++b) {
+    BlockEntry& entry = directory_.Ensure(sequence.ids[b], b);
+    directory_.AddUser(entry, &sequence);
+    sequence.blocks.push_back(&entry);
+    (Seen(sequence, b) - entry.device).ForEach([&](LayerId l) { ++lacking[Value(l)]; });
+  }
+  std::vector<int64_t> nowhere(shape_.layers);  // [layer] of these, blocks that no frame holds either: to be fetched
+  for (int32_t b = adopted; b < adopted + fetched; ++b) {
+    (Seen(sequence, b) - sequence.blocks[b]->placed()).ForEach([&](LayerId l) { ++nowhere[Value(l)]; });
+  }
+  const int32_t total = shape_.BlocksFor(sequence.length());
+  const int32_t reserved = total - adopted - fetched;
+  KvAmounts room = Obtainable();
+  TakeFrom(&room, shape_.Slots(spare, shape_.all));
+
+  const int32_t most = options_.fixed_keep < 0 ? shape_.layers : std::min(options_.fixed_keep, shape_.layers);
+  const int32_t least = options_.fixed_keep < 0 ? 0 : most;
+  for (int32_t x = most; x >= least; --x) {
+    const LayerSet kept = LayerSet::Interleaved(x, shape_.layers);
+    KvAmounts need = TailCharge(sequence, kept, reserved);
+    for (int32_t l = 0; l < shape_.layers; ++l) {
+      const LayerSet layer = LayerSet::Range(l, l + 1);
+      if (lacking[l] > 0 && kept.Has(LayerId{l})) AddTo(&need, shape_.Slots(lacking[l], layer));
+      if (nowhere[l] > 0 && !kept.Has(LayerId{l})) AddTo(&need, shape_.Frames(nowhere[l], layer));
+    }
+    KvAmounts with_ring = need;
+    for (size_t s = 0; s < need.size(); ++s) {
+      const int64_t ring = RingNeed(kept, total)[s].slots;
+      with_ring[s].slots += std::max<int64_t>(0, ring - budget_.RingOf(s));
+    }
+    if (!Covers(room, with_ring) || !Obtain(need)) continue;
+    budget_.Give(need);  // taken below, piece by piece
+    for (BlockEntry* entry : held) directory_.SetHolds(*entry, entry->holds - 1);
+    for (BlockEntry* entry : held) EraseIfGone(*entry);
+    sequence.reserved = reserved;
+    sequence.charge = TailCharge(sequence, kept, reserved);
+    CHECK(budget_.Try(sequence.charge));
+    SetKept(sequence, kept);
+    for (int32_t b = 0; b < adopted + fetched; ++b) {
+      BlockEntry& entry = *sequence.blocks[b];
+      const LayerSet seen = Seen(sequence, b), to_device = (seen & kept) - entry.device;
+      const LayerSet from_host = to_device & entry.host, missing = (seen - kept) - entry.placed();
+      Place(entry, entry.device | to_device, entry.host | missing);
+      Move(entry, MoveKind::kCopyIn, from_host);
+      Move(entry, MoveKind::kFetchDevice, to_device - from_host);
+      Move(entry, MoveKind::kFetchHost, missing);
+      entry.arriving |= (to_device - from_host) | missing;
+    }
+    FindFloor();
+    return true;
+  }
+  for (size_t b = sequence.blocks.size(); b-- > 0;) {
+    directory_.RemoveUser(*sequence.blocks[b], &sequence);
+    EraseIfGone(*sequence.blocks[b]);
+  }
+  sequence.blocks = held;
+  return false;
+}
+
+bool KvPlacement::Reserve(SequenceState& sequence, int32_t end) {
+  const int32_t needed = shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size());
+  return needed <= sequence.reserved || Recharge(sequence, sequence.kept, needed);
+}
+
+bool KvPlacement::Stream(const SequenceState& sequence, int32_t end, PlanId plan) {
+  if (sequence.kept == shape_.all) return true;
+  auto [it, fresh] = rings_.try_emplace(plan, KvAmounts(shape_.stages.size()));
+  KvAmounts ring = it->second;
+  AddTo(&ring, RingNeed(sequence.kept, shape_.BlocksFor(end)));
+  for (size_t s = 0; s < ring.size(); ++s) {  // the cache gives way to a ring
+    const int64_t more = ring[s].slots - budget_.RingOf(s);
+    if (more <= 0) continue;
+    KvAmounts need(ring.size());
+    need[s].slots = more;
+    if (!Covers(Obtainable(), need)) return false;
+    FreeSlots(need);
+  }
+  if (!budget_.TryRing(plan, ring)) return false;
+  it->second = ring;
+  return true;
+}
+
+void KvPlacement::EndPlan(PlanId plan) {
+  if (rings_.erase(plan) > 0) budget_.EndRing(plan);
+}
+
+bool KvPlacement::PassWindows(SequenceState& sequence, int32_t start) {
+  bool moved = false;
+  for (size_t g = 0; g < shape_.windows.size(); ++g) {
+    const int32_t first =
+        std::min(shape_.FirstSeen(shape_.windows[g], start), static_cast<int32_t>(sequence.blocks.size()));
+    for (int32_t& from = sequence.seen_from[g]; from < first; moved = true) {
+      directory_.FindIdle(*sequence.blocks[from++]);
+    }
+  }
+  return !moved || Recharge(sequence, sequence.kept, sequence.reserved);
+}
+
+void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
+  while (static_cast<int32_t>(sequence.blocks.size()) < count) {
+    const auto index = static_cast<int32_t>(sequence.blocks.size());
+    CHECK_MSG(sequence.reserved > 0, "a block is sealed that no room was reserved for");
+    BlockEntry& entry = directory_.Ensure(sequence.ids[index], index);
+    const LayerSet device = entry.device | sequence.kept;
+    const LayerSet host = entry.host | ((shape_.all - sequence.kept) - entry.placed());
+    budget_.Give(sequence.charge);  // a reserved block becomes a sealed one: never more than before
+    sequence.blocks.push_back(&entry);
+    sequence.charge = TailCharge(sequence, sequence.kept, --sequence.reserved);
+    directory_.AddUser(entry, &sequence);
+    entry.sealed_in = plan;
+    Place(entry, device, host);
+    CHECK_MSG(budget_.Try(sequence.charge), "contracts.kv-budget: sealing took more than was reserved");
+  }
+}
+
+void KvPlacement::Park(SequenceState& sequence) {
+  const std::vector<BlockEntry*> blocks = sequence.blocks;
+  for (BlockEntry* entry : blocks) directory_.SetHolds(*entry, entry->holds + 1);
+  Release(sequence);
+  sequence.blocks = blocks;
+}
+
+void KvPlacement::Release(SequenceState& sequence) {
+  // The deepest blocks are evicted first: what comes before them is of use without them.
+  for (size_t b = sequence.blocks.size(); b-- > 0;) {
+    BlockEntry& entry = *sequence.blocks[b];
+    if (sequence.phase == Phase::kWaiting) {
+      directory_.SetHolds(entry, entry.holds - 1);
+    } else {
+      directory_.RemoveUser(entry, &sequence);
+    }
+    EraseIfGone(entry);
+  }
+  sequence.blocks.clear();
+  budget_.Give(sequence.charge);
+  sequence.charge.clear();
+  sequence.reserved = 0;
+  sequence.kept = {};
+  sequence.kept_changed = false;
+  if (streaming_.erase(&sequence) > 0) FindFloor();
+}
+
+// ---- faults and answers
+
+void KvPlacement::Forget(BlockEntry& entry) {
+  Move(entry, MoveKind::kDropDevice, entry.device);
+  Move(entry, MoveKind::kDropHost, entry.host);
+  Place(entry, {}, {});
+  EraseIfGone(entry);
+}
+
+void KvPlacement::OnFetched(const FetchAnswer& answer) {
+  BlockEntry* entry = directory_.Find(answer.block);
+  if (entry == nullptr) return;  // forgotten meanwhile
+  const LayerSet failed = answer.failed & entry->arriving;
+  entry->arriving -= answer.arrived | answer.failed;
+  Place(*entry, entry->device - failed, entry->host - failed);
+}
+
+int32_t KvPlacement::SettleFetched(SequenceState& sequence) {
+  int32_t whole = 0;
+  const auto blocks = static_cast<int32_t>(sequence.blocks.size());
+  while (whole < blocks && sequence.blocks[whole]->placed().Contains(Seen(sequence, whole))) ++whole;
+  if (whole == blocks) return whole;
+  // With fewer blocks a row stands farther to the left and sees others; rather than reason, start anew without them.
+  return -1;
+}
+
+std::vector<BlockMove> KvPlacement::TakeMoves() { return std::exchange(moves_, {}); }
+
+// ---- pieces
+
+void KvPlacement::Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host) {
+  KvAmounts before = shape_.Slots(1, entry.device);
+  AddTo(&before, shape_.Frames(1, entry.host));
+  KvAmounts after = shape_.Slots(1, device);
+  AddTo(&after, shape_.Frames(1, host));
+  budget_.Give(before);
+  CHECK_MSG(budget_.Try(after), "contracts.kv-budget: a block was placed where no room had been made");
+  directory_.SetPlaces(entry, device, host);
+}
+
+void KvPlacement::Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers) {
+  if (!layers.empty()) moves_.push_back({entry.id, kind, layers});
+}
+
+void KvPlacement::EraseIfGone(BlockEntry& entry) {
+  if (entry.users.empty() && entry.holds == 0 && entry.placed().empty()) directory_.Erase(entry);
+}
+
+void KvPlacement::SetKept(SequenceState& sequence, const LayerSet& kept) {
+  sequence.kept = kept;
+  sequence.kept_changed = true;
+  if (kept == shape_.all) {
+    streaming_.erase(&sequence);
+  } else {
+    streaming_.insert(&sequence);
+  }
+}
+
+void KvPlacement::FindFloor() {
+  KvAmounts floor(shape_.stages.size());
+  for (const SequenceState* sequence : streaming_) {
+    const KvAmounts need = RingNeed(sequence->kept, static_cast<int64_t>(sequence->blocks.size()) + sequence->reserved);
+    for (size_t s = 0; s < need.size(); ++s) floor[s].slots = std::max(floor[s].slots, need[s].slots);
+  }
+  budget_.SetFloor(std::move(floor));
+}
+
+}  // namespace interlace

@@ -1,0 +1,132 @@
+// KvPlacement: where the KV of a replica's requests lies, on device and host.
+#pragma once
+
+#include <set>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "coordinator/block_directory.h"
+#include "coordinator/kv_budget.h"
+#include "coordinator/replica_shape.h"
+#include "coordinator/sequence_state.h"
+#include "proto/plan/step_plan.h"
+
+namespace interlace {
+
+// Sole writer of the directory, the budget and the KV fields of sequences. Each call takes effect at once in these, and
+// on the ranks with the next plan, which carries the moves that the calls asked for (TakeMoves). Owned by the Scheduler
+// while the replica is formed; thread: the replica's. It is pure: no time, no chance.
+//
+// What a sequence is charged: each sealed block with its places, once however many use it; for blocks that are reserved
+// and not sealed, a slot in each kept layer and a frame in each streamed one, and kTailBlocks slots in each streamed
+// layer for what has no name yet. A streamed layer's blocks pass through the ring of its plan.
+class KvPlacement {
+ public:
+  struct Options {
+    int32_t fixed_keep = -1;  // layers that every request keeps; -1: as many as fit
+    int32_t chunk_tokens = 256;
+  };
+  KvPlacement(ReplicaShape shape, const Options& options);
+
+  // OK if a request of `tokens` can run alone; otherwise FailedPrecondition says that it can never run, and what to
+  // raise.
+  static absl::Status CheckCanRun(const ReplicaShape& shape, const Options& options, int32_t tokens);
+
+  // How many of the sequence's whole blocks, from the first on and at most `most`, lie in every layer where a row after
+  // them needs them. Those that `now` names do not count: no plan before it has sealed them.
+  int32_t Match(const SequenceState& sequence, int32_t most, PlanId now) const;
+  // Whether a block of the sequence is on its way from the tiers, for whichever request asked first.
+  bool Arriving(const SequenceState& sequence, int32_t block) const;
+
+  // ---- the life of a sequence
+  // Gives a waiting sequence the first `adopted` blocks, room for `fetched` ones after them, which the moves fetch, and
+  // room for the rest of its tokens, with as many layers kept as fit (none is a number too). `spare` blocks must be left
+  // in every layer of every stage. False, and nothing has changed, if there is no room.
+  bool Start(SequenceState& sequence, int32_t adopted, int32_t fetched, int32_t spare);
+  // Room for positions [0, end), given by the cache where nothing is free.
+  bool Reserve(SequenceState& sequence, int32_t end);
+  // Room in the plan's ring for what of the sequence streams while positions up to `end` are computed.
+  bool Stream(const SequenceState& sequence, int32_t end, PlanId plan);
+  // Blocks that lie behind the windows of a row at `start` become cache in these layers.
+  bool PassWindows(SequenceState& sequence, int32_t start);
+  // Its first `count` blocks are sealed once `plan` is executed.
+  void Seal(SequenceState& sequence, int32_t count, PlanId plan);
+  // The sequence stops running; its sealed blocks are held, and leave the device only when room is wanted.
+  void Park(SequenceState& sequence);
+  // It uses and holds nothing any more.
+  void Release(SequenceState& sequence);
+  void EndPlan(PlanId plan);
+
+  // ---- room
+  // Lowers the layers that running sequences keep, few at a time, the largest holder first, until the sequence could
+  // Reserve [0, end). False if it still could not; nothing is lowered if that shows beforehand.
+  bool LowerFor(const SequenceState& sequence, int32_t end, absl::Span<SequenceState* const> running);
+  // Whether parking these would let the sequence Reserve [0, end).
+  bool ParkingHelps(const SequenceState& sequence, int32_t end, absl::Span<SequenceState* const> victims) const;
+  // Raises what a running sequence keeps by as many layers as fit while `spare` blocks are left, moving at most
+  // `most_extents`. True if it changed.
+  bool Raise(SequenceState& sequence, int32_t spare, int64_t most_extents);
+  const std::set<SequenceState*, SequenceBefore>& streaming() const { return streaming_; }
+
+  // ---- faults and answers
+  // The block's bytes are in doubt: it lies nowhere any more.
+  void Forget(BlockEntry& entry);
+  void OnFetched(const FetchAnswer& answer);
+  // Of a sequence whose fetches are all answered: how many blocks, from the first on, are there. What comes after is
+  // given up, and room for it is reserved again; -1 if there is none.
+  int32_t SettleFetched(SequenceState& sequence);
+
+  std::vector<BlockMove> TakeMoves();
+  const ReplicaShape& shape() const { return shape_; }
+  const KvBudget& budget() const { return budget_; }
+  const BlockDirectory& directory() const { return directory_; }
+  void CheckInvariants(absl::Span<SequenceState* const> sequences) const;
+
+ private:
+  static constexpr int32_t kTailBlocks = 2;  // one that is full and not named yet, and the next
+
+  KvAmounts TailCharge(const LayerSet& kept, int32_t reserved, absl::Span<const int32_t> live) const;
+  KvAmounts TailCharge(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const;
+  KvAmounts RingNeed(const LayerSet& kept, int64_t blocks) const;
+  // Layers in which a row of the sequence sees the block.
+  LayerSet Seen(const SequenceState& sequence, int32_t block) const;
+  LayerSet KeptByUsers(const BlockEntry& entry, const SequenceState* but) const;
+  void SetSeenFrom(SequenceState& sequence, int32_t position) const;
+
+  // What is free and what is cache.
+  KvAmounts Obtainable() const;
+  // Takes `need`, out of the cache where nothing is free. False, and nothing has changed, if that is not enough.
+  bool Obtain(const KvAmounts& need);
+  void FreeSlots(const KvAmounts& need);
+  void FreeFrames(const KvAmounts& need);
+  // Makes room for frames of `layers` besides `need`, without touching `but`.
+  bool FramesFor(const LayerSet& layers, const BlockEntry* but, const KvAmounts& need);
+  void EvictFromDevice(BlockEntry& entry, const KvAmounts& need);
+  void EvictFromHost(BlockEntry& entry);
+  // What the ring must grow by, so that a sequence can stream `blocks` blocks.
+  KvAmounts RingGrowth(const LayerSet& kept, int64_t blocks) const;
+  // What more a sequence takes in order to have `kept` and `reserved`, its ring included.
+  KvAmounts Growth(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const;
+  bool Recharge(SequenceState& sequence, const LayerSet& kept, int32_t reserved);
+  KvAmounts CostOfLowering(const SequenceState& sequence, const LayerSet& layers) const;
+  LayerSet LayersToLower(const SequenceState& sequence, size_t stage) const;
+  void Lower(SequenceState& sequence, const LayerSet& layers);
+  bool RaiseLayer(SequenceState& sequence, LayerId layer, int32_t spare, int64_t* extents);
+
+  void Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host);  // charges or frees the difference
+  void Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers);
+  void EraseIfGone(BlockEntry& entry);
+  void SetKept(SequenceState& sequence, const LayerSet& kept);
+  void FindFloor();
+
+  const ReplicaShape shape_;
+  const Options options_;
+  KvBudget budget_;
+  BlockDirectory directory_;
+  std::set<SequenceState*, SequenceBefore> streaming_;  // running sequences that do not keep all layers
+  std::map<PlanId, KvAmounts> rings_;                   // of plans being made or in flight
+  std::vector<BlockMove> moves_;
+};
+
+}  // namespace interlace
