@@ -22,10 +22,11 @@ absl::StatusOr<std::unique_ptr<BlockFetches>> BlockFetches::Create(const Options
   return fetches;
 }
 
-void BlockFetches::Start(const BlockId& block, bool to_device, LayerSet failed, std::vector<Part> parts) {
+void BlockFetches::Start(const BlockId& block, bool to_device, LayerSet had, LayerSet failed,
+                         std::vector<Part> parts) {
   const uint64_t id = ++last_;
   Fetch& fetch = fetches_[id];
-  fetch = {block, to_device, false, failed, std::move(parts)};
+  fetch = {block, to_device, false, had, failed, std::move(parts)};
   const size_t count = fetch.parts.size();
   const OpFence fence = to_device && count > 0 ? backend_.copies().Mark() : nullptr;
   {
@@ -118,7 +119,9 @@ std::vector<BlockFetches::Arrived> BlockFetches::TakeArrived() {
   for (uint64_t id : whole) {
     const auto it = fetches_.find(id);
     Fetch& fetch = it->second;
-    if (!fetch.forgotten) arrived.push_back({fetch.block, fetch.to_device, fetch.failed, std::move(fetch.parts)});
+    if (!fetch.forgotten) {
+      arrived.push_back({fetch.block, fetch.to_device, fetch.arrived, fetch.failed, std::move(fetch.parts)});
+    }
     fetches_.erase(it);
   }
   return arrived;

@@ -45,20 +45,22 @@ class BlockFetches {
     bool wanted = true;  // false: dropped meanwhile
     absl::Status status;
   };
-  void Start(const BlockId& block, bool to_device, LayerSet failed, std::vector<Part> parts);
+  void Start(const BlockId& block, bool to_device, LayerSet arrived, LayerSet failed, std::vector<Part> parts);
   // A drop of the place that the fetch would make, in these layers.
   void Drop(const BlockId& block, bool to_device, const LayerSet& layers);
   // Fetches that are done, each once.
   struct Arrived {
     BlockId block;
     bool to_device = false;
-    LayerSet failed;  // layers that had failed before they started
+    LayerSet arrived;  // layers that had their place before, or failed, when the fetch began
+    LayerSet failed;
     std::vector<Part> parts;
   };
   std::vector<Arrived> TakeArrived();
 
   struct Fetched {
     BlockId block;
+    LayerSet arrived;
     LayerSet failed;
   };
   struct Probed {
@@ -79,7 +81,7 @@ class BlockFetches {
     BlockId block;
     bool to_device = false;
     bool forgotten = false;
-    LayerSet failed;
+    LayerSet arrived, failed;
     std::vector<Part> parts;
   };
   struct Waiting {  // for a staging frame

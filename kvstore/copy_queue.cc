@@ -56,6 +56,11 @@ void CopyQueue::Await() {
   mutex_.Await(absl::Condition(this, &CopyQueue::DoneOrIdle));
 }
 
+bool CopyQueue::Busy() const {
+  absl::MutexLock lock(&mutex_);
+  return under_way_ > 0;
+}
+
 CopyStats CopyQueue::Stats() const {
   absl::MutexLock lock(&mutex_);
   return stats_;

@@ -66,6 +66,7 @@ class CopyQueue {
   void Submit(std::vector<CopyJob> jobs, OpFence fence);
   // Moves the jobs that are done to the end of *done; false iff there are none.
   bool Reap(std::vector<CopyDone>* done);
+  bool Busy() const;  // a job that Reap will see is under way
   // Waits until Reap has something to give, or nothing is under way.
   void Await();
   CopyStats Stats() const;

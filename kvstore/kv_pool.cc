@@ -57,7 +57,8 @@ void KvPool::Reset() {
   std::vector<SharedBlock*> all;
   for (auto& [id, block] : blocks_) all.push_back(block.get());
   for (SharedBlock* block : all) ForLayers(block, layers_, [](LayerId) {});
-  while (!blocks_.empty()) Await();  // what copies hold
+  Drain();
+  CHECK_MSG(blocks_.empty(), "a block outlived the copies that held it");
 }
 
 // ---- the table ----
@@ -206,6 +207,13 @@ void KvPool::Poll() {
 void KvPool::Await() {
   Flush();
   copies_->Await();
+  Poll();
+}
+
+void KvPool::Drain() {
+  do {
+    Await();
+  } while (copies_->Busy());
   Poll();
 }
 
@@ -364,12 +372,12 @@ void KvPool::DropHost(const BlockId& id, const LayerSet& layers) {
 }
 
 void KvPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device) {
-  LayerSet failed;
+  LayerSet arrived, failed;
   std::vector<BlockFetches::Part> parts;
   (layers & layers_).ForEach([&](LayerId layer) {
     if (SharedBlock* const block = Find(id); block != nullptr) {
       const BlockPlace& place = PlaceOf(block, layer);
-      if (to_device ? place.on_device : place.on_host) return;
+      if (to_device ? place.on_device : place.on_host) return arrived.Add(layer);
     }
     BlockFetches::Part part;
     part.layer = layer;
@@ -388,7 +396,7 @@ void KvPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device) {
       parts.push_back(std::move(part));
     }
   });
-  fetches_->Start(id, to_device, failed, std::move(parts));
+  fetches_->Start(id, to_device, arrived, failed, std::move(parts));
 }
 
 void KvPool::Probe(RequestId request, std::vector<BlockId> blocks) { fetches_->Probe(request, std::move(blocks)); }
@@ -412,9 +420,10 @@ void KvPool::Land(BlockFetches::Arrived& arrived) {
     (arrived.to_device ? place.on_device : place.on_host) = true;
     place.offered = true;
     place.corrupt = false;
+    arrived.arrived.Add(part.layer);
     Settle(block, part.layer);
   }
-  fetched_.push_back({arrived.block, arrived.failed});
+  fetched_.push_back({arrived.block, arrived.arrived, arrived.failed});
   EraseIfIdle(block);
 }
 

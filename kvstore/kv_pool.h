@@ -115,6 +115,9 @@ class KvPool {
   // Poll, after waiting for a copy if any is under way.
   void Await();
 
+  // Await until no copy is under way.
+  void Drain();
+
   // ---- answers ----
   using Fetched = BlockFetches::Fetched;
   using Probed = BlockFetches::Probed;

@@ -229,7 +229,7 @@ void LayerPager::Close(StepResult* result) {
 
 void LayerPager::Report(StepResult* result) {
   pool_.Poll();
-  for (const KvPool::Fetched& f : pool_.TakeFetched()) result->fetched.push_back({f.block, f.failed});
+  for (const KvPool::Fetched& f : pool_.TakeFetched()) result->fetched.push_back({f.block, f.arrived, f.failed});
   for (const KvPool::Probed& p : pool_.TakeProbed()) result->probed.push_back({p.request, p.blocks});
   result->slots_used = pool_.arena().used();
   result->frames_used = pool_.frames().used();
