@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -28,6 +29,7 @@ struct MakerOptions {
   int32_t names_late = 0;    // blocks are named so many plans after they are full
   int32_t drafts = 0;        // guesses in each plan; `guesses` says which
   uint64_t moves = 0;        // seed of random parks, promotions and changes of `kept`; 0: none
+  std::function<void()> after_plan;  // runs after each plan, if set
   // The tokens of each request's output as the guesses see them; a wrong guess is truncated.
   std::vector<std::vector<int32_t>> guesses;
 };
@@ -69,6 +71,7 @@ class PlanMaker {
         running.push_back(&s);
       }
       Commit(running, Execute(plan));
+      if (options.after_plan) options.after_plan();
     }
     StepPlan plan = Next();
     for (const Stream& s : streams) plan.releases.push_back({s.id, {}});
