@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <deque>
-#include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -127,38 +125,33 @@ class TierStack::Worker {
   template <typename Event>
   void Submit(Event event, bool last = false) {
     const absl::Time now = clock_.Now();
-    TransferActions actions;
     absl::MutexLock lock(&mutex_);
-    event(core_, std::max(now, now_), &actions);
     now_ = std::max(now, now_);
-    for (TransferAction& action : actions) actions_.push_back(std::move(action));
+    event(core_, now_, &actions_);
     stopping_ |= last;
   }
 
   // ---- Thread: kv-tiers.
 
   void Run() {
-    while (std::optional<TransferAction> action = Next()) {
-      std::visit([this](auto& a) { Do(a); }, *action);
+    for (TransferActions actions = Next(); !actions.empty(); actions = Next()) {
+      for (TransferAction& action : actions) std::visit([this](auto& a) { Do(a); }, action);
     }
   }
 
-  // Waits for an action; meanwhile deadlines end fetches. Empty: closed and nothing is left to do.
-  std::optional<TransferAction> Next() {
+  // Waits for actions; meanwhile deadlines end fetches. Empty: closed and nothing is left to do.
+  TransferActions Next() {
+    TransferActions actions;
     while (true) {
-      Submit([](TransferCore& core, absl::Time now, TransferActions* actions) { core.OnTime(now, actions); });
+      Submit([](TransferCore& core, absl::Time now, TransferActions* to) { core.OnTime(now, to); });
       absl::MutexLock lock(&mutex_);
       const absl::Time until = core_.NextDeadline();
       const auto due = [this, until]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
         return stopping_ || !actions_.empty() || core_.NextDeadline() < until;
       };
       if (!due()) mutex_.AwaitWithTimeout(absl::Condition(&due), until - now_);
-      if (!actions_.empty()) {
-        TransferAction action = std::move(actions_.front());
-        actions_.pop_front();
-        return action;
-      }
-      if (stopping_) return std::nullopt;
+      actions.swap(actions_);
+      if (!actions.empty() || stopping_) return actions;
     }
   }
 
@@ -255,8 +248,9 @@ class TierStack::Worker {
         key.layer = LayerId{layer - 1};
       }
     }
-    if (faults_.Fires("kv.swap_request") && last_read_.layer == key.layer) key = last_read_;
-    last_read_ = asked;
+    const auto other = last_read_.find(asked.layer);
+    if (other != last_read_.end() && other->second != asked && faults_.Fires("kv.swap_request")) key = other->second;
+    last_read_[asked.layer] = asked;
     return key;
   }
 
@@ -264,11 +258,11 @@ class TierStack::Worker {
   Clock& clock_;
   FaultPoints& faults_;
   std::vector<std::unique_ptr<KvTier>> tiers_;
-  BlockKey last_read_;  // of the thread
+  absl::flat_hash_map<LayerId, BlockKey> last_read_;  // of the thread; for kv.swap_request
 
   mutable absl::Mutex mutex_;
   TransferCore core_ ABSL_GUARDED_BY(mutex_);
-  std::deque<TransferAction> actions_ ABSL_GUARDED_BY(mutex_);
+  TransferActions actions_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<FetchId, OpenFetch> fetches_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<ProbeId, ProbeDone> probes_ ABSL_GUARDED_BY(mutex_);
   absl::Time now_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();  // of the last event

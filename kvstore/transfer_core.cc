@@ -68,7 +68,7 @@ void TransferCore::Fetch(FetchId fetch, const BlockKey& key, absl::Time deadline
   const Waiter waiter{fetch, deadline};
   if (deadline <= now) {
     ++stats_.missing;
-    actions->push_back(FetchEnded{fetch, absl::DeadlineExceededError("the fetch came too late")});
+    actions->emplace_back(FetchEnded{fetch, absl::DeadlineExceededError("the fetch came too late")});
     return;
   }
   deadlines_.insert({deadline, static_cast<uint64_t>(fetch)});
@@ -141,7 +141,7 @@ void TransferCore::OnGetAnswered(TierCall call, std::vector<absl::StatusOr<Share
     if (absl::IsDataLoss(answers[i].status())) {
       read.damaged = true;
       ++stats_.corrupt;
-      actions->push_back(TierDrop{read.tier, key});
+      actions->emplace_back(TierDrop{read.tier, key});
     }
     ++read.tier;
     Advance(key, now, actions);
@@ -154,7 +154,7 @@ void TransferCore::StartLanding(const BlockKey& key, Read& read, TransferActions
   read.landing = std::exchange(read.waiters, {});
   Land land{key, {}, read.bytes};
   for (const Waiter& waiter : read.landing) land.fetches.push_back(waiter.fetch);
-  actions->push_back(std::move(land));
+  actions->emplace_back(std::move(land));
 }
 
 void TransferCore::OnLanded(const BlockKey& key, const absl::Status& status, absl::Time now,
@@ -175,7 +175,7 @@ void TransferCore::OnLanded(const BlockKey& key, const absl::Status& status, abs
   ++stats_.corrupt;
   read.damaged = true;
   read.bytes = nullptr;
-  if (read.tier >= 0) actions->push_back(TierDrop{read.tier, key});
+  if (read.tier >= 0) actions->emplace_back(TierDrop{read.tier, key});
   for (const Waiter& waiter : std::exchange(read.landing, {})) {
     if (now < waiter.deadline) {
       read.waiters.push_back(waiter);
@@ -205,7 +205,7 @@ void TransferCore::EndFetch(const Waiter& waiter, const absl::Status& status, Tr
   } else if (absl::IsNotFound(status) || absl::IsDeadlineExceeded(status)) {
     ++stats_.missing;
   }
-  actions->push_back(FetchEnded{waiter.fetch, status});
+  actions->emplace_back(FetchEnded{waiter.fetch, status});
 }
 
 absl::Time TransferCore::NextDeadline() const {
@@ -253,7 +253,7 @@ void TransferCore::Pump(int t, TransferActions* actions) {
     }
     ++tier.gets_under_way;
     gets_[get.call] = {t, get.keys};
-    actions->push_back(std::move(get));
+    actions->emplace_back(std::move(get));
   }
   while (tier.puts_under_way < options_.most_calls && !tier.puts.empty()) {
     TierPut put{t, NewCall(), {}};
@@ -265,7 +265,7 @@ void TransferCore::Pump(int t, TransferActions* actions) {
     }
     ++tier.puts_under_way;
     puts_[put.call] = std::move(state);
-    actions->push_back(std::move(put));
+    actions->emplace_back(std::move(put));
   }
 }
 
@@ -292,7 +292,7 @@ void TransferCore::AdvanceProbe(ProbeState probe, absl::Time now, TransferAction
   const bool all = std::find(probe.held.begin(), probe.held.end(), false) == probe.held.end();
   if (all || probe.tier == options_.tiers) {
     const auto first_missing = std::find(probe.held.begin(), probe.held.end(), false) - probe.held.begin();
-    actions->push_back(ProbeEnded{probe.probe, static_cast<int32_t>(first_missing / probe.layers)});
+    actions->emplace_back(ProbeEnded{probe.probe, static_cast<int32_t>(first_missing / probe.layers)});
     return;
   }
   TierProbe ask{probe.tier, NewCall(), {}};
@@ -303,7 +303,7 @@ void TransferCore::AdvanceProbe(ProbeState probe, absl::Time now, TransferAction
     ask.keys.push_back(probe.keys[i]);
   }
   probes_[ask.call] = std::move(probe);
-  actions->push_back(std::move(ask));
+  actions->emplace_back(std::move(ask));
 }
 
 void TransferCore::OnProbeAnswered(TierCall call, const std::vector<bool>& held, absl::Time now,
@@ -323,7 +323,7 @@ void TransferCore::Stop(TransferActions* actions) {
       for (const Waiter& waiter : *waiters) EndFetch(waiter, absl::CancelledError("the tiers are closing"), actions);
     }
   }
-  for (auto& [call, probe] : std::exchange(probes_, {})) actions->push_back(ProbeEnded{probe.probe, 0});
+  for (auto& [call, probe] : std::exchange(probes_, {})) actions->emplace_back(ProbeEnded{probe.probe, 0});
   puts_.clear();
   gets_.clear();
   offered_.clear();

@@ -6,7 +6,6 @@
 #include <map>
 #include <utility>
 
-#include "absl/synchronization/notification.h"
 #include "common/entropy.h"
 #include "common/thread.h"
 #include "kvstore/block_codec.h"
@@ -14,49 +13,6 @@
 #include "tests/status_matchers.h"
 
 namespace interlace {
-
-StoredBlock Stored(const BlockKey& key, int32_t index, size_t payload_bytes) {
-  return {key, index, EncodeBlock(key, Payload(key, payload_bytes))};
-}
-
-std::vector<BlockKey> KeysOf(const std::vector<StoredBlock>& blocks) {
-  std::vector<BlockKey> keys;
-  for (const StoredBlock& block : blocks) keys.push_back(block.key);
-  return keys;
-}
-
-std::vector<absl::Status> PutAll(KvTier& tier, std::vector<StoredBlock> blocks) {
-  absl::Notification done;
-  std::vector<absl::Status> statuses;
-  tier.Put(std::move(blocks), [&](std::vector<absl::Status> answer) {
-    statuses = std::move(answer);
-    done.Notify();  // twice would abort
-  });
-  done.WaitForNotification();
-  return statuses;
-}
-
-std::vector<absl::StatusOr<SharedBytes>> GetAll(KvTier& tier, std::vector<BlockKey> keys) {
-  absl::Notification done;
-  std::vector<absl::StatusOr<SharedBytes>> answers;
-  tier.Get(std::move(keys), [&](std::vector<absl::StatusOr<SharedBytes>> answer) {
-    answers = std::move(answer);
-    done.Notify();
-  });
-  done.WaitForNotification();
-  return answers;
-}
-
-std::vector<bool> ProbeAll(KvTier& tier, std::vector<BlockKey> keys) {
-  absl::Notification done;
-  std::vector<bool> held;
-  tier.Probe(std::move(keys), [&](std::vector<bool> answer) {
-    held = std::move(answer);
-    done.Notify();
-  });
-  done.WaitForNotification();
-  return held;
-}
 
 namespace {
 

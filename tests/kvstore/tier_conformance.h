@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kvstore/tier/tier.h"
+#include "tests/kvstore/tier_calls.h"
 
 namespace interlace {
 
@@ -31,13 +32,5 @@ struct TierCase {
 inline void PrintTo(const TierCase& tier_case, std::ostream* out) { *out << tier_case.name; }
 
 class TierConformance : public testing::TestWithParam<TierCase> {};
-
-// Calls that wait for the answer.
-std::vector<absl::Status> PutAll(KvTier& tier, std::vector<StoredBlock> blocks);
-std::vector<absl::StatusOr<SharedBytes>> GetAll(KvTier& tier, std::vector<BlockKey> keys);
-std::vector<bool> ProbeAll(KvTier& tier, std::vector<BlockKey> keys);
-
-StoredBlock Stored(const BlockKey& key, int32_t index, size_t payload_bytes);
-std::vector<BlockKey> KeysOf(const std::vector<StoredBlock>& blocks);
 
 }  // namespace interlace

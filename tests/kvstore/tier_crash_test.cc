@@ -13,7 +13,7 @@
 #include "tests/kvstore/blocks.h"
 #include "tests/kvstore/faulty_files.h"
 #include "tests/kvstore/folder.h"
-#include "tests/kvstore/tier_conformance.h"
+#include "tests/kvstore/tier_calls.h"
 #include "tests/status_matchers.h"
 #include "tests/transport/child_process.h"
 #include "tests/transport/waiting.h"

@@ -212,13 +212,13 @@ TEST(RocksdbTierTest, TheCallerDoesNoIo) {
 TEST(RocksdbTierTest, TheFolderStaysWithinItsBound) {
   for (const bool drop : {false, true}) {
     const Folder folder;
-    constexpr int64_t kBound = 16 << 20;
+    constexpr int64_t kBound = kLeast;
     auto tier = *MakeRocksdbTier({.rocksdb_dir = folder.path(), .rocksdb_bytes = kBound});
     auto entropy = MakeSeededEntropy(drop);
     int64_t largest = 0, written = 0;
     int refused = 0, puts = 0;
     std::vector<BlockKey> held;
-    while (written < 8 * kBound) {
+    while (written < 5 * kBound) {
       std::vector<StoredBlock> blocks;
       for (int b = 0; b < 16; ++b) {
         blocks.push_back(Stored(Key(1, 0, ++puts), 0, 1000 + entropy->Next() % 60000));
