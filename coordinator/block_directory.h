@@ -20,12 +20,12 @@ struct SequenceState;
 // user, or lies behind their windows) it is idle: a cache, whose room may be taken.
 struct BlockEntry {
   BlockId id;
-  int32_t index = 0;    // of the block in each sequence that has it
-  LayerSet device;      // layers in which a slot holds it
-  LayerSet host;        // layers in which a frame holds it
-  LayerSet arriving;    // layers in which it is being fetched; part of device | host
-  int32_t holds = 0;    // parked requests that count on it: it may leave the device, but not be forgotten
-  PlanId sealed_in{};   // the plan that named it; 0: fetched
+  int32_t index = 0;   // of the block in each sequence that has it
+  LayerSet device;     // layers in which a slot holds it
+  LayerSet host;       // layers in which a frame holds it
+  LayerSet arriving;   // layers in which it is being fetched; part of device | host
+  int32_t holds = 0;   // parked requests that count on it: it may leave the device, but not be forgotten
+  PlanId sealed_in{};  // the plan that named it; 0: fetched
   absl::InlinedVector<SequenceState*, 1> users;
 
   LayerSet placed() const { return device | host; }
@@ -59,8 +59,8 @@ class BlockDirectory {
   // Requires: no user, no hold, no place.
   void Erase(BlockEntry& entry);
 
-  // Entries with idle layers on the device, and those with layers on the host that nobody needs there; the first is to be
-  // evicted first.
+  // Entries with idle layers on the device, and those with layers on the host that nobody needs there; the first is to
+  // be evicted first.
   const std::list<BlockEntry*>& idle_on_device() const { return idle_on_device_; }
   const std::list<BlockEntry*>& idle_on_host() const { return idle_on_host_; }
   LayerSet EvictableDevice(const BlockEntry& entry) const { return entry.device & entry.idle; }

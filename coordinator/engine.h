@@ -16,7 +16,8 @@ struct EngineLoad {
   int32_t ranks = 0;
   int32_t running = 0;
   int32_t waiting = 0;
-  int32_t blocks_held = 0;
+  int32_t blocks_held = 0;    // block-sized pieces of device and host memory in use by requests
+  int32_t blocks_cached = 0;  // sealed blocks that no request uses
   int32_t blocks = 0;
   bool draining = false;
 };

@@ -12,10 +12,10 @@ namespace interlace {
 
 struct LayerExplanation {
   int32_t stage = 0;
-  bool kept = false;                 // mode at the last step
-  int32_t blocks_device = 0;         // after the last step
-  std::vector<int32_t> blocks_tier;  // after the last step
-  int64_t bytes_in = 0;              // over the request's life, towards the device
+  bool kept = false;
+  int32_t blocks_device = 0;  // sealed blocks, now
+  int32_t blocks_host = 0;
+  int64_t bytes_in = 0;  // over the request's life, towards the device
   int64_t bytes_out = 0;
   int64_t stall_us = 0;
 };

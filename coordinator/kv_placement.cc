@@ -258,6 +258,7 @@ void KvPlacement::Release(SequenceState& sequence) {
   sequence.reserved = 0;
   sequence.kept = {};
   sequence.kept_changed = false;
+  changed_.erase(&sequence);
   if (streaming_.erase(&sequence) > 0) FindFloor();
 }
 
@@ -278,13 +279,17 @@ void KvPlacement::OnFetched(const FetchAnswer& answer) {
   Place(*entry, entry->device - failed, entry->host - failed);
 }
 
-int32_t KvPlacement::SettleFetched(SequenceState& sequence) {
-  int32_t whole = 0;
-  const auto blocks = static_cast<int32_t>(sequence.blocks.size());
-  while (whole < blocks && sequence.blocks[whole]->placed().Contains(Seen(sequence, whole))) ++whole;
-  if (whole == blocks) return whole;
-  // With fewer blocks a row stands farther to the left and sees others; rather than reason, start anew without them.
-  return -1;
+bool KvPlacement::Whole(const SequenceState& sequence) const {
+  for (size_t b = 0; b < sequence.blocks.size(); ++b) {
+    if (!sequence.blocks[b]->placed().Contains(Seen(sequence, static_cast<int32_t>(b)))) return false;
+  }
+  return true;
+}
+
+LayerSet KvPlacement::TakeKept(SequenceState& sequence) {
+  changed_.erase(&sequence);
+  sequence.kept_changed = false;
+  return sequence.kept;
 }
 
 std::vector<BlockMove> KvPlacement::TakeMoves() { return std::exchange(moves_, {}); }
@@ -312,6 +317,7 @@ void KvPlacement::EraseIfGone(BlockEntry& entry) {
 void KvPlacement::SetKept(SequenceState& sequence, const LayerSet& kept) {
   sequence.kept = kept;
   sequence.kept_changed = true;
+  changed_.insert(&sequence);
   if (kept == shape_.all) {
     streaming_.erase(&sequence);
   } else {

@@ -41,8 +41,8 @@ class KvPlacement {
 
   // ---- the life of a sequence
   // Gives a waiting sequence the first `adopted` blocks, room for `fetched` ones after them, which the moves fetch, and
-  // room for the rest of its tokens, with as many layers kept as fit (none is a number too). `spare` blocks must be left
-  // in every layer of every stage. False, and nothing has changed, if there is no room.
+  // room for the rest of its tokens, with as many layers kept as fit (none is a number too). `spare` blocks must be
+  // left in every layer of every stage. False, and nothing has changed, if there is no room.
   bool Start(SequenceState& sequence, int32_t adopted, int32_t fetched, int32_t spare);
   // Room for positions [0, end), given by the cache where nothing is free.
   bool Reserve(SequenceState& sequence, int32_t end);
@@ -73,11 +73,13 @@ class KvPlacement {
   // The block's bytes are in doubt: it lies nowhere any more.
   void Forget(BlockEntry& entry);
   void OnFetched(const FetchAnswer& answer);
-  // Of a sequence whose fetches are all answered: how many blocks, from the first on, are there. What comes after is
-  // given up, and room for it is reserved again; -1 if there is none.
-  int32_t SettleFetched(SequenceState& sequence);
+  // Whether all blocks of a running sequence lie wherever it sees them.
+  bool Whole(const SequenceState& sequence) const;
 
   std::vector<BlockMove> TakeMoves();
+  // Sequences whose kept layers changed since the ranks heard of them; TakeKept takes one out.
+  std::vector<SequenceState*> Changed() const { return {changed_.begin(), changed_.end()}; }
+  LayerSet TakeKept(SequenceState& sequence);
   const ReplicaShape& shape() const { return shape_; }
   const KvBudget& budget() const { return budget_; }
   const BlockDirectory& directory() const { return directory_; }
@@ -125,7 +127,8 @@ class KvPlacement {
   KvBudget budget_;
   BlockDirectory directory_;
   std::set<SequenceState*, SequenceBefore> streaming_;  // running sequences that do not keep all layers
-  std::map<PlanId, KvAmounts> rings_;                   // of plans being made or in flight
+  std::set<SequenceState*, SequenceBefore> changed_;
+  std::map<PlanId, KvAmounts> rings_;  // of plans being made or in flight
   std::vector<BlockMove> moves_;
 };
 

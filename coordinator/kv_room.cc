@@ -283,10 +283,10 @@ void KvPlacement::CheckInvariants(absl::Span<SequenceState* const> sequences) co
     AddTo(&taken, sequence->charge);
     for (size_t b = 0; b < sequence->blocks.size(); ++b) {
       const BlockEntry& entry = *sequence->blocks[b];
-      CHECK_MSG(entry.index == static_cast<int32_t>(b), "contracts.blocks: a block lies at another place of a sequence");
-      CHECK_MSG(sequence->phase == Phase::kWaiting
-                    ? entry.holds > 0
-                    : std::count(entry.users.begin(), entry.users.end(), sequence) == 1,
+      CHECK_MSG(entry.index == static_cast<int32_t>(b),
+                "contracts.blocks: a block lies at another place of a sequence");
+      CHECK_MSG(sequence->phase == Phase::kWaiting ? entry.holds > 0
+                                                   : std::count(entry.users.begin(), entry.users.end(), sequence) == 1,
                 "contracts.blocks: a sequence's block does not know it");
     }
   }

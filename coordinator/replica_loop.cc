@@ -9,11 +9,11 @@
 
 namespace interlace {
 
-ReplicaLoop::ReplicaLoop(const Options& options, std::unique_ptr<SchedulingPolicy> policy, Clock& clock,
-                         std::unique_ptr<Entropy> entropy, Metrics& metrics, PlanChannel& channel)
+ReplicaLoop::ReplicaLoop(const Options& options, SchedulingPolicy policy, Clock& clock, Metrics& metrics,
+                         PlanChannel& channel)
     : options_(options),
       clock_(clock),
-      scheduler_(options.scheduler, std::move(policy), clock, std::move(entropy), metrics, channel),
+      scheduler_(options.scheduler, policy, clock, metrics, channel),
       inbox_(65536),
       thread_("scheduler", [this] { Run(); }) {}
 
@@ -53,6 +53,7 @@ void ReplicaLoop::Handle(Event event) {
     scheduler_.Stop(stopped->id);
   } else if (Formed* formed = std::get_if<Formed>(&event)) {
     scheduler_.OnFormed(formed->epoch, formed->ranks);
+    formed_ = true;
   } else if (Lost* lost = std::get_if<Lost>(&event)) {
     scheduler_.OnLost(lost->why);
   } else if (StepResult* result = std::get_if<StepResult>(&event)) {
@@ -66,7 +67,12 @@ void ReplicaLoop::Handle(Event event) {
 void ReplicaLoop::Publish() {
   absl::MutexLock lock(&mutex_);
   load_ = scheduler_.Load();
-  shape_ = scheduler_.shape();
+  if (scheduler_.shape() == nullptr) {
+    shape_.reset();
+  } else if (!shape_ || formed_) {
+    shape_ = *scheduler_.shape();
+  }
+  formed_ = false;
 }
 
 absl::Status ReplicaLoop::Submit(Request request) {
@@ -74,27 +80,10 @@ absl::Status ReplicaLoop::Submit(Request request) {
     absl::MutexLock lock(&mutex_);
     if (draining_) return absl::UnavailableError("the server is draining");
     if (!shape_) return absl::UnavailableError("no replica is ready: ranks are still loading or lost");
-    if (load_.waiting + submitted_ >= options_.max_waiting) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          load_.waiting + submitted_, " requests are waiting (sched.max_waiting=", options_.max_waiting, ")"));
-    }
-    const int32_t prompt = static_cast<int32_t>(request.prompt.size());
-    if (prompt == 0) return absl::InvalidArgumentError("the prompt is empty");
-    if (request.max_tokens < 1) {
-      return absl::InvalidArgumentError(absl::StrCat("max_tokens=", request.max_tokens, " must be at least 1"));
-    }
-    if (prompt >= options_.scheduler.context) {
-      return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt, " tokens, the context is ",
-                                                     options_.scheduler.context, ", one of which must be left"));
-    }
-    request.max_tokens = std::min(request.max_tokens, options_.scheduler.context - prompt);
-    const int32_t keep = options_.scheduler.fixed_keep;
-    absl::Status can_run = CheckCanRun(*shape_, prompt + request.max_tokens, keep);
-    while (!can_run.ok() && !request.max_tokens_given && request.max_tokens > 1) {
-      request.max_tokens /= 2;  // a default; the client did not ask for that many
-      can_run = CheckCanRun(*shape_, prompt + request.max_tokens, keep);
-    }
-    RETURN_IF_ERROR(can_run);
+    const AdmissionLimits limits{options_.scheduler.context,
+                                 options_.max_waiting,
+                                 {options_.scheduler.fixed_keep, options_.scheduler.chunk_tokens}};
+    RETURN_IF_ERROR(Admit(*shape_, limits, load_.waiting + submitted_, &request));
     ++submitted_;
   }
   if (inbox_.Push(std::move(request))) return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include "common/bounded_queue.h"
 #include "common/config.h"
 #include "common/thread.h"
+#include "coordinator/admission.h"
 #include "coordinator/engine.h"
 #include "coordinator/scheduler.h"
 
@@ -24,8 +25,7 @@ class ReplicaLoop final : public Engine {
     int32_t ranks = 1;
     int32_t max_waiting = 256;
   };
-  ReplicaLoop(const Options& options, std::unique_ptr<SchedulingPolicy> policy, Clock& clock,
-              std::unique_ptr<Entropy> entropy, Metrics& metrics, PlanChannel& channel);
+  ReplicaLoop(const Options& options, SchedulingPolicy policy, Clock& clock, Metrics& metrics, PlanChannel& channel);
   ~ReplicaLoop() override;
 
   absl::Status Submit(Request request) override;
@@ -71,6 +71,7 @@ class ReplicaLoop final : public Engine {
   Clock& clock_;
   Scheduler scheduler_;
   BoundedQueue<Event> inbox_;
+  bool formed_ = false;  // since the last Publish; the loop's thread
 
   absl::Mutex mutex_;
   EngineLoad load_;                    // protected by mutex_

@@ -65,8 +65,7 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
   }
   for (const RankInfo& rank : ranks) {
     shape.step_tokens = std::min(shape.step_tokens, rank.step_tokens);
-    shape.stages.push_back(
-        {LayerSet::Range(rank.layer_begin, rank.layer_end), {rank.device_slots, rank.host_frames}});
+    shape.stages.push_back({LayerSet::Range(rank.layer_begin, rank.layer_end), {rank.device_slots, rank.host_frames}});
   }
   shape.seed = {.model_digest = first.model_digest,
                 .numerics = first.numerics,

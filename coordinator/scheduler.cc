@@ -1,4 +1,5 @@
-// Scheduler: events, deadlines, ends. Plans are made in scheduler_plan.cc, results taken in scheduler_commit.cc.
+// Scheduler: events, deadlines, ends. Plans are made in scheduler_plan.cc and scheduler_start.cc, results taken in
+// scheduler_commit.cc.
 #include "coordinator/scheduler.h"
 
 #include <algorithm>
@@ -10,26 +11,27 @@
 
 namespace interlace {
 
-Scheduler::Scheduler(const Options& options, std::unique_ptr<SchedulingPolicy> policy, Clock& clock,
-                     std::unique_ptr<Entropy> entropy, Metrics& metrics, PlanChannel& channel)
+bool Scheduler::PolicyOrder::operator()(const SequenceState* a, const SequenceState* b) const {
+  const RequestView left{a->request.id, a->request.arrival, a->request.deadline};
+  const RequestView right{b->request.id, b->request.arrival, b->request.deadline};
+  if (before(left, right)) return true;
+  return !before(right, left) && left.request < right.request;
+}
+
+Scheduler::Scheduler(const Options& options, SchedulingPolicy policy, Clock& clock, Metrics& metrics,
+                     PlanChannel& channel)
     : options_(options),
-      policy_(std::move(policy)),
       clock_(clock),
-      entropy_(std::move(entropy)),
       metrics_(metrics),
-      channel_(channel) {}
+      channel_(channel),
+      waiting_(PolicyOrder{policy}),
+      running_(PolicyOrder{policy}) {}
 
 Scheduler::~Scheduler() {
-  in_flight_.clear();
-  for (auto& [id, sequence] : sequences_) sequence->in_flight = false;
   while (!sequences_.empty()) {
-    const auto& [id, sequence] = *sequences_.begin();
-    if (sequence->phase == Phase::kRetiring) {
-      Retire(id);  // how it ends was decided before
-    } else {
-      Finish(*sequence, absl::CancelledError("the coordinator stops"), FinishReason::kStop);
-    }
+    Finish(*sequences_.begin()->second, absl::CancelledError("the coordinator stops"), FinishReason::kStop);
   }
+  Deliver();
 }
 
 void Scheduler::RunOnce() {
@@ -37,95 +39,115 @@ void Scheduler::RunOnce() {
   WatchRanks();
   while (std::optional<StepPlan> plan = Plan()) {
     channel_.Send(*plan);
-    in_flight_.emplace(plan->id, InFlight{*plan, clock_.Now(), {}});
+    const PlanId id = plan->id;
+    in_flight_.emplace(id, InFlight{*std::move(plan), clock_.Now(), {}});
   }
-  const EngineLoad load = Load();
-  metrics_.Set("vllm:num_requests_running", load.running);
-  metrics_.Set("vllm:num_requests_waiting", load.waiting);
-  metrics_.Set("interlace_kv_blocks_held", load.blocks_held);
-  metrics_.Set("vllm:kv_cache_usage_perc", load.blocks > 0 ? static_cast<double>(load.blocks_held) / load.blocks : 0);
+  Deliver();
 }
 
+// ---- events
+
 void Scheduler::Admit(Request request) {
+  metrics_.prompt_tokens.Add(static_cast<double>(request.prompt.size()));
+  deadlines_.emplace(request.deadline, request.id);
   const RequestId id = request.id;
-  metrics_.Add("vllm:prompt_tokens_total", static_cast<double>(request.prompt.size()));
-  ledger_.Open(id);
   auto sequence = std::make_unique<SequenceState>(std::move(request));
   sequence->started = sequence->first_token = sequence->last_token = absl::InfinitePast();
   sequence->explanation.name = sequence->request.name;
+  if (placement_) ExtendIds(*sequence);
+  waiting_.insert(sequence.get());
   sequences_.emplace(id, std::move(sequence));
 }
 
 void Scheduler::Cancel(RequestId id, absl::Status why) {
-  auto it = sequences_.find(id);
-  if (it != sequences_.end() && it->second->phase != Phase::kRetiring) {
-    Finish(*it->second, std::move(why), FinishReason::kStop);
-  }
+  if (SequenceState* sequence = Find(id)) Finish(*sequence, std::move(why), FinishReason::kStop);
 }
 
 void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
-  if (shape_) OnLost(absl::UnavailableError("the replica was formed anew"));
-  shape_ = ShapeOf(ranks);
+  if (placement_) OnLost(absl::UnavailableError("the replica was formed anew"));
+  const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
+  placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement);
   epoch_ = epoch;
   lost_since_ = absl::InfiniteFuture();
-  releases_.clear();  // ranks forgot everything at Start
-  pool_.SetCapacity(shape_->blocks);
-  metrics_.Set("interlace_ranks_ready", static_cast<double>(ranks.size()));
+  chains_.clear();
+  for (auto& [id, sequence] : sequences_) {
+    sequence->ids.clear();
+    ExtendIds(*sequence);
+  }
+  metrics_.ranks_ready.Set(static_cast<double>(ranks.size()));
   LOG(INFO) << "replica formed" << Field("epoch", Value(epoch)) << Field("ranks", ranks.size())
-            << Field("blocks", shape_->blocks) << Field("block_tokens", shape_->block_tokens);
+            << Field("slots", ranks[0].device_slots) << Field("frames", ranks[0].host_frames)
+            << Field("block_tokens", shape()->block_tokens);
 }
 
 void Scheduler::OnLost(const absl::Status& why) {
-  if (!shape_) return;
+  if (!placement_) return;
   LOG(WARNING) << "replica lost" << why;
-  shape_.reset();
-  in_flight_.clear();
-  lost_since_ = clock_.Now();
-  lost_why_ = why;
-  metrics_.Set("interlace_ranks_ready", 0);
-  std::vector<RequestId> retiring;
-  for (auto& [id, sequence] : sequences_) {
-    sequence->in_flight = false;
-    if (sequence->phase == Phase::kRetiring) retiring.push_back(id);
-    if (sequence->phase == Phase::kRunning) {
-      BackToWaiting(*sequence, absl::StrCat("replica lost: ", why.message()));
+  metrics_.losses.Add();
+  metrics_.ranks_ready.Set(0);
+  std::set<SequenceState*, SequenceBefore> met;  // by the loss
+  for (const auto& [id, step] : in_flight_) {
+    for (const PlanSequence& planned : step.plan.sequences) {
+      SequenceState* sequence = Find(planned.request);
+      if (sequence != nullptr && sequence->attempt == planned.attempt) met.insert(sequence);
     }
   }
-  for (RequestId id : retiring) Retire(id);
-  releases_.clear();
+  for (auto& [id, sequence] : sequences_) {
+    if (sequence->phase != Phase::kWaiting) {
+      sequence->Note(absl::StrCat("replica lost: ", why.message()));
+      sequence->computed_before = std::max(sequence->computed_before, sequence->confirmed);
+      waiting_.insert(sequence.get());
+    }
+    sequence->ForgetReplica();
+  }
+  running_.clear();
+  fetching_.clear();
+  computing_.clear();
+  releases_.clear();  // ranks forget everything at Start
+  in_flight_.clear();
+  placement_.reset();
+  lost_since_ = clock_.Now();
+  lost_why_ = why;
+  for (SequenceState* sequence : met) {
+    if (++sequence->losses < options_.max_losses) continue;
+    metrics_.quarantined.Add();
+    LOG(ERROR) << "request ended: it was in flight at each of the last losses"
+               << Field("request", sequence->request.name) << Field("losses", sequence->losses);
+    Finish(*sequence,
+           absl::AbortedError(absl::StrCat("request ", sequence->request.name, " was in flight at ", sequence->losses,
+                                           " losses of the replica, the last time alone: ", why.message())),
+           FinishReason::kStop);
+  }
 }
+
+// ---- time
 
 void Scheduler::ExpireDeadlines() {
   const absl::Time now = clock_.Now();
-  std::vector<RequestId> late;
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->request.deadline <= now && sequence->phase != Phase::kRetiring) late.push_back(id);
-  }
-  for (RequestId id : late) {
-    Finish(*sequences_.at(id), absl::DeadlineExceededError("the request's deadline passed"), FinishReason::kStop);
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    Finish(*Find(deadlines_.begin()->second), absl::DeadlineExceededError("the request's deadline passed"),
+           FinishReason::kStop);
   }
 }
 
 void Scheduler::WatchRanks() {
   const absl::Time now = clock_.Now();
-  if (!in_flight_.empty()) {
+  if (!in_flight_.empty() && in_flight_.begin()->second.sent + options_.rank_timeout <= now) {
     const InFlight& oldest = in_flight_.begin()->second;
-    if (oldest.sent + options_.rank_timeout <= now) {
-      std::string missing;
-      for (size_t stage = 0; stage < shape_->stages.size(); ++stage) {
-        const bool answered = std::any_of(oldest.results.begin(), oldest.results.end(), [&](const StepResult& r) {
-          return Value(r.stage) == static_cast<int32_t>(stage);
-        });
-        if (!answered) absl::StrAppend(&missing, missing.empty() ? "" : ", ", stage);
-      }
-      const absl::Status why = absl::UnavailableError(
-          absl::StrCat("stage ", missing, " did not answer plan ", Value(oldest.plan.id),
-                       " within cluster.rank_timeout=", absl::FormatDuration(options_.rank_timeout)));
-      channel_.Reset(why);
-      OnLost(why);
+    std::string missing;
+    for (size_t stage = 0; stage < shape()->stages.size(); ++stage) {
+      const bool answered = std::any_of(oldest.results.begin(), oldest.results.end(), [&](const StepResult& r) {
+        return Value(r.stage) == static_cast<int32_t>(stage);
+      });
+      if (!answered) absl::StrAppend(&missing, missing.empty() ? "" : ", ", stage);
     }
+    const absl::Status why = absl::UnavailableError(
+        absl::StrCat("stage ", missing, " did not answer plan ", Value(oldest.plan.id),
+                     " within cluster.rank_timeout=", absl::FormatDuration(options_.rank_timeout)));
+    channel_.Reset(why);
+    OnLost(why);
   }
-  if (!shape_ && lost_since_ + options_.reform_timeout <= now) {
+  if (!placement_ && lost_since_ + options_.reform_timeout <= now) {
     while (!sequences_.empty()) {
       Finish(*sequences_.begin()->second,
              absl::UnavailableError(absl::StrCat("no replica serves the model: ", lost_why_.message())),
@@ -135,26 +157,13 @@ void Scheduler::WatchRanks() {
 }
 
 absl::Time Scheduler::NextWakeUp() const {
-  absl::Time next = absl::InfiniteFuture();
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->phase != Phase::kRetiring) next = std::min(next, sequence->request.deadline);
-  }
+  absl::Time next = deadlines_.empty() ? absl::InfiniteFuture() : deadlines_.begin()->first;
   if (!in_flight_.empty()) next = std::min(next, in_flight_.begin()->second.sent + options_.rank_timeout);
-  if (!shape_ && !sequences_.empty()) next = std::min(next, lost_since_ + options_.reform_timeout);
+  if (!placement_ && !sequences_.empty()) next = std::min(next, lost_since_ + options_.reform_timeout);
   return next;
 }
 
-void Scheduler::BackToWaiting(SequenceState& sequence, std::string note) {
-  const RequestId id = sequence.request.id;
-  sequence.Note(std::move(note));
-  sequence.phase = Phase::kWaiting;
-  sequence.recomputed_from = std::max(sequence.recomputed_from, sequence.computed);
-  sequence.computed = 0;
-  sequence.keep = -1;
-  sequence.blocks.clear();
-  ledger_.NextAttempt(id);
-  releases_.push_back(id);
-}
+// ---- ends
 
 void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReason reason) {
   const absl::Time now = clock_.Now();
@@ -162,64 +171,71 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   RequestEnd end{.status = std::move(status), .reason = reason};
   end.prompt_tokens = sequence.prompt_tokens();
   end.completion_tokens = sequence.generated();
+  end.cached_tokens = std::max(0, sequence.cached_tokens);
   end.timing.total = now - request.arrival;
   end.timing.queue = (sequence.started == absl::InfinitePast() ? now : sequence.started) - request.arrival;
   if (sequence.first_token != absl::InfinitePast()) end.timing.first_token = sequence.first_token - request.arrival;
-  sequence.end = std::move(end);
-  const bool known_to_ranks = sequence.phase == Phase::kRunning;
-  sequence.phase = Phase::kRetiring;
-  if (known_to_ranks) releases_.push_back(request.id);
-  if (!sequence.in_flight) Retire(request.id);
-}
-
-void Scheduler::Retire(RequestId id) {
-  auto node = sequences_.extract(id);
-  SequenceState& sequence = *node.mapped();
-  const RequestEnd& end = *sequence.end;
   if (end.status.ok()) {
-    metrics_.Add("vllm:request_success_total", 1,
-                 {{"finished_reason", end.reason == FinishReason::kStop ? "stop" : "length"}});
-    metrics_.Observe("vllm:e2e_request_latency_seconds", absl::ToDoubleSeconds(end.timing.total));
+    metrics_.registry.Add("vllm:request_success_total", 1,
+                          {{"finished_reason", reason == FinishReason::kStop ? "stop" : "length"}});
+    metrics_.total.Observe(absl::ToDoubleSeconds(end.timing.total));
   } else {
-    metrics_.Add("interlace_requests_failed_total", 1, {{"code", absl::StatusCodeToString(end.status.code())}});
+    metrics_.registry.Add("interlace_requests_failed_total", 1,
+                          {{"code", absl::StatusCodeToString(end.status.code())}});
     sequence.Note(std::string(end.status.message()));
   }
+  if (placement_) {
+    if (sequence.phase == Phase::kRunning) Halt(sequence);
+    placement_->Release(sequence);
+  }
+  sequence.explanation.end = end;
   ended_.push_back(Describe(sequence));
+  ended_.back().state = end.status.ok() ? "finished" : "failed";
   if (ended_.size() > 256) ended_.pop_front();
-  ledger_.Close(id);
-  sequence.blocks.clear();
-  sequence.request.sink->OnEnd(end);
+  deliveries_.push_back({.sink = request.sink, .end = std::move(end)});
+  waiting_.erase(&sequence);
+  running_.erase(&sequence);
+  fetching_.erase(std::remove(fetching_.begin(), fetching_.end(), &sequence), fetching_.end());
+  deadlines_.erase({request.deadline, request.id});
+  sequences_.erase(RequestId{request.id});
 }
 
-SequenceState* Scheduler::Find(RequestId id, uint32_t attempt) {
-  auto it = sequences_.find(id);
-  return it != sequences_.end() && ledger_.attempt(id) == attempt ? it->second.get() : nullptr;
+void Scheduler::Deliver() {
+  for (Delivery& delivery : std::exchange(deliveries_, {})) {
+    if (delivery.cached) delivery.sink->OnCached(*delivery.cached);
+    if (delivery.token && delivery.scored) {
+      delivery.sink->OnScoredToken(delivery.token->token, delivery.token->scores);
+    } else if (delivery.token) {
+      delivery.sink->OnTokens({&delivery.token->token, 1});
+    }
+    if (delivery.end) delivery.sink->OnEnd(*delivery.end);
+  }
 }
+
+SequenceState* Scheduler::Find(RequestId id) {
+  auto it = sequences_.find(id);
+  return it == sequences_.end() ? nullptr : it->second.get();
+}
+
+// ---- what others ask
 
 EngineLoad Scheduler::Load() const {
   EngineLoad load;
-  for (const auto& [id, sequence] : sequences_) {
-    ++(sequence->phase == Phase::kWaiting ? load.waiting : load.running);
+  load.waiting = static_cast<int32_t>(waiting_.size());
+  load.running = static_cast<int32_t>(sequences_.size() - waiting_.size());
+  if (!placement_) return load;
+  load.ranks_ready = static_cast<int32_t>(shape()->stages.size());
+  const KvBudget& budget = placement_->budget();
+  const KvAmounts& idle = placement_->directory().idle_room();
+  for (size_t s = 0; s < budget.total().size(); ++s) {
+    const int32_t layers = shape()->stages[s].layers.size();
+    load.blocks += static_cast<int32_t>((budget.total()[s].slots + budget.total()[s].frames) / layers);
+    const int64_t taken = budget.taken()[s].slots + budget.taken()[s].frames - idle[s].slots - idle[s].frames;
+    load.blocks_held += static_cast<int32_t>((taken + layers - 1) / layers);
   }
-  load.ranks_ready = shape_ ? static_cast<int32_t>(shape_->stages.size()) : 0;
-  load.blocks_held = pool_.held();
-  load.blocks = pool_.capacity();
+  load.blocks_cached = static_cast<int32_t>(placement_->directory().idle_on_device().size() +
+                                            placement_->directory().idle_on_host().size());
   return load;
-}
-
-Explanation Scheduler::Describe(const SequenceState& sequence) const {
-  Explanation out = sequence.explanation;
-  out.keep_layers = std::max(0, sequence.keep);
-  if (sequence.end) {
-    out.end = *sequence.end;
-    out.state = sequence.end->status.ok() ? "finished" : "failed";
-    return out;
-  }
-  out.state = sequence.phase == Phase::kWaiting ? "waiting" : "running";
-  out.end.prompt_tokens = sequence.prompt_tokens();
-  out.end.completion_tokens = sequence.generated();
-  out.end.timing.total = clock_.Now() - sequence.request.arrival;
-  return out;
 }
 
 absl::StatusOr<Explanation> Scheduler::Explain(absl::string_view name) const {
@@ -230,22 +246,51 @@ absl::StatusOr<Explanation> Scheduler::Explain(absl::string_view name) const {
     if (it->name == name) return *it;
   }
   return absl::NotFoundError(
-      absl::StrCat("no request is called '", name, "' among those running and the last 256 that ended"));
+      absl::StrCat("request '", name, "' is unknown; the last ", ended_.size(), " ended requests are kept"));
+}
+
+Explanation Scheduler::Describe(const SequenceState& sequence) const {
+  Explanation explanation = sequence.explanation;
+  explanation.state = sequence.phase == Phase::kRunning    ? "running"
+                      : sequence.phase == Phase::kFetching ? "fetching"
+                      : sequence.parked()                  ? "parked"
+                                                           : "waiting";
+  explanation.keep_layers = sequence.kept.size();
+  explanation.end.prompt_tokens = sequence.prompt_tokens();
+  explanation.end.completion_tokens = sequence.generated();
+  explanation.end.cached_tokens = std::max(0, sequence.cached_tokens);
+  for (size_t l = 0; l < explanation.layers.size(); ++l) {
+    LayerExplanation& layer = explanation.layers[l];
+    const LayerId id{static_cast<int32_t>(l)};
+    layer.kept = sequence.kept.Has(id);
+    layer.blocks_device = layer.blocks_host = 0;
+    for (const BlockEntry* entry : sequence.blocks) {
+      layer.blocks_device += entry->device.Has(id) ? 1 : 0;
+      layer.blocks_host += entry->host.Has(id) ? 1 : 0;
+    }
+  }
+  return explanation;
 }
 
 void Scheduler::CheckInvariants() const {
-  int32_t held = 0;
-  for (const auto& [id, s] : sequences_) {
-    held += static_cast<int32_t>(s->blocks.size());
-    CHECK_MSG(s->phase != Phase::kWaiting || (s->blocks.empty() && !s->in_flight && s->computed == 0),
-              "contracts.waiting");
-    CHECK_MSG(s->phase != Phase::kRetiring || s->in_flight, "contracts.retire");
-    CHECK_MSG(s->phase == Phase::kRetiring || s->remaining() > 0, "contracts.positions");
-    CHECK_MSG(s->generated() == static_cast<int32_t>(ledger_.accepted(id).size()), "contracts.ledger");
+  CHECK_MSG(deadlines_.size() == sequences_.size(), "contracts.deadlines: not every request has one");
+  CHECK_MSG(waiting_.size() + running_.size() + fetching_.size() == sequences_.size(),
+            "contracts.phases: a request is in no queue, or in two");
+  CHECK_MSG(!placement_ || in_flight_.size() <= shape()->stages.size() + 1, "contracts.plans-in-flight");
+  std::vector<SequenceState*> all;
+  for (const auto& [id, sequence] : sequences_) {
+    all.push_back(sequence.get());
+    CHECK_MSG(sequence->confirmed <= sequence->scheduled || sequence->phase != Phase::kRunning, "contracts.positions");
+    CHECK_MSG(sequence->scheduled <= sequence->length() + sequence->pending + options_.draft_tokens,
+              "contracts.positions: a position is planned before its token is chosen");
+    if (!placement_) CHECK_MSG(sequence->blocks.empty(), "contracts.waiting: KV is held and no replica is formed");
   }
-  CHECK_MSG(held == pool_.held(), "contracts.blocks");
-  CHECK_MSG(ledger_.open() == sequences_.size(), "contracts.ledger");
-  CHECK_MSG(!shape_ || in_flight_.size() <= shape_->stages.size(), "contracts.plans-in-flight");
+  if (placement_) placement_->CheckInvariants(all);
+  if (placement_ && sequences_.empty()) {
+    for (const KvRoom& room : placement_->budget().taken()) {
+      CHECK_MSG(room.slots >= 0 && room.frames >= 0, "contracts.blocks: more was given back than taken");
+    }
+  }
 }
 
 }  // namespace interlace

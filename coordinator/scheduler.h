@@ -5,19 +5,20 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/clock.h"
-#include "common/entropy.h"
 #include "common/metrics.h"
-#include "coordinator/block_pool.h"
 #include "coordinator/engine.h"
-#include "coordinator/replica_shape.h"
+#include "coordinator/kv_placement.h"
+#include "coordinator/scheduler_metrics.h"
 #include "coordinator/scheduling_policy.h"
 #include "coordinator/sequence_state.h"
-#include "coordinator/token_ledger.h"
 #include "proto/plan/step_plan.h"
 
 namespace interlace {
@@ -31,9 +32,12 @@ class PlanChannel {
   virtual void Reset(const absl::Status& why) = 0;
 };
 
-// There is no prefill phase and no decode phase: a request's computed positions catch up with its tokens, a chunk at a
-// time. Owned by ReplicaLoop; thread: the replica's; never blocks. The trap: a sequence is in at most one plan in
-// flight, so pipeline stages are kept busy by different requests.
+// There is no prefill phase and no decode phase: a request's scheduled positions catch up with its tokens, a chunk at a
+// time. Up to one plan more than there are stages is in flight, so that no rank waits for the next one; on one stage a
+// stream runs on with the token that the rank sampled last, before the scheduler has seen it.
+//
+// Owned by ReplicaLoop; thread: the replica's; never blocks. Tokens and ends reach their sinks after the next plan is
+// sent. A plan's effect on KV counts from the moment it is made: ranks execute plans in order.
 class Scheduler {
  public:
   struct Options {
@@ -41,13 +45,15 @@ class Scheduler {
     int32_t step_tokens = 512;
     int32_t max_running = 64;
     int32_t max_recomputes = 8;
-    int32_t fixed_keep = -1;  // kv.keep_layers; -1: auto
-    int32_t context = 0;      // tokens of the model
+    int32_t fixed_keep = -1;   // kv.keep_layers; -1: auto
+    int32_t context = 0;       // tokens of the model
+    int32_t draft_tokens = 0;  // guessed per step from what the sequence said before; 0: off
+    int32_t max_losses = 3;    // of a replica, each meeting the same request at the same place
+    std::string secret;        // of the cluster; part of the names of blocks
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);
   };
-  Scheduler(const Options& options, std::unique_ptr<SchedulingPolicy> policy, Clock& clock,
-            std::unique_ptr<Entropy> entropy, Metrics& metrics, PlanChannel& channel);
+  Scheduler(const Options& options, SchedulingPolicy policy, Clock& clock, Metrics& metrics, PlanChannel& channel);
   ~Scheduler();  // ends what is left with Cancelled
 
   // Events.
@@ -56,19 +62,19 @@ class Scheduler {
   // What it has is enough: it ends with OK and kStop.
   void Stop(RequestId id) { Cancel(id, absl::OkStatus()); }
   void OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks);
-  // The replica is gone: requests go back to waiting with what the ledger accepted, and run on when it is formed again.
+  // The replica is gone: requests go back to waiting with the tokens they have, and run on when it is formed again.
   void OnLost(const absl::Status& why);
   void OnResult(StepResult result);
 
-  // The main loop's body: what time did, then plans until as many are in flight as there are stages.
+  // The main loop's body: what time did, then plans until as many are in flight as may be, then what clients get.
   void RunOnce();
   // When RunOnce has work to do without an event; infinite future: never.
   absl::Time NextWakeUp() const;
 
   EngineLoad Load() const;
-  const std::optional<ReplicaShape>& shape() const { return shape_; }
+  const ReplicaShape* shape() const { return placement_ ? &placement_->shape() : nullptr; }  // null: not formed
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
-  bool idle() const { return sequences_.empty(); }
+  bool idle() const { return sequences_.empty() && deliveries_.empty(); }
   void CheckInvariants() const;
 
  private:
@@ -77,52 +83,86 @@ class Scheduler {
     absl::Time sent;
     std::vector<StepResult> results;  // of the stages that answered
   };
-  using Sequences = std::map<RequestId, std::unique_ptr<SequenceState>>;
+  struct Delivery {
+    std::shared_ptr<TokenSink> sink;
+    std::optional<int32_t> cached;  // one of these three
+    std::optional<SampledToken> token;
+    std::optional<RequestEnd> end;
+    bool scored = false;
+  };
+  struct PolicyOrder {
+    SchedulingPolicy before;
+    bool operator()(const SequenceState* a, const SequenceState* b) const;
+  };
+  using Ordered = std::set<SequenceState*, PolicyOrder>;
+  enum class Started : uint8_t { kYes, kLater, kNoRoom };
 
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
-  void MakeRoom();
-  std::vector<SequenceState*> Ordered(Phase phase) const;
-  bool MayStart(const SequenceState& sequence) const;
+  bool PlanRunning(StepPlan* plan);
+  void PlanWaiting(StepPlan* plan);
+  void PlanSuspect(SequenceState& suspect, StepPlan* plan);
+  SequenceState* FirstSuspect() const;
+  void Raise();
+  bool MakeProgress();
+  int32_t Rows(const SequenceState& sequence, int32_t budget) const;
+  bool ReserveFor(SequenceState& sequence, bool* room);
   bool AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan);
-  bool TakeBlocks(SequenceState& sequence, int32_t tokens);
-  bool PreemptFor(const SequenceState& sequence);
-  bool ChooseResidency(SequenceState& sequence, StepPlan* plan);
-  void Start(SequenceState& sequence);
+  void FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan);
+  void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
+  void Attach(StepPlan* plan);
+  int32_t SpareBlocks() const;
+
+  // scheduler_start.cc
+  Started TryStart(SequenceState& sequence, bool alone, StepPlan* plan);
+  void Open(SequenceState& sequence, int32_t adopted, int32_t fetched);
+  int32_t WorthFetching(const SequenceState& sequence, int32_t adopted) const;
+  bool AnotherComputes(const SequenceState& sequence, int32_t block) const;
+  void Run(SequenceState& sequence);
+  void SettleFetching();
+  void Park(SequenceState& sequence, std::string note);
+  void Halt(SequenceState& sequence);
+  std::optional<SealedNames> NamesFor(SequenceState& sequence, int32_t end, PlanId plan);
+  void ExtendIds(SequenceState& sequence);
 
   // scheduler_commit.cc
   void Commit(InFlight step);
-  void Account(const StepResult& result);
-  void AccountUsage(const StepResult& result);
-  void CommitSequence(const PlanSequence& planned, SequenceState& sequence, const InFlight& step);
-  void RollBack(SequenceState& sequence, const LostBlock& loss);
-  void AcceptToken(SequenceState& sequence, const SampledToken& sampled);
+  void TakeAnswers(const StepResult& result);
+  void Account(const StepResult& result, const InFlight& step);
+  void CommitSequence(const PlanSequence& planned, const LostSequence* loss, absl::Span<const SampledToken> sampled);
+  void OnLoss(SequenceState& sequence, const LostSequence& loss);
+  void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<const SampledToken> sampled);
+  bool AcceptToken(SequenceState& sequence, const SampledToken& sampled);
 
   void ExpireDeadlines();
   void WatchRanks();
-  void BackToWaiting(SequenceState& sequence, std::string note);
+  void Deliver();
   void Finish(SequenceState& sequence, absl::Status status, FinishReason reason);
-  void Retire(RequestId id);
-  SequenceState* Find(RequestId id, uint32_t attempt);
+  SequenceState* Find(RequestId id);
   Explanation Describe(const SequenceState& sequence) const;
 
   const Options options_;
-  const std::unique_ptr<SchedulingPolicy> policy_;
   Clock& clock_;
-  const std::unique_ptr<Entropy> entropy_;
-  Metrics& metrics_;
+  const SchedulerMetrics metrics_;
   PlanChannel& channel_;
 
-  BlockPool pool_;
-  TokenLedger ledger_;
-  Sequences sequences_;
-  std::vector<RequestId> releases_;  // for the next plan
+  absl::flat_hash_map<RequestId, std::unique_ptr<SequenceState>> sequences_;
+  Ordered waiting_, running_;
+  std::vector<SequenceState*> fetching_;
+  std::set<std::pair<absl::Time, RequestId>> deadlines_;
+  absl::flat_hash_map<BlockId, RequestId> computing_;  // blocks of prompts that a running sequence is about to seal
+  std::map<std::string, BlockChain> chains_;           // by salt
+  std::vector<Release> releases_;                      // for the next plan
   std::map<PlanId, InFlight> in_flight_;
-  std::optional<ReplicaShape> shape_;  // set while the replica is formed
+  std::unique_ptr<KvPlacement> placement_;  // set while the replica is formed
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
+  RequestId served_last_{};  // where the next plan's decoding streams begin, when not all fit into one
+  double prefill_rate_ = 0;  // tokens/s of steps with many tokens; 0: none seen yet
+  double below_rate_ = 0;    // bytes/s of fetches; 0: none seen yet
   absl::Time lost_since_ = absl::InfiniteFuture();
   absl::Status lost_why_;
+  std::vector<Delivery> deliveries_;
   std::deque<Explanation> ended_;  // the last 256
 };
 

@@ -1,190 +1,274 @@
-// Scheduler: who runs in the next step, with how many tokens, and which layers stay.
+// Scheduler: who runs in the next step, with how many tokens, and who makes room.
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "coordinator/ngram_drafter.h"
 #include "coordinator/scheduler.h"
 
 namespace interlace {
+namespace {
+
+constexpr int64_t kMostRaised = 512;   // extents that one plan promotes
+constexpr int32_t kMostLookedAt = 64;  // waiting requests that one plan tries to start
+
+}  // namespace
 
 std::optional<StepPlan> Scheduler::Plan() {
-  if (!shape_ || in_flight_.size() >= shape_->stages.size()) return std::nullopt;
+  if (!placement_ || in_flight_.size() > shape()->stages.size()) return std::nullopt;
   StepPlan plan{.epoch = epoch_, .id = PlanId{next_plan_}};
-  int32_t budget = options_.step_tokens;
-
-  // Streams that decode come first, spread over the plans in flight; then prompts, in the policy's order.
-  std::vector<SequenceState*> running = Ordered(Phase::kRunning);
-  const auto decodes = [](const SequenceState* s) { return s->remaining() == 1; };
-  const auto stages = static_cast<int64_t>(shape_->stages.size());
-  const int64_t share = (std::count_if(running.begin(), running.end(), decodes) + stages - 1) / stages;
-  std::stable_partition(running.begin(), running.end(), decodes);
-  int64_t decoding = 0;
-  bool parked = false;  // someone who runs found no room: nobody new may take it
-  for (SequenceState* sequence : running) {
-    const bool decode = decodes(sequence);
-    if (sequence->phase != Phase::kRunning || sequence->in_flight || (decode && decoding >= share)) continue;
-    if (AddToPlan(*sequence, budget, &plan)) {
-      budget -= static_cast<int32_t>(plan.sequences.back().tokens.size());
-      decoding += decode ? 1 : 0;
-    } else if (budget > 0) {
-      parked = true;
-    }
+  if (SequenceState* suspect = FirstSuspect()) {
+    PlanSuspect(*suspect, &plan);
+  } else {
+    if (waiting_.empty()) Raise();
+    if (PlanRunning(&plan)) PlanWaiting(&plan);
   }
-  for (SequenceState* sequence : Ordered(Phase::kWaiting)) {
-    if (parked || !MayStart(*sequence)) break;
-    Start(*sequence);
-    if (!AddToPlan(*sequence, budget, &plan)) {
-      sequence->phase = Phase::kWaiting;  // no room yet; nothing was sent
-      sequence->keep = -1;
-      break;
-    }
-    budget -= static_cast<int32_t>(plan.sequences.back().tokens.size());
-  }
-
-  if (plan.sequences.empty() && in_flight_.empty() && !sequences_.empty()) {
-    MakeRoom();
-    return Plan();
-  }
-  plan.releases = std::exchange(releases_, {});
-  if (plan.sequences.empty() && plan.releases.empty()) return std::nullopt;
-  absl::Time deadline = absl::InfiniteFuture();
-  for (const PlanSequence& planned : plan.sequences) {
-    deadline = std::min(deadline, sequences_.at(planned.request)->request.deadline);
-  }
-  plan.remaining = deadline - clock_.Now();
+  const bool stuck = plan.sequences.empty() && plan.probes.empty() && in_flight_.empty() && fetching_.empty();
+  if (stuck && !sequences_.empty() && MakeProgress()) return Plan();
+  Attach(&plan);
+  if (plan.empty()) return std::nullopt;
   ++next_plan_;
   return plan;
 }
 
-// Nobody fits and nothing in flight will change that. The latest that runs gives way to those before it; one that does
-// not fit with all room free never will: ranks that formed anew hold less than it was admitted for.
-void Scheduler::MakeRoom() {
-  const std::vector<SequenceState*> running = Ordered(Phase::kRunning);
-  if (running.size() > 1) {
-    metrics_.Add("vllm:num_preemptions_total");
-    ++running.back()->explanation.preemptions;
-    return BackToWaiting(*running.back(), "preempted: the device arena holds too few blocks for all that run");
-  }
-  SequenceState& first = running.empty() ? *Ordered(Phase::kWaiting)[0] : *running[0];
-  absl::Status why = CheckCanRun(*shape_, static_cast<int32_t>(first.tokens.size()), options_.fixed_keep);
-  if (why.ok()) why = absl::FailedPreconditionError("the request's next step does not fit the replica");
-  Finish(first, std::move(why), FinishReason::kStop);
+// ---- who runs
+
+// How many positions the sequence may have in one plan: known tokens, or the one that the rank sampled last.
+int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
+  if (sequence.drafting || budget <= 0) return 0;
+  const int32_t known = sequence.unscheduled();
+  if (known > 0) return std::min({known, options_.chunk_tokens, budget});
+  const bool follows = shape()->stages.size() == 1 && sequence.pending > 0 && known == 1 - sequence.pending;
+  const bool ends = sequence.generated() + sequence.pending >= sequence.request.max_tokens ||
+                    sequence.length() + sequence.pending >= options_.context;
+  return follows && !ends ? 1 : 0;
 }
 
-std::vector<SequenceState*> Scheduler::Ordered(Phase phase) const {
-  std::vector<SequenceState*> members;
-  std::vector<SequenceView> views;
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->phase != phase) continue;
-    members.push_back(sequence.get());
-    views.push_back({id, sequence->request.arrival, sequence->request.deadline, sequence->remaining()});
-  }
-  std::vector<SequenceState*> ordered;
-  for (size_t index : policy_->Order(views)) ordered.push_back(members[index]);
-  return ordered;
-}
-
-bool Scheduler::MayStart(const SequenceState&) const {
-  const auto running = std::count_if(sequences_.begin(), sequences_.end(),
-                                     [](const auto& entry) { return entry.second->phase != Phase::kWaiting; });
-  return running < options_.max_running;
-}
-
-void Scheduler::Start(SequenceState& sequence) {
-  sequence.phase = Phase::kRunning;
-  sequence.generation = Generation{entropy_->Next()};
-  sequence.explanation.tiers = shape_->tiers;
-  sequence.explanation.layers.resize(shape_->layers);
-}
-
-bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan) {
-  const int32_t count = std::min({sequence.remaining(), options_.chunk_tokens, budget});
-  if (count <= 0) return false;
-  const size_t held = sequence.blocks.size();
-  if (!TakeBlocks(sequence, sequence.computed + count) || !ChooseResidency(sequence, plan)) {
-    sequence.blocks.erase(sequence.blocks.begin() + static_cast<ptrdiff_t>(held), sequence.blocks.end());
-    return false;
-  }
-  PlanSequence planned{.request = sequence.request.id, .attempt = ledger_.attempt(sequence.request.id)};
-  planned.generation = sequence.generation;
-  planned.start = sequence.computed;
-  planned.tokens.assign(sequence.tokens.begin() + sequence.computed,
-                        sequence.tokens.begin() + sequence.computed + count);
-  planned.sample = sequence.computed + count == static_cast<int32_t>(sequence.tokens.size());
-  planned.sample_index = sequence.generated();
-  if (planned.sample) planned.sampling = sequence.request.sampling;
-  planned.residency = {shape_->layers, sequence.keep};
-  planned.salt = sequence.request.salt;
-  plan->sequences.push_back(std::move(planned));
-  sequence.in_flight = true;
-  if (sequence.started == absl::InfinitePast()) {
-    sequence.started = clock_.Now();
-    metrics_.Observe("vllm:request_queue_time_seconds",
-                     absl::ToDoubleSeconds(sequence.started - sequence.request.arrival));
-  }
-  return true;
-}
-
-bool Scheduler::TakeBlocks(SequenceState& sequence, int32_t tokens) {
-  while (static_cast<int32_t>(sequence.blocks.size()) < shape_->BlocksFor(tokens)) {
-    if (std::optional<BlockRef> block = pool_.TryTake()) {
-      sequence.blocks.push_back(*std::move(block));
-    } else if (!PreemptFor(sequence)) {
-      return false;
+// Streams that decode come first, so that they keep their pace; then prompts, in the policy's order. On several stages
+// the streams are spread over the plans in flight. True if everybody who runs found room, so that others may start.
+bool Scheduler::PlanRunning(StepPlan* plan) {
+  const std::vector<SequenceState*> order(running_.begin(), running_.end());
+  const int32_t all = std::min(options_.step_tokens, shape()->step_tokens);
+  bool room = true;
+  std::vector<SequenceState*> ready;
+  ready.reserve(order.size());
+  for (SequenceState* sequence : order) {
+    if (sequence->phase != Phase::kRunning || Rows(*sequence, all) == 0) continue;
+    if (ReserveFor(*sequence, &room)) {
+      ready.push_back(sequence);
+    } else {
+      room = false;
     }
   }
-  return true;
+  const auto parked = [](const SequenceState* s) { return s->phase != Phase::kRunning; };
+  ready.erase(std::remove_if(ready.begin(), ready.end(), parked), ready.end());
+  const auto prompts =
+      std::stable_partition(ready.begin(), ready.end(), [](const SequenceState* s) { return s->decodes(); });
+  const auto stages = static_cast<int64_t>(shape()->stages.size());
+  const int64_t streams =
+      std::count_if(order.begin(), order.end(), [](const SequenceState* s) { return s->decodes(); });
+  int64_t share = std::min<int64_t>(prompts - ready.begin(), (streams + stages - 1) / stages);
+  if (share > all) {  // not all fit into one plan: this one begins behind the last of the former
+    const auto next =
+        std::find_if(ready.begin(), prompts, [&](const SequenceState* s) { return s->request.id == served_last_; });
+    if (next != prompts) std::rotate(ready.begin(), next + 1, prompts);
+  }
+  int32_t budget = all;
+  for (auto it = ready.begin(); it != ready.end(); ++it) {
+    if (it < prompts && share-- <= 0) continue;
+    if (!AddToPlan(**it, budget, plan)) {
+      room = room && budget <= 0;
+      continue;
+    }
+    budget -= static_cast<int32_t>(plan->sequences.back().tokens.size());
+    if (it < prompts) served_last_ = (*it)->request.id;
+  }
+  return room;
 }
 
-bool Scheduler::PreemptFor(const SequenceState& sequence) {
-  std::vector<SequenceState*> running = Ordered(Phase::kRunning);
-  for (auto victim = running.rbegin(); victim != running.rend() && *victim != &sequence; ++victim) {
-    if ((*victim)->in_flight || (*victim)->blocks.empty()) continue;
-    metrics_.Add("vllm:num_preemptions_total");
-    ++(*victim)->explanation.preemptions;
-    BackToWaiting(**victim, absl::StrCat("preempted: no KV block was left for request ", sequence.request.name));
-    return true;
+void Scheduler::PlanWaiting(StepPlan* plan) {
+  int32_t budget = std::min(options_.step_tokens, shape()->step_tokens) - plan->tokens();
+  int32_t looked_at = 0;
+  for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && looked_at < kMostLookedAt; ++looked_at) {
+    SequenceState& sequence = **it++;  // starting takes it out of the set
+    if (static_cast<int32_t>(sequences_.size() - waiting_.size()) >= options_.max_running) return;
+    const bool alone = running_.empty() && fetching_.empty() && in_flight_.empty();
+    const Started started = TryStart(sequence, alone, plan);
+    if (started == Started::kNoRoom) return;  // nobody overtakes whom memory alone holds up
+    if (started == Started::kLater || sequence.phase != Phase::kRunning) continue;
+    if (AddToPlan(sequence, budget, plan)) budget -= static_cast<int32_t>(plan->sequences.back().tokens.size());
+  }
+}
+
+// ---- a request that may have brought the replica down
+
+SequenceState* Scheduler::FirstSuspect() const {
+  const auto suspect = [](const SequenceState* s) { return s->losses >= 2; };
+  for (const Ordered* queue : {&running_, &waiting_}) {
+    auto it = std::find_if(queue->begin(), queue->end(), suspect);
+    if (it != queue->end()) return *it;
+  }
+  return nullptr;
+}
+
+// A suspect runs alone, so that nobody else is in flight if it brings the replica down again, until it gets a token.
+void Scheduler::PlanSuspect(SequenceState& suspect, StepPlan* plan) {
+  if (!in_flight_.empty()) return;
+  bool room = true;
+  while (suspect.phase == Phase::kWaiting) {
+    const Started started = TryStart(suspect, /*alone=*/true, plan);
+    if (started == Started::kLater) return;
+    if (started == Started::kYes) break;
+    if (running_.empty()) return;
+    Park(**running_.rbegin(), "set aside: a request that may bring the replica down runs alone");
+  }
+  if (suspect.phase != Phase::kRunning || Rows(suspect, options_.step_tokens) == 0) return;
+  if (ReserveFor(suspect, &room)) AddToPlan(suspect, std::min(options_.step_tokens, shape()->step_tokens), plan);
+}
+
+// ---- who makes room
+
+// Room for the sequence's next positions: out of the cache, from layers that others keep, from those that come after it
+// in the policy's order. Nobody gives anything unless it is enough.
+bool Scheduler::ReserveFor(SequenceState& sequence, bool* room) {
+  const int32_t end = sequence.scheduled + Rows(sequence, options_.step_tokens);
+  if (placement_->PassWindows(sequence, sequence.scheduled) && placement_->Reserve(sequence, end)) return true;
+  const std::vector<SequenceState*> running(running_.begin(), running_.end());
+  if (placement_->LowerFor(sequence, end, running) && placement_->Reserve(sequence, end)) return true;
+  std::vector<SequenceState*> victims;
+  for (auto it = running.rbegin(); it != running.rend() && *it != &sequence; ++it) {
+    victims.push_back(*it);
+    if (!placement_->ParkingHelps(sequence, end, victims)) continue;
+    for (SequenceState* victim : victims) {
+      metrics_.parks.Add();
+      metrics_.preemptions.Add();
+      ++victim->explanation.preemptions;
+      Park(*victim, absl::StrCat("parked: request ", sequence.request.name, ", which came before it, needs room"));
+    }
+    *room = false;
+    return placement_->Reserve(sequence, end);
   }
   return false;
 }
 
-bool Scheduler::ChooseResidency(SequenceState& sequence, StepPlan* plan) {
-  std::vector<SequenceState*> others;
-  std::vector<SequenceDemand> demands;
-  for (const auto& [id, other] : sequences_) {
-    if (other.get() == &sequence || other->keep < 0) continue;
-    others.push_back(other.get());
-    demands.push_back({static_cast<int32_t>(other->blocks.size()), other->keep, other->in_flight});
+// Nothing is in flight and nobody can be planned. Whoever comes last gives up its room, or what is held for it; a
+// request that does not fit with all room free never will: ranks that formed anew hold less than it was admitted for.
+bool Scheduler::MakeProgress() {
+  if (running_.size() > 1) {
+    metrics_.parks.Add();
+    Park(**running_.rbegin(), "parked: the device holds too few blocks for all that run");
+    return true;
   }
-  demands.push_back({static_cast<int32_t>(sequence.blocks.size()), sequence.keep, /*computes=*/true});
-  const ResidencyChoice choice = PlanResidency(demands, shape_->layers, shape_->stages, options_.fixed_keep);
-  if (!choice.fits) return false;
-  for (size_t i = 0; i < others.size(); ++i) {
-    SequenceState& other = *others[i];
-    if (choice.keep[i] == other.keep) continue;
-    other.Note(absl::StrCat("kept layers lowered from ", other.keep, " to ", choice.keep[i], " of ", shape_->layers,
-                            ": the device arena is short"));
-    other.keep = choice.keep[i];
-    const LayerResidencyPlan residency{shape_->layers, other.keep};
-    const auto same = [&](const auto& entry) { return entry.request == other.request.id; };
-    auto planned = std::find_if(plan->sequences.begin(), plan->sequences.end(), same);
-    auto change = std::find_if(plan->residency.begin(), plan->residency.end(), same);
-    if (planned != plan->sequences.end()) {
-      planned->residency = residency;
-    } else if (change != plan->residency.end()) {
-      change->residency = residency;
-    } else {
-      plan->residency.push_back({other.request.id, residency});
+  SequenceState* first = running_.empty() ? *waiting_.begin() : *running_.begin();
+  for (auto it = waiting_.rbegin(); it != waiting_.rend(); ++it) {
+    if (*it == first || !(*it)->parked()) continue;
+    (*it)->Note("what was held for it is given up: those before it need the room");
+    placement_->Release(**it);
+    return true;
+  }
+  absl::Status why = KvPlacement::CheckCanRun(*shape(), {options_.fixed_keep, options_.chunk_tokens}, first->length());
+  if (why.ok()) why = absl::ResourceExhaustedError("the request's next step does not fit the replica");
+  Finish(*first, std::move(why), FinishReason::kStop);
+  return !sequences_.empty();
+}
+
+int32_t Scheduler::SpareBlocks() const {
+  int64_t most = std::numeric_limits<int32_t>::max();
+  for (const StageShape& stage : shape()->stages) most = std::min(most, stage.room.slots / stage.layers.size() / 8);
+  return static_cast<int32_t>(std::min<int64_t>(most, static_cast<int64_t>(running_.size())));
+}
+
+// Layers come back to those who gave them up, in the policy's order, when room comes back.
+void Scheduler::Raise() {
+  for (SequenceState* sequence : running_) {
+    if (placement_->streaming().empty()) return;
+    if (sequence->kept == shape()->all) continue;
+    if (placement_->Raise(*sequence, 1 + 2 * SpareBlocks(), kMostRaised)) {
+      metrics_.promotions.Add();
     }
+    return;  // one at a time
   }
-  if (sequence.keep >= 0 && choice.keep.back() < sequence.keep) {
-    sequence.Note(absl::StrCat("kept layers lowered from ", sequence.keep, " to ", choice.keep.back(), " of ",
-                               shape_->layers, ": the device arena is short"));
-  } else if (sequence.keep < 0 && choice.keep.back() < shape_->layers) {
-    sequence.Note(absl::StrCat("admitted with ", choice.keep.back(), " of ", shape_->layers, " layers kept"));
-  }
-  sequence.keep = choice.keep.back();
+}
+
+// ---- the plan
+
+bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan) {
+  const int32_t count = Rows(sequence, budget);
+  if (count == 0 || !placement_->Reserve(sequence, sequence.scheduled + count)) return false;
+  if (!placement_->Stream(sequence, sequence.scheduled + count, plan->id)) return false;
+  FillPlanned(sequence, count, plan);
+  if (options_.draft_tokens > 0 && sequence.pending == 1 && count == 1) AddDrafts(sequence, budget - 1, plan);
+  if (sequence.started != absl::InfinitePast()) return true;
+  sequence.started = clock_.Now();
+  metrics_.queue.Observe(absl::ToDoubleSeconds(sequence.started - sequence.request.arrival));
   return true;
+}
+
+void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan) {
+  PlanSequence& planned = plan->sequences.emplace_back();
+  planned.request = sequence.request.id;
+  planned.attempt = sequence.attempt;
+  planned.start = sequence.scheduled;
+  const int32_t end = planned.start + count;
+  if (planned.start < sequence.length()) {
+    planned.tokens.assign(sequence.tokens.begin() + planned.start, sequence.tokens.begin() + end);
+  } else {
+    planned.tokens.push_back(kLastSample);
+  }
+  planned.sample = end == sequence.length() + sequence.pending;
+  planned.sample_index = sequence.generated() + sequence.pending;
+  if (!sequence.opened) {
+    Opening& opening = planned.opening.emplace();
+    opening.sampling = sequence.request.sampling;
+    opening.adopted.assign(sequence.ids.begin(), sequence.ids.begin() + sequence.adopted);
+    opening.prefix.assign(sequence.tokens.begin(), sequence.tokens.begin() + planned.start);
+  }
+  if (sequence.kept_changed) planned.kept = placement_->TakeKept(sequence);
+  sequence.opened = true;
+  planned.names = NamesFor(sequence, end, plan->id);
+  if (const int32_t again = std::min(end, sequence.computed_before) - planned.start; again > 0) {
+    sequence.explanation.recomputed_tokens += again;
+    metrics_.recomputed_after_park.Add(again);
+  }
+  sequence.scheduled = end;
+  sequence.last_plan = plan->id;
+  ++sequence.in_flight;
+  if (planned.sample) ++sequence.pending;
+}
+
+// The step verifies what the sequence may say next: tokens that followed its last ones before.
+void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan) {
+  PlanSequence& planned = plan->sequences.back();
+  const int32_t left =
+      std::min(sequence.request.max_tokens - sequence.generated(), options_.context - sequence.length()) - 1;
+  const int32_t most = std::min({options_.draft_tokens, budget, left});
+  if (planned.tokens[0] == kLastSample || most <= 0) return;
+  const std::vector<int32_t> drafts = DraftFromContext(sequence.tokens, most);
+  const int32_t end = sequence.scheduled + static_cast<int32_t>(drafts.size());
+  if (drafts.empty() || !placement_->Reserve(sequence, end)) return;
+  if (!placement_->Stream(sequence, end, plan->id)) return;
+  planned.tokens.insert(planned.tokens.end(), drafts.begin(), drafts.end());
+  planned.drafts = static_cast<int32_t>(drafts.size());
+  sequence.scheduled = end;
+  sequence.drafting = true;
+}
+
+void Scheduler::Attach(StepPlan* plan) {
+  plan->releases = std::exchange(releases_, {});
+  for (SequenceState* sequence : placement_->Changed()) {
+    if (!sequence->opened) continue;  // its first plan says it
+    sequence->Note(absl::StrCat("keeps ", sequence->kept.size(), " of ", shape()->layers, " layers from now on"));
+    plan->changes.push_back({sequence->request.id, placement_->TakeKept(*sequence), std::nullopt});
+  }
+  plan->moves = placement_->TakeMoves();
+  metrics_.planned_tokens.Add(plan->tokens());
+  absl::Time deadline = absl::InfiniteFuture();
+  for (const PlanSequence& planned : plan->sequences) {
+    deadline = std::min(deadline, Find(planned.request)->request.deadline);
+  }
+  plan->remaining = deadline - clock_.Now();
 }
 
 }  // namespace interlace

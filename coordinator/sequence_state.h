@@ -12,8 +12,8 @@
 
 namespace interlace {
 
-// kWaiting: no rank knows it; it may hold sealed blocks from an earlier attempt (then it is parked). kFetching: its room
-// is taken and blocks of it are on their way from the tiers. kRunning: ranks know it.
+// kWaiting: no rank knows it; it may hold sealed blocks from an earlier attempt (then it is parked). kFetching: its
+// room is taken and blocks of it are on their way from the tiers. kRunning: ranks know it.
 enum class Phase : uint8_t { kWaiting, kFetching, kRunning };
 
 // What the tiers below are known to have of a waiting request's prefix.
@@ -25,8 +25,8 @@ enum class Below : uint8_t { kUnknown, kAsked, kKnown };
 struct SequenceState {
   Request request;
   Phase phase = Phase::kWaiting;
-  uint32_t attempt = 0;     // of its latest opening; results of others are stale
-  bool void_attempt = false;  // a step of the attempt was lost: what else comes of it counts for nothing
+  uint32_t attempt = 0;         // of its latest opening; results of others are stale
+  bool void_attempt = false;    // a step of the attempt was lost: what else comes of it counts for nothing
   std::vector<int32_t> tokens;  // prompt, then what was accepted
   std::vector<BlockId> ids;     // of the whole blocks of `tokens`
   int32_t confirmed = 0;
@@ -44,11 +44,16 @@ struct SequenceState {
   KvAmounts charge;                 // of these
   std::vector<int32_t> seen_from;   // by window group: the first block that it still sees
 
-  int32_t named = 0;   // blocks whose name the ranks know
+  bool opened = false;  // the ranks know the attempt
+  int32_t named = 0;    // blocks whose name the ranks know
   int32_t adopted = 0;  // blocks of this attempt that others computed
   Below below = Below::kUnknown;
-  int32_t below_blocks = 0;  // that the tiers hold after those that the replica holds
-  int32_t losses = 0;        // of a replica while it was in a plan in flight
+  int32_t below_blocks = 0;  // from the first on, that replica and tiers hold together
+  int32_t stages_answered = 0;
+  int32_t probe_answers = 0;  // the least of theirs
+  int32_t fetched = 0;        // blocks under way from the tiers
+  absl::Time fetch_began;
+  int32_t losses = 0;  // of a replica that met it since it last got on
 
   absl::Time started, first_token, last_token;  // infinite past: not yet
   int32_t computed_before = 0;                  // positions below it were computed in an earlier attempt
@@ -62,8 +67,22 @@ struct SequenceState {
   bool parked() const { return phase == Phase::kWaiting && !blocks.empty(); }
   // Known tokens that are in no plan.
   int32_t unscheduled() const { return length() - scheduled; }
-  // Ready for a step that makes one token of one position.
+  // At most one known token is in no plan: a step of one position makes the next one.
   bool decodes() const { return unscheduled() <= 1; }
+  // The replica is gone, and all that it held. Requires: its placement goes too.
+  void ForgetReplica() {
+    phase = Phase::kWaiting;
+    void_attempt = true;
+    pending = in_flight = 0;
+    scheduled = confirmed = 0;
+    drafting = opened = kept_changed = false;
+    blocks.clear();
+    kept = {};
+    reserved = named = adopted = 0;
+    charge.clear();
+    below = Below::kUnknown;
+    below_blocks = 0;
+  }
   void Note(std::string text) {
     if (explanation.notes.size() < 32) explanation.notes.push_back(std::move(text));
   }

@@ -1,0 +1,54 @@
+#include "coordinator/admission.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace interlace {
+namespace {
+
+absl::Status CheckTokens(const ReplicaShape& shape, const Request& request) {
+  for (size_t i = 0; i < request.prompt.size(); ++i) {
+    const int32_t token = request.prompt[i];
+    if (token >= 0 && token < shape.vocab) continue;
+    return absl::InvalidArgumentError(absl::StrCat("token ", i, " of the prompt is ", token,
+                                                   ", outside the model's vocabulary of ", shape.vocab, " tokens"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Admit(const ReplicaShape& shape, const AdmissionLimits& limits, int32_t waiting, Request* request) {
+  if (waiting >= limits.max_waiting) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(waiting, " requests are waiting (sched.max_waiting=", limits.max_waiting, ")"));
+  }
+  const auto prompt = static_cast<int32_t>(request->prompt.size());
+  if (prompt == 0) return absl::InvalidArgumentError("the prompt is empty");
+  if (request->max_tokens < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("max_tokens=", request->max_tokens, " must be at least 1"));
+  }
+  if (prompt >= limits.context) {
+    return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt, " tokens, the context is ",
+                                                   limits.context, ", one of which must be left"));
+  }
+  RETURN_IF_ERROR(CheckTokens(shape, *request));
+  request->max_tokens = std::min(request->max_tokens, limits.context - prompt);
+  const auto can_run = [&](int32_t tokens) {
+    return KvPlacement::CheckCanRun(shape, limits.placement, prompt + tokens);
+  };
+  const absl::Status asked = can_run(request->max_tokens);
+  if (asked.ok() || request->max_tokens_given) return asked;
+  RETURN_IF_ERROR(can_run(1));
+  int32_t fits = 1, too_many = request->max_tokens;  // the most that fits lies in [fits, too_many)
+  while (too_many - fits > 1) {
+    const int32_t middle = fits + (too_many - fits) / 2;
+    (can_run(middle).ok() ? fits : too_many) = middle;
+  }
+  request->max_tokens = fits;
+  return absl::OkStatus();
+}
+
+}  // namespace interlace

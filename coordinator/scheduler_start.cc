@@ -1,0 +1,177 @@
+// Scheduler: how requests come to run, and how they stop running without ending.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "coordinator/scheduler.h"
+
+namespace interlace {
+
+void Scheduler::ExtendIds(SequenceState& sequence) {
+  const int32_t block_tokens = shape()->block_tokens;
+  const size_t whole = static_cast<size_t>(sequence.length() / block_tokens);
+  if (sequence.ids.size() >= whole) return;
+  auto chain = chains_.find(sequence.request.salt);
+  if (chain == chains_.end()) {
+    ChainSeed seed = shape()->seed;
+    seed.salt = sequence.request.salt;
+    seed.secret = options_.secret;
+    if (chains_.size() >= 1024) chains_.clear();  // salts come from clients: the cache of keys is bounded
+    chain = chains_.emplace(sequence.request.salt, BlockChain(seed)).first;
+  }
+  while (sequence.ids.size() < whole) {
+    const auto block = static_cast<int32_t>(sequence.ids.size());
+    const BlockId parent = sequence.ids.empty() ? BlockId{} : sequence.ids.back();
+    sequence.ids.push_back(chain->second.Next(
+        parent, absl::MakeConstSpan(sequence.tokens).subspan(size_t{1} * block * block_tokens, block_tokens)));
+  }
+}
+
+// A running sequence is about to compute this very block, or it is on its way: sooner than computing it once more.
+bool Scheduler::AnotherComputes(const SequenceState& sequence, int32_t block) const {
+  if (block >= static_cast<int32_t>(sequence.ids.size())) return false;
+  if (placement_->Arriving(sequence, block)) return true;
+  auto it = computing_.find(sequence.ids[block]);
+  return it != computing_.end() && it->second != sequence.request.id;
+}
+
+// Blocks after the adopted ones that the tiers below are said to have, if fetching them is predicted to be faster than
+// computing them.
+int32_t Scheduler::WorthFetching(const SequenceState& sequence, int32_t adopted) const {
+  const int32_t most = (sequence.length() - 1) / shape()->block_tokens;
+  const int32_t blocks = std::min(sequence.below_blocks, most) - adopted;
+  if (blocks <= 0) return 0;
+  if (prefill_rate_ <= 0 || below_rate_ <= 0) return blocks;  // nothing was measured yet: try
+  const double bytes = static_cast<double>(blocks) * shape()->layers * static_cast<double>(shape()->slot_bytes);
+  const double compute = static_cast<double>(blocks) * shape()->block_tokens / prefill_rate_;
+  return bytes / below_rate_ < compute ? blocks : 0;
+}
+
+Scheduler::Started Scheduler::TryStart(SequenceState& sequence, bool alone, StepPlan* plan) {
+  if (sequence.in_flight > 0) return Started::kLater;  // tokens of it may still be on their way
+  const int32_t most = (sequence.length() - 1) / shape()->block_tokens;
+  const int32_t adopted = placement_->Match(sequence, most, plan->id);
+  if (adopted < most && AnotherComputes(sequence, adopted)) return Started::kLater;
+  if (!shape()->tiers.empty() && adopted < most && sequence.below == Below::kUnknown) {
+    plan->probes.push_back({sequence.request.id, {sequence.ids.begin() + adopted, sequence.ids.begin() + most}});
+    metrics_.probed_blocks.Add(most - adopted);
+    sequence.below = Below::kAsked;
+    sequence.below_blocks = adopted;
+    sequence.stages_answered = 0;
+    sequence.probe_answers = most - adopted;
+  }
+  if (sequence.below == Below::kAsked) return Started::kLater;
+  const int32_t fetched = WorthFetching(sequence, adopted);
+  if (!placement_->Start(sequence, adopted, fetched, alone ? 0 : SpareBlocks())) return Started::kNoRoom;
+  Open(sequence, adopted, fetched);
+  return Started::kYes;
+}
+
+void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) {
+  waiting_.erase(&sequence);
+  const int32_t block_tokens = shape()->block_tokens;
+  ++sequence.attempt;
+  sequence.void_attempt = false;
+  sequence.scheduled = sequence.confirmed = (adopted + fetched) * block_tokens;
+  sequence.pending = 0;
+  sequence.named = sequence.adopted = adopted + fetched;
+  sequence.opened = false;
+  if (sequence.cached_tokens < 0) {
+    sequence.cached_tokens = sequence.scheduled;
+    metrics_.prefix_queries.Add(sequence.prompt_tokens());
+    metrics_.prefix_hits.Add(sequence.cached_tokens);
+    deliveries_.push_back({.sink = sequence.request.sink, .cached = sequence.cached_tokens});
+  }
+  sequence.explanation.tiers.assign({"host"});
+  sequence.explanation.layers.resize(shape()->layers);
+  for (int32_t l = 0; l < shape()->layers; ++l) {
+    for (size_t s = 0; s < shape()->stages.size(); ++s) {
+      if (shape()->stages[s].layers.Has(LayerId{l})) sequence.explanation.layers[l].stage = static_cast<int32_t>(s);
+    }
+  }
+  if (sequence.kept != shape()->all) {
+    sequence.Note(absl::StrCat("started with ", sequence.kept.size(), " of ", shape()->layers, " layers kept"));
+  }
+  if (fetched == 0) return Run(sequence);
+  sequence.phase = Phase::kFetching;
+  sequence.fetch_began = clock_.Now();
+  sequence.fetched = fetched;
+  fetching_.push_back(&sequence);
+}
+
+void Scheduler::Run(SequenceState& sequence) {
+  sequence.phase = Phase::kRunning;
+  running_.insert(&sequence);
+  for (size_t b = sequence.blocks.size(); b < sequence.ids.size(); ++b) {
+    computing_.try_emplace(sequence.ids[b], sequence.request.id);
+  }
+}
+
+// Sequences whose fetches are all answered run; where one failed, the sequence starts anew with what is there.
+void Scheduler::SettleFetching() {
+  for (size_t i = 0; i < fetching_.size();) {
+    SequenceState& sequence = *fetching_[i];
+    const bool open = std::any_of(sequence.blocks.begin(), sequence.blocks.end(),
+                                  [](const BlockEntry* entry) { return !entry->arriving.empty(); });
+    if (open) {
+      ++i;
+      continue;
+    }
+    fetching_.erase(fetching_.begin() + static_cast<ptrdiff_t>(i));
+    if (placement_->Whole(sequence)) {
+      const double bytes = static_cast<double>(sequence.fetched) * shape()->layers * shape()->slot_bytes;
+      const double seconds = std::max(1e-6, absl::ToDoubleSeconds(clock_.Now() - sequence.fetch_began));
+      below_rate_ = below_rate_ <= 0 ? bytes / seconds : 0.8 * below_rate_ + 0.2 * bytes / seconds;
+      metrics_.fetched_ok.Add(sequence.fetched);
+      Run(sequence);
+      continue;
+    }
+    metrics_.fetched_missing.Add(sequence.fetched);
+    sequence.Note("a tier could not give back what it was said to have; it is computed instead");
+    placement_->Release(sequence);
+    sequence.phase = Phase::kWaiting;
+    sequence.below_blocks = 0;
+    sequence.cached_tokens = -1;  // counted again at the next start
+    waiting_.insert(&sequence);
+  }
+}
+
+// Names for blocks that the ranks do not know the names of, as far as [0, end) fills them; they are sealed with `plan`.
+std::optional<SealedNames> Scheduler::NamesFor(SequenceState& sequence, int32_t end, PlanId plan) {
+  const int32_t count = std::min(static_cast<int32_t>(sequence.ids.size()), end / shape()->block_tokens);
+  if (count <= sequence.named) return std::nullopt;
+  placement_->Seal(sequence, count, plan);
+  SealedNames names{sequence.named, {sequence.ids.begin() + sequence.named, sequence.ids.begin() + count}};
+  for (const BlockId& id : names.ids) {
+    auto it = computing_.find(id);
+    if (it != computing_.end() && it->second == sequence.request.id) computing_.erase(it);
+  }
+  sequence.named = count;
+  return names;
+}
+
+// The ranks forget a running sequence; blocks that it has filled stay under their names.
+void Scheduler::Halt(SequenceState& sequence) {
+  running_.erase(&sequence);
+  if (sequence.opened) {
+    Release release{sequence.request.id, std::nullopt};
+    if (!sequence.void_attempt) release.names = NamesFor(sequence, sequence.scheduled, PlanId{next_plan_});
+    releases_.push_back(std::move(release));
+  }
+  for (size_t b = sequence.blocks.size(); b < sequence.ids.size(); ++b) {
+    auto it = computing_.find(sequence.ids[b]);
+    if (it != computing_.end() && it->second == sequence.request.id) computing_.erase(it);
+  }
+}
+
+void Scheduler::Park(SequenceState& sequence, std::string note) {
+  sequence.Note(std::move(note));
+  Halt(sequence);
+  placement_->Park(sequence);
+  sequence.phase = Phase::kWaiting;
+  sequence.computed_before = std::max(sequence.computed_before, sequence.scheduled);
+  waiting_.insert(&sequence);
+}
+
+}  // namespace interlace
