@@ -54,7 +54,7 @@ struct Config {
     std::string rocksdb_dir;
     Bytes rocksdb_bytes{int64_t{4} << 30};
     std::string remote;
-    std::string tiers = "host";
+    std::string tiers;
     absl::Duration read_timeout = absl::Seconds(2);
   } kv;
   struct {

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -14,19 +15,24 @@
 namespace interlace {
 namespace {
 
-absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const Config& config, Transport* transport) {
-  const TierOptions options{.rocksdb_dir = config.kv.rocksdb_dir,
-                            .rocksdb_bytes = config.kv.rocksdb_bytes.value,
-                            .remote = config.kv.remote,
-                            .transport = transport};
+absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const Config& config, Clock& clock,
+                                                              Transport* transport) {
+  if (absl::c_linear_search(std::vector<absl::string_view>(absl::StrSplit(config.kv.tiers, ',')), "host")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("kv.tiers='", config.kv.tiers,
+                     "' names host, which is no tier: kv.host_bytes says how much host memory holds KV, and kv.tiers "
+                     "lists what lies below it (rocksdb, remote)"));
+  }
+  TierOptions options;
+  options.rocksdb_dir = config.kv.rocksdb_dir;
+  options.rocksdb_bytes = config.kv.rocksdb_bytes.value;
+  options.remote = config.kv.remote;
+  options.transport = transport;
+  options.clock = &clock;
+  options.answer_within = config.kv.read_timeout;
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, ParseTierNames(config.kv.tiers));
   std::vector<std::unique_ptr<KvTier>> tiers;
-  for (absl::string_view name : absl::StrSplit(config.kv.tiers, ',', absl::SkipEmpty())) {
-    if (name == "host") {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "kv.tiers='", config.kv.tiers,
-          "' names host, which is no tier: kv.host_bytes says how much host memory holds KV; kv.tiers lists what is below "
-          "it: rocksdb, remote"));
-    }
+  for (const std::string& name : names) {
     ASSIGN_OR_RETURN(std::unique_ptr<KvTier> tier, MakeTier(name, options));
     tiers.push_back(std::move(tier));
   }
@@ -70,7 +76,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim, kv_dtype};
   ASSIGN_OR_RETURN(rank->arena_, KvArena::Create(backend, config.kv.device_bytes.value, shape.bytes()));
   ASSIGN_OR_RETURN(rank->frames_, FrameStore::Create(backend, config.kv.host_bytes.value, shape.bytes()));
-  ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KvTier>> tiers, MakeTiers(config, transport));
+  ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KvTier>> tiers, MakeTiers(config, clock, transport));
   const HeadRange heads{0, static_cast<int16_t>(spec.kv_heads)};
   TierStack::Options tier_options;
   tier_options.payload_bytes = shape.bytes();

@@ -38,6 +38,9 @@ class HeapBackend final : public Backend {
     if (bytes > limit_) return absl::ResourceExhaustedError(absl::StrCat(bytes, " bytes"));
     return std::make_unique<HeapBuffer>(bytes);
   }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateDevice(int64_t bytes) override { return Allocate(bytes); }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(int64_t bytes) override { return Allocate(bytes); }
+  DeviceCopies& copies() override { std::abort(); }
 
  private:
   const int64_t limit_;

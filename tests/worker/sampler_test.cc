@@ -65,27 +65,17 @@ class SamplerTest : public testing::TestWithParam<std::string> {
   std::vector<SampledToken> Sample(const std::vector<Case>& cases) {
     const auto vocab = static_cast<int32_t>(cases[0].logits.size());
     Sampler sampler(*backend_, vocab);
-    StepPlan plan;
-    std::vector<size_t> indices;
+    std::vector<SampleAsk> asks(cases.size());
     std::vector<std::vector<int32_t>> all(cases.size());
-    std::vector<absl::Span<const int32_t>> tokens;
     std::vector<float> logits;
     for (size_t i = 0; i < cases.size(); ++i) {
       all[i] = cases[i].prompt;
       all[i].insert(all[i].end(), cases[i].output.begin(), cases[i].output.end());
-      PlanSequence& s = plan.sequences.emplace_back();
-      s.request = RequestId{i};
-      s.start = static_cast<int32_t>(all[i].size()) - 1;
-      s.tokens = {all[i].back()};
-      s.sample = true;
-      s.sample_index = static_cast<int32_t>(cases[i].output.size());
-      s.sampling = cases[i].sampling;
-      indices.push_back(i);
+      asks[i] = {RequestId{i}, 1, static_cast<int32_t>(cases[i].output.size()), &cases[i].sampling, all[i]};
       logits.insert(logits.end(), cases[i].logits.begin(), cases[i].logits.end());
     }
-    for (const std::vector<int32_t>& t : all) tokens.push_back(t);
     const Tensor tensor{logits.data(), DType::kF32, static_cast<int64_t>(cases.size()), vocab};
-    return sampler.Sample(plan, indices, tokens, tensor);
+    return sampler.Sample(asks, tensor);
   }
 
   std::unique_ptr<Backend> backend_;
