@@ -190,6 +190,7 @@ void LayerPager::FillRows(LayerId layer) {
 void LayerPager::Lose(Running& running, LayerId layer, int32_t block, LossCause cause, std::string detail) {
   running.lost = running.kv->lost = any_lost_ = true;
   lost_.push_back({running.kv->request(), running.kv->attempt(), layer, block, cause, std::move(detail)});
+  running.kv->DropTail();
   FindActive();
 }
 
@@ -197,6 +198,7 @@ void LayerPager::MarkLost(size_t index) {
   Running& running = running_[index];
   if (running.lost) return;
   running.lost = running.kv->lost = any_lost_ = true;
+  running.kv->DropTail();
   FindActive();
 }
 

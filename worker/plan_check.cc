@@ -1,5 +1,7 @@
 #include "worker/plan_check.h"
 
+#include <algorithm>
+
 #include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
@@ -44,7 +46,7 @@ absl::Status CheckPlan(const StepPlan& plan, const PlanLimits& limits) {
     if (!seen.insert(s.request).second) return broken("request ", Value(s.request), " runs twice");
     if (s.tokens.empty()) return broken("request ", Value(s.request), " runs without tokens");
     if (!NamesFit(s.names)) return broken("request ", Value(s.request), " names blocks from ", s.names->first, " on");
-    if (s.sample) samples += 1 + int64_t{s.drafts};
+    if (s.sample) samples += 1 + std::max<int64_t>(0, s.drafts);
   }
   for (const SequenceChange& c : plan.changes) {
     if (!NamesFit(c.names)) return broken("request ", Value(c.request), " names blocks from ", c.names->first, " on");

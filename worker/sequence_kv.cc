@@ -55,6 +55,10 @@ ArenaSlot SequenceKv::TakeSlot(int32_t layer, int32_t block) {
   return std::move(tails_[layer].slots.at(block - tails_[layer].first));
 }
 
+void SequenceKv::DropTail() {
+  for (Tail& tail : tails_) tail.slots.clear();
+}
+
 void SequenceKv::DropTaken(int32_t layer, int32_t end) {
   Tail& tail = tails_[layer];
   if (end <= tail.first) return;

@@ -52,6 +52,7 @@ class SequenceKv {
   void PushSlot(int32_t layer, ArenaSlot slot);
   ArenaSlot TakeSlot(int32_t layer, int32_t block);  // requires: it is in the tail
   void DropTaken(int32_t layer, int32_t end);        // slots of blocks below `end` were taken
+  void DropTail();                                   // the sequence is lost: its slots are free for others
 
  private:
   struct Tail {

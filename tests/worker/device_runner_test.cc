@@ -1,12 +1,11 @@
-// The runner and the window on the cuda backend over an emulated device, which runs everything as late as it may: a
+// The runner and the pager on the cuda backend over an emulated device, which runs everything as late as it may: a
 // wait that is missing shows as other tokens.
 #include <gtest/gtest.h>
-
-#include <map>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/kernels/cuda/emulated_device.h"
 #include "tests/status_matchers.h"
+#include "tests/worker/plan_maker.h"
 #include "tests/worker/tiny_file.h"
 #include "worker/rank.h"
 
@@ -31,8 +30,8 @@ class DeviceRank {
     config.kv.dtype = "f32";
     config.kv.device_bytes.value = slots * kSlotBytes;
     config.kv.host_bytes.value = 1 << 24;
-    config.kv.read_timeout = absl::Seconds(20);
-    config.sched.step_tokens = 64;
+    config.kv.tiers = "";
+    config.sched.step_tokens = 128;
     config.sched.max_running = 8;
     device_of_next_rank = device_;
     auto rank = Rank::Create(
@@ -49,6 +48,7 @@ class DeviceRank {
     EXPECT_TRUE(device_->violations.empty()) << device_->violations[0];
     EXPECT_TRUE(device_->NothingHeld());
   }
+  Rank& rank() { return *rank_; }
   ModelRunner& runner() { return rank_->runner(); }
   EmulatedDevice& device() { return *device_; }
 
@@ -60,78 +60,71 @@ class DeviceRank {
   std::unique_ptr<Rank> rank_;
 };
 
-PlanSequence Sequence(uint64_t request, int32_t start, std::vector<int32_t> tokens, int32_t keep) {
-  PlanSequence s{.request = RequestId{request}, .attempt = 1, .generation = Generation{request}, .start = start};
-  s.tokens = std::move(tokens);
-  s.residency = {kLayers, keep};
-  s.sample = true;
-  s.sample_index = start;
-  s.sampling.temperature = 1;
-  s.sampling.seed = request;
-  return s;
+std::vector<MakerRequest> Requests() {
+  std::vector<MakerRequest> requests(3);
+  for (int32_t r = 0; r < 3; ++r) {
+    for (int32_t i = 0; i < 12 + 7 * r; ++i) requests[r].prompt.push_back(3 + (i * 37 + r * 11) % 250);
+    requests[r].sampling.temperature = 1;
+    requests[r].sampling.seed = static_cast<uint64_t>(r);
+  }
+  return requests;
 }
 
-// Tokens of three requests of different lengths that run together, `keep` layers of each kept.
-std::map<uint64_t, std::vector<int32_t>> Streams(DeviceRank& rank, int32_t keep, int64_t* fetched) {
-  constexpr int kSteps = 20;
-  std::map<uint64_t, std::vector<int32_t>> streams;
-  std::map<uint64_t, int32_t> positions;
-  std::map<uint64_t, std::vector<int32_t>> next;
-  for (uint64_t r = 1; r <= 3; ++r) {
-    for (uint64_t i = 0; i < 5 + 7 * r; ++i) next[r].push_back(static_cast<int32_t>(3 + (i * 37 + r * 11) % 250));
-  }
-  for (int step = 0; step < kSteps; ++step) {
-    StepPlan plan{.epoch = Epoch{1}, .id = PlanId{static_cast<uint64_t>(step + 1)}};
-    for (auto& [request, tokens] : next) {
-      const int32_t start = positions[request];
-      positions[request] += static_cast<int32_t>(tokens.size());
-      plan.sequences.push_back(Sequence(request, start, tokens, keep));
-    }
-    const StepResult result = rank.runner().Execute(plan);
-    EXPECT_OK(result.status);
-    EXPECT_TRUE(result.lost.empty()) << result.lost[0].detail;
-    EXPECT_EQ(result.sampled.size(), 3u);
-    *fetched += result.bytes_in;
-    for (const SampledToken& sampled : result.sampled) {
-      streams[Value(sampled.request)].push_back(sampled.token);
-      next[Value(sampled.request)] = {sampled.token};
-    }
-    if (testing::Test::HasFailure()) break;
-  }
-  rank.runner().Reset();
-  return streams;
-}
-
-TEST(DeviceRunnerTest, StreamsAreTheSameWhateverMovesBetweenDeviceAndTiers) {
+TEST(DeviceRunnerTest, StreamsAreTheSameWhateverMovesBetweenDeviceAndHost) {
   const TinyFile file({.layers = kLayers});
-  int64_t fetched = 0;
   DeviceRank ample(file.path(), 200);
-  const auto kept = Streams(ample, kLayers, &fetched);
-  EXPECT_EQ(fetched, 0);
+  PlanMaker baseline(ample.runner(), ample.rank().info());
+  const auto want = baseline.Run(Requests(), 20, {});
+  EXPECT_EQ(baseline.bytes_in(), 0);
   for (const int32_t keep : {0, 1, 2}) {
-    // Room for all blocks; then for the kept ones (15 of each layer) and little more, so that slots are used again.
-    for (const int32_t slots : {200, 15 * keep + 22}) {
+    // Room for all blocks; then for the kept ones (15 of each layer), an open block of three requests in each other
+    // layer and one turn, so that slots are used again and again.
+    for (const int32_t slots : {200, 15 * keep + 3 * (kLayers - keep) + 15}) {
       DeviceRank rank(file.path(), slots);
-      fetched = 0;
-      EXPECT_EQ(Streams(rank, keep, &fetched), kept) << slots << " slots, " << keep << " layers kept";
-      // With slots to spare it is a matter of timing whether a block leaves before it is needed again.
-      if (slots < 60) {
-        EXPECT_GT(fetched, 0);
+      PlanMaker maker(rank.runner(), rank.rank().info());
+      MakerOptions options{.kept = LayerSet::Interleaved(keep, kLayers)};
+      if (slots < 200) options.after_plan = [&] { rank.rank().pool().Drain(); };
+      EXPECT_EQ(maker.Run(Requests(), 20, options), want) << slots << " slots, " << keep << " layers kept";
+      if (slots < 200) {
+        EXPECT_GT(maker.bytes_in(), 0);
       }
     }
   }
+}
+
+// No step waits for the device before its end: what is copied out waits for an event.
+TEST(DeviceRunnerTest, LayersDoNotWaitForTheDevice) {
+  const TinyFile file({.layers = kLayers});
+  const auto waits = [&](const LayerSet& kept) {
+    DeviceRank rank(file.path(), 200);
+    PlanMaker maker(rank.runner(), rank.rank().info());
+    maker.Run(Requests(), 1, {.kept = kept});
+    rank.rank().pool().Drain();
+    const int64_t copies = rank.device().CountOf("WaitEvent");
+    EXPECT_EQ(copies > 0, kept.empty());
+    return rank.device().CountOf("Synchronize") - copies;  // the thread that copies waits for each of its batches
+  };
+  EXPECT_LE(waits(LayerSet()), waits(LayerSet::Range(0, kLayers)) + 2);
 }
 
 TEST(DeviceRunnerTest, AFaultOfTheDeviceEndsTheStepWithoutTokens) {
   const TinyFile file({.layers = kLayers});
   DeviceRank rank(file.path(), 200);
   StepPlan plan{.epoch = Epoch{1}, .id = PlanId{1}};
-  plan.sequences.push_back(Sequence(1, 0, std::vector<int32_t>(20, 5), 0));
+  PlanSequence& s = plan.sequences.emplace_back();
+  s.request = RequestId{1};
+  s.attempt = 1;
+  s.tokens.assign(20, 5);
+  s.opening = Opening{};
+  s.kept = LayerSet();
+  s.names = SealedNames{0, {BlockId{1, 1}, BlockId{1, 2}}};
+  s.sample = true;
   rank.device().fault_in_kernel = true;
   const StepResult result = rank.runner().Execute(plan);
   EXPECT_THAT(result.status, StatusIs(absl::StatusCode::kInternal, AllOf(HasSubstr("cuda"), HasSubstr("illegal"))));
   EXPECT_TRUE(result.sampled.empty());
-  EXPECT_EQ(result.bytes_out, 0) << "blocks of a step that failed are not stored";
+  rank.rank().pool().Drain();
+  EXPECT_EQ(rank.runner().Report(Epoch{1}).bytes_out, 0) << "blocks of a step that failed are not kept";
 }
 
 TEST(DeviceRunnerTest, ABackendThatARankCannotHaveSaysWhy) {
