@@ -79,11 +79,9 @@ TEST_P(SickDiskTest, SaysSoAndHeals) {
       ASSERT_OK(PutAll(*tier, {kept.back()})[0]);
     }
     files->Fail(GetParam());
-    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0],
-                StatusIs(absl::StatusCode::kUnavailable, _));
+    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
     EXPECT_FALSE(tier->Wants());
-    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0],
-                StatusIs(absl::StatusCode::kUnavailable, _));
+    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
     EXPECT_EQ(ProbeAll(*tier, {Key(2, 0, block)})[0], false);
     const int64_t failed = files->failed();
     if (round > 0) {
