@@ -371,8 +371,12 @@ class RocksdbTier final : public KvTier {
                      }));
     BlockIndex found(options_.bound_bytes / 2);
     std::vector<BlockKey> evicted;
-    RETURN_IF_ERROR(folder_->ForEach(
-        [&](const BlockKey& key, int32_t index, int64_t bytes) { found.Add(key, index, bytes, &evicted); }));
+    const absl::Status listed = folder_->ForEach(
+        [&](const BlockKey& key, int32_t index, int64_t bytes) { found.Add(key, index, bytes, &evicted); });
+    if (!listed.ok()) {
+      folder_.reset();
+      return listed;
+    }
     known_bytes_ = folder_->Bytes();
     bound_ = folder_->Bound();
     absl::MutexLock lock(&mutex_);

@@ -150,6 +150,8 @@ absl::StatusOr<std::unique_ptr<RocksFolder>> RocksFolder::Open(const Options& op
   std::string text;
   int format = 0;
   if (IsEmptyFolder(options.path)) {
+    std::filesystem::permissions(options.path, std::filesystem::perms::owner_all,
+                                 error);  // prompts can be told from KV
     const std::string ours = absl::StrCat(kMarkerText, kFormat, "\n");
     RETURN_IF_ERROR(FromRocks(rocksdb::WriteStringToFile(env, ours, marker, /*should_sync=*/true),
                               absl::StrCat(what, ": marking it as ours")));
