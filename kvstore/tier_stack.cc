@@ -26,8 +26,8 @@ SharedBytes FlipOneBit(const SharedBytes& bytes, uint64_t draw) {
 
 }  // namespace
 
-// Runs the TransferCore: events of any thread go to the core under mutex_, and the core's actions are done one by one on
-// one thread, without the lock. That thread alone touches frames and runs the callers' callbacks.
+// Runs the TransferCore: events of any thread go to the core under mutex_, and the core's actions are done one by one
+// on one thread, without the lock. That thread alone touches frames and runs the callers' callbacks.
 class TierStack::Worker {
  public:
   Worker(const Options& options, std::vector<std::unique_ptr<KvTier>> tiers, Clock& clock, FaultPoints& faults)

@@ -96,9 +96,9 @@ void TransferCore::Advance(const BlockKey& key, absl::Time now, TransferActions*
   Read& read = reads_.at(key);
   while (read.tier < options_.tiers && IsAway(read.tier, now)) ++read.tier;
   if (read.tier == options_.tiers) {
-    const absl::Status status =
-        read.damaged ? absl::DataLossError(absl::StrCat("every copy of ", KeyText(key), " was damaged"))
-                     : absl::NotFoundError(absl::StrCat("no tier gave ", KeyText(key)));
+    const absl::Status status = read.damaged
+                                    ? absl::DataLossError(absl::StrCat("every copy of ", KeyText(key), " was damaged"))
+                                    : absl::NotFoundError(absl::StrCat("no tier gave ", KeyText(key)));
     return EndRead(key, status, actions);
   }
   read.place = Place::kQueued;
@@ -157,8 +157,7 @@ void TransferCore::StartLanding(const BlockKey& key, Read& read, TransferActions
   actions->emplace_back(std::move(land));
 }
 
-void TransferCore::OnLanded(const BlockKey& key, const absl::Status& status, absl::Time now,
-                            TransferActions* actions) {
+void TransferCore::OnLanded(const BlockKey& key, const absl::Status& status, absl::Time now, TransferActions* actions) {
   const auto it = reads_.find(key);
   if (it == reads_.end()) return;  // stopped
   Read& read = it->second;
@@ -241,9 +240,8 @@ void TransferCore::OnTime(absl::Time now, TransferActions* actions) {
 
 void TransferCore::Pump(int t, TransferActions* actions) {
   Tier& tier = tiers_[t];
-  const auto most =
-      static_cast<size_t>(std::clamp<int64_t>(options_.call_bytes / std::max<int64_t>(options_.payload_bytes, 1), 1,
-                                              options_.most_blocks));
+  const auto most = static_cast<size_t>(
+      std::clamp<int64_t>(options_.call_bytes / std::max<int64_t>(options_.payload_bytes, 1), 1, options_.most_blocks));
   while (tier.gets_under_way < options_.most_calls && !tier.reads.empty()) {
     TierGet get{t, NewCall(), {}};
     while (get.keys.size() < most && !tier.reads.empty()) {

@@ -72,9 +72,9 @@ using TransferActions = std::vector<TransferAction>;
 // backwards.
 //
 // Fetches of one block share a read. A read asks the tiers in order, from the next one where a tier does not hold the
-// block or gave damaged bytes; in each tier, blocks are read by deadline. An offer goes to every tier that wants it, and
-// a block that is still on its way there is fetched from here. A tier that answered Unavailable is passed over until
-// `retry_after` has gone by.
+// block or gave damaged bytes; in each tier, blocks are read by deadline. An offer goes to every tier that wants it,
+// and a block that is still on its way there is fetched from here. A tier that answered Unavailable is passed over
+// until `retry_after` has gone by.
 class TransferCore {
  public:
   struct Options {
@@ -82,8 +82,8 @@ class TransferCore {
     int64_t payload_bytes = 0;
     int64_t queue_bytes = int64_t{64} << 20;  // of offers that are not stored yet
     absl::Duration retry_after = absl::Seconds(1);
-    int most_calls = 4;                 // Gets under way in one tier, and Puts
-    int most_blocks = 64;               // in one call
+    int most_calls = 4;                     // Gets under way in one tier, and Puts
+    int most_blocks = 64;                   // in one call
     int64_t call_bytes = int64_t{1} << 20;  // of one call, unless one block has more
   };
   explicit TransferCore(const Options& options);
@@ -121,9 +121,9 @@ class TransferCore {
   };
   struct Read {
     Place place = Place::kQueued;
-    int tier = 0;               // tiers_.size(): from an offer
-    uint64_t order = 0;         // first come, first served, at equal deadlines
-    absl::Time queued_by;       // its rank in the queue
+    int tier = 0;          // tiers_.size(): from an offer
+    uint64_t order = 0;    // first come, first served, at equal deadlines
+    absl::Time queued_by;  // its rank in the queue
     std::vector<Waiter> waiters;
     std::vector<Waiter> landing;  // those whose frames are being filled
     SharedBytes bytes;            // while landing

@@ -26,16 +26,13 @@ struct RemoteCall {
   Done done;
 
   RemoteCall(KvOp op, size_t blocks, Done done)
-      : op(op),
-        answers(blocks, absl::UnavailableError("no answer")),
-        unanswered(blocks),
-        done(std::move(done)) {}
+      : op(op), answers(blocks, absl::UnavailableError("no answer")), unanswered(blocks), done(std::move(done)) {}
   void Finish() { done(std::move(answers)); }
 };
 using RemoteCallPtr = std::shared_ptr<RemoteCall>;
 
-// A plain structure. Owned by a RemoteStore, under its lock. A call that it gives back is finished: whoever gets it runs
-// Finish, without the lock, once.
+// A plain structure. Owned by a RemoteStore, under its lock. A call that it gives back is finished: whoever gets it
+// runs Finish, without the lock, once.
 class RemoteCalls {
  public:
   // One message: blocks [first, first + count) of the call. `put_bytes` are on their way until it is answered.
@@ -44,7 +41,8 @@ class RemoteCalls {
   // A message without blocks, whose answer nobody waits for: kDrop, kRoom.
   uint64_t NextId() { return ++last_id_; }
 
-  // Null: the call has more to come, or the message is not known any more. Internal: the reply does not fit the message.
+  // Null: the call has more to come, or the message is not known any more. Internal: the reply does not fit the
+  // message.
   absl::StatusOr<RemoteCallPtr> TakeReply(const KvReply& reply, std::string body);
   // The message will not be answered. Null: the call has more to come.
   RemoteCallPtr Fail(uint64_t id, const absl::Status& why);

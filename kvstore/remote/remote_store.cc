@@ -54,8 +54,8 @@ absl::Status RemoteStore::Attach() {
     if (session != 0 && self != nullptr) self->Detach(session, why);
   };
   Attachment made;
-  ASSIGN_OR_RETURN(made.stream, AttachStream::Open(options_.address, transport_.address(), incarnation_,
-                                                   kAttachTimeout, broken));
+  ASSIGN_OR_RETURN(made.stream,
+                   AttachStream::Open(options_.address, transport_.address(), incarnation_, kAttachTimeout, broken));
   const AttachStream::Session session = made.stream->session();
   if (session.id == 0) return absl::UnavailableError("the store gave no session");
   made.session = session.id;
@@ -295,8 +295,8 @@ void RemoteStore::CheckAnswers() {
     if (attachment_.has_value() && asked_.NextDeadline() <= clock_.Now()) session = attachment_->session;
   }
   if (session == 0) return;
-  Detach(session, absl::DeadlineExceededError(
-                      absl::StrCat("no answer within ", absl::FormatDuration(options_.answer_within))));
+  Detach(session,
+         absl::DeadlineExceededError(absl::StrCat("no answer within ", absl::FormatDuration(options_.answer_within))));
 }
 
 void RemoteStore::AskForRoom() {

@@ -41,8 +41,8 @@ class RemoteStore : public std::enable_shared_from_this<RemoteStore> {
     std::vector<SharedBytes> parts;
   };
   // Sends a call, or fails it. `cut(first, room, message)` fills in the message that starts with block `first` and
-  // answers how many blocks it took; of puts, no more than `room` bytes may be on their way. A cut of 0 blocks: there is
-  // no room, and this block and the rest get ResourceExhausted.
+  // answers how many blocks it took; of puts, no more than `room` bytes may be on their way. A cut of 0 blocks: there
+  // is no room, and this block and the rest get ResourceExhausted.
   using Cut = absl::FunctionRef<size_t(size_t first, int64_t room, Outgoing* message)>;
   void Submit(RemoteCallPtr call, Cut cut);
   void Drop(std::vector<BlockKey> keys);

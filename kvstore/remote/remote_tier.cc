@@ -26,12 +26,14 @@ class RemoteTier final : public KvTier {
       for (const absl::StatusOr<SharedBytes>& answer : answers) held.push_back(answer.ok());
       done(std::move(held));
     });
-    store_->Submit(std::move(call), [&](size_t first, int64_t, auto* message) { return CutKeys(keys, first, message); });
+    store_->Submit(std::move(call),
+                   [&](size_t first, int64_t, auto* message) { return CutKeys(keys, first, message); });
   }
 
   void Get(std::vector<BlockKey> keys, GetDone done) override {
     auto call = std::make_shared<RemoteCall>(KvOp::kGet, keys.size(), std::move(done));
-    store_->Submit(std::move(call), [&](size_t first, int64_t, auto* message) { return CutKeys(keys, first, message); });
+    store_->Submit(std::move(call),
+                   [&](size_t first, int64_t, auto* message) { return CutKeys(keys, first, message); });
   }
 
   void Put(std::vector<StoredBlock> blocks, PutDone done) override {
@@ -40,9 +42,8 @@ class RemoteTier final : public KvTier {
       for (const absl::StatusOr<SharedBytes>& answer : answers) statuses.push_back(answer.status());
       done(std::move(statuses));
     });
-    store_->Submit(std::move(call), [&](size_t first, int64_t room, auto* message) {
-      return CutBlocks(blocks, first, room, message);
-    });
+    store_->Submit(std::move(call),
+                   [&](size_t first, int64_t room, auto* message) { return CutBlocks(blocks, first, room, message); });
   }
 
   void Drop(std::vector<BlockKey> keys) override { store_->Drop(std::move(keys)); }

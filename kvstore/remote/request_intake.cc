@@ -78,7 +78,8 @@ void RequestIntake::Put(std::shared_ptr<Asked> asked, std::string body) {
   }
   std::vector<SharedBytes> parts = CutBody(std::move(body), request.lengths);
   std::vector<StoredBlock> blocks;
-  for (size_t i = 0; i < parts.size(); ++i) blocks.push_back({request.keys[i], request.indices[i], std::move(parts[i])});
+  for (size_t i = 0; i < parts.size(); ++i)
+    blocks.push_back({request.keys[i], request.indices[i], std::move(parts[i])});
   tier_.Put(std::move(blocks), [this, asked, bytes](std::vector<absl::Status> statuses) {
     pending_bytes_.fetch_sub(bytes);
     ReplyAll(*asked, statuses);
@@ -86,9 +87,8 @@ void RequestIntake::Put(std::shared_ptr<Asked> asked, std::string body) {
 }
 
 void RequestIntake::Get(std::shared_ptr<Asked> asked) {
-  tier_.Get(asked->request.keys, [this, asked](std::vector<absl::StatusOr<SharedBytes>> answers) {
-    ReplyBlocks(*asked, answers);
-  });
+  tier_.Get(asked->request.keys,
+            [this, asked](std::vector<absl::StatusOr<SharedBytes>> answers) { ReplyBlocks(*asked, answers); });
 }
 
 void RequestIntake::Probe(std::shared_ptr<Asked> asked) {

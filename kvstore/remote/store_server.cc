@@ -82,13 +82,12 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
                                                                 "': the transport: ", transport.status().message()));
   }
   parts->transport = *std::move(transport);
-  parts->intake = std::make_unique<RequestIntake>(*parts->transport, *parts->store, *parts->sessions,
-                                                  options.max_pending_bytes);
+  parts->intake =
+      std::make_unique<RequestIntake>(*parts->transport, *parts->store, *parts->sessions, options.max_pending_bytes);
   parts->transport->Listen(kKvRequestChannel,
                            [intake = parts->intake.get()](Message message) { intake->Handle(std::move(message)); });
-  parts->service =
-      std::make_unique<KvStoreService>(parts->tiers, *parts->sessions, *parts->intake, parts->transport->address(),
-                                       entropy->Next());
+  parts->service = std::make_unique<KvStoreService>(parts->tiers, *parts->sessions, *parts->intake,
+                                                    parts->transport->address(), entropy->Next());
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;

@@ -15,13 +15,13 @@ namespace interlace {
 struct StoreServerOptions {
   std::string listen = "127.0.0.1:0";  // control address; port 0 picks a free one
   int64_t host_bytes = 0;
-  std::string rocksdb_dir;  // empty: memory alone
-  int64_t rocksdb_bytes = 0;  // of the folder
+  std::string rocksdb_dir;                         // empty: memory alone
+  int64_t rocksdb_bytes = 0;                       // of the folder
   int64_t max_pending_bytes = int64_t{256} << 20;  // of puts that the tiers have not taken yet, of all clients
 };
 
-// Serves from Start until it dies. Owned by main, or by a test; thread-safe. The destructor ends every session; blocks in
-// RocksDB stay for the next process.
+// Serves from Start until it dies. Owned by main, or by a test; thread-safe. The destructor ends every session; blocks
+// in RocksDB stay for the next process.
 class StoreServer {
  public:
   // Errors name the setting: kvstore.listen, kvstore.host_bytes, kvstore.rocksdb_dir, ...

@@ -14,8 +14,8 @@ namespace interlace {
 
 enum class SessionId : uint64_t {};  // drawn at random; 0 is never one
 
-// Owned by the store server; any thread. A session owns no blocks: it says that a client is there, and stale messages of
-// one that is not, or of an earlier life of the store, are told apart by it.
+// Owned by the store server; any thread. A session owns no blocks: it says that a client is there, and stale messages
+// of one that is not, or of an earlier life of the store, are told apart by it.
 class StoreSessions {
  public:
   explicit StoreSessions(std::unique_ptr<Entropy> entropy) : entropy_(std::move(entropy)) {}

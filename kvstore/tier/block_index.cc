@@ -6,7 +6,7 @@
 namespace interlace {
 namespace {
 
-constexpr int32_t kMostUses = 256;      // more would only make the block outlive its readers
+constexpr int32_t kMostUses = 256;       // more would only make the block outlive its readers
 constexpr double kIndexOfDouble = 1024;  // the index at which a block costs twice the first one
 constexpr double kStepsPerUnit = 8;
 

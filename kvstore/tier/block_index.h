@@ -13,11 +13,11 @@ namespace interlace {
 
 // A pure structure, O(log blocks) a call. Owned by one tier, under its lock.
 //
-// A block is worth  uses x cost / size:  how often it was stored or read, what computing it again costs (1 + index/1024:
-// the attention of block 1024 over all before it costs about as much as everything else), and its bytes relative to the
-// mean block. Greedy-Dual-Size-Frequency (Cherkasova 1998) adds age: a block that is stored or read gets the priority
-// `clock + worth`, and the clock rises to the priority of each block that is evicted, so that a block nobody reads is
-// overtaken in the end however much it was used once.
+// A block is worth  uses x cost / size:  how often it was stored or read, what computing it again costs (1 +
+// index/1024: the attention of block 1024 over all before it costs about as much as everything else), and its bytes
+// relative to the mean block. Greedy-Dual-Size-Frequency (Cherkasova 1998) adds age: a block that is stored or read
+// gets the priority `clock + worth`, and the clock rises to the priority of each block that is evicted, so that a block
+// nobody reads is overtaken in the end however much it was used once.
 //
 // A block serves nobody once a block before it in its sequence is gone. So priorities count in steps of 1/8, and of
 // those that are equal the block with the largest index goes first: a sequence loses its tail before its head.
@@ -26,8 +26,8 @@ class BlockIndex {
   explicit BlockIndex(int64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
   enum class Added { kNew, kHeld, kTooLarge };
-  // Makes room by evicting, then holds the block. kHeld: it was held before, and counts as used once more. kTooLarge: it
-  // would not fit into an empty tier; nothing changes.
+  // Makes room by evicting, then holds the block. kHeld: it was held before, and counts as used once more. kTooLarge:
+  // it would not fit into an empty tier; nothing changes.
   Added Add(const BlockKey& key, int32_t index, int64_t bytes, std::vector<BlockKey>* evicted);
   // Counts a use; false iff the block is not held.
   bool Use(const BlockKey& key);

@@ -6,8 +6,8 @@
 namespace interlace {
 namespace {
 
-// The upper tier answers at once ("memory"). Its name, and its bytes, do not show: what the lower one holds is what this
-// tier is counted by, since everything in the upper one was offered to the lower one as well.
+// The upper tier answers at once ("memory"). Its name, and its bytes, do not show: what the lower one holds is what
+// this tier is counted by, since everything in the upper one was offered to the lower one as well.
 class LayeredTier final : public KvTier {
  public:
   LayeredTier(std::unique_ptr<KvTier> upper, std::unique_ptr<KvTier> lower)

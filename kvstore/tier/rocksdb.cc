@@ -27,13 +27,15 @@ constexpr int64_t kLeastBytes = 8 << 20;
 constexpr absl::Duration kRetryAfter = absl::Milliseconds(500);  // while the disk is sick or full
 constexpr int kResumesBeforeReopen = 3;
 
-// The writer thread alone changes the folder: it writes what Put queued and deletes what the index gave up, in the order
-// in which the index decided; it collects garbage, and it brings a sick database back. Readers read. A block that waits
-// to be written is answered from memory. The index says what is held; the folder may hold more for a while.
+// The writer thread alone changes the folder: it writes what Put queued and deletes what the index gave up, in the
+// order in which the index decided; it collects garbage, and it brings a sick database back. Readers read. A block that
+// waits to be written is answered from memory. The index says what is held; the folder may hold more for a while.
 class RocksdbTier final : public KvTier {
  public:
   explicit RocksdbTier(RocksFolder::Options options)
-      : options_(std::move(options)), index_(options_.bound_bytes / 2), batch_bytes_(BatchBytes(options_.bound_bytes)) {}
+      : options_(std::move(options)),
+        index_(options_.bound_bytes / 2),
+        batch_bytes_(BatchBytes(options_.bound_bytes)) {}
 
   absl::Status Start() {
     RETURN_IF_ERROR(OpenFolder());
@@ -58,9 +60,7 @@ class RocksdbTier final : public KvTier {
   }
 
   absl::string_view name() const override { return "rocksdb"; }
-  bool Wants() const override {
-    return !sick_.load() && !full_.load() && queued_bytes_.load() < QueueBytes() / 2;
-  }
+  bool Wants() const override { return !sick_.load() && !full_.load() && queued_bytes_.load() < QueueBytes() / 2; }
 
   void Probe(std::vector<BlockKey> keys, ProbeDone done) override {
     std::vector<bool> held;
@@ -89,7 +89,8 @@ class RocksdbTier final : public KvTier {
   }
 
   void Get(std::vector<BlockKey> keys, GetDone done) override {
-    std::vector<absl::StatusOr<SharedBytes>> answers(keys.size(), absl::NotFoundError("rocksdb tier has no such block"));
+    std::vector<absl::StatusOr<SharedBytes>> answers(keys.size(),
+                                                     absl::NotFoundError("rocksdb tier has no such block"));
     std::vector<size_t> on_disk;
     {
       absl::MutexLock lock(&mutex_);
@@ -104,7 +105,8 @@ class RocksdbTier final : public KvTier {
       }
     }
     if (on_disk.empty()) return done(std::move(answers));
-    auto read = std::make_shared<ReadCall>(ReadCall{std::move(keys), std::move(answers), std::move(on_disk), std::move(done)});
+    auto read =
+        std::make_shared<ReadCall>(ReadCall{std::move(keys), std::move(answers), std::move(on_disk), std::move(done)});
     if (reads_.TryPush([this, read] { Read(*read); })) return;
     for (size_t i : read->on_disk) read->answers[i] = absl::UnavailableError("rocksdb tier: too many reads wait");
     read->done(std::move(read->answers));
@@ -149,7 +151,8 @@ class RocksdbTier final : public KvTier {
   absl::Status Queue(StoredBlock& block, const std::shared_ptr<PutCall>& call, size_t slot)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const auto size = static_cast<int64_t>(block.bytes->size());
-    if (stopping_ || !open_ || sick_.load()) return absl::UnavailableError("rocksdb tier: the disk takes no writes now");
+    if (stopping_ || !open_ || sick_.load())
+      return absl::UnavailableError("rocksdb tier: the disk takes no writes now");
     if (index_.Use(block.key)) return absl::OkStatus();
     if (size > MostBlockBytes()) {
       return absl::ResourceExhaustedError(absl::StrCat("rocksdb tier takes blocks of at most ", MostBlockBytes(),
@@ -301,8 +304,8 @@ class RocksdbTier final : public KvTier {
     for (const std::shared_ptr<PutCall>& call : answered) call->done(std::move(call->statuses));
   }
 
-  // Follows the disk: gives up blocks where it has become smaller, and collects what deleted blocks left behind once the
-  // folder has three quarters of its bound.
+  // Follows the disk: gives up blocks where it has become smaller, and collects what deleted blocks left behind once
+  // the folder has three quarters of its bound.
   void KeepWithinBound() {
     unchecked_bytes_ = 0;
     bound_ = folder_->Bound();
@@ -368,9 +371,12 @@ class RocksdbTier final : public KvTier {
                      }));
     BlockIndex found(options_.bound_bytes / 2);
     std::vector<BlockKey> evicted;
-    RETURN_IF_ERROR(folder_->ForEach([&](const BlockKey& key, int32_t index, int64_t bytes) {
-      found.Add(key, index, bytes, &evicted);
-    }));
+    const absl::Status listed = folder_->ForEach(
+        [&](const BlockKey& key, int32_t index, int64_t bytes) { found.Add(key, index, bytes, &evicted); });
+    if (!listed.ok()) {
+      folder_.reset();
+      return listed;
+    }
     known_bytes_ = folder_->Bytes();
     bound_ = folder_->Bound();
     absl::MutexLock lock(&mutex_);

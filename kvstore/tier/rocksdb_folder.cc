@@ -44,6 +44,7 @@ class ErrorListener final : public rocksdb::EventListener {
  public:
   explicit ErrorListener(absl::AnyInvocable<void()> failed) : failed_(std::move(failed)) {}
   void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* status) override {
+    if (status->IsShutdownInProgress()) return;  // work that closing the database cut short
     LOG(WARNING) << "rocksdb stopped taking writes" << Field("reason", static_cast<int>(reason))
                  << FromRocks(*status, "background work");
     failed_();
@@ -114,11 +115,10 @@ struct RocksFolder::Database {
     options.listeners.push_back(listener);
     std::vector<rocksdb::ColumnFamilyHandle*> families;
     rocksdb::DB* opened = nullptr;
-    const rocksdb::Status status =
-        rocksdb::DB::Open(options, Path(folder.path),
-                          {{rocksdb::kDefaultColumnFamilyName, options},
-                           {"payload", PayloadOptions(options, folder.bound_bytes)}},
-                          &families, &opened);
+    const rocksdb::Status status = rocksdb::DB::Open(
+        options, Path(folder.path),
+        {{rocksdb::kDefaultColumnFamilyName, options}, {"payload", PayloadOptions(options, folder.bound_bytes)}},
+        &families, &opened);
     if (!status.ok()) return status;
     db.reset(opened);
     meta = families[0];
@@ -150,6 +150,8 @@ absl::StatusOr<std::unique_ptr<RocksFolder>> RocksFolder::Open(const Options& op
   std::string text;
   int format = 0;
   if (IsEmptyFolder(options.path)) {
+    std::filesystem::permissions(options.path, std::filesystem::perms::owner_all,
+                                 error);  // prompts can be told from KV
     const std::string ours = absl::StrCat(kMarkerText, kFormat, "\n");
     RETURN_IF_ERROR(FromRocks(rocksdb::WriteStringToFile(env, ours, marker, /*should_sync=*/true),
                               absl::StrCat(what, ": marking it as ours")));
@@ -157,9 +159,8 @@ absl::StatusOr<std::unique_ptr<RocksFolder>> RocksFolder::Open(const Options& op
   } else if (rocksdb::ReadFileToString(env, marker, &text).ok() && absl::StartsWith(text, kMarkerText)) {
     if (!absl::SimpleAtoi(text.substr(kMarkerText.size()), &format)) format = 0;
   } else {
-    return absl::FailedPreconditionError(
-        absl::StrCat(what, " holds files that are not ours (it has no ", kMarkerName,
-                     "); name an empty folder, or empty this one yourself"));
+    return absl::FailedPreconditionError(absl::StrCat(what, " holds files that are not ours (it has no ", kMarkerName,
+                                                      "); name an empty folder, or empty this one yourself"));
   }
   if (format > kFormat) {
     return absl::FailedPreconditionError(absl::StrCat(what, " has format ", format, ", this version writes ", kFormat,

@@ -33,9 +33,9 @@ class RocksFolder {
     rocksdb::Env* env = nullptr;  // null: the system's
   };
   // A folder that is missing or empty becomes ours. FailedPrecondition: it holds something that is not ours, or comes
-  // from a newer version; nothing is touched. An older format of ours, or a damaged database, is cleared: it is a cache.
-  // Unavailable: another process has it open. `failed` is called, on a thread of RocksDB, when the database stops taking
-  // writes by itself.
+  // from a newer version; nothing is touched. An older format of ours, or a damaged database, is cleared: it is a
+  // cache. Unavailable: another process has it open. `failed` is called, on a thread of RocksDB, when the database
+  // stops taking writes by itself.
   static absl::StatusOr<std::unique_ptr<RocksFolder>> Open(const Options& options, absl::AnyInvocable<void()> failed);
   ~RocksFolder();
 

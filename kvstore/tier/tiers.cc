@@ -53,8 +53,7 @@ absl::StatusOr<std::unique_ptr<KvTier>> MakeTier(absl::string_view name, const T
   for (const TierEntry& tier : kTiers) {
     if (tier.name == name) return tier.make(options);
   }
-  return absl::NotFoundError(
-      absl::StrCat("no tier is called '", name, "'; known: ", absl::StrJoin(TierNames(), ", ")));
+  return absl::NotFoundError(absl::StrCat("no tier is called '", name, "'; known: ", absl::StrJoin(TierNames(), ", ")));
 }
 
 }  // namespace interlace

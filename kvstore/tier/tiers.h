@@ -15,18 +15,18 @@ namespace interlace {
 
 struct TierOptions {
   std::string rocksdb_dir;
-  int64_t rocksdb_bytes = 0;                      // of the folder, all that RocksDB keeps in it included
-  std::string remote;                             // control address of the kvstore, "host:port"
-  Transport* transport = nullptr;                 // for "remote"; outlives the tier
-  Clock* clock = nullptr;                         // for "remote"; outlives the tier
+  int64_t rocksdb_bytes = 0;                        // of the folder, all that RocksDB keeps in it included
+  std::string remote;                               // control address of the kvstore, "host:port"
+  Transport* transport = nullptr;                   // for "remote"; outlives the tier
+  Clock* clock = nullptr;                           // for "remote"; outlives the tier
   absl::Duration answer_within = absl::Seconds(2);  // for "remote": a store that takes longer counts as away
 };
 
 // The tiers that a rank may have: "remote", "rocksdb".
 std::vector<absl::string_view> TierNames();
 
-// "rocksdb,remote" to its names, in order; "" and "none" name no tier. InvalidArgument, naming kv.tiers: an empty entry,
-// a name twice, or one that is not in the table.
+// "rocksdb,remote" to its names, in order; "" and "none" name no tier. InvalidArgument, naming kv.tiers: an empty
+// entry, a name twice, or one that is not in the table.
 absl::StatusOr<std::vector<std::string>> ParseTierNames(absl::string_view tiers);
 
 // NotFound lists the known names; other errors name the field to set.

@@ -79,11 +79,9 @@ TEST_P(SickDiskTest, SaysSoAndHeals) {
       ASSERT_OK(PutAll(*tier, {kept.back()})[0]);
     }
     files->Fail(GetParam());
-    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0],
-                StatusIs(absl::StatusCode::kUnavailable, _));
+    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
     EXPECT_FALSE(tier->Wants());
-    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0],
-                StatusIs(absl::StatusCode::kUnavailable, _));
+    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
     EXPECT_EQ(ProbeAll(*tier, {Key(2, 0, block)})[0], false);
     const int64_t failed = files->failed();
     if (round > 0) {
@@ -115,6 +113,10 @@ TEST(FullDiskTest, TheTierLivesWithTheRoomThereIs) {
   if (mount("tmpfs", folder.path().c_str(), "tmpfs", 0, "size=24m") != 0) {
     GTEST_SKIP() << "mounting a file system is not allowed here; SickDiskTest covers its errors";
   }
+  struct Mounted {
+    std::string path;
+    ~Mounted() { EXPECT_EQ(umount(path.c_str()), 0); }
+  } mounted{folder.path()};
   {
     auto tier = *MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20});
     uint64_t block = 0;
@@ -147,7 +149,6 @@ TEST(FullDiskTest, TheTierLivesWithTheRoomThereIs) {
     EXPECT_GT(put(500), 300);
   }
   ASSERT_OK(MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20}));
-  EXPECT_EQ(umount(folder.path().c_str()), 0);
 }
 
 }  // namespace

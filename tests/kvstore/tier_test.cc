@@ -61,8 +61,7 @@ std::unique_ptr<TierUnderTest> Make(int64_t bytes) {
   return std::make_unique<T>(bytes);
 }
 
-INSTANTIATE_TEST_SUITE_P(Memory, TierConformance,
-                         testing::Values(TierCase{"memory", &Make<MemoryUnderTest>, 1 << 20}));
+INSTANTIATE_TEST_SUITE_P(Memory, TierConformance, testing::Values(TierCase{"memory", &Make<MemoryUnderTest>, 1 << 20}));
 INSTANTIATE_TEST_SUITE_P(Rocksdb, TierConformance,
                          testing::Values(TierCase{"rocksdb", &Make<RocksdbUnderTest>, kLeast}));
 INSTANTIATE_TEST_SUITE_P(Layered, TierConformance,

@@ -1,5 +1,5 @@
-// The process that tier_crash_test kills:  tier_writer FOLDER BYTES ACKS.  Verifies every block that the folder holds and
-// that the last ones in ACKS are among them, then puts blocks for ever and appends the number of each one that was
+// The process that tier_crash_test kills:  tier_writer FOLDER BYTES ACKS.  Verifies every block that the folder holds
+// and that the last ones in ACKS are among them, then puts blocks for ever and appends the number of each one that was
 // answered OK to ACKS. Exits with 3 at a wrong block, 4 at a lost one, 5 if the folder cannot be opened.
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -56,7 +56,8 @@ int Run(const std::string& folder, int64_t bytes, const std::string& acks_path) 
         std::fprintf(stderr, "tier_writer: %s\n", right.ToString().c_str());
         verdict = 3;
       } else if (due.contains(blocks[i])) {
-        std::fprintf(stderr, "tier_writer: block %lu of %lu: %s\n", blocks[i], last, answers[i].status().ToString().c_str());
+        std::fprintf(stderr, "tier_writer: block %lu of %lu: %s\n", blocks[i], last,
+                     answers[i].status().ToString().c_str());
         verdict = 4;
       }
     }

@@ -22,8 +22,13 @@ class World {
  public:
   World(uint64_t seed, int tiers)
       : random_(MakeSeededEntropy(seed)),
-        core_({.tiers = tiers, .payload_bytes = 10, .queue_bytes = kQueueBytes, .retry_after = kRetry,
-               .most_calls = 2, .most_blocks = 3, .call_bytes = 1000}),
+        core_({.tiers = tiers,
+               .payload_bytes = 10,
+               .queue_bytes = kQueueBytes,
+               .retry_after = kRetry,
+               .most_calls = 2,
+               .most_blocks = 3,
+               .call_bytes = 1000}),
         tiers_(tiers) {
     for (uint64_t b = 0; b < kBlocks; ++b) {
       for (int32_t layer = 0; layer < kLayers; ++layer) keys_.push_back(Key(seed, layer, b));
@@ -122,7 +127,8 @@ class World {
   void Do(const TierPut& a) { Call(a.tier, a.blocks.size(), a); }
   void Do(const TierGet& a) {
     Call(a.tier, a.keys.size(), a);
-    for (const BlockKey& key : a.keys) EXPECT_TRUE(asked_.insert(key).second) << "asked twice at once: " << KeyText(key);
+    for (const BlockKey& key : a.keys)
+      EXPECT_TRUE(asked_.insert(key).second) << "asked twice at once: " << KeyText(key);
   }
   void Do(const TierProbe& a) { Call(a.tier, 1, a); }
   void Do(const TierDrop& a) { tiers_[a.tier].held.erase(a.key); }
@@ -254,8 +260,8 @@ std::vector<Action> Only(const TransferActions& actions) {
 class CoreTest : public testing::Test {
  protected:
   TransferCore Core(int tiers, int most_calls = 4) {
-    return TransferCore({.tiers = tiers, .payload_bytes = 100, .queue_bytes = 1000, .most_calls = most_calls,
-                         .most_blocks = 1});
+    return TransferCore(
+        {.tiers = tiers, .payload_bytes = 100, .queue_bytes = 1000, .most_calls = most_calls, .most_blocks = 1});
   }
   const absl::Time t0 = absl::UnixEpoch();
   const absl::Time later = t0 + absl::Seconds(10);

@@ -21,7 +21,8 @@ KvRequest RandomRequest(std::mt19937_64& random, size_t* body_bytes) {
   const size_t count = 1 + random() % kMostKvBlocks;
   for (size_t i = 0; i < count; ++i) {
     const auto head = static_cast<int16_t>(random() % 100);
-    request.keys.push_back({{random(), random()}, LayerId{static_cast<int32_t>(random() % 100)}, {head, int16_t(head + 8)}});
+    request.keys.push_back(
+        {{random(), random()}, LayerId{static_cast<int32_t>(random() % 100)}, {head, int16_t(head + 8)}});
     if (request.op != KvOp::kPut) continue;
     request.lengths.push_back(static_cast<uint32_t>(random() % 100000));
     request.indices.push_back(static_cast<int32_t>(random() % 5000));

@@ -228,7 +228,8 @@ TEST(StoreServer, GarbageIsCountedAndIgnored) {
   ASSERT_OK(peer);
   std::mt19937_64 random(9);
   const std::string good =
-      KvRequest{.op = KvOp::kPut, .session = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {4}, .indices = {0}}.Encode();
+      KvRequest{.op = KvOp::kPut, .session = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {4}, .indices = {0}}
+          .Encode();
   constexpr int kMessages = 300;
   for (int i = 0; i < kMessages; ++i) {
     std::string header = good;
@@ -243,7 +244,9 @@ TEST(StoreServer, GarbageIsCountedAndIgnored) {
         header += "trailing";
         break;
       default:
-        header = KvRequest{.op = KvOp::kPut, .session = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {~0u}, .indices = {0}}.Encode();
+        header =
+            KvRequest{.op = KvOp::kPut, .session = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {~0u}, .indices = {0}}
+                .Encode();
     }
     vandal->Send(*peer, kKvRequestChannel, header, {Shared("body")}, [](absl::Status) {});
   }

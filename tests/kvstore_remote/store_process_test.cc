@@ -127,7 +127,10 @@ TEST(StoreProcess, KillsUnderLoadGiveNoWrongBlock) {
   tiers.push_back(*MakeRemoteTier({.remote = address, .transport = transport.get(), .clock = &clock}));
   KvTier& remote = *tiers[0];
   constexpr size_t kPayload = 24 << 10;
-  TierStack stack({.payload_bytes = kPayload, .layer_begin = 0, .layer_end = 1, .heads = {0, 4},
+  TierStack stack({.payload_bytes = kPayload,
+                   .layer_begin = 0,
+                   .layer_end = 1,
+                   .heads = {0, 4},
                    .retry_after = absl::Milliseconds(50)},
                   std::move(tiers), clock, faults);
   std::vector<std::byte> frame(kBlockHeaderBytes + kPayload);

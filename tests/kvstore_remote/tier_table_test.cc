@@ -14,7 +14,8 @@ TEST(TierTable, NamesAreChecked) {
   EXPECT_EQ(*ParseTierNames("rocksdb,remote"), (std::vector<std::string>{"rocksdb", "remote"}));
   EXPECT_TRUE(ParseTierNames("")->empty());
   EXPECT_TRUE(ParseTierNames("none")->empty());
-  for (const absl::string_view bad : {"remote,remote", ",", "rocksdb,", "rocksdb,,remote", "host", "rocksdb,tape", "memory"}) {
+  for (const absl::string_view bad :
+       {"remote,remote", ",", "rocksdb,", "rocksdb,,remote", "host", "rocksdb,tape", "memory"}) {
     EXPECT_THAT(ParseTierNames(bad), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.tiers"))) << bad;
   }
 }

@@ -41,7 +41,8 @@ class ChildProcess {
   // False once the child has ended; it still has to be waited for.
   bool Running() {
     siginfo_t info{};
-    return pid_ > 0 && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0;
+    return pid_ > 0 && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == 0;
   }
   // Exit status as of waitpid; -1 if it was reaped before.
   int Wait() {
