@@ -7,18 +7,24 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "common/transport.h"
-#include "kvstore/block_key.h"
+#include "kvstore/block_id.h"
 
 namespace interlace {
 
-// Header (64 bytes, little-endian): magic, version, codec, layer, hash, generation, payload bytes, XXH3-64 of the
-// payload seeded with the key's digest, XXH3-64 of the header itself.
+// Header (64 bytes, little-endian): magic, version (2), codec, layer, heads, block id, payload bytes, eight reserved
+// zero bytes, XXH3-64 of the payload seeded with the key's digest, XXH3-64 of the header itself. Host frames, tiers and
+// messages all hold a block in this form, so that it is encoded once.
 inline constexpr size_t kBlockHeaderBytes = 64;
+
+// Writes the header of `payload` to header[0, kBlockHeaderBytes): for a frame that holds the payload already.
+void EncodeHeader(const BlockKey& key, absl::Span<const std::byte> payload, char* header);
 
 SharedBytes EncodeBlock(const BlockKey& key, absl::Span<const std::byte> payload);
 
-// Verifies and copies the payload to `out`. DataLoss names what did not match (magic, key, length, header or payload
-// checksum) and leaves `out` unspecified: a caller must treat it as never read.
+// DataLoss names what of `stored` did not match: magic, version, codec, key, length, header or payload checksum.
+absl::Status VerifyStored(const BlockKey& key, absl::string_view stored, size_t payload_bytes);
+
+// Verifies, then copies the payload to `out`. An error leaves `out` as it was.
 absl::Status DecodeBlock(const BlockKey& key, absl::string_view stored, absl::Span<std::byte> out);
 
 }  // namespace interlace

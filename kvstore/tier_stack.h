@@ -13,16 +13,9 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "kvstore/tier/tier.h"
+#include "kvstore/transfer_core.h"  // TierStats
 
 namespace interlace {
-
-struct TierStats {
-  int64_t blocks_fetched = 0, bytes_fetched = 0;
-  int64_t blocks_stored = 0, bytes_stored = 0;
-  int64_t corrupt = 0;  // blocks whose key or checksum did not match when they came back
-  int64_t missing = 0;  // fetches that no tier could answer, late ones included
-  int64_t refused = 0;  // offers that were not taken, or that no tier took
-};
 
 // Offers go to every tier that wants them, in the background (write-behind); a fetch asks the tiers in order, and
 // fetches of one block that is already under way share its read. A tier that answered Unavailable is left alone for

@@ -44,7 +44,7 @@ struct AttachStream::Reactor final : grpc::ClientBidiReactor<v1::AttachRequest, 
 
   void OnDone(const grpc::Status& why) override {
     const std::shared_ptr<Progress> kept = progress;
-    const absl::Status status = why.ok() ? absl::UnavailableError("the store ended the lease") : FromGrpcStatus(why);
+    const absl::Status status = why.ok() ? absl::UnavailableError("the store ended the session") : FromGrpcStatus(why);
     absl::AnyInvocable<void(absl::Status)> call;
     {
       absl::MutexLock lock(&kept->mutex);
@@ -88,8 +88,8 @@ absl::StatusOr<std::unique_ptr<AttachStream>> AttachStream::Open(const std::stri
   if (!timely) return absl::UnavailableError(absl::StrCat("no answer within ", absl::FormatDuration(timeout)));
   if (progress.ended) return progress.status;
   progress.broken = std::move(broken);
-  stream->lease_ = {reactor.reply.transport_address(), reactor.reply.incarnation(), reactor.reply.lease(),
-                    reactor.reply.capacity_bytes()};
+  stream->session_ = {reactor.reply.transport_address(), reactor.reply.incarnation(), reactor.reply.session(),
+                      reactor.reply.capacity_bytes(), reactor.reply.room_bytes()};
   return stream;
 }
 

@@ -1,4 +1,4 @@
-// AttachStream: the client's side of KvStore.Attach, an open gRPC stream that is its lease.
+// AttachStream: the client's side of KvStore.Attach, an open gRPC stream that is its session.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,12 @@ namespace interlace {
 // The trap: the destructor waits for the stream to end, so it must not run inside `broken`.
 class AttachStream {
  public:
-  struct Lease {
+  struct Session {
     std::string transport_address;  // of the store
     uint64_t incarnation = 0;       // of the store process
     uint64_t id = 0;
-    int64_t capacity_bytes = 0;  // of the store
+    int64_t capacity_bytes = 0;  // of the store, shared by its clients
+    int64_t room_bytes = 0;      // that the client may have on their way to the store
   };
   // Waits for the store's answer. `broken` is called at most once, and only after Open has succeeded.
   // Unavailable or what the store said, without the address.
@@ -28,9 +29,9 @@ class AttachStream {
                                                             const std::string& transport_address, uint64_t incarnation,
                                                             absl::Duration timeout,
                                                             absl::AnyInvocable<void(absl::Status)> broken);
-  ~AttachStream();  // gives the lease back
+  ~AttachStream();  // ends the session
 
-  const Lease& lease() const { return lease_; }
+  const Session& session() const { return session_; }
 
  private:
   struct Progress;
@@ -38,7 +39,7 @@ class AttachStream {
   AttachStream();
   std::shared_ptr<Progress> progress_;
   std::unique_ptr<Reactor> reactor_;
-  Lease lease_;
+  Session session_;
 };
 
 }  // namespace interlace

@@ -7,31 +7,31 @@
 
 namespace interlace {
 
-// One client's stream, deleted by gRPC's OnDone. The first request opens the lease; the end of the stream closes it.
+// One client's stream, deleted by gRPC's OnDone. The first request opens the session; the end of the stream closes it.
 class KvStoreService::Stream final : public grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachReply> {
  public:
   explicit Stream(KvStoreService& service) : service_(service) { StartRead(&request_); }
 
   void OnReadDone(bool ok) override {
     if (!ok) return End();
-    if (lease_ == LeaseId{0}) {
+    if (session_ == SessionId{0}) {
       incarnation_ = request_.incarnation();
-      lease_ = service_.blocks_.OpenLease();
+      session_ = service_.sessions_.Open();
       LOG(INFO) << "client attached" << Field("incarnation", incarnation_);
       reply_.set_transport_address(service_.transport_address_);
       reply_.set_incarnation(service_.incarnation_);
-      reply_.set_lease(static_cast<uint64_t>(lease_));
-      reply_.set_capacity_bytes(service_.blocks_.UsageOf(lease_).capacity_bytes);
+      reply_.set_session(static_cast<uint64_t>(session_));
+      reply_.set_capacity_bytes(service_.tiers_.back()->Usage().capacity_bytes);
+      reply_.set_room_bytes(service_.intake_.RoomBytes());
       StartWrite(&reply_);
     }
     StartRead(&request_);
   }
   void OnCancel() override { End(); }
   void OnDone() override {
-    if (lease_ != LeaseId{0}) {
-      LOG(INFO) << "client detached" << Field("incarnation", incarnation_)
-                << Field("blocks", service_.blocks_.UsageOf(lease_).blocks);
-      service_.blocks_.CloseLease(lease_);
+    if (session_ != SessionId{0}) {
+      LOG(INFO) << "client detached" << Field("incarnation", incarnation_);
+      service_.sessions_.Close(session_);
     }
     delete this;
   }
@@ -48,15 +48,19 @@ class KvStoreService::Stream final : public grpc::ServerBidiReactor<v1::AttachRe
   KvStoreService& service_;
   v1::AttachRequest request_;
   v1::AttachReply reply_;
-  LeaseId lease_{0};
+  SessionId session_{0};
   uint64_t incarnation_ = 0;
   absl::Mutex mutex_;
   bool ended_ = false;  // protected by mutex_
 };
 
-KvStoreService::KvStoreService(LeasedBlocks& blocks, const RequestIntake& intake, std::string transport_address,
-                               uint64_t incarnation)
-    : blocks_(blocks), intake_(intake), transport_address_(std::move(transport_address)), incarnation_(incarnation) {}
+KvStoreService::KvStoreService(std::vector<KvTier*> tiers, StoreSessions& sessions, const RequestIntake& intake,
+                               std::string transport_address, uint64_t incarnation)
+    : tiers_(std::move(tiers)),
+      sessions_(sessions),
+      intake_(intake),
+      transport_address_(std::move(transport_address)),
+      incarnation_(incarnation) {}
 
 grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachReply>* KvStoreService::Attach(
     grpc::CallbackServerContext* context) {
@@ -65,14 +69,15 @@ grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachReply>* KvStoreService::Att
 
 grpc::ServerUnaryReactor* KvStoreService::Usage(grpc::CallbackServerContext* context, const v1::UsageRequest* request,
                                                 v1::UsageReply* reply) {
-  for (const auto& [name, usage] : blocks_.Usage()) {
+  for (KvTier* one : tiers_) {
+    const TierUsage usage = one->Usage();
     v1::TierUsageMessage* tier = reply->add_tiers();
-    tier->set_name(name);
+    tier->set_name(std::string(one->name()));
     tier->set_blocks(usage.blocks);
     tier->set_bytes(usage.bytes);
     tier->set_capacity_bytes(usage.capacity_bytes);
   }
-  reply->set_clients(blocks_.leases());
+  reply->set_clients(sessions_.count());
   reply->set_malformed_messages(intake_.malformed());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);

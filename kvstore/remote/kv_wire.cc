@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 #include "kvstore/byte_order.h"
 
 namespace interlace {
@@ -11,7 +12,7 @@ namespace {
 
 constexpr uint16_t kRequestMagic = 0x514b;
 constexpr uint16_t kReplyMagic = 0x524b;
-constexpr uint8_t kVersion = 1;
+constexpr uint8_t kVersion = 2;
 
 class HeaderWriter {
  public:
@@ -64,6 +65,14 @@ absl::Status Malformed(absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("malformed kv message: ", what));
 }
 
+absl::StatusOr<KvOp> ReadOp(HeaderReader& in) {
+  const auto op = in.Get<uint8_t>();
+  if (op < static_cast<uint8_t>(KvOp::kPut) || op > static_cast<uint8_t>(KvOp::kRoom)) {
+    return Malformed(absl::StrCat("operation ", op));
+  }
+  return static_cast<KvOp>(op);
+}
+
 bool IsAnswer(uint8_t code) {
   switch (static_cast<absl::StatusCode>(code)) {
     case absl::StatusCode::kOk:
@@ -83,16 +92,13 @@ std::string KvRequest::Encode() const {
   out.Put(kRequestMagic);
   out.Put(kVersion);
   out.Put(static_cast<uint8_t>(op));
-  out.Put(lease);
+  out.Put(session);
   out.Put(id);
-  if (op == KvOp::kDrop) {
-    out.Put(Value(generation));
-    return out.Take();
-  }
   out.Put(static_cast<uint32_t>(keys.size()));
   for (const BlockKey& key : keys) out.PutKey(key);
-  if (op == KvOp::kWrite) {
+  if (op == KvOp::kPut) {
     for (const uint32_t length : lengths) out.Put(length);
+    for (const int32_t index : indices) out.Put(index);
   }
   return out.Take();
 }
@@ -100,25 +106,22 @@ std::string KvRequest::Encode() const {
 absl::StatusOr<KvRequest> KvRequest::Decode(absl::string_view header, size_t body_bytes) {
   HeaderReader in(header);
   if (in.Get<uint16_t>() != kRequestMagic || in.Get<uint8_t>() != kVersion) return Malformed("not a request");
-  const auto op = in.Get<uint8_t>();
-  if (op < static_cast<uint8_t>(KvOp::kWrite) || op > static_cast<uint8_t>(KvOp::kDrop)) {
-    return Malformed(absl::StrCat("operation ", op));
-  }
   KvRequest request;
-  request.op = static_cast<KvOp>(op);
-  request.lease = in.Get<uint64_t>();
+  ASSIGN_OR_RETURN(request.op, ReadOp(in));
+  request.session = in.Get<uint64_t>();
   request.id = in.Get<uint64_t>();
+  const auto count = in.Get<uint32_t>();
+  const uint32_t least = request.op == KvOp::kRoom ? 0 : 1;
+  const uint32_t most = request.op == KvOp::kRoom ? 0 : static_cast<uint32_t>(kMostKvBlocks);
+  if (count < least || count > most) return Malformed(absl::StrCat("request for ", count, " blocks"));
+  for (uint32_t i = 0; i < count; ++i) request.keys.push_back(in.GetKey());
   size_t expected = 0;
-  if (request.op == KvOp::kDrop) {
-    request.generation = Generation{in.Get<uint64_t>()};
-  } else {
-    const auto count = in.Get<uint32_t>();
-    if (count < 1 || count > kMostKvBlocks) return Malformed(absl::StrCat("request for ", count, " blocks"));
-    for (uint32_t i = 0; i < count; ++i) request.keys.push_back(in.GetKey());
-    for (uint32_t i = 0; request.op == KvOp::kWrite && i < count; ++i) {
+  if (request.op == KvOp::kPut) {
+    for (uint32_t i = 0; i < count; ++i) {
       request.lengths.push_back(in.Get<uint32_t>());
       expected += request.lengths.back();
     }
+    for (uint32_t i = 0; i < count; ++i) request.indices.push_back(in.Get<int32_t>());
   }
   if (!in.AtEnd()) return Malformed(absl::StrCat("request header of ", header.size(), " bytes"));
   if (expected != body_bytes) return Malformed(absl::StrCat("body of ", body_bytes, " bytes, not ", expected));
@@ -130,12 +133,13 @@ std::string KvReply::Encode() const {
   out.Put(kReplyMagic);
   out.Put(kVersion);
   out.Put(static_cast<uint8_t>(op));
-  out.Put(static_cast<uint8_t>(lease_known ? 1 : 0));
-  out.Put(lease);
+  out.Put(static_cast<uint8_t>(session_known ? 1 : 0));
+  out.Put(session);
   out.Put(id);
   out.Put(held_blocks);
   out.Put(held_bytes);
   out.Put(capacity_bytes);
+  out.Put(room_bytes);
   out.Put(first);
   out.Put(static_cast<uint32_t>(answers.size()));
   for (const KvAnswer& answer : answers) {
@@ -149,17 +153,14 @@ absl::StatusOr<KvReply> KvReply::Decode(absl::string_view header, size_t body_by
   HeaderReader in(header);
   if (in.Get<uint16_t>() != kReplyMagic || in.Get<uint8_t>() != kVersion) return Malformed("not a reply");
   KvReply reply;
-  const auto op = in.Get<uint8_t>();
-  if (op < static_cast<uint8_t>(KvOp::kWrite) || op > static_cast<uint8_t>(KvOp::kDrop)) {
-    return Malformed(absl::StrCat("reply to operation ", op));
-  }
-  reply.op = static_cast<KvOp>(op);
-  reply.lease_known = in.Get<uint8_t>() != 0;
-  reply.lease = in.Get<uint64_t>();
+  ASSIGN_OR_RETURN(reply.op, ReadOp(in));
+  reply.session_known = in.Get<uint8_t>() != 0;
+  reply.session = in.Get<uint64_t>();
   reply.id = in.Get<uint64_t>();
   reply.held_blocks = in.Get<int64_t>();
   reply.held_bytes = in.Get<int64_t>();
   reply.capacity_bytes = in.Get<int64_t>();
+  reply.room_bytes = in.Get<int64_t>();
   reply.first = in.Get<uint32_t>();
   const auto count = in.Get<uint32_t>();
   if (count > kMostKvBlocks) return Malformed(absl::StrCat("reply with ", count, " blocks"));
@@ -167,7 +168,7 @@ absl::StatusOr<KvReply> KvReply::Decode(absl::string_view header, size_t body_by
   for (uint32_t i = 0; i < count; ++i) {
     const auto code = in.Get<uint8_t>();
     const auto length = in.Get<uint32_t>();
-    const bool carries = reply.op == KvOp::kRead && code == 0;
+    const bool carries = reply.op == KvOp::kGet && code == 0;
     if (!IsAnswer(code) || (length != 0 && !carries)) return Malformed(absl::StrCat("answer with code ", code));
     reply.answers.push_back({static_cast<absl::StatusCode>(code), length});
     expected += length;

@@ -10,7 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "common/transport.h"
-#include "kvstore/block_key.h"
+#include "kvstore/block_id.h"
 
 namespace interlace {
 
@@ -18,16 +18,16 @@ namespace interlace {
 inline constexpr size_t kMostKvBlocks = 120;
 inline constexpr size_t kKvBatchBytes = size_t{1} << 20;
 
-enum class KvOp : uint8_t { kWrite = 1, kRead = 2, kDrop = 3 };
+enum class KvOp : uint8_t { kPut = 1, kGet = 2, kProbe = 3, kDrop = 4, kRoom = 5 };
 
-// Header of a message on kKvRequestChannel. The body of a write is the blocks, one after another.
+// Header of a message on kKvRequestChannel. The body of a put is the blocks, one after another.
 struct KvRequest {
-  KvOp op = KvOp::kRead;
-  uint64_t lease = 0;             // as the store gave it
-  uint64_t id = 0;                // chosen by the client; never reused within a lease
-  std::vector<BlockKey> keys;     // kWrite, kRead: 1 .. kMostKvBlocks
-  std::vector<uint32_t> lengths;  // kWrite: bytes of each block
-  Generation generation{};        // kDrop
+  KvOp op = KvOp::kGet;
+  uint64_t session = 0;           // as the store gave it
+  uint64_t id = 0;                // chosen by the client; never reused within a session
+  std::vector<BlockKey> keys;     // 1 .. kMostKvBlocks; kRoom: none
+  std::vector<uint32_t> lengths;  // kPut: bytes of each block
+  std::vector<int32_t> indices;   // kPut: StoredBlock::index of each block
 
   std::string Encode() const;
   // InvalidArgument unless the bytes are one whole request and the lengths add up to body_bytes.
@@ -37,21 +37,22 @@ struct KvRequest {
 // One block of an answer.
 struct KvAnswer {
   absl::StatusCode code = absl::StatusCode::kOk;  // OK, NotFound, ResourceExhausted, Unavailable
-  uint32_t length = 0;                            // bytes in the body; only of reads that are OK
+  uint32_t length = 0;                            // bytes in the body; only of gets that are OK
 };
 
-// Header of a message on kKvReplyChannel. A read may be answered in several messages, in order. The body is the blocks
-// read, one after another. The reply to a drop has no answers.
+// Header of a message on kKvReplyChannel. A get may be answered in several messages, in order. The body is the blocks
+// read, one after another. The replies to kDrop and kRoom have no answers.
 struct KvReply {
-  KvOp op = KvOp::kRead;
-  bool lease_known = true;  // false: the store has no such lease; nothing else but lease and id counts
-  uint64_t lease = 0;
+  KvOp op = KvOp::kGet;
+  bool session_known = true;  // false: the store has no such session; nothing else but session and id counts
+  uint64_t session = 0;
   uint64_t id = 0;
   uint32_t first = 0;  // index of the first answer within the request
   std::vector<KvAnswer> answers;
-  int64_t held_blocks = 0;  // of this lease, after the request
+  int64_t held_blocks = 0;  // of the store, which all clients share
   int64_t held_bytes = 0;
-  int64_t capacity_bytes = 0;  // of the store
+  int64_t capacity_bytes = 0;
+  int64_t room_bytes = 0;  // that the client may have on their way to the store from now on; 0: the store takes none
 
   std::string Encode() const;
   static absl::StatusOr<KvReply> Decode(absl::string_view header, size_t body_bytes);

@@ -1,5 +1,6 @@
 #include "kvstore/remote/request_intake.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/log.h"
@@ -27,11 +28,15 @@ struct RequestIntake::Asked {
   KvRequest request;
   Gate& gate;
   ~Asked() { gate.Leave(); }
-  LeaseId lease() const { return LeaseId{request.lease}; }
 };
 
-RequestIntake::RequestIntake(Transport& transport, LeasedBlocks& blocks, int64_t max_pending_bytes)
-    : transport_(transport), blocks_(blocks), max_pending_bytes_(max_pending_bytes) {}
+RequestIntake::RequestIntake(Transport& transport, KvTier& tier, const StoreSessions& sessions,
+                             int64_t max_pending_bytes)
+    : transport_(transport), tier_(tier), sessions_(sessions), max_pending_bytes_(max_pending_bytes) {}
+
+int64_t RequestIntake::RoomBytes() const {
+  return tier_.Wants() ? max_pending_bytes_ / std::max<int64_t>(sessions_.count(), 1) : 0;
+}
 
 void RequestIntake::Handle(Message message) {
   absl::StatusOr<KvRequest> request = KvRequest::Decode(message.header, message.body.size());
@@ -42,76 +47,80 @@ void RequestIntake::Handle(Message message) {
   }
   if (!gate_.TryEnter()) return;
   const std::shared_ptr<Asked> asked(new Asked{message.from, *std::move(request), gate_});
+  if (!sessions_.Knows(SessionId{asked->request.session})) {
+    KvReply reply = ReplyTo(*asked);
+    reply.session_known = false;
+    return Send(*asked, reply, {});
+  }
   switch (asked->request.op) {
-    case KvOp::kWrite:
-      return Write(asked, std::move(message.body));
-    case KvOp::kRead:
-      return Read(asked);
+    case KvOp::kPut:
+      return Put(asked, std::move(message.body));
+    case KvOp::kGet:
+      return Get(asked);
+    case KvOp::kProbe:
+      return Probe(asked);
     case KvOp::kDrop:
-      return Drop(asked);
+      tier_.Drop(asked->request.keys);
+      return Send(*asked, ReplyTo(*asked), {});
+    case KvOp::kRoom:
+      return Send(*asked, ReplyTo(*asked), {});
   }
 }
 
-void RequestIntake::Write(std::shared_ptr<Asked> asked, std::string body) {
+void RequestIntake::Put(std::shared_ptr<Asked> asked, std::string body) {
   const KvRequest& request = asked->request;
   const auto bytes = static_cast<int64_t>(body.size());
   const int64_t pending = pending_bytes_.fetch_add(bytes);
   if (pending > 0 && pending + bytes > max_pending_bytes_) {
     pending_bytes_.fetch_sub(bytes);
     return ReplyAll(*asked, std::vector<absl::Status>(request.keys.size(),
-                                                      absl::ResourceExhaustedError("too many writes under way")));
+                                                      absl::ResourceExhaustedError("too many puts under way")));
   }
   std::vector<SharedBytes> parts = CutBody(std::move(body), request.lengths);
   std::vector<StoredBlock> blocks;
-  for (size_t i = 0; i < parts.size(); ++i) blocks.push_back({request.keys[i], std::move(parts[i])});
-  const bool known =
-      blocks_.Write(asked->lease(), std::move(blocks), [this, asked, bytes](std::vector<absl::Status> statuses) {
-        pending_bytes_.fetch_sub(bytes);
-        ReplyAll(*asked, statuses);
-      });
-  if (known) return;
-  pending_bytes_.fetch_sub(bytes);
-  Send(*asked, ReplyTo(*asked), {});
+  for (size_t i = 0; i < parts.size(); ++i)
+    blocks.push_back({request.keys[i], request.indices[i], std::move(parts[i])});
+  tier_.Put(std::move(blocks), [this, asked, bytes](std::vector<absl::Status> statuses) {
+    pending_bytes_.fetch_sub(bytes);
+    ReplyAll(*asked, statuses);
+  });
 }
 
-void RequestIntake::Read(std::shared_ptr<Asked> asked) {
-  const bool known =
-      blocks_.Read(asked->lease(), asked->request.keys,
-                   [this, asked](std::vector<absl::StatusOr<SharedBytes>> answers) { ReplyBlocks(*asked, answers); });
-  if (!known) Send(*asked, ReplyTo(*asked), {});
+void RequestIntake::Get(std::shared_ptr<Asked> asked) {
+  tier_.Get(asked->request.keys,
+            [this, asked](std::vector<absl::StatusOr<SharedBytes>> answers) { ReplyBlocks(*asked, answers); });
 }
 
-void RequestIntake::Drop(std::shared_ptr<Asked> asked) {
-  KvReply reply = ReplyTo(*asked);
-  if (blocks_.Drop(asked->lease(), asked->request.generation)) {
-    reply = ReplyTo(*asked);
-    reply.lease_known = true;
-  }
-  Send(*asked, reply, {});
+void RequestIntake::Probe(std::shared_ptr<Asked> asked) {
+  tier_.Probe(asked->request.keys, [this, asked](std::vector<bool> held) {
+    KvReply reply = ReplyTo(*asked);
+    for (const bool one : held) {
+      reply.answers.push_back({one ? absl::StatusCode::kOk : absl::StatusCode::kNotFound, 0});
+    }
+    Send(*asked, reply, {});
+  });
 }
 
-// Without answers, and as if the lease were unknown.
+// Without answers.
 KvReply RequestIntake::ReplyTo(const Asked& asked) const {
-  const TierUsage usage = blocks_.UsageOf(asked.lease());
+  const TierUsage usage = tier_.Usage();
   return {.op = asked.request.op,
-          .lease_known = false,
-          .lease = asked.request.lease,
+          .session = asked.request.session,
           .id = asked.request.id,
           .held_blocks = usage.blocks,
           .held_bytes = usage.bytes,
-          .capacity_bytes = usage.capacity_bytes};
+          .capacity_bytes = usage.capacity_bytes,
+          .room_bytes = RoomBytes()};
 }
 
 void RequestIntake::ReplyAll(const Asked& asked, const std::vector<absl::Status>& statuses) {
   KvReply reply = ReplyTo(asked);
-  reply.lease_known = true;
   for (const absl::Status& status : statuses) reply.answers.push_back({Travelling(status.code()), 0});
   Send(asked, reply, {});
 }
 
 void RequestIntake::ReplyBlocks(const Asked& asked, const std::vector<absl::StatusOr<SharedBytes>>& answers) {
   KvReply reply = ReplyTo(asked);
-  reply.lease_known = true;
   std::vector<SharedBytes> parts;
   size_t bytes = 0;
   for (size_t i = 0; i < answers.size(); ++i) {
@@ -129,7 +138,7 @@ void RequestIntake::ReplyBlocks(const Asked& asked, const std::vector<absl::Stat
   Send(asked, reply, std::move(parts));
 }
 
-// A client that is gone gets no reply; its lease ends by itself.
+// A client that is gone gets no reply; its session ends by itself.
 void RequestIntake::Send(const Asked& asked, const KvReply& reply, std::vector<SharedBytes> parts) {
   transport_.Send(asked.from, kKvReplyChannel, reply.Encode(), std::move(parts), [](absl::Status) {});
 }

@@ -11,31 +11,28 @@
 #include "common/entropy.h"
 #include "common/status_macros.h"
 #include "kvstore/remote/kv_store_service.h"
-#include "kvstore/remote/leased_blocks.h"
 #include "kvstore/remote/request_intake.h"
+#include "kvstore/remote/store_sessions.h"
 #include "kvstore/tier/tiers.h"
 #include "transport/ucx_transport.h"
 
 namespace interlace {
 namespace {
 
-absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const StoreServerOptions& options) {
-  TierOptions tier_options;
-  tier_options.host_bytes = options.host_bytes;
-  tier_options.rocksdb_dir = options.rocksdb_dir;
-  tier_options.rocksdb_bytes = options.rocksdb_bytes;
+// Memory over RocksDB, or memory alone; `tiers` names the parts.
+absl::StatusOr<std::unique_ptr<KvTier>> MakeStore(const StoreServerOptions& options, std::vector<KvTier*>* tiers) {
   const auto named = [](const absl::Status& status) {
     return absl::Status(status.code(), absl::StrCat("kvstore.", status.message()));
   };
-  std::vector<std::unique_ptr<KvTier>> tiers;
-  absl::StatusOr<std::unique_ptr<KvTier>> host = MakeHostTier(tier_options);
-  if (!host.ok()) return named(host.status());
-  tiers.push_back(*std::move(host));
-  if (options.rocksdb_dir.empty()) return tiers;
-  absl::StatusOr<std::unique_ptr<KvTier>> rocksdb = MakeRocksdbTier(tier_options);
+  absl::StatusOr<std::unique_ptr<KvTier>> memory = MakeMemoryTier(options.host_bytes);
+  if (!memory.ok()) return named(memory.status());
+  tiers->push_back(memory->get());
+  if (options.rocksdb_dir.empty()) return memory;
+  absl::StatusOr<std::unique_ptr<KvTier>> rocksdb =
+      MakeRocksdbTier({.rocksdb_dir = options.rocksdb_dir, .rocksdb_bytes = options.rocksdb_bytes});
   if (!rocksdb.ok()) return named(rocksdb.status());
-  tiers.push_back(*std::move(rocksdb));
-  return tiers;
+  tiers->push_back(rocksdb->get());
+  return MakeLayeredTier(*std::move(memory), *std::move(rocksdb));
 }
 
 // Where peers on other machines find the transport: the control host if it is numeric and not a wildcard.
@@ -48,7 +45,9 @@ std::string TransportHost(absl::string_view host) {
 
 // Members die from the last to the first: what serves before what it serves from.
 struct StoreServer::Parts {
-  std::unique_ptr<LeasedBlocks> blocks;
+  std::unique_ptr<KvTier> store;
+  std::vector<KvTier*> tiers;  // the parts of store
+  std::unique_ptr<StoreSessions> sessions;
   std::unique_ptr<Transport> transport;
   std::unique_ptr<RequestIntake> intake;
   std::unique_ptr<KvStoreService> service;
@@ -57,7 +56,7 @@ struct StoreServer::Parts {
 
   ~Parts() {
     if (server != nullptr) {
-      server->Shutdown(gpr_inf_past(GPR_CLOCK_REALTIME));  // cancels the streams, which ends the leases
+      server->Shutdown(gpr_inf_past(GPR_CLOCK_REALTIME));  // cancels the streams, which ends the sessions
       server->Wait();
     }
     if (intake != nullptr) intake->Close();
@@ -72,9 +71,9 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
   }
   const std::string host = options.listen.substr(0, colon);
   auto parts = std::make_unique<Parts>();
-  ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KvTier>> tiers, MakeTiers(options));
+  ASSIGN_OR_RETURN(parts->store, MakeStore(options, &parts->tiers));
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
-  parts->blocks = std::make_unique<LeasedBlocks>(std::move(tiers), entropy->Fork("leases"));
+  parts->sessions = std::make_unique<StoreSessions>(entropy->Fork("sessions"));
   UcxOptions transport_options;
   transport_options.host = TransportHost(host);
   absl::StatusOr<std::unique_ptr<Transport>> transport = MakeUcxTransport(transport_options);
@@ -83,18 +82,19 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
                                                                 "': the transport: ", transport.status().message()));
   }
   parts->transport = *std::move(transport);
-  parts->intake = std::make_unique<RequestIntake>(*parts->transport, *parts->blocks, options.max_pending_bytes);
+  parts->intake =
+      std::make_unique<RequestIntake>(*parts->transport, *parts->store, *parts->sessions, options.max_pending_bytes);
   parts->transport->Listen(kKvRequestChannel,
                            [intake = parts->intake.get()](Message message) { intake->Handle(std::move(message)); });
-  parts->service =
-      std::make_unique<KvStoreService>(*parts->blocks, *parts->intake, parts->transport->address(), entropy->Next());
+  parts->service = std::make_unique<KvStoreService>(parts->tiers, *parts->sessions, *parts->intake,
+                                                    parts->transport->address(), entropy->Next());
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 2000);  // a client that hangs or vanished loses its lease
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 2000);  // a client that hangs or vanished ends its session
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 2000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
@@ -111,8 +111,12 @@ StoreServer::StoreServer(std::unique_ptr<Parts> parts) : parts_(std::move(parts)
 StoreServer::~StoreServer() = default;
 const std::string& StoreServer::address() const { return parts_->address; }
 const std::string& StoreServer::transport_address() const { return parts_->transport->address(); }
-std::vector<std::pair<std::string, TierUsage>> StoreServer::Usage() const { return parts_->blocks->Usage(); }
-int64_t StoreServer::leases() const { return parts_->blocks->leases(); }
+std::vector<std::pair<std::string, TierUsage>> StoreServer::Usage() const {
+  std::vector<std::pair<std::string, TierUsage>> usage;
+  for (KvTier* tier : parts_->tiers) usage.emplace_back(std::string(tier->name()), tier->Usage());
+  return usage;
+}
+int64_t StoreServer::clients() const { return parts_->sessions->count(); }
 int64_t StoreServer::malformed() const { return parts_->intake->malformed(); }
 
 }  // namespace interlace

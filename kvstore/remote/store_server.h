@@ -15,12 +15,13 @@ namespace interlace {
 struct StoreServerOptions {
   std::string listen = "127.0.0.1:0";  // control address; port 0 picks a free one
   int64_t host_bytes = 0;
-  std::string rocksdb_dir;  // empty: memory alone
-  int64_t rocksdb_bytes = 0;
-  int64_t max_pending_bytes = int64_t{256} << 20;  // of writes that the tiers have not taken yet
+  std::string rocksdb_dir;                         // empty: memory alone
+  int64_t rocksdb_bytes = 0;                       // of the folder
+  int64_t max_pending_bytes = int64_t{256} << 20;  // of puts that the tiers have not taken yet, of all clients
 };
 
-// Serves from Start until it dies. Owned by main, or by a test; thread-safe. The destructor ends every lease.
+// Serves from Start until it dies. Owned by main, or by a test; thread-safe. The destructor ends every session; blocks
+// in RocksDB stay for the next process.
 class StoreServer {
  public:
   // Errors name the setting: kvstore.listen, kvstore.host_bytes, kvstore.rocksdb_dir, ...
@@ -29,8 +30,8 @@ class StoreServer {
 
   const std::string& address() const;            // "host:port" of the control service, with the bound port
   const std::string& transport_address() const;  // opaque
-  std::vector<std::pair<std::string, TierUsage>> Usage() const;
-  int64_t leases() const;
+  std::vector<std::pair<std::string, TierUsage>> Usage() const;  // "memory", "rocksdb"
+  int64_t clients() const;
   int64_t malformed() const;  // messages ignored so far
 
  private:

@@ -1,267 +1,429 @@
-// "rocksdb": blocks in a RocksDB folder on a local disk, values in blob files, no write-ahead log.
-#include <rocksdb/convenience.h>
-#include <rocksdb/db.h>
-#include <rocksdb/options.h>
-#include <rocksdb/write_batch.h>
+// "rocksdb": blocks in a folder on a local disk, kept over restarts.
+#include "kvstore/tier/rocksdb.h"
 
 #include <algorithm>
-#include <filesystem>
+#include <atomic>
+#include <deque>
 #include <functional>
-#include <system_error>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "common/bounded_queue.h"
 #include "common/log.h"
+#include "common/status_macros.h"
 #include "common/thread.h"
-#include "kvstore/tier/block_ledger.h"
-#include "kvstore/tier/tiers.h"
+#include "kvstore/tier/block_index.h"
+#include "kvstore/tier/rocksdb_folder.h"
 
 namespace interlace {
 namespace {
 
-constexpr int kReaders = 3;
-constexpr size_t kQueuedCalls = 4096;
-// Dropped blocks stay in blob files until those are collected; beyond this much above the capacity, writes are refused
-// until they are.
-constexpr double kGarbageFactor = 1.0;
-constexpr int64_t kGarbageSlack = 64 << 20;
+constexpr int kReaders = 2;
+constexpr size_t kQueuedReads = 4096;
+constexpr int64_t kLeastBytes = 8 << 20;
+constexpr absl::Duration kRetryAfter = absl::Milliseconds(500);  // while the disk is sick or full
+constexpr int kResumesBeforeReopen = 3;
 
-absl::Status RocksStatus(const rocksdb::Status& status, absl::string_view what) {
-  if (status.ok()) return absl::OkStatus();
-  const std::string text = absl::StrCat("rocksdb: ", what, ": ", status.ToString());
-  if (status.IsNotFound()) return absl::NotFoundError(text);
-  if (status.IsCorruption()) return absl::DataLossError(text);
-  if (status.IsNoSpace()) return absl::ResourceExhaustedError(text);
-  if (status.IsInvalidArgument()) return absl::InvalidArgumentError(text);
-  return absl::UnavailableError(text);
-}
-
-rocksdb::Slice SliceOf(const std::string& bytes) { return {bytes.data(), bytes.size()}; }
-
-// The first key of a generation; the last one has no first key after it.
-std::string FirstKeyOf(Generation generation) { return EncodeKey(BlockKey{{}, generation, LayerId{}}); }
-
-rocksdb::Options FolderOptions(int64_t capacity_bytes) {
-  const int64_t share = capacity_bytes / 16;
-  rocksdb::Options options;
-  options.create_if_missing = true;
-  options.info_log_level = rocksdb::WARN_LEVEL;
-  options.keep_log_file_num = 1;
-  options.max_background_jobs = 2;
-  options.avoid_flush_during_shutdown = true;  // the folder is a cache
-  options.compression = rocksdb::kNoCompression;
-  options.write_buffer_size = std::clamp<int64_t>(share, 1 << 20, 64 << 20);
-  options.enable_blob_files = true;
-  options.min_blob_size = 0;
-  options.blob_file_size = std::clamp<int64_t>(share, 1 << 20, 256 << 20);
-  options.enable_blob_garbage_collection = true;
-  options.blob_garbage_collection_force_threshold = 0.5;
-  return options;
-}
-
-// One writer thread, so that writes and drops of a key keep their order; a few readers; one thread that collects
-// garbage. The ledger, not RocksDB, says what is stored: a dropped block is gone at once, whatever the folder holds.
+// The writer thread alone changes the folder: it writes what Put queued and deletes what the index gave up, in the
+// order in which the index decided; it collects garbage, and it brings a sick database back. Readers read. A block that
+// waits to be written is answered from memory. The index says what is held; the folder may hold more for a while.
 class RocksdbTier final : public KvTier {
  public:
-  RocksdbTier(std::unique_ptr<rocksdb::DB> db, std::string folder, int64_t capacity_bytes)
-      : db_(std::move(db)), folder_(std::move(folder)), ledger_(capacity_bytes) {
-    threads_.emplace_back("rocks-write", [this] { RunAll(writes_); });
-    threads_.emplace_back("rocks-collect", [this] { RunAll(collections_); });
+  explicit RocksdbTier(RocksFolder::Options options)
+      : options_(std::move(options)),
+        index_(options_.bound_bytes / 2),
+        batch_bytes_(BatchBytes(options_.bound_bytes)) {}
+
+  absl::Status Start() {
+    RETURN_IF_ERROR(OpenFolder());
+    threads_.emplace_back("rocks-write", [this] { RunWriter(); });
     for (int i = 0; i < kReaders; ++i) {
-      threads_.emplace_back(absl::StrCat("rocks-read-", i), [this] { RunAll(reads_); });
+      threads_.emplace_back(absl::StrCat("rocks-read-", i), [this] {
+        while (std::optional<Job> job = reads_.Pop()) (*job)();
+      });
     }
+    return absl::OkStatus();
   }
 
+  // What was put is written first.
   ~RocksdbTier() override {
     reads_.Close();
-    writes_.Close();
-    for (Thread& thread : threads_) {
-      if (&thread != &threads_[1]) thread.Join();
+    stop_collecting_ = true;
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
     }
-    collections_.Close();  // after the writer, which asks for collections
-    rocksdb::CancelAllBackgroundWork(db_.get(), /*wait=*/false);
-    threads_[1].Join();
-    db_->Close().PermitUncheckedError();
-    db_.reset();
-    const rocksdb::Status status = rocksdb::DestroyDB(folder_, FolderOptions(ledger_.Usage().capacity_bytes));
-    if (!status.ok()) LOG(WARNING) << "rocksdb tier left files behind" << RocksStatus(status, folder_);
+    for (Thread& thread : threads_) thread.Join();
   }
 
   absl::string_view name() const override { return "rocksdb"; }
+  bool Wants() const override { return !sick_.load() && !full_.load() && queued_bytes_.load() < QueueBytes() / 2; }
 
-  void Write(std::vector<StoredBlock> blocks, WriteDone done) override {
-    WriteJob job;
-    job.statuses.resize(blocks.size());
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      job.statuses[i] = ledger_.Begin(blocks[i].key, static_cast<int64_t>(blocks[i].bytes->size()));
-      if (job.statuses[i].ok()) job.taken.push_back(i);
-    }
-    if (job.taken.empty()) return done(std::move(job.statuses));
-    job.blocks = std::move(blocks);
-    job.done = std::move(done);
-    auto shared = std::make_shared<WriteJob>(std::move(job));
-    if (writes_.TryPush([this, shared] { Put(*shared); })) return;
-    End(*shared, absl::ResourceExhaustedError("rocksdb tier: its write queue is full; the disk is too slow"));
-  }
-
-  void Read(std::vector<BlockKey> keys, ReadDone done) override {
-    auto held_keys = std::make_shared<std::vector<BlockKey>>(std::move(keys));
-    auto held_done = std::make_shared<ReadDone>(std::move(done));
-    const bool any = std::any_of(held_keys->begin(), held_keys->end(), [&](const auto& k) { return ledger_.Holds(k); });
-    if (!any) return Get(*held_keys, *held_done);  // touches no disk
-    if (reads_.TryPush([this, held_keys, held_done] { Get(*held_keys, *held_done); })) return;
-    (*held_done)(std::vector<absl::StatusOr<SharedBytes>>(
-        held_keys->size(), absl::UnavailableError("rocksdb tier: its read queue is full; the disk is too slow")));
-  }
-
-  void Drop(Generation generation) override {
-    if (!ledger_.Drop(generation)) return;
+  void Probe(std::vector<BlockKey> keys, ProbeDone done) override {
+    std::vector<bool> held;
+    held.reserve(keys.size());
     {
-      absl::MutexLock lock(&dropped_mutex_);
-      dropped_.push_back(generation);
+      absl::MutexLock lock(&mutex_);
+      for (const BlockKey& key : keys) held.push_back(open_ && index_.Holds(key));
     }
-    writes_.TryPush([this] { DeleteDropped(); });  // full: a write that waits there will do it
+    done(std::move(held));
   }
 
-  TierUsage Usage() override { return ledger_.Usage(); }
+  void Put(std::vector<StoredBlock> blocks, PutDone done) override {
+    auto call = std::make_shared<PutCall>();
+    call->statuses.resize(blocks.size());
+    call->done = std::move(done);
+    call->left = blocks.size() + 1;
+    {
+      absl::MutexLock lock(&mutex_);
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        call->statuses[i] = Queue(blocks[i], call, i);
+        if (!call->statuses[i].ok() || blocks[i].bytes != nullptr) --call->left;  // answered already
+      }
+      if (--call->left > 0) return;
+    }
+    call->done(std::move(call->statuses));
+  }
+
+  void Get(std::vector<BlockKey> keys, GetDone done) override {
+    std::vector<absl::StatusOr<SharedBytes>> answers(keys.size(),
+                                                     absl::NotFoundError("rocksdb tier has no such block"));
+    std::vector<size_t> on_disk;
+    {
+      absl::MutexLock lock(&mutex_);
+      for (size_t i = 0; i < keys.size(); ++i) {
+        if (!index_.Use(keys[i])) continue;
+        const auto waiting = waiting_.find(keys[i]);
+        if (waiting != waiting_.end()) {
+          answers[i] = waiting->second;
+        } else {
+          on_disk.push_back(i);
+        }
+      }
+    }
+    if (on_disk.empty()) return done(std::move(answers));
+    auto read =
+        std::make_shared<ReadCall>(ReadCall{std::move(keys), std::move(answers), std::move(on_disk), std::move(done)});
+    if (reads_.TryPush([this, read] { Read(*read); })) return;
+    for (size_t i : read->on_disk) read->answers[i] = absl::UnavailableError("rocksdb tier: too many reads wait");
+    read->done(std::move(read->answers));
+  }
+
+  void Drop(std::vector<BlockKey> keys) override {
+    absl::MutexLock lock(&mutex_);
+    for (const BlockKey& key : keys) {
+      if (index_.Remove(key)) Forget(key);
+    }
+  }
+
+  TierUsage Usage() override {
+    absl::MutexLock lock(&mutex_);
+    return {index_.blocks(), index_.bytes(), index_.capacity_bytes()};
+  }
 
  private:
   using Job = std::function<void()>;
-  struct WriteJob {
-    std::vector<StoredBlock> blocks;
+  struct PutCall {
     std::vector<absl::Status> statuses;
-    std::vector<size_t> taken;  // indexes of the blocks that the ledger took
-    WriteDone done;
+    PutDone done;
+    size_t left = 0;  // blocks not answered yet, under mutex_
+  };
+  struct ReadCall {
+    std::vector<BlockKey> keys;
+    std::vector<absl::StatusOr<SharedBytes>> answers;
+    std::vector<size_t> on_disk;
+    GetDone done;
+  };
+  struct Change {
+    RocksFolder::Change change;
+    std::shared_ptr<PutCall> call;  // of a put
+    size_t slot = 0;
   };
 
-  static void RunAll(BoundedQueue<Job>& queue) {
-    while (std::optional<Job> job = queue.Pop()) (*job)();
+  static int64_t BatchBytes(int64_t bound) { return std::clamp<int64_t>(bound / 64, 64 << 10, 1 << 20); }
+  int64_t QueueBytes() const { return 16 * batch_bytes_; }
+  int64_t MostBlockBytes() const { return options_.bound_bytes / 16; }
+
+  // Takes block.bytes iff the block waits to be written; then its status comes later.
+  absl::Status Queue(StoredBlock& block, const std::shared_ptr<PutCall>& call, size_t slot)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto size = static_cast<int64_t>(block.bytes->size());
+    if (stopping_ || !open_ || sick_.load())
+      return absl::UnavailableError("rocksdb tier: the disk takes no writes now");
+    if (index_.Use(block.key)) return absl::OkStatus();
+    if (size > MostBlockBytes()) {
+      return absl::ResourceExhaustedError(absl::StrCat("rocksdb tier takes blocks of at most ", MostBlockBytes(),
+                                                       " bytes (rocksdb_bytes / 16), this one has ", size));
+    }
+    if (full_.load()) return absl::ResourceExhaustedError("rocksdb tier: no room on the disk");
+    if (queued_bytes_.load() + size > QueueBytes()) {
+      return absl::ResourceExhaustedError("rocksdb tier: its write queue is full; the disk is too slow");
+    }
+    std::vector<BlockKey> evicted;
+    if (index_.Add(block.key, block.index, size, &evicted) == BlockIndex::Added::kTooLarge) {
+      return absl::ResourceExhaustedError("rocksdb tier: no room on the disk");
+    }
+    for (const BlockKey& key : evicted) Forget(key);
+    queued_bytes_ += size;
+    waiting_[block.key] = block.bytes;
+    changes_.push_back({{block.key, block.index, std::move(block.bytes)}, call, slot});
+    return absl::OkStatus();
   }
 
-  // Thread: writer.
-  void Put(WriteJob& job) {
-    DeleteDropped();
-    if (absl::Status status = RoomInFolder(); !status.ok()) return End(job, status);
-    rocksdb::WriteBatch batch;
-    rocksdb::Status status;
-    for (size_t i : job.taken) {
-      const StoredBlock& block = job.blocks[i];
-      if (status.ok() && ledger_.Awaits(block.key)) {
-        status = batch.Put(SliceOf(EncodeKey(block.key)), SliceOf(*block.bytes));
+  // The index gave the block up.
+  void Forget(const BlockKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    waiting_.erase(key);  // its change still waits, and finds that it is not wanted
+    changes_.push_back({{key, 0, nullptr}, nullptr, 0});
+  }
+
+  void Read(ReadCall& read) {
+    for (size_t i : read.on_disk) {
+      if (!EnterFolder()) {
+        read.answers[i] = absl::UnavailableError("rocksdb tier: the database is being opened again");
+        continue;
+      }
+      read.answers[i] = folder_->Read(read.keys[i]);
+      absl::MutexLock lock(&mutex_);
+      --readers_;
+      const absl::StatusCode code = read.answers[i].status().code();
+      const bool lost = code == absl::StatusCode::kNotFound || code == absl::StatusCode::kDataLoss;
+      if (lost && !waiting_.contains(read.keys[i]) && index_.Remove(read.keys[i])) Forget(read.keys[i]);
+    }
+    read.done(std::move(read.answers));
+  }
+  bool EnterFolder() {
+    absl::MutexLock lock(&mutex_);
+    if (open_) ++readers_;
+    return open_;
+  }
+
+  // ---- Thread: writer.
+
+  void RunWriter() {
+    while (true) {
+      std::vector<Change> changes = NextChanges();
+      if (sick_.load() && !Recover(changes)) {
+        Finish(std::move(changes), absl::UnavailableError("rocksdb tier: the disk takes no writes now"));
+        if (Stopped()) return;
+        continue;
+      }
+      if (changes.empty() && Stopped()) return;
+      WriteAll(std::move(changes));
+      if (full_.load() || unchecked_bytes_ > batch_bytes_) KeepWithinBound();
+    }
+  }
+
+  bool Stopped() {
+    absl::MutexLock lock(&mutex_);
+    return stopping_ && changes_.empty();
+  }
+
+  // Up to a batch. Waits for changes, but while the disk is sick or full no longer than kRetryAfter.
+  std::vector<Change> NextChanges() {
+    absl::MutexLock lock(&mutex_);
+    const auto due = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return stopping_ || (!changes_.empty() && !sick_.load()) || (sick_.load() && !noticed_);
+    };
+    const bool wait_briefly = sick_.load() || full_.load();
+    noticed_ = sick_.load();
+    mutex_.AwaitWithTimeout(absl::Condition(&due), wait_briefly ? kRetryAfter : absl::InfiniteDuration());
+    noticed_ = sick_.load();
+    std::vector<Change> taken;
+    for (int64_t bytes = 0; !changes_.empty() && bytes < batch_bytes_;) {
+      Change& next = changes_.front();
+      if (next.change.bytes != nullptr) bytes += static_cast<int64_t>(next.change.bytes->size());
+      taken.push_back(std::move(next));
+      changes_.pop_front();
+    }
+    return taken;
+  }
+
+  // True iff the put is still what the index wants.
+  bool Wanted(const Change& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto it = waiting_.find(change.change.key);
+    return it != waiting_.end() && it->second == change.change.bytes;
+  }
+
+  void WriteAll(std::vector<Change> changes) {
+    std::vector<RocksFolder::Change> batch;
+    int64_t bytes = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      for (const Change& change : changes) {
+        if (change.change.bytes != nullptr && !Wanted(change)) continue;
+        batch.push_back(change.change);
+        if (change.change.bytes != nullptr) bytes += static_cast<int64_t>(change.change.bytes->size());
       }
     }
-    if (status.ok()) status = db_->Write(NoLog(), &batch);
-    End(job, RocksStatus(status, absl::StrCat("writing ", job.taken.size(), " blocks")));
-  }
-
-  void End(WriteJob& job, const absl::Status& status) {
-    for (size_t i : job.taken) {
-      job.statuses[i] = status;
-      ledger_.End(job.blocks[i].key, status.ok());
+    absl::Status status;
+    if (bytes > 0 && !HasRoom(bytes)) {
+      status = absl::ResourceExhaustedError("rocksdb tier: no room on the disk");
+    } else if (!batch.empty()) {
+      status = folder_->Write(batch);
+      if (status.ok()) {
+        unchecked_bytes_ += bytes + 64 * static_cast<int64_t>(batch.size());
+      } else {
+        LOG(WARNING) << "rocksdb tier could not write" << Field("changes", batch.size()) << status;
+        sick_ = true;
+        status = absl::UnavailableError(status.message());
+      }
     }
-    job.blocks.clear();
-    job.done(std::move(job.statuses));
+    Finish(std::move(changes), status);
   }
 
-  // Thread: reader, or the caller's if nothing is held.
-  void Get(const std::vector<BlockKey>& keys, ReadDone& done) {
-    std::vector<absl::StatusOr<SharedBytes>> answers;
-    answers.reserve(keys.size());
-    for (const BlockKey& key : keys) answers.push_back(GetOne(key));
-    done(std::move(answers));
-  }
-  absl::StatusOr<SharedBytes> GetOne(const BlockKey& key) {
-    if (!ledger_.Holds(key)) return absl::NotFoundError(absl::StrCat("rocksdb tier has no block of ", KeyText(key)));
-    auto bytes = std::make_shared<std::string>();
-    const std::string name = EncodeKey(key);
-    const rocksdb::Status status =
-        db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), SliceOf(name), bytes.get());
-    if (!status.ok()) return RocksStatus(status, absl::StrCat("reading ", KeyText(key)));
-    return SharedBytes(std::move(bytes));
+  bool HasRoom(int64_t bytes) {
+    if (known_bytes_ + unchecked_bytes_ + bytes <= bound_ / 8 * 7) return true;
+    KeepWithinBound();
+    return known_bytes_ + bytes <= bound_ / 8 * 7;
   }
 
-  // Thread: writer. All keys of a generation lie together, so one range names them.
-  void DeleteDropped() {
-    std::vector<Generation> dropped;
+  // Answers the puts. Deletes that were not written go back to the front of the queue, unless the tier is closing: then
+  // the next process finds those blocks again, which is no harm.
+  void Finish(std::vector<Change> changes, const absl::Status& status) {
+    std::vector<std::shared_ptr<PutCall>> answered;
     {
-      absl::MutexLock lock(&dropped_mutex_);
-      dropped.swap(dropped_);
+      absl::MutexLock lock(&mutex_);
+      for (auto it = changes.rbegin(); it != changes.rend(); ++it) {
+        Change& change = *it;
+        if (change.change.bytes == nullptr) {
+          if (!status.ok() && !stopping_) changes_.push_front(std::move(change));
+          continue;
+        }
+        queued_bytes_ -= static_cast<int64_t>(change.change.bytes->size());
+        const bool wanted = Wanted(change);
+        if (wanted) waiting_.erase(change.change.key);
+        if (wanted && !status.ok()) index_.Remove(change.change.key);
+        change.call->statuses[change.slot] = status;
+        if (--change.call->left == 0) answered.push_back(std::move(change.call));
+      }
     }
-    for (Generation generation : dropped) {
-      const std::string begin = FirstKeyOf(generation);
-      const std::string end = Value(generation) == ~uint64_t{0} ? std::string(kEncodedKeyBytes + 1, '\xff')
-                                                                : FirstKeyOf(Generation{Value(generation) + 1});
-      const rocksdb::Status status =
-          db_->DeleteRange(NoLog(), db_->DefaultColumnFamily(), SliceOf(begin), SliceOf(end));
-      if (!status.ok()) LOG(WARNING) << "rocksdb tier could not delete" << RocksStatus(status, "DeleteRange");
+    changes.clear();
+    for (const std::shared_ptr<PutCall>& call : answered) call->done(std::move(call->statuses));
+  }
+
+  // Follows the disk: gives up blocks where it has become smaller, and collects what deleted blocks left behind once
+  // the folder has three quarters of its bound.
+  void KeepWithinBound() {
+    unchecked_bytes_ = 0;
+    bound_ = folder_->Bound();
+    std::vector<RocksFolder::Change> deletes;
+    {
+      absl::MutexLock lock(&mutex_);
+      std::vector<BlockKey> evicted;
+      index_.SetCapacity(bound_ / 2, &evicted);
+      for (const BlockKey& key : evicted) {
+        waiting_.erase(key);
+        deletes.push_back({key, 0, nullptr});
+      }
     }
-  }
-
-  // Thread: writer. Asks for a collection where garbage grows, refuses where it has grown too far.
-  absl::Status RoomInFolder() {
-    const TierUsage usage = ledger_.Usage();
-    uint64_t blob_bytes = 0;
-    if (!db_->GetIntProperty(rocksdb::DB::Properties::kTotalBlobFileSize, &blob_bytes)) return absl::OkStatus();
-    const int64_t garbage = static_cast<int64_t>(blob_bytes) - usage.bytes;
-    const auto bound = static_cast<int64_t>(kGarbageFactor * static_cast<double>(usage.capacity_bytes)) + kGarbageSlack;
-    if (garbage > bound / 2) collections_.TryPush([this] { Collect(); });  // full: one is already waiting
-    if (garbage <= bound) return absl::OkStatus();
-    return absl::ResourceExhaustedError(
-        absl::StrCat("rocksdb tier: ", garbage, " bytes of dropped blocks in ", folder_, " are still being collected"));
-  }
-
-  // Thread: collector. Deleted keys leave the tree, and blob files that nothing names any more leave the folder.
-  void Collect() {
-    rocksdb::CompactRangeOptions options;
-    options.exclusive_manual_compaction = false;
-    options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
-    options.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kForce;
-    options.blob_garbage_collection_age_cutoff = 1.0;  // move what is left out of every blob file
-    const rocksdb::Status status = db_->CompactRange(options, nullptr, nullptr);
-    if (!status.ok() && !status.IsIncomplete() && !status.IsShutdownInProgress()) {
-      LOG(WARNING) << "rocksdb tier could not collect garbage" << RocksStatus(status, "CompactRange");
+    absl::Status status;
+    if (!deletes.empty()) status = folder_->Write(deletes);
+    known_bytes_ = folder_->Bytes();
+    if (status.ok() && known_bytes_ > bound_ / 4 * 3) {
+      status = folder_->Collect(bound_ / 8 * 5, stop_collecting_);
+      known_bytes_ = folder_->Bytes();
     }
+    if (!status.ok()) {
+      LOG(WARNING) << "rocksdb tier could not make room" << status;
+      sick_ = true;
+    }
+    full_ = known_bytes_ + 2 * batch_bytes_ > bound_ / 8 * 7;
   }
 
-  static rocksdb::WriteOptions NoLog() {
-    rocksdb::WriteOptions options;
-    options.disableWAL = true;
-    return options;
+  // True iff the database takes writes again. `changes` were taken and not written yet.
+  bool Recover(std::vector<Change>& changes) {
+    absl::Status status = folder_ == nullptr ? absl::UnavailableError("closed") : folder_->Resume();
+    if (!status.ok() && ++failed_resumes_ >= kResumesBeforeReopen) {
+      CloseFolder(changes);
+      status = OpenFolder();
+    }
+    if (!status.ok()) return false;
+    failed_resumes_ = 0;
+    sick_ = false;
+    LOG(INFO) << "rocksdb tier takes writes again" << Field("folder", options_.path);
+    KeepWithinBound();
+    return !sick_.load();
   }
 
-  std::unique_ptr<rocksdb::DB> db_;
-  const std::string folder_;
-  BlockLedger ledger_;
-  absl::Mutex dropped_mutex_;
-  std::vector<Generation> dropped_;  // to be deleted by the writer; protected by dropped_mutex_
-  BoundedQueue<Job> writes_{kQueuedCalls};
-  BoundedQueue<Job> reads_{kQueuedCalls};
-  BoundedQueue<Job> collections_{1};
-  std::vector<Thread> threads_;  // writer, collector, readers
+  // Everything that waits is given up: what the folder holds when it is opened again counts.
+  void CloseFolder(std::vector<Change>& changes) {
+    {
+      absl::MutexLock lock(&mutex_);
+      open_ = false;
+      const auto unread = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return readers_ == 0; };
+      mutex_.Await(absl::Condition(&unread));
+      for (Change& change : changes_) changes.push_back(std::move(change));
+      changes_.clear();
+    }
+    folder_.reset();
+    std::erase_if(changes, [](const Change& change) { return change.change.bytes == nullptr; });
+    Finish(std::exchange(changes, {}), absl::UnavailableError("rocksdb tier: the database is being opened again"));
+  }
+
+  // Opens the folder and lists what it holds.
+  absl::Status OpenFolder() {
+    ASSIGN_OR_RETURN(folder_, RocksFolder::Open(options_, [this] {
+                       absl::MutexLock lock(&mutex_);
+                       sick_ = true;
+                     }));
+    BlockIndex found(options_.bound_bytes / 2);
+    std::vector<BlockKey> evicted;
+    RETURN_IF_ERROR(folder_->ForEach(
+        [&](const BlockKey& key, int32_t index, int64_t bytes) { found.Add(key, index, bytes, &evicted); }));
+    known_bytes_ = folder_->Bytes();
+    bound_ = folder_->Bound();
+    absl::MutexLock lock(&mutex_);
+    index_ = std::move(found);
+    for (const BlockKey& key : evicted) Forget(key);
+    open_ = true;
+    return absl::OkStatus();
+  }
+
+  const RocksFolder::Options options_;
+  std::unique_ptr<RocksFolder> folder_;  // changed by the writer while open_ is false
+
+  mutable absl::Mutex mutex_;
+  BlockIndex index_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Change> changes_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<BlockKey, SharedBytes> waiting_ ABSL_GUARDED_BY(mutex_);  // held by the index, not written yet
+  int readers_ ABSL_GUARDED_BY(mutex_) = 0;                                     // inside folder_
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;
+  bool noticed_ ABSL_GUARDED_BY(mutex_) = false;  // the writer knows that the disk is sick
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<int64_t> queued_bytes_{0};
+  std::atomic<bool> sick_{false};  // writes fail
+  std::atomic<bool> full_{false};  // no more fits into the bound, or onto the disk
+  std::atomic<bool> stop_collecting_{false};
+
+  // Of the writer.
+  const int64_t batch_bytes_;
+  int64_t bound_ = 0;            // what the folder may grow to now
+  int64_t known_bytes_ = 0;      // of the folder, when it was last looked at
+  int64_t unchecked_bytes_ = 0;  // written since
+  int failed_resumes_ = 0;
+
+  BoundedQueue<Job> reads_{kQueuedReads};
+  std::vector<Thread> threads_;  // writer, readers
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<KvTier>> MakeRocksdbTier(const TierOptions& options) {
+absl::StatusOr<std::unique_ptr<KvTier>> MakeRocksdbTierOn(const TierOptions& options, rocksdb::Env* env) {
   if (options.rocksdb_dir.empty()) return absl::InvalidArgumentError("rocksdb_dir is empty; name a folder");
-  if (options.rocksdb_bytes <= 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("rocksdb_bytes is ", options.rocksdb_bytes, "; the rocksdb tier needs a capacity above 0"));
+  if (options.rocksdb_bytes < kLeastBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("rocksdb_bytes is ", options.rocksdb_bytes,
+                                                   "; the rocksdb tier needs at least ", kLeastBytes, " (8MiB)"));
   }
-  const std::string what = absl::StrCat("rocksdb_dir '", options.rocksdb_dir, "'");
-  std::error_code error;
-  std::filesystem::create_directories(options.rocksdb_dir, error);
-  if (error) return absl::InvalidArgumentError(absl::StrCat(what, ": cannot be created: ", error.message()));
-  const rocksdb::Options folder = FolderOptions(options.rocksdb_bytes);
-  // KV is a cache: what an earlier process left names requests that are gone.
-  rocksdb::Status status = rocksdb::DestroyDB(options.rocksdb_dir, folder);
-  if (!status.ok()) return RocksStatus(status, absl::StrCat(what, ": wiping (does another process use it?)"));
-  rocksdb::DB* db = nullptr;
-  status = rocksdb::DB::Open(folder, options.rocksdb_dir, &db);
-  if (!status.ok()) return RocksStatus(status, absl::StrCat(what, ": opening"));
-  return std::make_unique<RocksdbTier>(std::unique_ptr<rocksdb::DB>(db), options.rocksdb_dir, options.rocksdb_bytes);
+  auto tier = std::make_unique<RocksdbTier>(RocksFolder::Options{options.rocksdb_dir, options.rocksdb_bytes, env});
+  RETURN_IF_ERROR(tier->Start());
+  return tier;
+}
+
+absl::StatusOr<std::unique_ptr<KvTier>> MakeRocksdbTier(const TierOptions& options) {
+  return MakeRocksdbTierOn(options, nullptr);
 }
 
 }  // namespace interlace

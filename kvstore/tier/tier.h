@@ -25,6 +25,7 @@ struct TierUsage {
   int64_t blocks = 0;
   int64_t bytes = 0;
   int64_t capacity_bytes = 0;
+  bool shared = false;  // by several ranks, which all name the same bytes: counted once, not once a rank
 };
 
 // A cache by content: what it holds under a key is always the same bytes, so that a second Put of a key changes

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <string>
 #include <vector>
 
 #include "tests/kvstore/blocks.h"
@@ -25,6 +27,17 @@ TEST(BlockCodecTest, RoundTrip) {
   }
 }
 
+// What copy-out does in a host frame: the payload lies there already, the header is written before it.
+TEST(BlockCodecTest, AHeaderBesideItsPayloadIsTheStoredForm) {
+  const BlockKey key = Key(7, 3, 11);
+  const std::vector<std::byte> payload = Payload(key, 4096);
+  std::string frame(kBlockHeaderBytes + payload.size(), 'x');
+  std::memcpy(&frame[kBlockHeaderBytes], payload.data(), payload.size());
+  EncodeHeader(key, payload, frame.data());
+  EXPECT_EQ(frame, *EncodeBlock(key, payload));
+  EXPECT_OK(VerifyStored(key, frame, payload.size()));
+}
+
 TEST(BlockCodecTest, EverySingleFlippedBitIsSeen) {
   const BlockKey key = Key(7, 3, 11);
   const std::vector<std::byte> payload = Payload(key, 320);
@@ -43,14 +56,16 @@ TEST(BlockCodecTest, EverySingleFlippedBitIsSeen) {
 TEST(BlockCodecTest, AnotherKeyInAnyFieldIsSeen) {
   auto entropy = MakeSeededEntropy(3);
   for (int round = 0; round < 200; ++round) {
-    const BlockKey key{{entropy->Next(), entropy->Next()}, Generation{entropy->Next()}, LayerId{round}};
+    const auto first_head = static_cast<int16_t>(entropy->Next() % 100);
+    const BlockKey key{{entropy->Next(), entropy->Next()}, LayerId{round}, {first_head, int16_t(first_head + 8)}};
     const std::vector<std::byte> payload = Payload(key, 64);
     const SharedBytes stored = EncodeBlock(key, payload);
-    BlockKey other[4] = {key, key, key, key};
-    other[0].hash.high ^= uint64_t{1} << (entropy->Next() % 64);
-    other[1].hash.low ^= uint64_t{1} << (entropy->Next() % 64);
-    other[2].generation = Generation{Value(key.generation) ^ (uint64_t{1} << (entropy->Next() % 64))};
-    other[3].layer = LayerId{static_cast<int32_t>(entropy->Next() % 1000) + round + 1};
+    BlockKey other[5] = {key, key, key, key, key};
+    other[0].block.high ^= uint64_t{1} << (entropy->Next() % 64);
+    other[1].block.low ^= uint64_t{1} << (entropy->Next() % 64);
+    other[2].heads.begin = static_cast<int16_t>(key.heads.begin ^ (1 << (entropy->Next() % 15)));
+    other[3].heads.end = static_cast<int16_t>(key.heads.end ^ (1 << (entropy->Next() % 15)));
+    other[4].layer = LayerId{static_cast<int32_t>(entropy->Next() % 1000) + round + 1};
     std::vector<std::byte> out(payload.size());
     for (const BlockKey& wrong : other) {
       EXPECT_THAT(DecodeBlock(wrong, *stored, absl::MakeSpan(out)),

@@ -1,5 +1,5 @@
 // What every tier promises, as tests. A test binary lists tier_conformance.cc among its sources and says
-//   INSTANTIATE_TEST_SUITE_P(Host, TierConformance, testing::Values(TierCase{"host", MakeHost}));
+//   INSTANTIATE_TEST_SUITE_P(Memory, TierConformance, testing::Values(TierCase{"memory", MakeMemory, 1 << 20}));
 #pragma once
 
 #include <gtest/gtest.h>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kvstore/tier/tier.h"
+#include "tests/kvstore/tier_calls.h"
 
 namespace interlace {
 
@@ -19,20 +20,17 @@ class TierUnderTest {
  public:
   virtual ~TierUnderTest() = default;
   virtual KvTier& tier() = 0;
-  // What is stored now, asked of the place itself where the tier's own Usage() may lag behind a Drop.
+  // What is stored now, asked of the place itself where the tier's own Usage() may lag behind.
   virtual TierUsage UsageNow() { return tier().Usage(); }
 };
 
 struct TierCase {
   std::string name;
-  std::function<std::unique_ptr<TierUnderTest>(int64_t capacity_bytes)> make;
+  std::function<std::unique_ptr<TierUnderTest>(int64_t bytes)> make;
+  int64_t least_bytes;  // the smallest size that make takes
 };
 inline void PrintTo(const TierCase& tier_case, std::ostream* out) { *out << tier_case.name; }
 
 class TierConformance : public testing::TestWithParam<TierCase> {};
-
-// Calls that wait for the answer.
-std::vector<absl::Status> WriteAll(KvTier& tier, std::vector<StoredBlock> blocks);
-std::vector<absl::StatusOr<SharedBytes>> ReadAll(KvTier& tier, std::vector<BlockKey> keys);
 
 }  // namespace interlace

@@ -13,19 +13,19 @@ using ::testing::_;
 
 KvRequest RandomRequest(std::mt19937_64& random, size_t* body_bytes) {
   KvRequest request;
-  request.op = static_cast<KvOp>(1 + random() % 3);
-  request.lease = random();
+  request.op = static_cast<KvOp>(1 + random() % 5);
+  request.session = random();
   request.id = random();
   *body_bytes = 0;
-  if (request.op == KvOp::kDrop) {
-    request.generation = Generation{random()};
-    return request;
-  }
+  if (request.op == KvOp::kRoom) return request;
   const size_t count = 1 + random() % kMostKvBlocks;
   for (size_t i = 0; i < count; ++i) {
-    request.keys.push_back({{random(), random()}, Generation{random()}, LayerId{static_cast<int32_t>(random() % 100)}});
-    if (request.op != KvOp::kWrite) continue;
+    const auto head = static_cast<int16_t>(random() % 100);
+    request.keys.push_back(
+        {{random(), random()}, LayerId{static_cast<int32_t>(random() % 100)}, {head, int16_t(head + 8)}});
+    if (request.op != KvOp::kPut) continue;
     request.lengths.push_back(static_cast<uint32_t>(random() % 100000));
+    request.indices.push_back(static_cast<int32_t>(random() % 5000));
     *body_bytes += request.lengths.back();
   }
   return request;
@@ -33,17 +33,18 @@ KvRequest RandomRequest(std::mt19937_64& random, size_t* body_bytes) {
 
 KvReply RandomReply(std::mt19937_64& random, size_t* body_bytes) {
   KvReply reply;
-  reply.op = random() % 2 ? KvOp::kRead : KvOp::kWrite;
-  reply.lease = random();
+  reply.op = random() % 2 ? KvOp::kGet : KvOp::kPut;
+  reply.session = random();
   reply.id = random();
   reply.first = static_cast<uint32_t>(random() % 100);
   reply.held_blocks = static_cast<int64_t>(random() % 1000);
+  reply.room_bytes = static_cast<int64_t>(random() % 1000);
   *body_bytes = 0;
   for (size_t i = random() % kMostKvBlocks; i > 0; --i) {
     constexpr absl::StatusCode kCodes[] = {absl::StatusCode::kOk, absl::StatusCode::kNotFound,
                                            absl::StatusCode::kResourceExhausted, absl::StatusCode::kUnavailable};
     KvAnswer answer{kCodes[random() % 4], 0};
-    if (reply.op == KvOp::kRead && answer.code == absl::StatusCode::kOk) {
+    if (reply.op == KvOp::kGet && answer.code == absl::StatusCode::kOk) {
       answer.length = static_cast<uint32_t>(random() % 1000);
     }
     *body_bytes += answer.length;
@@ -63,6 +64,8 @@ TEST(KvWire, RequestsRoundTripAndFitAHeader) {
     ASSERT_OK(back);
     EXPECT_EQ(back->Encode(), bytes);
     EXPECT_EQ(back->keys, request.keys);
+    EXPECT_EQ(back->lengths, request.lengths);
+    EXPECT_EQ(back->indices, request.indices);
     EXPECT_THAT(KvRequest::Decode(bytes, body + 1), StatusIs(absl::StatusCode::kInvalidArgument, _));
   }
 }
@@ -77,6 +80,7 @@ TEST(KvWire, RepliesRoundTripAndFitAHeader) {
     const absl::StatusOr<KvReply> back = KvReply::Decode(bytes, body);
     ASSERT_OK(back);
     EXPECT_EQ(back->Encode(), bytes);
+    EXPECT_EQ(back->room_bytes, reply.room_bytes);
     EXPECT_THAT(KvReply::Decode(bytes, body + 1), StatusIs(absl::StatusCode::kInvalidArgument, _));
   }
 }

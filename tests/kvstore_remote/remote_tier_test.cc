@@ -1,7 +1,6 @@
 // The remote tier against a store in this process.
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <random>
 #include <thread>
 
@@ -11,9 +10,9 @@
 #include "kvstore/remote/store_server.h"
 #include "kvstore/tier/tiers.h"
 #include "tests/kvstore/blocks.h"
+#include "tests/kvstore/folder.h"
 #include "tests/kvstore/tier_conformance.h"
 #include "tests/status_matchers.h"
-#include "tests/transport/child_process.h"
 #include "tests/transport/waiting.h"
 #include "transport/ucx_transport.h"
 
@@ -36,11 +35,13 @@ std::unique_ptr<StoreServer> StartStore(int64_t host_bytes, const std::string& r
 
 // A client: transport and tier, as a worker has them.
 struct Client {
+  RealClock clock;
   std::unique_ptr<Transport> transport;
   std::unique_ptr<KvTier> tier;
   explicit Client(const std::string& store) {
     transport = *MakeUcxTransport({});
-    absl::StatusOr<std::unique_ptr<KvTier>> made = MakeRemoteTier({.remote = store, .transport = transport.get()});
+    absl::StatusOr<std::unique_ptr<KvTier>> made =
+        MakeRemoteTier({.remote = store, .transport = transport.get(), .clock = &clock});
     EXPECT_OK(made);
     tier = *std::move(made);
   }
@@ -52,7 +53,7 @@ class RemoteUnderTest final : public TierUnderTest {
   explicit RemoteUnderTest(int64_t capacity) : server_(StartStore(capacity)), client_(server_->address()) {}
   KvTier& tier() override { return *client_.tier; }
   TierUsage UsageNow() override {
-    ReadAll(tier(), {Key(~uint64_t{0}, 0, 0)});  // what was asked before has been done when this is answered
+    GetAll(tier(), {Key(~uint64_t{0}, 0, 0)});  // what was asked before has been done when this is answered
     return server_->Usage()[0].second;
   }
 
@@ -63,10 +64,19 @@ class RemoteUnderTest final : public TierUnderTest {
 
 INSTANTIATE_TEST_SUITE_P(Remote, TierConformance,
                          testing::Values(TierCase{
-                             "remote", [](int64_t capacity) { return std::make_unique<RemoteUnderTest>(capacity); }}));
+                             "remote", [](int64_t capacity) { return std::make_unique<RemoteUnderTest>(capacity); },
+                             1 << 20}));
 
-StoredBlock BlockOf(uint64_t generation, uint64_t block, size_t bytes) {
-  return {Key(generation, 0, block), Shared(Pattern(bytes, generation * 1000 + block))};
+// Bytes that name their block, as a reader would get them wrong.
+StoredBlock BlockOf(uint64_t chain, uint64_t block, size_t bytes) {
+  return {Key(chain, 0, block), static_cast<int32_t>(block), Shared(Pattern(bytes, chain * 1000 + block))};
+}
+
+template <typename Condition>
+bool WaitUntil(Condition holds) {
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (!holds() && absl::Now() < deadline) std::this_thread::yield();
+  return holds();
 }
 
 // Batches of any count and size are cut into messages and put together again.
@@ -80,11 +90,11 @@ TEST(RemoteTier, BatchesOfAnyShape) {
     for (uint64_t b = 0; b < count; ++b) {
       blocks.push_back(BlockOf(round, b, random() % 20 == 0 ? random() % (3 << 20) : random() % 4000));
     }
-    for (const absl::Status& status : WriteAll(*client.tier, blocks)) ASSERT_OK(status);
+    for (const absl::Status& status : PutAll(*client.tier, blocks)) ASSERT_OK(status);
     std::vector<BlockKey> keys;
     for (const StoredBlock& block : blocks) keys.push_back(block.key);
     keys.push_back(Key(round, 0, count));
-    const auto answers = ReadAll(*client.tier, keys);
+    const auto answers = GetAll(*client.tier, keys);
     ASSERT_EQ(answers.size(), keys.size());
     for (size_t i = 0; i < blocks.size(); ++i) {
       ASSERT_OK(answers[i]);
@@ -92,49 +102,71 @@ TEST(RemoteTier, BatchesOfAnyShape) {
     }
     EXPECT_THAT(answers.back(), StatusIs(absl::StatusCode::kNotFound, _));
     EXPECT_EQ(client.tier->Usage().blocks, static_cast<int64_t>(count));
-    client.tier->Drop(Generation{round});
+    client.tier->Drop(keys);
   }
 }
 
-TEST(RemoteTier, MemoryOverflowsIntoRocksdb) {
-  const std::string dir = testing::TempDir() + "/remote_tier_overflow";
-  std::filesystem::remove_all(dir);
-  auto server = StartStore(1 << 20, dir);
-  Client client(server->address());
+TEST(RemoteTier, MemoryStandsOverRocksdbAndRocksdbOutlivesTheStore) {
+  const Folder folder;
   std::vector<StoredBlock> blocks;
-  std::vector<BlockKey> keys;
-  for (uint64_t b = 0; b < 30; ++b) {
-    blocks.push_back(BlockOf(1, b, 100 << 10));
-    keys.push_back(blocks.back().key);
+  for (uint64_t b = 0; b < 30; ++b) blocks.push_back(BlockOf(1, b, 100 << 10));
+  for (int life = 0; life < 2; ++life) {
+    auto server = StartStore(1 << 20, folder.path());
+    Client client(server->address());
+    if (life == 0) {
+      for (const absl::Status& status : PutAll(*client.tier, blocks)) EXPECT_OK(status);
+    }
+    EXPECT_LE(server->Usage()[0].second.blocks, 10);
+    EXPECT_EQ(server->Usage()[1].second.blocks, 30);
+    const auto answers = GetAll(*client.tier, KeysOf(blocks));
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      ASSERT_OK(answers[i]);
+      EXPECT_TRUE(**answers[i] == *blocks[i].bytes);
+    }
   }
-  for (const absl::Status& status : WriteAll(*client.tier, blocks)) EXPECT_OK(status);
-  EXPECT_EQ(server->Usage()[0].second.blocks, 10);
-  const auto answers = ReadAll(*client.tier, keys);
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    ASSERT_OK(answers[i]);
-    EXPECT_TRUE(**answers[i] == *blocks[i].bytes);
-  }
-  server.reset();
-  std::filesystem::remove_all(dir);
 }
 
-TEST(RemoteTier, AClientThatLeavesLosesItsBlocksAndNobodyElses) {
+// Blocks belong to nobody: what one client stored, another one finds, also after the first has gone.
+TEST(RemoteTier, AllClientsShareTheBlocks) {
   auto server = StartStore(int64_t{64} << 20);
-  Client stays(server->address());
-  ASSERT_OK(WriteAll(*stays.tier, {BlockOf(1, 1, 1000)})[0]);
+  Client reader(server->address());
   {
-    Client leaves(server->address());
-    ASSERT_OK(WriteAll(*leaves.tier, {BlockOf(1, 1, 5000)})[0]);
-    EXPECT_EQ(server->leases(), 2);
+    Client writer(server->address());
+    ASSERT_OK(PutAll(*writer.tier, {BlockOf(1, 1, 5000)})[0]);
+    EXPECT_EQ(server->clients(), 2);
+    EXPECT_EQ(ProbeAll(*reader.tier, {Key(1, 0, 1), Key(1, 0, 2)}), (std::vector<bool>{true, false}));
+    ASSERT_OK(PutAll(*reader.tier, {BlockOf(1, 1, 5000)})[0]);  // the same block again: held once
+    EXPECT_EQ(server->Usage()[0].second.blocks, 1);
   }
-  // The lease ends on the store's side a moment after the client's stream.
-  Client late(server->address());
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (server->Usage()[0].second.bytes != 1000 && absl::Now() < deadline) {
-    ReadAll(*late.tier, {Key(1, 0, 1)});
+  ASSERT_TRUE(WaitUntil([&] { return server->clients() == 1; }));
+  const auto answers = GetAll(*reader.tier, {Key(1, 0, 1)});
+  ASSERT_OK(answers[0]);
+  EXPECT_TRUE(**answers[0] == *BlockOf(1, 1, 5000).bytes);
+  EXPECT_TRUE(reader.tier->Usage().shared);
+  EXPECT_EQ(reader.tier->Usage().capacity_bytes, int64_t{64} << 20);
+}
+
+// No more than the room that the store granted is on its way; the rest is refused before a byte of it is sent.
+TEST(RemoteTier, NothingIsSentToBeRefused) {
+  StoreServerOptions options;
+  options.host_bytes = int64_t{64} << 20;
+  options.max_pending_bytes = 1 << 20;
+  auto server = *StoreServer::Start(options);
+  Client client(server->address());
+  EXPECT_THAT(PutAll(*client.tier, {BlockOf(1, 1, 2 << 20)})[0], StatusIs(absl::StatusCode::kResourceExhausted, _));
+  std::vector<StoredBlock> blocks;
+  for (uint64_t b = 0; b < 100; ++b) blocks.push_back(BlockOf(2, b, 100 << 10));
+  int taken = 0;
+  for (const absl::Status& status : PutAll(*client.tier, blocks)) {
+    taken += status.ok();
+    if (!status.ok()) {
+      EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, _));
+    }
   }
-  EXPECT_EQ(server->Usage()[0].second.bytes, 1000);
-  EXPECT_OK(ReadAll(*stays.tier, {Key(1, 0, 1)})[0]);
+  EXPECT_EQ(taken, 10);
+  EXPECT_EQ(server->Usage()[0].second.blocks, 10);
+  EXPECT_TRUE(client.tier->Wants());
+  ASSERT_OK(PutAll(*client.tier, {BlockOf(2, 99, 100 << 10)})[0]);
 }
 
 // The store is stopped, not killed, while calls are on their way.
@@ -144,38 +176,46 @@ TEST(RemoteTier, AStoreThatStopsAnswersOrFailsEveryCall) {
   Collected<bool> answered;
   constexpr size_t kCalls = 200;
   for (size_t i = 0; i < kCalls; ++i) {
-    client.tier->Write({BlockOf(1, i, 100 << 10)}, [&](std::vector<absl::Status> statuses) {
+    client.tier->Put({BlockOf(1, i, 100 << 10)}, [&](std::vector<absl::Status> statuses) {
       answered.Add(statuses.size() == 1 && (statuses[0].ok() || absl::IsUnavailable(statuses[0])));
     });
     if (i == kCalls / 2) server.reset();
   }
   ASSERT_TRUE(answered.WaitFor(kCalls));
   for (const bool good : answered.Take()) EXPECT_TRUE(good);
-  EXPECT_THAT(ReadAll(*client.tier, {Key(1, 0, 0)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
-}
-
-// A client killed with its blocks in the store: the broken stream is all that the store hears of it.
-TEST(RemoteTier, AKilledClientLosesItsBlocks) {
-  auto server = StartStore(int64_t{64} << 20);
-  ChildProcess child(TIER_CLIENT, {server->address(), "40"});
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (server->Usage()[0].second.blocks < 40 && absl::Now() < deadline) std::this_thread::yield();
-  ASSERT_EQ(server->Usage()[0].second.blocks, 40);
-  EXPECT_EQ(server->leases(), 1);
-  child.Signal(SIGKILL);
-  while (server->Usage()[0].second.blocks > 0 && absl::Now() < deadline) std::this_thread::yield();
-  EXPECT_EQ(server->Usage()[0].second.blocks, 0);
-  EXPECT_EQ(server->leases(), 0);
+  EXPECT_THAT(GetAll(*client.tier, {Key(1, 0, 0)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
 }
 
 TEST(RemoteTier, CreationNamesTheSettingThatIsWrong) {
+  RealClock clock;
   const std::unique_ptr<Transport> transport = *MakeUcxTransport({});
-  EXPECT_THAT(MakeRemoteTier({.remote = "", .transport = transport.get()}),
+  for (const std::string address : {"", "nonsense", ":1", "host:"}) {
+    EXPECT_THAT(MakeRemoteTier({.remote = address, .transport = transport.get(), .clock = &clock}),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.remote")));
+  }
+  EXPECT_THAT(MakeRemoteTier({.remote = "127.0.0.1:1", .transport = nullptr, .clock = &clock}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.remote")));
-  EXPECT_THAT(MakeRemoteTier({.remote = "127.0.0.1:1", .transport = nullptr}),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.remote")));
-  EXPECT_THAT(MakeRemoteTier({.remote = "127.0.0.1:1", .transport = transport.get()}),
-              StatusIs(absl::StatusCode::kUnavailable, AllOf(HasSubstr("kv.remote"), HasSubstr("127.0.0.1:1"))));
+}
+
+// A rank starts without its store, and finds it when it comes.
+TEST(RemoteTier, AStoreThatIsNotThereYetIsFoundLater) {
+  std::string address;
+  {
+    auto server = StartStore(1 << 20);
+    address = server->address();
+  }
+  Client client(address);
+  EXPECT_FALSE(client.tier->Wants());
+  EXPECT_THAT(PutAll(*client.tier, {BlockOf(1, 1, 1000)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
+  EXPECT_THAT(GetAll(*client.tier, {Key(1, 0, 1)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
+  EXPECT_FALSE(ProbeAll(*client.tier, {Key(1, 0, 1)})[0]);
+  StoreServerOptions options;
+  options.listen = address;
+  options.host_bytes = 1 << 20;
+  auto server = StoreServer::Start(options);
+  ASSERT_OK(server);
+  ASSERT_TRUE(WaitUntil([&] { return client.tier->Wants(); }));
+  EXPECT_OK(PutAll(*client.tier, {BlockOf(1, 1, 1000)})[0]);
 }
 
 TEST(StoreServer, GarbageIsCountedAndIgnored) {
@@ -188,7 +228,8 @@ TEST(StoreServer, GarbageIsCountedAndIgnored) {
   ASSERT_OK(peer);
   std::mt19937_64 random(9);
   const std::string good =
-      KvRequest{.op = KvOp::kWrite, .lease = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {4}}.Encode();
+      KvRequest{.op = KvOp::kPut, .session = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {4}, .indices = {0}}
+          .Encode();
   constexpr int kMessages = 300;
   for (int i = 0; i < kMessages; ++i) {
     std::string header = good;
@@ -203,23 +244,25 @@ TEST(StoreServer, GarbageIsCountedAndIgnored) {
         header += "trailing";
         break;
       default:
-        header = KvRequest{.op = KvOp::kWrite, .lease = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {~0u}}.Encode();
+        header =
+            KvRequest{.op = KvOp::kPut, .session = 1, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {~0u}, .indices = {0}}
+                .Encode();
     }
     vandal->Send(*peer, kKvRequestChannel, header, {Shared("body")}, [](absl::Status) {});
   }
-  // A well-formed request of a lease that was never given is answered, and comes after all the garbage.
+  // A well-formed request of a session that was never given is answered, and comes after all the garbage.
   vandal->Send(*peer, kKvRequestChannel, good, {Shared("body")}, [](absl::Status) {});
   ASSERT_TRUE(replies.WaitFor(1));
-  EXPECT_FALSE(replies.Take()[0].lease_known);
+  EXPECT_FALSE(replies.Take()[0].session_known);
   EXPECT_EQ(server->malformed(), kMessages);
   EXPECT_EQ(server->Usage()[0].second.blocks, 0);
-  ASSERT_OK(WriteAll(*client.tier, {BlockOf(1, 1, 1000)})[0]);
+  ASSERT_OK(PutAll(*client.tier, {BlockOf(1, 1, 1000)})[0]);
 }
 
 TEST(RemoteTier, RepliesOfStrangersAreIgnored) {
   auto server = StartStore(int64_t{64} << 20);
   Client client(server->address());
-  ASSERT_OK(WriteAll(*client.tier, {BlockOf(1, 1, 1000)})[0]);
+  ASSERT_OK(PutAll(*client.tier, {BlockOf(1, 1, 1000)})[0]);
   const std::unique_ptr<Transport> vandal = *MakeUcxTransport({});
   const absl::StatusOr<PeerId> peer = vandal->Connect(client.transport->address());
   ASSERT_OK(peer);
@@ -229,7 +272,7 @@ TEST(RemoteTier, RepliesOfStrangersAreIgnored) {
                  [&](absl::Status s) { sent.Add(s); });
   }
   ASSERT_TRUE(sent.WaitFor(100));
-  EXPECT_OK(ReadAll(*client.tier, {Key(1, 0, 1)})[0]);
+  EXPECT_OK(GetAll(*client.tier, {Key(1, 0, 1)})[0]);
 }
 
 TEST(StoreServer, RefusesBadOptionsByName) {

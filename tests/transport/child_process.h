@@ -38,6 +38,12 @@ class ChildProcess {
     int status = 0;
     if (pid_ > 0) waitpid(pid_, &status, WUNTRACED);
   }
+  // False once the child has ended; it still has to be waited for.
+  bool Running() {
+    siginfo_t info{};
+    return pid_ > 0 && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == 0;
+  }
   // Exit status as of waitpid; -1 if it was reaped before.
   int Wait() {
     if (pid_ <= 0) return -1;

@@ -1,0 +1,289 @@
+#include "kvstore/tier/rocksdb_folder.h"
+
+#include <rocksdb/convenience.h>
+#include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/listener.h>
+#include <rocksdb/options.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/log.h"
+#include "common/status_macros.h"
+#include "kvstore/byte_order.h"
+
+namespace interlace {
+namespace {
+
+constexpr absl::string_view kMarkerName = "INTERLACE_KV";
+constexpr absl::string_view kMarkerText = "interlace kv cache, format ";
+constexpr int kFormat = 2;
+constexpr size_t kMetaBytes = 8;  // index, size of the stored form
+
+absl::Status FromRocks(const rocksdb::Status& status, absl::string_view what) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string text = absl::StrCat("rocksdb: ", what, ": ", status.ToString());
+  if (status.IsNotFound()) return absl::NotFoundError(text);
+  if (status.IsCorruption()) return absl::DataLossError(text);
+  if (status.IsNoSpace()) return absl::ResourceExhaustedError(text);
+  return absl::UnavailableError(text);
+}
+
+rocksdb::Slice SliceOf(const std::string& bytes) { return {bytes.data(), bytes.size()}; }
+
+class ErrorListener final : public rocksdb::EventListener {
+ public:
+  explicit ErrorListener(absl::AnyInvocable<void()> failed) : failed_(std::move(failed)) {}
+  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* status) override {
+    if (status->IsShutdownInProgress()) return;  // work that closing the database cut short
+    LOG(WARNING) << "rocksdb stopped taking writes" << Field("reason", static_cast<int>(reason))
+                 << FromRocks(*status, "background work");
+    failed_();
+  }
+  // The tier resumes at its own pace.
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status, bool* automatic) override {
+    *automatic = false;
+  }
+
+ private:
+  absl::AnyInvocable<void()> failed_;
+};
+
+// What the bound is divided into: docs/decisions/rocksdb-tier.md.
+int64_t WriteBufferBytes(int64_t bound) { return std::clamp<int64_t>(bound / 64, 64 << 10, 32 << 20); }
+int64_t BlobFileBytes(int64_t bound) { return std::clamp<int64_t>(bound / 64, 64 << 10, 256 << 20); }
+
+rocksdb::Options DatabaseOptions(const RocksFolder::Options& folder) {
+  rocksdb::Options options;
+  if (folder.env != nullptr) options.env = folder.env;
+  options.create_if_missing = true;
+  options.create_missing_column_families = true;
+  options.info_log_level = rocksdb::ERROR_LEVEL;
+  options.keep_log_file_num = 1;
+  options.max_log_file_size = 64 << 10;
+  options.max_manifest_file_size = 256 << 10;
+  options.max_background_jobs = 2;
+  options.max_open_files = 256;
+  options.allow_fallocate = false;  // so that the folder takes what its files say
+  options.atomic_flush = true;      // one log file is let go of when both families were flushed
+  options.avoid_flush_during_shutdown = true;
+  options.max_bgerror_resume_count = 0;
+  options.wal_bytes_per_sync = 1 << 20;
+  options.bytes_per_sync = 1 << 20;
+  options.compression = rocksdb::kNoCompression;
+  options.write_buffer_size = static_cast<size_t>(WriteBufferBytes(folder.bound_bytes));
+  options.max_write_buffer_number = 2;
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = rocksdb::NewLRUCache(4 << 20);
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  return options;
+}
+
+rocksdb::ColumnFamilyOptions PayloadOptions(const rocksdb::Options& base, int64_t bound) {
+  rocksdb::ColumnFamilyOptions options(base);
+  options.enable_blob_files = true;
+  options.min_blob_size = 0;
+  options.blob_file_size = static_cast<uint64_t>(BlobFileBytes(bound));
+  return options;
+}
+
+bool IsEmptyFolder(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_empty(path, error) && !error;
+}
+
+}  // namespace
+
+struct RocksFolder::Database {
+  std::shared_ptr<ErrorListener> listener;
+  std::unique_ptr<rocksdb::DB> db;
+  rocksdb::ColumnFamilyHandle* meta = nullptr;
+  rocksdb::ColumnFamilyHandle* payload = nullptr;
+
+  std::string Path(const std::string& folder) const { return folder + "/db"; }
+  rocksdb::Status Open(const RocksFolder::Options& folder) {
+    rocksdb::Options options = DatabaseOptions(folder);
+    options.listeners.push_back(listener);
+    std::vector<rocksdb::ColumnFamilyHandle*> families;
+    rocksdb::DB* opened = nullptr;
+    const rocksdb::Status status = rocksdb::DB::Open(
+        options, Path(folder.path),
+        {{rocksdb::kDefaultColumnFamilyName, options}, {"payload", PayloadOptions(options, folder.bound_bytes)}},
+        &families, &opened);
+    if (!status.ok()) return status;
+    db.reset(opened);
+    meta = families[0];
+    payload = families[1];
+    return status;
+  }
+  ~Database() {
+    if (db == nullptr) return;
+    rocksdb::CancelAllBackgroundWork(db.get(), /*wait=*/true);
+    for (rocksdb::ColumnFamilyHandle* family : {payload, meta}) {
+      db->DestroyColumnFamilyHandle(family).PermitUncheckedError();
+    }
+    db->Close().PermitUncheckedError();
+  }
+};
+
+RocksFolder::RocksFolder(const Options& options) : options_(options), database_(std::make_unique<Database>()) {}
+RocksFolder::~RocksFolder() = default;
+
+absl::StatusOr<std::unique_ptr<RocksFolder>> RocksFolder::Open(const Options& options,
+                                                               absl::AnyInvocable<void()> failed) {
+  const std::string what = absl::StrCat("rocksdb_dir '", options.path, "'");
+  std::error_code error;
+  std::filesystem::create_directories(options.path, error);
+  if (error) return absl::InvalidArgumentError(absl::StrCat(what, ": cannot be created: ", error.message()));
+
+  rocksdb::Env* env = options.env != nullptr ? options.env : rocksdb::Env::Default();
+  const std::string marker = absl::StrCat(options.path, "/", kMarkerName);
+  std::string text;
+  int format = 0;
+  if (IsEmptyFolder(options.path)) {
+    const std::string ours = absl::StrCat(kMarkerText, kFormat, "\n");
+    RETURN_IF_ERROR(FromRocks(rocksdb::WriteStringToFile(env, ours, marker, /*should_sync=*/true),
+                              absl::StrCat(what, ": marking it as ours")));
+    format = kFormat;
+  } else if (rocksdb::ReadFileToString(env, marker, &text).ok() && absl::StartsWith(text, kMarkerText)) {
+    if (!absl::SimpleAtoi(text.substr(kMarkerText.size()), &format)) format = 0;
+  } else {
+    return absl::FailedPreconditionError(absl::StrCat(what, " holds files that are not ours (it has no ", kMarkerName,
+                                                      "); name an empty folder, or empty this one yourself"));
+  }
+  if (format > kFormat) {
+    return absl::FailedPreconditionError(absl::StrCat(what, " has format ", format, ", this version writes ", kFormat,
+                                                      "; name another folder, or empty this one yourself"));
+  }
+  std::unique_ptr<RocksFolder> folder(new RocksFolder(options));
+  folder->database_->listener = std::make_shared<ErrorListener>(std::move(failed));
+  if (format < kFormat) {
+    LOG(WARNING) << "kv cache of an older format is cleared" << Field("folder", options.path);
+    RETURN_IF_ERROR(FromRocks(rocksdb::DestroyDB(options.path + "/db", DatabaseOptions(options)), what));
+    RETURN_IF_ERROR(FromRocks(
+        rocksdb::WriteStringToFile(env, absl::StrCat(kMarkerText, kFormat, "\n"), marker, /*should_sync=*/true), what));
+  }
+  RETURN_IF_ERROR(folder->OpenDatabase());
+  return folder;
+}
+
+absl::Status RocksFolder::OpenDatabase() {
+  const std::string what = absl::StrCat("rocksdb_dir '", options_.path, "': opening");
+  rocksdb::Status status = database_->Open(options_);
+  if (status.IsCorruption() || status.IsInvalidArgument()) {
+    LOG(WARNING) << "damaged kv cache is cleared" << Field("folder", options_.path) << FromRocks(status, "opening");
+    RETURN_IF_ERROR(FromRocks(rocksdb::DestroyDB(options_.path + "/db", DatabaseOptions(options_)), what));
+    status = database_->Open(options_);
+  }
+  if (status.ok()) return absl::OkStatus();
+  return FromRocks(status, absl::StrCat(what, " (does another process use it?)"));
+}
+
+absl::Status RocksFolder::ForEach(absl::FunctionRef<void(const BlockKey&, int32_t, int64_t)> body) const {
+  const std::unique_ptr<rocksdb::Iterator> at(database_->db->NewIterator(rocksdb::ReadOptions(), database_->meta));
+  for (at->SeekToFirst(); at->Valid(); at->Next()) {
+    BlockKey key;
+    const absl::string_view name(at->key().data(), at->key().size());
+    if (!DecodeKey(name, &key) || at->value().size() != kMetaBytes) continue;
+    body(key, LoadLittle<int32_t>(at->value().data()), LoadLittle<uint32_t>(at->value().data() + 4));
+  }
+  return FromRocks(at->status(), "listing the blocks");
+}
+
+absl::Status RocksFolder::Write(absl::Span<const Change> changes) {
+  rocksdb::WriteBatch batch;
+  rocksdb::Status status;
+  for (const Change& change : changes) {
+    const std::string name = EncodeKey(change.key);
+    if (change.bytes == nullptr) {
+      status = batch.Delete(database_->meta, SliceOf(name));
+      if (status.ok()) status = batch.Delete(database_->payload, SliceOf(name));
+    } else {
+      std::string meta(kMetaBytes, '\0');
+      StoreLittle(change.index, &meta[0]);
+      StoreLittle(static_cast<uint32_t>(change.bytes->size()), &meta[4]);
+      status = batch.Put(database_->meta, SliceOf(name), SliceOf(meta));
+      if (status.ok()) status = batch.Put(database_->payload, SliceOf(name), SliceOf(*change.bytes));
+    }
+    if (!status.ok()) break;
+  }
+  rocksdb::WriteOptions options;
+  options.no_slowdown = false;
+  if (status.ok()) status = database_->db->Write(options, &batch);
+  return FromRocks(status, absl::StrCat("writing ", changes.size(), " changes"));
+}
+
+absl::StatusOr<SharedBytes> RocksFolder::Read(const BlockKey& key) const {
+  const std::string name = EncodeKey(key);
+  rocksdb::ReadOptions options;
+  options.verify_checksums = false;  // the reader verifies the stored form
+  rocksdb::PinnableSlice bytes;
+  const rocksdb::Status status = database_->db->Get(options, database_->payload, SliceOf(name), &bytes);
+  if (!status.ok()) return FromRocks(status, absl::StrCat("reading ", KeyText(key)));
+  return SharedBytes(std::make_shared<const std::string>(bytes.data(), bytes.size()));
+}
+
+absl::Status RocksFolder::Resume() { return FromRocks(database_->db->Resume(), "resuming"); }
+
+int64_t RocksFolder::Bytes() const {
+  int64_t bytes = 0;
+  std::error_code error;
+  for (std::filesystem::recursive_directory_iterator at(options_.path, error), end; !error && at != end;
+       at.increment(error)) {
+    std::error_code gone;  // RocksDB may delete the file right now
+    const auto size = at->is_regular_file(gone) ? at->file_size(gone) : 0;
+    if (!gone) bytes += static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
+int64_t RocksFolder::Bound() const {
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(options_.path, error);
+  if (error) return options_.bound_bytes;
+  const int64_t reserve = options_.bound_bytes / 8;  // for logs, flushes and collections on their way
+  const int64_t disk = Bytes() + static_cast<int64_t>(space.available) - reserve;
+  return std::clamp<int64_t>(disk, 0, options_.bound_bytes);
+}
+
+absl::Status RocksFolder::Collect(int64_t goal_bytes, std::atomic<bool>& stop) {
+  int64_t before = Bytes();
+  while (before > goal_bytes && !stop.load()) {
+    rocksdb::ColumnFamilyMetaData family;
+    database_->db->GetColumnFamilyMetaData(database_->payload, &family);
+    std::vector<rocksdb::BlobMetaData>& files = family.blob_files;
+    std::sort(files.begin(), files.end(),
+              [](const auto& a, const auto& b) { return a.blob_file_number < b.blob_file_number; });
+    // As many of the oldest files as hold a sixteenth of the bound in blocks that have to move.
+    size_t count = 0;
+    for (int64_t moved = 0; count < files.size() && moved <= options_.bound_bytes / 16; ++count) {
+      moved += static_cast<int64_t>(files[count].total_blob_bytes - files[count].garbage_blob_bytes);
+    }
+    rocksdb::CompactRangeOptions compact;
+    compact.exclusive_manual_compaction = false;
+    compact.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
+    compact.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kForce;
+    compact.blob_garbage_collection_age_cutoff =
+        files.empty() ? 1.0 : (static_cast<double>(count) + 0.5) / static_cast<double>(files.size());
+    compact.blob_garbage_collection_age_cutoff = std::min(compact.blob_garbage_collection_age_cutoff, 1.0);
+    compact.canceled = &stop;
+    const rocksdb::Status status = database_->db->CompactRange(compact, database_->payload, nullptr, nullptr);
+    if (status.IsIncomplete() || status.IsShutdownInProgress()) break;  // stopped
+    if (!status.ok()) return FromRocks(status, "collecting deleted blocks");
+    const int64_t after = Bytes();
+    if (after >= before) break;
+    before = after;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace interlace

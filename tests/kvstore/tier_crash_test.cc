@@ -1,0 +1,152 @@
+// The rocksdb tier on disks that fail, and in a process that is killed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <rocksdb/env.h>
+#include <sys/mount.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "kvstore/tier/rocksdb.h"
+#include "tests/kvstore/blocks.h"
+#include "tests/kvstore/faulty_files.h"
+#include "tests/kvstore/folder.h"
+#include "tests/kvstore/tier_calls.h"
+#include "tests/status_matchers.h"
+#include "tests/transport/child_process.h"
+#include "tests/transport/waiting.h"
+
+namespace interlace {
+namespace {
+
+using testing::_;
+
+uint64_t Acks(const std::string& path) {
+  std::error_code none;
+  const auto size = std::filesystem::file_size(path, none);
+  return none ? 0 : size / sizeof(uint64_t);
+}
+
+// Killed 200 times, between nothing and some hundred blocks after its start: what a new process finds is right, the
+// latest blocks that were answered OK are there, and the folder is within its bound.
+TEST(RocksdbCrashTest, AKilledProcessLeavesRightBlocks) {
+  const Folder folder, notes;
+  std::filesystem::create_directories(notes.path());
+  const std::string acks = notes.path() + "/acks";
+  constexpr int64_t kBound = 16 << 20;
+  auto entropy = MakeSeededEntropy(11);
+  for (int kill = 0; kill < 200; ++kill) {
+    ChildProcess child(TIER_WRITER, {folder.path(), std::to_string(kBound), acks});
+    ASSERT_TRUE(child.started());
+    const uint64_t until = kill % 5 == 0 ? 0 : Acks(acks) + entropy->Next() % 120;
+    const absl::Time deadline = absl::Now() + kPatience;
+    if (until == 0) {  // somewhere in its start
+      for (uint64_t turns = entropy->Next() % 20000; turns > 0; --turns) std::this_thread::yield();
+    }
+    while (Acks(acks) < until && absl::Now() < deadline && child.Running()) std::this_thread::yield();
+    child.Signal(SIGKILL);
+    const int status = child.Wait();
+    ASSERT_TRUE(WIFSIGNALED(status)) << "kill " << kill << ": exit " << WEXITSTATUS(status);
+    ASSERT_LE(folder.Bytes(), kBound);
+  }
+  EXPECT_GT(Acks(acks), 4000u);
+}
+
+class SickDiskTest : public testing::TestWithParam<WriteFault> {};
+INSTANTIATE_TEST_SUITE_P(Faults, SickDiskTest, testing::Values(WriteFault::kNoSpace, WriteFault::kIo));
+
+bool WaitUntil(const std::function<bool()>& holds) {
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (!holds() && absl::Now() < deadline) std::this_thread::yield();
+  return holds();
+}
+
+// While writes fail, puts are Unavailable, reads go on and nobody is asked to encode; afterwards the tier heals by
+// itself, and what was answered OK before, between and after is right, now and after a restart.
+TEST_P(SickDiskTest, SaysSoAndHeals) {
+  const Folder folder;
+  auto files = std::make_shared<FaultyFiles>();
+  const std::unique_ptr<rocksdb::Env> env = rocksdb::NewCompositeEnv(files);
+  const TierOptions options{.rocksdb_dir = folder.path(), .rocksdb_bytes = 64 << 20};
+  auto tier = *MakeRocksdbTierOn(options, env.get());
+  std::vector<StoredBlock> kept;
+  uint64_t block = 0;
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 20; ++i) {
+      kept.push_back(Stored(Key(1, 0, ++block), 0, 20000));
+      ASSERT_OK(PutAll(*tier, {kept.back()})[0]);
+    }
+    files->Fail(GetParam());
+    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
+    EXPECT_FALSE(tier->Wants());
+    EXPECT_THAT(PutAll(*tier, {Stored(Key(2, 0, ++block), 0, 20000)})[0], StatusIs(absl::StatusCode::kUnavailable, _));
+    EXPECT_EQ(ProbeAll(*tier, {Key(2, 0, block)})[0], false);
+    const int64_t failed = files->failed();
+    if (round > 0) {
+      EXPECT_TRUE(WaitUntil([&] { return files->failed() > failed + 1; })) << "it never tries again";
+    } else {
+      EXPECT_OK(GetAll(*tier, {kept[3].key})[0]);
+    }
+    files->Fail(WriteFault::kNone);
+    ASSERT_TRUE(WaitUntil([&] { return tier->Wants(); }));
+    kept.push_back(Stored(Key(1, 0, ++block), 0, 20000));
+    ASSERT_OK(PutAll(*tier, {kept.back()})[0]);
+  }
+  for (int life = 0; life < 2; ++life) {
+    const auto answers = GetAll(*tier, KeysOf(kept));
+    for (size_t i = 0; i < kept.size(); ++i) {
+      ASSERT_OK(answers[i]);
+      EXPECT_EQ(**answers[i], *kept[i].bytes);
+    }
+    tier.reset();
+    tier = *MakeRocksdbTierOn(options, env.get());
+  }
+}
+
+// A file system of 24 MiB under a tier that may take 64: it stays below, keeps on taking blocks, and shares the disk
+// with others.
+TEST(FullDiskTest, TheTierLivesWithTheRoomThereIs) {
+  const Folder folder;
+  std::filesystem::create_directories(folder.path());
+  if (mount("tmpfs", folder.path().c_str(), "tmpfs", 0, "size=24m") != 0) {
+    GTEST_SKIP() << "mounting a file system is not allowed here; SickDiskTest covers its errors";
+  }
+  {
+    auto tier = *MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20});
+    uint64_t block = 0;
+    const auto put = [&](int count) {
+      int taken = 0;
+      for (int i = 0; i < count; ++i) {
+        const StoredBlock one = Stored(Key(1, 0, ++block), 0, 30000);
+        taken += PutAll(*tier, {one})[0].ok();
+        const auto answer = GetAll(*tier, {one.key})[0];
+        if (answer.ok()) {
+          EXPECT_EQ(**answer, *one.bytes);
+        }
+      }
+      return taken;
+    };
+    EXPECT_GT(put(3000), 2000);  // 90 MB
+    const auto space = std::filesystem::space(folder.path());
+    EXPECT_GT(space.available, 1u << 20);
+    // Somebody else fills the disk.
+    const std::string filler = folder.path() + "/filler";
+    {
+      std::ofstream file(filler);
+      const std::string chunk(64 << 10, 'x');
+      while (file.write(chunk.data(), static_cast<std::streamsize>(chunk.size())).flush()) {
+      }
+    }
+    put(200);
+    std::filesystem::remove(filler);
+    ASSERT_TRUE(WaitUntil([&] { return tier->Wants(); }));
+    EXPECT_GT(put(500), 300);
+  }
+  ASSERT_OK(MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20}));
+  EXPECT_EQ(umount(folder.path().c_str()), 0);
+}
+
+}  // namespace
+}  // namespace interlace
