@@ -7,13 +7,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/device_copies.h"
 #include "kernels/op_context.h"
 #include "kernels/op_table.h"
 #include "kernels/tensor.h"
 
 namespace interlace {
 
-// Device memory that the host reaches too, freed when it dies; 64-byte aligned, zeroed.
+// Memory that a Backend allocated, freed when it dies; 64-byte aligned. Who reaches it is said where it is allocated.
 class DeviceBuffer {
  public:
   virtual ~DeviceBuffer() = default;
@@ -32,8 +33,14 @@ class Backend {
   virtual OpContext context() = 0;
   virtual absl::Status Synchronize() = 0;
   virtual int threads() const = 0;
-  // ResourceExhausted names the size.
+  // Memory that ops and the host reach, zeroed. ResourceExhausted names the size, here and below.
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) = 0;
+  // Memory for ops and copies alone: the host must not touch it. What it holds at first is not said.
+  virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateDevice(int64_t bytes) = 0;
+  // Memory of the host that copies reach fastest, page aligned. The cpu backend's pages come into being when they are
+  // written for the first time, so that a large buffer costs nothing until it is used.
+  virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(int64_t bytes) = 0;
+  virtual DeviceCopies& copies() = 0;
 };
 
 struct BackendOptions {

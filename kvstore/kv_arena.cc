@@ -37,8 +37,13 @@ absl::StatusOr<std::unique_ptr<KvArena>> KvArena::Create(Backend& backend, int64
     return absl::ResourceExhaustedError(absl::StrCat("a KV arena of ", arena_bytes, " bytes has no room for a slot of ",
                                                      slot_bytes, " bytes; make the arena larger"));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> memory, backend.Allocate(slots * slot_bytes));
-  return std::unique_ptr<KvArena>(new KvArena(std::move(memory), slot_bytes, static_cast<int32_t>(slots)));
+  ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> memory, backend.AllocateDevice(slots * slot_bytes));
+  return Over(std::move(memory), slot_bytes);
+}
+
+std::unique_ptr<KvArena> KvArena::Over(std::unique_ptr<DeviceBuffer> memory, int64_t slot_bytes) {
+  const auto slots = static_cast<int32_t>(memory->bytes() / slot_bytes);
+  return std::unique_ptr<KvArena>(new KvArena(std::move(memory), slot_bytes, slots));
 }
 
 KvArena::KvArena(std::unique_ptr<DeviceBuffer> memory, int64_t slot_bytes, int32_t slots)

@@ -1,4 +1,4 @@
-// KvArena: device memory for KV, cut into equal slots; any slot holds any layer's block.
+// KvArena: memory for KV, cut into equal slots; any slot holds any layer's block.
 #pragma once
 
 #include <cstddef>
@@ -30,12 +30,14 @@ class ArenaSlot {
   int32_t index_ = -1;
 };
 
-// Owned by the worker's composition root; thread: runner. The trap: it must outlive its slots, and a slot under
-// transfer belongs to the ticket, so it is not destroyed before the ticket is done.
+// Owned by the worker's composition root; thread: runner. It outlives its slots; who holds a slot keeps it until copies
+// from and to it are done.
 class KvArena {
  public:
-  // As many slots of slot_bytes as fit into arena_bytes; ResourceExhausted names both if none does.
+  // As many slots of slot_bytes as fit into arena_bytes of the device; ResourceExhausted names both if none does.
   static absl::StatusOr<std::unique_ptr<KvArena>> Create(Backend& backend, int64_t arena_bytes, int64_t slot_bytes);
+  // As many slots as fit into this memory.
+  static std::unique_ptr<KvArena> Over(std::unique_ptr<DeviceBuffer> memory, int64_t slot_bytes);
   ~KvArena();           // aborts if slots are still held
   ArenaSlot TryTake();  // empty when the arena is full
   int32_t slots() const { return slots_; }

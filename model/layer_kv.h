@@ -1,4 +1,4 @@
-// LayerKv: what a layer may do with the cache. Implemented by the worker's LayerWindow.
+// LayerKv: what a layer may do with the cache. Implemented by the worker's LayerPager.
 #pragma once
 
 #include "common/ids.h"

@@ -42,7 +42,8 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
   LOG(INFO) << "rank ready" << Field("stage", Value(info.stage)) << Field("stages", info.stages)
             << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
-            << Field("arena_slots", info.arena_slots);
+            << Field("device_slots", info.device_slots)
+            << Field("host_frames", info.host_frames);
   PlanIntake intake(*rank, config.cluster.coordinator);
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;

@@ -15,13 +15,18 @@ namespace interlace {
 namespace {
 
 absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const Config& config, Transport* transport) {
-  const TierOptions options{.host_bytes = config.kv.host_bytes.value,
-                            .rocksdb_dir = config.kv.rocksdb_dir,
+  const TierOptions options{.rocksdb_dir = config.kv.rocksdb_dir,
                             .rocksdb_bytes = config.kv.rocksdb_bytes.value,
                             .remote = config.kv.remote,
                             .transport = transport};
   std::vector<std::unique_ptr<KvTier>> tiers;
   for (absl::string_view name : absl::StrSplit(config.kv.tiers, ',', absl::SkipEmpty())) {
+    if (name == "host") {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "kv.tiers='", config.kv.tiers,
+          "' names host, which is no tier: kv.host_bytes says how much host memory holds KV; kv.tiers lists what is below "
+          "it: rocksdb, remote"));
+    }
     ASSIGN_OR_RETURN(std::unique_ptr<KvTier> tier, MakeTier(name, options));
     tiers.push_back(std::move(tier));
   }
@@ -64,41 +69,44 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   ASSIGN_OR_RETURN(const DType kv_dtype, KvDType(config.kv.dtype));
   const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim, kv_dtype};
   ASSIGN_OR_RETURN(rank->arena_, KvArena::Create(backend, config.kv.device_bytes.value, shape.bytes()));
+  ASSIGN_OR_RETURN(rank->frames_, FrameStore::Create(backend, config.kv.host_bytes.value, shape.bytes()));
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KvTier>> tiers, MakeTiers(config, transport));
-  int64_t tier_bytes = 0;
-  for (const std::unique_ptr<KvTier>& tier : tiers) {
-    tier_bytes += tier->Usage().capacity_bytes;
-    rank->info_.tiers.push_back(std::string(tier->name()));
-  }
-  TransferEngine::Options transfer_options;
-  transfer_options.payload_bytes = shape.bytes();
-  rank->transfers_ = std::make_unique<TransferEngine>(transfer_options, std::move(tiers), clock, faults);
+  const HeadRange heads{0, static_cast<int16_t>(spec.kv_heads)};
+  TierStack::Options tier_options;
+  tier_options.payload_bytes = shape.bytes();
+  tier_options.layer_begin = shard.layer_begin;
+  tier_options.layer_end = shard.layer_end;
+  tier_options.heads = heads;
+  auto stack = std::make_unique<TierStack>(tier_options, std::move(tiers), clock, faults);
+  rank->info_.tiers = stack->names();
+  KvPool::Options pool_options;
+  pool_options.layer_begin = shard.layer_begin;
+  pool_options.layer_end = shard.layer_end;
+  pool_options.heads = heads;
+  pool_options.payload_bytes = shape.bytes();
+  pool_options.fetch_timeout = config.kv.read_timeout;
+  ASSIGN_OR_RETURN(rank->pool_, KvPool::Create(pool_options, backend, *rank->arena_, *rank->frames_, std::move(stack),
+                                               clock, faults));
   if (transport != nullptr) rank->activations_ = std::make_unique<ActivationChannel>(*transport);
 
   const int32_t max_tokens = static_cast<int32_t>(config.sched.step_tokens);
   ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,
                    MakeArch({rank->checkpoint_.get(), &spec, shard, &backend, max_tokens, progress}));
-  LayerWindow::Options window_options;
-  window_options.shard = shard;
-  window_options.shape = shape;
-  window_options.heads = spec.heads;
-  window_options.read_timeout = config.kv.read_timeout;
-  for (const LayerSpec& layer : spec.layer) window_options.attention.push_back(layer.attention);
-  window_options.seed = {.model_digest = spec.digest,
-                         .block_tokens = shape.block_tokens,
-                         .kv_heads = shape.kv_heads,
-                         .head_dim = shape.head_dim,
-                         .dtype = TraitsOf(shape.dtype).name};
-  auto window = std::make_unique<LayerWindow>(window_options, backend, *rank->arena_, *rank->transfers_, clock);
+  LayerPager::Options pager_options;
+  pager_options.shard = shard;
+  pager_options.shape = shape;
+  pager_options.heads = spec.heads;
+  for (const LayerSpec& layer : spec.layer) pager_options.attention.push_back(layer.attention);
+  auto pager = std::make_unique<LayerPager>(pager_options, backend, *rank->pool_, clock);
   ModelRunner::Options runner_options;
   runner_options.shard = shard;
-  runner_options.layers = spec.layers;
   runner_options.width = spec.width;
-  runner_options.vocab = spec.vocab;
-  runner_options.max_tokens = max_tokens;
-  runner_options.max_sequences = static_cast<int32_t>(std::min(config.sched.max_running, config.sched.step_tokens));
+  runner_options.limits.vocab = spec.vocab;
+  runner_options.limits.max_tokens = max_tokens;
+  runner_options.limits.max_samples =
+      static_cast<int32_t>(std::min(config.sched.max_running, config.sched.step_tokens));
   runner_options.activation_timeout = config.cluster.rank_timeout;
-  ASSIGN_OR_RETURN(rank->runner_, ModelRunner::Create(runner_options, backend, std::move(arch), std::move(window),
+  ASSIGN_OR_RETURN(rank->runner_, ModelRunner::Create(runner_options, backend, std::move(arch), std::move(pager),
                                                       rank->activations_.get(), clock));
 
   RankInfo& info = rank->info_;
@@ -106,13 +114,21 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   info.stages = shard.stages;
   info.incarnation = incarnation;
   info.model_digest = spec.digest;
+  info.numerics = absl::StrCat(backend.name(), "/", backend.ops().name);
+  info.dtype = std::string(TraitsOf(shape.dtype).name);
   info.layers = spec.layers;
   info.layer_begin = shard.layer_begin;
   info.layer_end = shard.layer_end;
+  for (const LayerSpec& layer : spec.layer) info.windows.push_back(layer.attention.window);
+  info.vocab = spec.vocab;
+  info.kv_heads = spec.kv_heads;
+  info.head_dim = spec.head_dim;
+  info.heads = heads;
   info.block_tokens = shape.block_tokens;
-  info.arena_slots = rank->arena_->slots();
+  info.device_slots = rank->arena_->slots();
+  info.host_frames = rank->frames_->frames();
   info.slot_bytes = shape.bytes();
-  info.tier_bytes = tier_bytes;
+  info.step_tokens = max_tokens;
   if (transport != nullptr) info.transport_address = transport->address();
   return rank;
 }

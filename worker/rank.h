@@ -12,7 +12,8 @@
 #include "common/transport.h"
 #include "kernels/backend.h"
 #include "kvstore/kv_arena.h"
-#include "kvstore/transfer_engine.h"
+#include "kvstore/frame_store.h"
+#include "kvstore/kv_pool.h"
 #include "model/checkpoint.h"
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
@@ -34,8 +35,9 @@ class Rank {
   const ModelSpec& spec() const { return checkpoint_->spec(); }
   ModelRunner& runner() { return *runner_; }
   ActivationChannel* activations() { return activations_.get(); }
-  TransferEngine& transfers() { return *transfers_; }
   const KvArena& arena() const { return *arena_; }
+  const FrameStore& frames() const { return *frames_; }
+  KvPool& pool() { return *pool_; }
   Backend& backend() { return *backend_; }
 
  private:
@@ -44,7 +46,8 @@ class Rank {
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<KvArena> arena_;
-  std::unique_ptr<TransferEngine> transfers_;
+  std::unique_ptr<FrameStore> frames_;
+  std::unique_ptr<KvPool> pool_;
   std::unique_ptr<ActivationChannel> activations_;
   std::unique_ptr<ModelRunner> runner_;
 };

@@ -24,53 +24,50 @@ std::vector<SeenToken> Sampler::CountTokens(absl::Span<const int32_t> prompt, ab
   return seen;
 }
 
-void Sampler::Fill(const PlanSequence& sequence, absl::Span<const int32_t> tokens, RowDetail* detail) {
-  const Sampling& sampling = sequence.sampling;
-  const auto prompt = static_cast<size_t>(static_cast<int32_t>(tokens.size()) - sequence.sample_index);
-  const absl::Span<const int32_t> output = tokens.subspan(prompt);
+void Sampler::Fill(const SampleAsk& ask, RowDetail* detail) {
+  const Sampling& sampling = *ask.sampling;
+  const size_t prompt = ask.tokens.size() - static_cast<size_t>(ask.index);
+  const absl::Span<const int32_t> output = ask.tokens.subspan(prompt);
   for (const LogitBias& b : sampling.logit_bias) detail->bias.push_back({b.token, b.bias});
-  if (sequence.sample_index < sampling.min_tokens) detail->masked = sampling.end_tokens;
+  if (ask.index < sampling.min_tokens) detail->masked = sampling.end_tokens;
   for (const std::vector<int32_t>& word : sampling.bad_words) {
     const size_t before = word.size() - 1;
     if (before <= output.size() && std::equal(word.begin(), word.end() - 1, output.end() - before)) {
       detail->masked.push_back(word.back());
     }
   }
-  if (sampling.penalises()) detail->seen = CountTokens(tokens.first(prompt), output);
+  if (sampling.penalises()) detail->seen = CountTokens(ask.tokens.first(prompt), output);
 }
 
-std::vector<SampledToken> Sampler::Sample(const StepPlan& plan, absl::Span<const size_t> indices,
-                                          absl::Span<const absl::Span<const int32_t>> tokens, const Tensor& logits) {
-  std::vector<RowDetail> details(indices.size());
-  std::vector<SampleRow> rows;
+std::vector<SampledToken> Sampler::Sample(absl::Span<const SampleAsk> asks, const Tensor& logits) {
+  std::vector<RowDetail> details(asks.size());
+  std::vector<SampleRow> rows(asks.size());
   int64_t stride = 0;
-  for (size_t i = 0; i < indices.size(); ++i) {
-    const PlanSequence& s = plan.sequences[indices[i]];
-    CHECK(static_cast<int32_t>(tokens[i].size()) == s.start + static_cast<int32_t>(s.tokens.size()));
-    Fill(s, tokens[i], &details[i]);
-    SampleRow& row = rows.emplace_back();
-    row = {s.sampling.temperature, s.sampling.top_k, s.sampling.top_p, s.sampling.seed,
-           static_cast<uint64_t>(s.sample_index)};
-    row.min_p = s.sampling.min_p;
-    row.typical_p = s.sampling.typical_p;
-    row.repetition_penalty = s.sampling.repetition_penalty;
-    row.presence_penalty = s.sampling.presence_penalty;
-    row.frequency_penalty = s.sampling.frequency_penalty;
+  for (size_t i = 0; i < asks.size(); ++i) {
+    const Sampling& sampling = *asks[i].sampling;
+    CHECK(static_cast<int32_t>(asks[i].tokens.size()) >= asks[i].index);
+    Fill(asks[i], &details[i]);
+    SampleRow& row = rows[i];
+    row = {sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed, static_cast<uint64_t>(asks[i].index)};
+    row.min_p = sampling.min_p;
+    row.typical_p = sampling.typical_p;
+    row.repetition_penalty = sampling.repetition_penalty;
+    row.presence_penalty = sampling.presence_penalty;
+    row.frequency_penalty = sampling.frequency_penalty;
     row.bias = details[i].bias;
     row.masked = details[i].masked;
     row.seen = details[i].seen;
-    row.logprobs = s.sampling.logprobs;
+    row.logprobs = sampling.logprobs;
     stride = std::max<int64_t>(stride, row.logprobs + 1);
   }
   std::vector<int32_t> chosen(rows.size(), -1);
   std::vector<TokenLogprob> logprobs(rows.size() * stride);
   SampleArgs args{absl::MakeSpan(chosen), logits, rows, absl::MakeSpan(logprobs), stride};
   backend_.ops().sample(args, backend_.context());
-  std::vector<SampledToken> sampled;
-  for (size_t i = 0; i < indices.size(); ++i) {
-    const PlanSequence& s = plan.sequences[indices[i]];
-    SampledToken& out = sampled.emplace_back();
-    out = {s.request, s.attempt, s.sample_index, chosen[i], {}};
+  std::vector<SampledToken> sampled(asks.size());
+  for (size_t i = 0; i < asks.size(); ++i) {
+    SampledToken& out = sampled[i];
+    out = {asks[i].request, asks[i].attempt, asks[i].index, chosen[i], {}};
     for (int32_t k = 0; k <= rows[i].logprobs; ++k) {
       const TokenLogprob& logprob = logprobs[i * stride + k];
       if (logprob.token >= 0) out.scores.push_back({logprob.token, logprob.logprob});

@@ -10,17 +10,23 @@
 
 namespace interlace {
 
+// One row of logits and what to make of it.
+struct SampleAsk {
+  RequestId request{};
+  uint32_t attempt = 0;
+  int32_t index = 0;                    // of the token in the output
+  const Sampling* sampling = nullptr;   // of the request
+  absl::Span<const int32_t> tokens;     // of the sequence, from position 0 to the row's: prompt, then `index` of output
+};
+
 // Owned by ModelRunner; thread: runner. It remembers nothing of a request: what penalties and bad words look at is
-// worked out anew from the sequence's tokens, so that a step that is taken back or run again changes nothing.
-// The trap: those tokens must reach from position 0 to the one that samples.
+// worked out anew from the row's tokens, so that a step that is taken back or run again changes nothing.
 class Sampler {
  public:
   Sampler(Backend& backend, int32_t vocab) : backend_(backend), vocab_(vocab) {}
 
-  // Chooses a token for each of `indices`, which are sequences of the plan that sample and are not lost. `tokens` has
-  // the sequence's prompt and output for each, `logits` its row.
-  std::vector<SampledToken> Sample(const StepPlan& plan, absl::Span<const size_t> indices,
-                                   absl::Span<const absl::Span<const int32_t>> tokens, const Tensor& logits);
+  // One token for each ask; `logits` has its row.
+  std::vector<SampledToken> Sample(absl::Span<const SampleAsk> asks, const Tensor& logits);
 
  private:
   // What a row points to.
@@ -29,7 +35,7 @@ class Sampler {
     std::vector<int32_t> masked;
     std::vector<SeenToken> seen;
   };
-  void Fill(const PlanSequence& sequence, absl::Span<const int32_t> tokens, RowDetail* detail);
+  void Fill(const SampleAsk& ask, RowDetail* detail);
   std::vector<SeenToken> CountTokens(absl::Span<const int32_t> prompt, absl::Span<const int32_t> output);
 
   Backend& backend_;

@@ -1,72 +1,79 @@
-// SequenceKv: where the KV blocks of one request are on one rank.
+// SequenceKv: one attempt of a request on one rank: its tokens, the blocks that it holds, its unsealed tail.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
-#include "kvstore/block_key.h"
+#include "kvstore/block_id.h"
+#include "kvstore/block_pointers.h"
 #include "kvstore/kv_arena.h"
-#include "kvstore/residency_plan.h"
-#include "model/shard_spec.h"
+#include "kvstore/kv_pool.h"
+#include "kvstore/layer_set.h"
+#include "proto/plan/sampling.h"
+#include "proto/plan/step_plan.h"
 
 namespace interlace {
 
-// One block of one layer: on the device, in a tier, in both, or (not computed yet) nowhere.
-struct BlockPlace {
-  ArenaSlot slot;
-  bool arriving = false;  // a read into the slot is under way
-  bool leaving = false;   // a write from the slot is under way
-  int16_t tier = -1;      // where a stored copy is; -1: none
-  bool stored() const { return tier >= 0; }
-};
-
-// What one layer of the request did since the last result.
-struct LayerTraffic {
-  int64_t bytes_in = 0;
-  int64_t bytes_out = 0;
-  absl::Duration stall;
-};
-
-// Owned by LayerWindow; thread: runner. Invariant: blocks that cover positions [0, length) are on the device or stored,
-// in every layer of the rank, unless a tier lost them. The trap: a slot with `leaving` belongs to its write until that
-// is done.
+// Its blocks in order: shared ones (sealed in every layer of the rank, held in the pool), then its own. Within a step,
+// blocks that the step seals leave the tail layer by layer, and are shared when it is over. Owned by LayerPager; thread:
+// runner.
 class SequenceKv {
  public:
-  SequenceKv(const ShardSpec& shard, int32_t block_tokens, Generation generation, uint32_t attempt, BlockHash root);
+  SequenceKv(RequestId request, uint32_t attempt, int32_t layers, int32_t block_tokens)
+      : request_(request), attempt_(attempt), block_tokens_(block_tokens), pointers(layers), tails_(layers) {}
 
-  // Appends the tokens of a step at `start` <= length(); keeps the hash of every block that they fill.
-  // Positions from `start` on are forgotten first: the caller has taken their blocks away (TakeFrom).
+  RequestId request() const { return request_; }
+  uint32_t attempt() const { return attempt_; }
+  int32_t length() const { return length_; }                            // positions with KV
+  int32_t end() const { return static_cast<int32_t>(tokens_.size()); }  // with those of the present step
+  absl::Span<const int32_t> tokens() const { return tokens_; }          // of positions [0, end())
+  int32_t Blocks() const { return (end() + block_tokens_ - 1) / block_tokens_; }
+  int32_t shared() const { return pointers.shared(); }
+
+  // The tokens of the blocks that it adopts. Requires: a new sequence.
+  void Adopt(absl::Span<const int32_t> tokens);
+  // The step's tokens from position `start` on; what lay there is forgotten. Requires: start <= length(), and not below
+  // the shared blocks.
   void Extend(int32_t start, absl::Span<const int32_t> tokens);
   // The step's tokens are computed: they count from now on.
-  void Commit() { length_ = static_cast<int32_t>(tokens_.size()); }
+  void Commit() { length_ = end(); }
 
-  int32_t length() const { return length_; }                            // positions with KV
-  int32_t end() const { return static_cast<int32_t>(tokens_.size()); }  // with the present step's
-  absl::Span<const int32_t> tokens() const { return tokens_; }          // of positions [0, end())
-  int32_t block_tokens() const { return block_tokens_; }
-  int32_t Blocks() const { return (end() + block_tokens_ - 1) / block_tokens_; }
-  int32_t SealedBlocks() const { return end() / block_tokens_; }  // full ones: immutable, may leave
-  BlockKey KeyOf(LayerId layer, int32_t block) const { return {hashes_[block], generation_, layer}; }
-  std::vector<BlockPlace>& Layer(LayerId layer) { return places_[Value(layer) - first_layer_]; }
-  LayerTraffic& Traffic(LayerId layer) { return traffic_[Value(layer) - first_layer_]; }
+  void Name(const SealedNames& names);
+  const BlockId& name(int32_t block) const { return names_[block]; }
+  // How many blocks, from the first on, are named and filled by the first `tokens` tokens. At least shared().
+  int32_t Sealable(int32_t tokens) const;
 
-  Generation generation() const { return generation_; }
-  uint32_t attempt() const { return attempt_; }
-  LayerResidencyPlan residency;
+  // ---- the tail: slots of this layer's own blocks; layers count from the rank's first ----
+  // The first block whose slot is still missing.
+  int32_t TailEnd(int32_t layer) const { return tails_[layer].first + static_cast<int32_t>(tails_[layer].slots.size()); }
+  int32_t TailBegin(int32_t layer) const { return tails_[layer].first; }
+  void PushSlot(int32_t layer, ArenaSlot slot);
+  ArenaSlot TakeSlot(int32_t layer, int32_t block);  // requires: it is in the tail
+  void DropTaken(int32_t layer, int32_t end);        // slots of blocks below `end` were taken
 
  private:
-  const int32_t block_tokens_;
-  const int32_t first_layer_;
-  const Generation generation_;
+  struct Tail {
+    int32_t first = 0;
+    std::vector<ArenaSlot> slots;
+  };
+  const RequestId request_;
   const uint32_t attempt_;
-  const BlockHash root_;
+  const int32_t block_tokens_;
+
+ public:
+  Sampling sampling;
+  LayerSet kept;
+  bool lost = false;             // nothing of it counts any more; it waits to be released
+  int32_t last_sample = -1;      // the token that it sampled last; -1: none
+  BlockPointers pointers;
+  std::vector<SharedBlock*> blocks;  // held, in order: the shared ones, then those that the present step seals
+
+ private:
   std::vector<int32_t> tokens_;
-  std::vector<BlockHash> hashes_;                // of full blocks
-  std::vector<std::vector<BlockPlace>> places_;  // [layers of the rank][blocks]
-  std::vector<LayerTraffic> traffic_;            // [layers of the rank]
+  std::vector<BlockId> names_;  // a BlockId of zeros: not named yet
+  std::vector<Tail> tails_;     // [layers]
   int32_t length_ = 0;
 };
 

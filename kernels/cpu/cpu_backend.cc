@@ -35,6 +35,16 @@ class MappedBuffer final : public DeviceBuffer {
   const int64_t bytes_;
 };
 
+// Ops are done when they return, so a copy waits for none. Owned by CpuBackend.
+class CpuCopies final : public DeviceCopies {
+ public:
+  OpFence Mark() override { return nullptr; }
+  void Copy(void* to, const void* from, int64_t bytes, const OpFence&) override {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
+  absl::Status Finish() override { return absl::OkStatus(); }
+};
+
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const OpTable& ops, int threads) : ops_(ops), team_(threads) {}
@@ -43,6 +53,9 @@ class CpuBackend final : public Backend {
   OpContext context() override { return team_; }
   absl::Status Synchronize() override { return absl::OkStatus(); }
   int threads() const override { return team_.threads(); }
+  DeviceCopies& copies() override { return copies_; }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateDevice(int64_t bytes) override { return Allocate(bytes); }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(int64_t bytes) override { return Allocate(bytes); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override {
     if (bytes < 0) return absl::InvalidArgumentError(absl::StrCat("cannot allocate ", bytes, " bytes"));
@@ -73,6 +86,7 @@ class CpuBackend final : public Backend {
 
   const OpTable& ops_;
   ThreadTeam team_;
+  CpuCopies copies_;
 };
 
 }  // namespace

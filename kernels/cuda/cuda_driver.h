@@ -36,8 +36,8 @@ struct CudaFacts {
   std::string libraries;  // "CUDA 13.0, driver 13.0, cuBLASLt 13.0.2"
 };
 
-// Owned by the CudaStream. Thread: one at a time. The trap: whatever takes a stream returns when it is queued; what it
-// reads must stay as it is until the stream got there.
+// Owned by the CudaStream. Threads: the runner and the one that copies, at once, each on streams of its own. The trap:
+// whatever takes a stream returns when it is queued; what it reads must stay as it is until the stream got there.
 class CudaDriver {
  public:
   using Stream = void*;
@@ -61,6 +61,8 @@ class CudaDriver {
                             Stream stream) = 0;
   virtual CudaResult Gemm(const CudaGemm& gemm, Stream stream) = 0;
   virtual CudaResult Record(Event event, Stream stream) = 0;
+  // What is queued on the stream from now on starts once the event, recorded on another stream, has come.
+  virtual CudaResult WaitEvent(Stream stream, Event event) = 0;
 
   virtual CudaResult Await(Event event) = 0;  // blocks the host
   virtual CudaResult Synchronize(Stream stream) = 0;

@@ -141,22 +141,24 @@ absl::Status CudaStream::Synchronize() {
   return status_;
 }
 
-absl::StatusOr<std::byte*> CudaStream::Allocate(int64_t bytes) {
+absl::StatusOr<std::byte*> CudaStream::Allocate(CudaMemory kind, int64_t bytes) {
   RETURN_IF_ERROR(status_);
+  constexpr absl::string_view kNames[] = {"memory of both sides", "memory of the device", "pinned memory"};
   const int64_t wanted = RoundUp(std::max<int64_t>(bytes, 1));
   void* memory = nullptr;
-  RETURN_IF_ERROR(ToStatus(driver_->Allocate(CudaMemory::kManaged, wanted, &memory), "memory of both sides", bytes));
+  RETURN_IF_ERROR(ToStatus(driver_->Allocate(kind, wanted, &memory), kNames[static_cast<size_t>(kind)], bytes));
+  if (kind != CudaMemory::kManaged) return static_cast<std::byte*>(memory);
   queued_ = true;
   if (!Keep(driver_->Fill(memory, 0, wanted, stream_), "clearing memory") || !Synchronize().ok()) {
-    (void)driver_->Free(CudaMemory::kManaged, memory);
+    (void)driver_->Free(kind, memory);
     return status_;
   }
   return static_cast<std::byte*>(memory);
 }
 
-void CudaStream::Free(std::byte* memory) {
+void CudaStream::Free(CudaMemory kind, std::byte* memory) {
   if (queued_) (void)driver_->Synchronize(stream_);
-  (void)driver_->Free(CudaMemory::kManaged, memory);
+  (void)driver_->Free(kind, memory);
 }
 
 }  // namespace interlace

@@ -57,10 +57,12 @@ class CudaStream {
 
   // ---- for the backend ----
   absl::Status Synchronize();
-  // Zeroed; the stream has done it when this returns. ResourceExhausted names the size.
-  absl::StatusOr<std::byte*> Allocate(int64_t bytes);
+  // kManaged is zeroed; the stream has done it when this returns. ResourceExhausted names the size.
+  absl::StatusOr<std::byte*> Allocate(CudaMemory kind, int64_t bytes);
   // Waits for the ops that may still use it.
-  void Free(std::byte* memory);
+  void Free(CudaMemory kind, std::byte* memory);
+  // The event comes when the ops queued so far are done.
+  bool Record(CudaDriver::Event event) { return Keep(driver_->Record(event, stream_), "an event of copies"); }
   ThreadTeam& team() { return team_; }
   CudaDriver& driver() { return *driver_; }
 

@@ -93,6 +93,10 @@ class RuntimeDriver final : public CudaDriver {
   CudaResult Record(Event event, Stream stream) override {
     return Of(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream)));
   }
+  CudaResult WaitEvent(Stream stream, Event event) override {
+    return Of(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0));
+  }
+
   CudaResult Await(Event event) override { return Of(cudaEventSynchronize(static_cast<cudaEvent_t>(event))); }
   CudaResult Synchronize(Stream stream) override {
     return Of(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));

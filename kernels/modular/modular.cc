@@ -287,6 +287,13 @@ class ModularBackend final : public Backend {
   absl::Status Synchronize() override { return absl::OkStatus(); }
   int threads() const override { return cpu_->threads(); }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override { return cpu_->Allocate(bytes); }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateDevice(int64_t bytes) override {
+    return cpu_->AllocateDevice(bytes);
+  }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(int64_t bytes) override {
+    return cpu_->AllocateHost(bytes);
+  }
+  DeviceCopies& copies() override { return cpu_->copies(); }
 
  private:
   const std::unique_ptr<Backend> cpu_;

@@ -119,7 +119,7 @@ EmulatedDriver::~EmulatedDriver() {
 }
 
 CudaResult EmulatedDriver::Enter(const std::string& name, int64_t detail) {
-  device_->calls.push_back(absl::StrCat(name, " ", detail));
+  if (device_->keep_calls) device_->calls.push_back(absl::StrCat(name, " ", detail));
   if (device_->fails == name && counts_[name]++ == device_->fails_at) {
     device_->failed = true;
     // As on a device: a wait that fails means that nothing queued will run any more.
@@ -153,6 +153,7 @@ void EmulatedDriver::CheckPointers(const std::string& what, const void* paramete
 }
 
 CudaResult EmulatedDriver::Allocate(CudaMemory kind, int64_t bytes, void** out) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Allocate", bytes); !r.ok()) return r;
   if (bytes <= 0) Violation("allocation of no bytes");
   if (bytes > device_->limit_bytes) return {CudaResult::kOutOfMemory, "out of memory"};
@@ -165,7 +166,15 @@ CudaResult EmulatedDriver::Allocate(CudaMemory kind, int64_t bytes, void** out) 
   return {};
 }
 
+bool EmulatedDriver::Uses(const Queue& queue, const std::byte* memory, int64_t bytes) {
+  if (queue.commands.empty() || queue.broken) return false;
+  return queue.computes || std::any_of(queue.copied.begin(), queue.copied.end(), [&](const auto& range) {
+           return range.first < memory + bytes && memory < range.first + range.second;
+         });
+}
+
 CudaResult EmulatedDriver::Free(CudaMemory kind, void* memory) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Free", 0); !r.ok()) return r;
   const auto it = device_->memory.find(static_cast<std::byte*>(memory));
   if (it == device_->memory.end() || it->second.kind != kind) {
@@ -173,7 +182,7 @@ CudaResult EmulatedDriver::Free(CudaMemory kind, void* memory) {
     return {};
   }
   for (const Queue* queue : queues_) {
-    if (!queue->commands.empty() && !queue->broken) Violation("free while commands are queued");
+    if (Uses(*queue, it->first, it->second.bytes)) Violation("free while commands are queued");
   }
   munmap(memory, Pages(it->second.bytes));
   device_->memory.erase(it);
@@ -181,6 +190,7 @@ CudaResult EmulatedDriver::Free(CudaMemory kind, void* memory) {
 }
 
 CudaResult EmulatedDriver::CreateStream(Stream* out) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("CreateStream", 0); !r.ok()) return r;
   queues_.push_back(new Queue);
   ++device_->streams;
@@ -188,6 +198,7 @@ CudaResult EmulatedDriver::CreateStream(Stream* out) {
   return {};
 }
 CudaResult EmulatedDriver::DestroyStream(Stream stream) {
+  absl::MutexLock lock(&mutex_);
   if (!Of(stream).commands.empty() && !Of(stream).broken) Violation("stream destroyed with commands queued");
   queues_.erase(std::find(queues_.begin(), queues_.end(), &Of(stream)));
   delete &Of(stream);
@@ -195,35 +206,43 @@ CudaResult EmulatedDriver::DestroyStream(Stream stream) {
   return {};
 }
 CudaResult EmulatedDriver::CreateEvent(Event* out) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("CreateEvent", 0); !r.ok()) return r;
   *out = new Mark;
   ++device_->events;
   return {};
 }
 CudaResult EmulatedDriver::DestroyEvent(Event event) {
+  absl::MutexLock lock(&mutex_);
   delete static_cast<Mark*>(event);
   --device_->events;
   return {};
 }
 
 CudaResult EmulatedDriver::Fill(void* to, uint8_t value, int64_t bytes, Stream stream) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Fill", bytes); !r.ok()) return r;
   if (!Knows(to, bytes, true)) Violation("fill outside of an allocation");
   Of(stream).commands.push_back([=] { std::memset(to, value, bytes); });
+  Of(stream).computes = true;
   ++Of(stream).queued;
   return {};
 }
 
 CudaResult EmulatedDriver::Copy(void* to, const void* from, int64_t bytes, Stream stream) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Copy", bytes); !r.ok()) return r;
   if (!Knows(to, bytes, true) || !Knows(from, bytes, true)) Violation("copy outside of allocations");
   Of(stream).commands.push_back([=] { std::memcpy(to, from, bytes); });
+  Of(stream).copied.emplace_back(static_cast<std::byte*>(to), bytes);
+  Of(stream).copied.emplace_back(static_cast<const std::byte*>(from), bytes);
   ++Of(stream).queued;
   return {};
 }
 
 CudaResult EmulatedDriver::Launch(CudaKernel kernel, const CudaGrid& grid, const void* parameters, int64_t bytes,
                                   Stream stream) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Launch", static_cast<int64_t>(kernel)); !r.ok()) return r;
   if (bytes != ParameterBytes(kernel)) Violation(NameOf(kernel) + ": parameters of another kernel");
   if (grid.x < 1 || grid.y < 1 || grid.x >= int64_t{1} << 31 || grid.y > 65535)
@@ -231,6 +250,7 @@ CudaResult EmulatedDriver::Launch(CudaKernel kernel, const CudaGrid& grid, const
   CheckPointers(NameOf(kernel), parameters, bytes);
   const auto* first = static_cast<const std::byte*>(parameters);
   Queue& queue = Of(stream);
+  queue.computes = true;
   queue.commands.push_back([this, &queue, kernel, grid, copy = std::vector<std::byte>(first, first + bytes)] {
     if (device_->fault_in_kernel) {
       queue.broken = true;
@@ -243,6 +263,7 @@ CudaResult EmulatedDriver::Launch(CudaKernel kernel, const CudaGrid& grid, const
 }
 
 CudaResult EmulatedDriver::Gemm(const CudaGemm& gemm, Stream stream) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Gemm", gemm.m); !r.ok()) return r;
   if (gemm.m < 1 || gemm.n < 1 || gemm.k < 1 || gemm.ldk < gemm.k || gemm.ldk % 8 != 0) Violation("gemm: bad shape");
   if (!Knows(gemm.w, gemm.m * gemm.ldk * 2, false) || !Knows(gemm.x, gemm.n * gemm.ldk * 2, false) ||
@@ -250,17 +271,38 @@ CudaResult EmulatedDriver::Gemm(const CudaGemm& gemm, Stream stream) {
     Violation("gemm outside of device memory");
   }
   Of(stream).commands.push_back([gemm] { RunGemm(gemm); });
+  Of(stream).computes = true;
   ++Of(stream).queued;
   return {};
 }
 
 CudaResult EmulatedDriver::Record(Event event, Stream stream) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Record", 0); !r.ok()) return r;
   *static_cast<Mark*>(event) = {&Of(stream), Of(stream).queued};
   return {};
 }
 
+// The other queue gets as far as the event when this one gets here: as late as it may.
+CudaResult EmulatedDriver::WaitEvent(Stream stream, Event event) {
+  absl::MutexLock lock(&mutex_);
+  if (CudaResult r = Enter("WaitEvent", 0); !r.ok()) return r;
+  const Mark mark = *static_cast<Mark*>(event);
+  if (mark.queue == nullptr) {
+    Violation("wait for an event that was never recorded");
+    return {};
+  }
+  Queue& queue = Of(stream);
+  queue.commands.push_back([this, &queue, mark] {
+    if (!RunUntil(*mark.queue, mark.at).ok()) queue.broken = true;
+    OpenDeviceMemory(true);  // for the commands behind this one
+  });
+  ++queue.queued;
+  return {};
+}
+
 CudaResult EmulatedDriver::Await(Event event) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Await", 0); !r.ok()) return r;
   const Mark& mark = *static_cast<Mark*>(event);
   if (mark.queue == nullptr) {
@@ -271,6 +313,7 @@ CudaResult EmulatedDriver::Await(Event event) {
 }
 
 CudaResult EmulatedDriver::Synchronize(Stream stream) {
+  absl::MutexLock lock(&mutex_);
   if (CudaResult r = Enter("Synchronize", 0); !r.ok()) return r;
   return RunUntil(Of(stream), Of(stream).queued);
 }
@@ -291,6 +334,10 @@ CudaResult EmulatedDriver::RunUntil(Queue& queue, int64_t count) {
       ++queue.done;
       command();
     }
+    if (queue.commands.empty()) {
+      queue.computes = false;
+      queue.copied.clear();
+    }
     OpenDeviceMemory(false);
   }
   if (queue.broken) return {CudaResult::kFailed, "an illegal memory access was encountered"};
@@ -302,6 +349,7 @@ namespace {
 // Looks at the device when its driver is gone.
 class CheckedDriver final : public CudaDriver {
  public:
+  CheckedDriver() { device_->keep_calls = false; }  // nobody asks
   ~CheckedDriver() override {
     driver_.reset();
     CHECK_MSG(device_->violations.empty(), device_->violations[0].c_str());
@@ -309,7 +357,6 @@ class CheckedDriver final : public CudaDriver {
   }
   CudaFacts facts() const override { return driver_->facts(); }
   CudaResult Allocate(CudaMemory kind, int64_t bytes, void** out) override {
-    device_->calls.clear();  // nobody asks
     return driver_->Allocate(kind, bytes, out);
   }
   CudaResult Free(CudaMemory kind, void* memory) override { return driver_->Free(kind, memory); }
@@ -329,6 +376,7 @@ class CheckedDriver final : public CudaDriver {
   }
   CudaResult Gemm(const CudaGemm& gemm, Stream stream) override { return driver_->Gemm(gemm, stream); }
   CudaResult Record(Event event, Stream stream) override { return driver_->Record(event, stream); }
+  CudaResult WaitEvent(Stream stream, Event event) override { return driver_->WaitEvent(stream, event); }
   CudaResult Await(Event event) override { return driver_->Await(event); }
   CudaResult Synchronize(Stream stream) override { return driver_->Synchronize(stream); }
 

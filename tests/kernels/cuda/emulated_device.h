@@ -10,12 +10,14 @@
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_driver.h"
 
 namespace interlace {
 
-// What the device holds and saw; outlives the driver, which belongs to the backend under test. Thread: one.
+// What the device holds and saw; outlives the driver, which belongs to the backend under test. Tests look at it while
+// nothing is under way.
 struct EmulatedDevice {
   struct Allocation {
     CudaMemory kind;
@@ -24,6 +26,7 @@ struct EmulatedDevice {
   std::map<std::byte*, Allocation> memory;
   int streams = 0;
   int events = 0;
+  bool keep_calls = true;
   std::vector<std::string> calls;       // "Copy 256", "Launch 3", ... in the order in which they were made
   std::vector<std::string> violations;  // of the contract of CudaDriver
   // The call of this name and number, counted from 0 (say {"Launch", 2}), answers `failure` and does nothing.
@@ -59,6 +62,7 @@ class EmulatedDriver final : public CudaDriver {
                     Stream stream) override;
   CudaResult Gemm(const CudaGemm& gemm, Stream stream) override;
   CudaResult Record(Event event, Stream stream) override;
+  CudaResult WaitEvent(Stream stream, Event event) override;
   CudaResult Await(Event event) override;
   CudaResult Synchronize(Stream stream) override;
 
@@ -67,6 +71,9 @@ class EmulatedDriver final : public CudaDriver {
     std::deque<std::function<void()>> commands;
     int64_t queued = 0, done = 0;
     bool broken = false;
+    // Of the commands that are queued: whether any is no copy, and what the copies touch.
+    bool computes = false;
+    std::vector<std::pair<const std::byte*, int64_t>> copied;
   };
   struct Mark {
     Queue* queue = nullptr;
@@ -83,6 +90,10 @@ class EmulatedDriver final : public CudaDriver {
   void OpenDeviceMemory(bool open);
   static Queue& Of(Stream stream) { return *static_cast<Queue*>(stream); }
 
+  // Whether a queued command may use this memory.
+  static bool Uses(const Queue& queue, const std::byte* memory, int64_t bytes);
+
+  absl::Mutex mutex_;  // one call at a time
   const std::shared_ptr<EmulatedDevice> device_;
   std::map<std::string, int> counts_;
   std::vector<Queue*> queues_;

@@ -1,0 +1,251 @@
+#include "worker/layer_pager.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+
+namespace interlace {
+namespace {
+
+std::vector<int32_t> WindowedLayers(const LayerPager::Options& options) {
+  std::vector<int32_t> layers;
+  for (int32_t l = options.shard.layer_begin; l < options.shard.layer_end; ++l) {
+    if (options.attention[l].window > 0) layers.push_back(l - options.shard.layer_begin);
+  }
+  return layers;
+}
+
+LossCause CauseOf(KvPool::Presence presence) {
+  if (presence == KvPool::Presence::kCorrupt) return LossCause::kCorrupt;
+  return presence == KvPool::Presence::kNoSlot ? LossCause::kNoSlot : LossCause::kMissing;
+}
+
+std::string DetailOf(KvPool::Presence presence) {
+  if (presence == KvPool::Presence::kCorrupt) return "the block's bytes on the host do not match their checksum";
+  if (presence == KvPool::Presence::kNoSlot) return "the device arena is full; raise kv.device_bytes";
+  return "the block is neither on the device nor on the host";
+}
+
+}  // namespace
+
+LayerPager::LayerPager(const Options& options, Backend& backend, KvPool& pool, Clock& clock)
+    : options_(options), windowed_(WindowedLayers(options)), backend_(backend), pool_(pool), clock_(clock) {
+  CHECK(static_cast<int64_t>(options.attention.size()) >= options.shard.layer_end);
+}
+
+LayerPager::~LayerPager() { Reset(); }
+
+void LayerPager::Reset() {
+  running_.clear();
+  active_.clear();
+  pool_.Reset();
+  sequences_.clear();
+}
+
+// ---- one layer ----
+
+void LayerPager::Begin(LayerId layer) {
+  pool_.Poll();
+  if (reading_.empty()) return;
+  const int32_t last = std::min(Value(layer) + options_.lookahead, options_.shard.layer_end - 1);
+  for (int32_t l = std::max(read_ahead_, Value(layer)); l <= last && ReadAhead(LayerId{l}); ++l) read_ahead_ = l + 1;
+  pool_.Flush();
+}
+
+bool LayerPager::ReadAhead(LayerId layer) {
+  const int32_t l = Local(layer);
+  // What the step's own new blocks may take until it is over is not spare.
+  const int32_t reserved = new_blocks_ * (options_.shard.layer_end - Value(layer));
+  for (const size_t i : reading_) {
+    Running& running = running_[i];
+    const SequenceKv& kv = *running.kv;
+    if (running.lost || kv.pointers.absent(l) == 0) continue;
+    for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
+      if (pool_.arena().slots() - pool_.arena().used() <= reserved) return false;
+      bool started = false;
+      if (pool_.Read(kv.blocks[b], layer, /*must=*/false, &started) == KvPool::Presence::kNoSlot) return false;
+      if (started) TrafficOf(kv.request(), layer).bytes_in += options_.shape.bytes();
+    }
+  }
+  return true;
+}
+
+void LayerPager::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
+  TakeTail(layer);
+  for (const size_t i : reading_) ReadNow(layer, running_[i]);
+  pool_.Flush();
+  FillRows(layer);
+  if (!rows_.empty()) backend_.ops().kv_append({options_.shape, k, v, rows_}, backend_.context());
+  const size_t lost = lost_.size();
+  for (const size_t i : reading_) AwaitReads(layer, running_[i]);
+  if (lost_.size() != lost) FillRows(layer);
+  const AttentionSpec& attention = options_.attention[Value(layer)];
+  if (!rows_.empty()) {
+    backend_.ops().paged_attention({.out = out,
+                                    .q = q,
+                                    .shape = options_.shape,
+                                    .sequences = rows_,
+                                    .heads = options_.heads,
+                                    .scale = attention.scale,
+                                    .window = attention.window,
+                                    .soft_cap = attention.soft_cap},
+                                   backend_.context());
+  }
+  if (!any_lost_) return;
+  (void)backend_.Synchronize();  // an error shows at the end of the step
+  for (const Running& running : running_) {
+    const Tensor rows = out.Rows(running.row, running.rows);
+    if (running.lost) std::memset(rows.data, 0, static_cast<size_t>(rows.bytes()));
+  }
+}
+
+void LayerPager::End(LayerId layer) {
+  pool_.EndTurn(layer);
+  for (const size_t i : sealing_) {
+    Running& running = running_[i];
+    if (running.lost) continue;
+    SequenceKv& kv = *running.kv;
+    int32_t copied = 0;
+    const bool sealed = SealLayer(kv, Local(layer), running.seal_to, &copied);
+    if (copied > 0) TrafficOf(kv.request(), layer).bytes_out += copied * options_.shape.bytes();
+    if (!sealed) {
+      Lose(running, layer, kv.shared(), LossCause::kNoSlot, "no host frame for a sealed block; raise kv.host_bytes");
+    }
+  }
+  pool_.Flush();
+}
+
+void LayerPager::TakeTail(LayerId layer) {
+  const int32_t l = Local(layer);
+  for (const size_t i : growing_) {
+    Running& running = running_[i];
+    SequenceKv& kv = *running.kv;
+    while (!running.lost && kv.TailEnd(l) < kv.Blocks()) {
+      ArenaSlot slot = pool_.TakeSlot(layer);
+      if (slot) {
+        kv.PushSlot(l, std::move(slot));
+      } else {
+        Lose(running, layer, kv.TailEnd(l), LossCause::kNoSlot, DetailOf(KvPool::Presence::kNoSlot));
+      }
+    }
+  }
+}
+
+void LayerPager::ReadNow(LayerId layer, Running& running) {
+  const int32_t l = Local(layer);
+  const SequenceKv& kv = *running.kv;
+  if (running.lost || kv.pointers.absent(l) == 0) return;
+  for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
+    bool started = false;
+    const KvPool::Presence presence = pool_.Read(kv.blocks[b], layer, /*must=*/true, &started);
+    if (started) TrafficOf(kv.request(), layer).bytes_in += options_.shape.bytes();
+    if (presence != KvPool::Presence::kHere && presence != KvPool::Presence::kComing) {
+      return Lose(running, layer, b, CauseOf(presence), DetailOf(presence));
+    }
+  }
+}
+
+void LayerPager::AwaitReads(LayerId layer, Running& running) {
+  const int32_t l = Local(layer);
+  const SequenceKv& kv = *running.kv;
+  if (running.lost || kv.pointers.absent(l) == 0) return;
+  const absl::Time begin = clock_.Now();
+  for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b)) {
+    bool started = false;  // never: a read whose copy failed finds no place any more
+    const KvPool::Presence presence = pool_.Read(kv.blocks[b], layer, /*must=*/true, &started);
+    if (presence == KvPool::Presence::kComing) {
+      pool_.Await();
+    } else if (presence != KvPool::Presence::kHere) {
+      Lose(running, layer, b, CauseOf(presence), DetailOf(presence));
+      break;
+    }
+  }
+  const absl::Duration waited = clock_.Now() - begin;
+  stall_ += waited;
+  TrafficOf(kv.request(), layer).stall_us += absl::ToInt64Microseconds(waited);
+}
+
+void LayerPager::FindActive() {
+  active_.clear();
+  for (const Running& running : running_) {
+    if (running.lost) continue;
+    const BlockPointers& pointers = running.kv->pointers;
+    active_.push_back(
+        {running.row, running.rows, running.start, pointers.blocks(), pointers.data(), pointers.stride()});
+  }
+  rows_.resize(active_.size());
+}
+
+void LayerPager::FillRows(LayerId layer) {
+  const auto l = static_cast<size_t>(Local(layer));
+  for (size_t i = 0; i < active_.size(); ++i) {
+    const Active& active = active_[i];
+    rows_[i] = {active.row, active.rows, active.start,
+                {active.addresses + l * active.stride, static_cast<size_t>(active.blocks)}};
+  }
+}
+
+void LayerPager::Lose(Running& running, LayerId layer, int32_t block, LossCause cause, std::string detail) {
+  running.lost = running.kv->lost = any_lost_ = true;
+  lost_.push_back({running.kv->request(), running.kv->attempt(), layer, block, cause, std::move(detail)});
+  FindActive();
+}
+
+void LayerPager::MarkLost(size_t index) {
+  Running& running = running_[index];
+  if (running.lost) return;
+  running.lost = running.kv->lost = any_lost_ = true;
+  FindActive();
+}
+
+LayerTraffic& LayerPager::TrafficOf(RequestId request, LayerId layer) {
+  const auto [it, fresh] = traffic_of_.try_emplace({request, layer}, traffic_.size());
+  if (fresh) traffic_.push_back({request, layer});
+  return traffic_[it->second];
+}
+
+// ---- the end of a step ----
+
+void LayerPager::Close(StepResult* result) {
+  for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) pool_.EndTurn(LayerId{l});
+  for (Running& running : running_) {
+    if (running.lost) continue;
+    if (!result->status.ok()) {
+      running.kv->lost = true;
+      continue;
+    }
+    running.kv->Commit();
+    if (running.seal_to > running.kv->shared()) Share(*running.kv, running.seal_to);
+  }
+  running_.clear();
+  active_.clear();
+  result->lost = std::exchange(lost_, {});
+  result->traffic = std::exchange(traffic_, {});
+  result->stall_us = absl::ToInt64Microseconds(stall_);
+  Report(result);
+}
+
+void LayerPager::Report(StepResult* result) {
+  pool_.Poll();
+  for (const KvPool::Fetched& f : pool_.TakeFetched()) result->fetched.push_back({f.block, f.arrived, f.failed});
+  for (const KvPool::Probed& p : pool_.TakeProbed()) result->probed.push_back({p.request, p.blocks});
+  result->slots_used = pool_.arena().used();
+  result->frames_used = pool_.frames().used();
+  std::vector<TierUse> usage;
+  for (const TierUsage& use : pool_.tiers().Usage()) usage.push_back({use.blocks, use.bytes, use.capacity_bytes});
+  if (usage != reported_usage_) result->tiers = reported_usage_ = std::move(usage);
+  const CopyStats copies = pool_.copy_stats();
+  const TierStats tiers = pool_.tiers().Stats();
+  result->transfer_in_us = absl::ToInt64Microseconds(copies.busy_in - reported_copies_.busy_in);
+  result->transfer_out_us = absl::ToInt64Microseconds(copies.busy_out - reported_copies_.busy_out);
+  result->bytes_in = copies.bytes_in - reported_copies_.bytes_in;
+  result->bytes_out = copies.bytes_out - reported_copies_.bytes_out;
+  result->corrupt = static_cast<int32_t>(copies.corrupt - reported_copies_.corrupt + tiers.corrupt - reported_tiers_.corrupt);
+  result->missing = static_cast<int32_t>(copies.missing - reported_copies_.missing + tiers.missing - reported_tiers_.missing);
+  reported_copies_ = copies;
+  reported_tiers_ = tiers;
+}
+
+}  // namespace interlace

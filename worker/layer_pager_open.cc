@@ -1,0 +1,237 @@
+// How the LayerPager takes a plan.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "worker/layer_pager.h"
+
+namespace interlace {
+
+void LayerPager::Open(const StepPlan& plan, const Refusals& refused) {
+  running_.clear();
+  reading_.clear();
+  growing_.clear();
+  sealing_.clear();
+  lost_.clear();
+  traffic_.clear();
+  traffic_of_.clear();
+  stall_ = absl::ZeroDuration();
+  read_ahead_ = options_.shard.layer_begin;
+  new_blocks_ = 0;
+  any_lost_ = false;
+  pool_.Poll();
+  for (const interlace::Release& release : plan.releases) Release(release);
+  for (const SequenceChange& change : plan.changes) {
+    SequenceKv* const kv = Find(change.request);
+    if (kv != nullptr) Change(*kv, change.kept, change.names, kv->length());
+  }
+  for (const PlanSequence& s : plan.sequences) {
+    SequenceKv* const kv = s.kept || s.names ? Find(s.request) : nullptr;
+    if (kv != nullptr && kv->attempt() == s.attempt) Change(*kv, s.kept, s.names, std::min(kv->length(), s.start));
+  }
+  for (const BlockMove& move : plan.moves) Move(move);
+  running_.reserve(plan.sequences.size());
+  int64_t row = 0;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const auto refusal = refused.find(i);
+    OpenSequence(plan.sequences[i], row, refusal == refused.end() ? nullptr : &refusal->second);
+    row += static_cast<int64_t>(plan.sequences[i].tokens.size());
+  }
+  FindActive();
+  for (const interlace::Probe& probe : plan.probes) pool_.Probe(probe.request, probe.blocks);
+  pool_.Flush();
+}
+
+SequenceKv* LayerPager::Find(RequestId request) {
+  const auto it = sequences_.find(request);
+  return it == sequences_.end() ? nullptr : it->second.get();
+}
+
+void LayerPager::Release(const interlace::Release& release) {
+  SequenceKv* const kv = Find(release.request);
+  if (kv == nullptr) return;
+  Change(*kv, std::nullopt, release.names, kv->length());
+  Forget(release.request);
+}
+
+void LayerPager::Forget(RequestId request) {
+  const auto it = sequences_.find(request);
+  if (it == sequences_.end()) return;
+  SequenceKv& kv = *it->second;
+  for (size_t i = 0; i < kv.blocks.size(); ++i) {
+    pool_.Release(kv.blocks[i], {&kv.pointers, static_cast<int32_t>(i)});
+  }
+  sequences_.erase(it);
+}
+
+void LayerPager::Change(SequenceKv& kv, const std::optional<LayerSet>& kept, const std::optional<SealedNames>& names,
+                        int32_t computed) {
+  if (kv.lost) return;
+  if (kept) kv.kept = *kept;
+  if (!names) return;
+  kv.Name(*names);
+  const int32_t seal_to = kv.Sealable(computed);
+  if (seal_to == kv.shared()) return;
+  HoldNamed(kv, seal_to);
+  for (int32_t l = 0; l < options_.shard.layers(); ++l) {
+    const LayerId layer{options_.shard.layer_begin + l};
+    int32_t copied = 0;
+    const bool sealed = SealLayer(kv, l, seal_to, &copied);
+    if (copied > 0) TrafficOf(kv.request(), layer).bytes_out += copied * options_.shape.bytes();
+    if (sealed) continue;
+    kv.lost = true;
+    lost_.push_back({kv.request(), kv.attempt(), layer, kv.shared(), LossCause::kNoSlot,
+                     "no host frame for a sealed block; raise kv.host_bytes"});
+    return;
+  }
+  Share(kv, seal_to);
+}
+
+void LayerPager::Move(const BlockMove& move) {
+  switch (move.kind) {
+    case MoveKind::kCopyOut:
+      return pool_.CopyOut(move.block, move.layers);
+    case MoveKind::kCopyIn:
+      return pool_.CopyIn(move.block, move.layers);
+    case MoveKind::kDropDevice:
+      return pool_.DropDevice(move.block, move.layers);
+    case MoveKind::kDropHost:
+      return pool_.DropHost(move.block, move.layers);
+    case MoveKind::kFetchHost:
+    case MoveKind::kFetchDevice:
+      return pool_.Fetch(move.block, move.layers, move.kind == MoveKind::kFetchDevice);
+  }
+}
+
+void LayerPager::OpenSequence(const PlanSequence& planned, int64_t row, const std::string* refusal) {
+  SequenceKv* kv = Find(planned.request);
+  if (kv != nullptr && kv->attempt() < planned.attempt) {
+    Forget(planned.request);
+    kv = nullptr;
+  }
+  const bool fresh = kv == nullptr;
+  if (fresh) {
+    auto made = std::make_unique<SequenceKv>(planned.request, planned.attempt, options_.shard.layers(),
+                                             options_.shape.block_tokens);
+    kv = made.get();
+    sequences_[planned.request] = std::move(made);
+  }
+  running_.push_back({kv, planned.start, row, static_cast<int64_t>(planned.tokens.size()), 0});
+  Running& running = running_.back();
+  if (kv->attempt() != planned.attempt || kv->lost) {  // it was lost before, and the scheduler knows or will know
+    running.lost = any_lost_ = true;
+    return;
+  }
+  std::string why = refusal != nullptr ? *refusal : Continue(*kv, planned, fresh);
+  if (!why.empty()) {
+    const LayerId first{options_.shard.layer_begin};
+    return Lose(running, first, std::max(0, planned.start) / options_.shape.block_tokens, LossCause::kRefused,
+                std::move(why));
+  }
+  if (fresh) CheckAdopted(running);
+  if (!running.lost) Prepare(running_.size() - 1);
+}
+
+std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bool fresh) {
+  if (fresh && !planned.opening) return "opening: missing in the first plan of the attempt";
+  if (!fresh && planned.opening) return "opening: the attempt has begun already";
+  const int32_t block_tokens = options_.shape.block_tokens;
+  if (fresh) {
+    const Opening& opening = *planned.opening;
+    const size_t adopted = opening.adopted.size() * static_cast<size_t>(block_tokens);
+    if (opening.prefix.size() != adopted) {
+      return absl::StrCat("opening.prefix: ", opening.prefix.size(), " tokens for ", opening.adopted.size(),
+                          " adopted blocks of ", block_tokens);
+    }
+    Adopt(kv, opening);
+    if (planned.kept) kv.kept = *planned.kept;
+    if (planned.names) kv.Name(*planned.names);
+  }
+  if (planned.start > kv.length() || planned.start < kv.shared() * block_tokens) {
+    return absl::StrCat("start: ", planned.start, " is outside of [", kv.shared() * block_tokens, ", ", kv.length(),
+                        "], the unsealed positions computed here");
+  }
+  tokens_ = planned.tokens;
+  if (tokens_[0] == kLastSample) {
+    if (options_.shard.stages > 1) return "tokens: its own last sample, which only the last of several stages knows";
+    if (kv.last_sample < 0) return "tokens: its own last sample, and it has sampled none";
+    tokens_[0] = kv.last_sample;
+  }
+  kv.Extend(planned.start, tokens_);
+  return std::string();
+}
+
+void LayerPager::Adopt(SequenceKv& kv, const Opening& opening) {
+  kv.sampling = opening.sampling;
+  kv.Adopt(opening.prefix);
+  for (size_t i = 0; i < opening.adopted.size(); ++i) {
+    SharedBlock* const block = pool_.Hold(opening.adopted[i], {&kv.pointers, static_cast<int32_t>(i)});
+    kv.blocks.push_back(block);
+    kv.pointers.ShareNext([&](int32_t layer) { return pool_.AddressOf(block, layer); });
+  }
+}
+
+void LayerPager::Prepare(size_t index) {
+  Running& running = running_[index];
+  SequenceKv& kv = *running.kv;
+  for (const int32_t l : windowed_) {
+    const int32_t window = options_.attention[options_.shard.layer_begin + l].window;
+    kv.pointers.SeeFrom(l, std::max(0, running.start + 1 - window) / options_.shape.block_tokens);
+  }
+  if (kv.pointers.absent() > 0) reading_.push_back(index);
+  const int32_t begun = (running.start + options_.shape.block_tokens - 1) / options_.shape.block_tokens;
+  if (kv.Blocks() > begun) {
+    growing_.push_back(index);
+    new_blocks_ += kv.Blocks() - begun;
+  }
+  running.seal_to = kv.Sealable(kv.end());
+  if (running.seal_to > kv.shared()) {
+    HoldNamed(kv, running.seal_to);
+    sealing_.push_back(index);
+  }
+}
+
+void LayerPager::CheckAdopted(Running& running) {
+  SequenceKv& kv = *running.kv;
+  for (int32_t l = 0; l < options_.shard.layers(); ++l) {
+    const LayerId layer{options_.shard.layer_begin + l};
+    const int32_t window = options_.attention[Value(layer)].window;
+    if (window > 0) {
+      kv.pointers.SeeFrom(l, std::max(0, running.start + 1 - window) / options_.shape.block_tokens);
+    }
+    if (kv.pointers.absent(l) == 0) continue;
+    for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
+      if (!pool_.Placed(kv.blocks[b], layer)) {
+        return Lose(running, layer, b, LossCause::kMissing, "an adopted block is neither on the device nor on the host");
+      }
+    }
+  }
+}
+
+// ---- sealing ----
+
+void LayerPager::HoldNamed(SequenceKv& kv, int32_t seal_to) {
+  for (auto i = static_cast<int32_t>(kv.blocks.size()); i < seal_to; ++i) {
+    kv.blocks.push_back(pool_.Hold(kv.name(i), {&kv.pointers, i}));
+  }
+}
+
+bool LayerPager::SealLayer(SequenceKv& kv, int32_t layer, int32_t seal_to, int32_t* copied) {
+  const LayerId id{options_.shard.layer_begin + layer};
+  const bool kept = kv.kept.Has(id);
+  for (int32_t b = kv.TailBegin(layer); b < seal_to; ++b) {
+    const KvPool::Sealed sealed = pool_.Seal(kv.blocks[b], id, kv.TakeSlot(layer, b), kept, b);
+    if (sealed == KvPool::Sealed::kNoFrame) return false;
+    if (sealed == KvPool::Sealed::kCopiedOut) ++*copied;
+  }
+  kv.DropTaken(layer, seal_to);
+  return true;
+}
+
+void LayerPager::Share(SequenceKv& kv, int32_t seal_to) {
+  for (int32_t b = kv.shared(); b < seal_to; ++b) {
+    kv.pointers.ShareNext([&](int32_t layer) { return pool_.AddressOf(kv.blocks[b], layer); });
+  }
+}
+
+}  // namespace interlace

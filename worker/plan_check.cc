@@ -1,0 +1,89 @@
+#include "worker/plan_check.h"
+
+#include "absl/algorithm/container.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+
+namespace interlace {
+namespace {
+
+constexpr int64_t kMostBlocks = int64_t{1} << 24;  // of one sequence
+
+bool NamesFit(const std::optional<SealedNames>& names) {
+  return !names || (names->first >= 0 && names->first + static_cast<int64_t>(names->ids.size()) <= kMostBlocks);
+}
+
+std::string WhyRefused(const Sampling& sampling, int32_t vocab) {
+  const auto known = [vocab](int32_t token) { return token >= 0 && token < vocab; };
+  const auto outside = [vocab](absl::string_view field) {
+    return absl::StrCat("sampling.", field, ": a token is outside the vocabulary of ", vocab);
+  };
+  if (sampling.logprobs > kMostLogprobs) {
+    return absl::StrCat("sampling.logprobs: ", sampling.logprobs, " is more than ", kMostLogprobs);
+  }
+  if (!absl::c_all_of(sampling.end_tokens, known)) return outside("end_tokens");
+  for (const LogitBias& b : sampling.logit_bias) {
+    if (!known(b.token)) return outside("logit_bias");
+  }
+  for (const std::vector<int32_t>& word : sampling.bad_words) {
+    if (word.empty()) return "sampling.bad_words: one of them is empty";
+    if (!absl::c_all_of(word, known)) return outside("bad_words");
+  }
+  return std::string();
+}
+
+}  // namespace
+
+absl::Status CheckPlan(const StepPlan& plan, const PlanLimits& limits) {
+  const auto broken = [&plan](auto&&... why) {
+    return absl::InvalidArgumentError(absl::StrCat("plan ", Value(plan.id), ": ", why...));
+  };
+  int64_t samples = 0;
+  absl::flat_hash_set<RequestId> seen;
+  for (const PlanSequence& s : plan.sequences) {
+    if (!seen.insert(s.request).second) return broken("request ", Value(s.request), " runs twice");
+    if (s.tokens.empty()) return broken("request ", Value(s.request), " runs without tokens");
+    if (!NamesFit(s.names)) return broken("request ", Value(s.request), " names blocks from ", s.names->first, " on");
+    if (s.sample) samples += 1 + int64_t{s.drafts};
+  }
+  for (const SequenceChange& c : plan.changes) {
+    if (!NamesFit(c.names)) return broken("request ", Value(c.request), " names blocks from ", c.names->first, " on");
+  }
+  for (const Release& r : plan.releases) {
+    if (!NamesFit(r.names)) return broken("request ", Value(r.request), " names blocks from ", r.names->first, " on");
+  }
+  if (plan.tokens() > limits.max_tokens) {
+    return broken(plan.tokens(), " tokens, and this rank takes ", limits.max_tokens,
+                  "; give ranks and coordinator the same sched.step_tokens");
+  }
+  if (samples > limits.max_samples) {
+    return broken(samples, " rows sample, and this rank takes ", limits.max_samples,
+                  "; give ranks and coordinator the same sched.max_running");
+  }
+  return absl::OkStatus();
+}
+
+std::string WhyRefused(const PlanSequence& s, const PlanLimits& limits) {
+  const auto known = [&limits](int32_t token) { return token >= 0 && token < limits.vocab; };
+  const auto outside = [&limits](absl::string_view field, int32_t token) {
+    return absl::StrCat(field, ": ", token, " is outside the vocabulary of ", limits.vocab);
+  };
+  if (s.start < 0) return absl::StrCat("start: ", s.start, " is negative");
+  for (size_t i = 0; i < s.tokens.size(); ++i) {
+    if (!known(s.tokens[i]) && !(i == 0 && s.tokens[0] == kLastSample)) return outside("tokens", s.tokens[i]);
+  }
+  const auto count = static_cast<int32_t>(s.tokens.size());
+  if (s.drafts < 0 || s.drafts >= count) {
+    return absl::StrCat("drafts: ", s.drafts, " of ", count, " tokens");
+  }
+  if (s.sample && (s.sample_index < 0 || s.sample_index >= s.start + count - s.drafts)) {
+    return absl::StrCat("sample_index: ", s.sample_index, " with ", s.start + count - s.drafts, " tokens before it");
+  }
+  if (!s.opening) return std::string();
+  for (const int32_t token : s.opening->prefix) {
+    if (!known(token)) return outside("opening.prefix", token);
+  }
+  return WhyRefused(s.opening->sampling, limits.vocab);
+}
+
+}  // namespace interlace
