@@ -133,7 +133,10 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
   LOG(INFO) << "draining" << Field("signal", signal);
   grpc->SetServing("", false);
-  if (!loop.Drain(kDrain)) LOG(WARNING) << "requests still run at the end of the drain; they are cancelled";
+  if (!loop.Drain(kDrain)) {
+    LOG(WARNING) << "requests still run at the end of the drain; they end with an error";
+    inference.EndStreams(absl::UnavailableError("the server stopped before the answer was complete"));
+  }
   http->Stop(kClosing);
   grpc->Shutdown(kClosing);
   cluster.Drain();

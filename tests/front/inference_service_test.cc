@@ -329,6 +329,29 @@ TEST(InferenceServiceTest, ATakenPortIsNamed) {
       StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("server.grpc_port")));
 }
 
+TEST(InferenceServiceTest, StreamsThatAreEndedGetWhatTheyHaveAndAStatus) {
+  GrpcRig rig;
+  grpc::ClientContext contexts[2];
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  auto begun = rig.stub->Generate(&contexts[0], ask);
+  const Request request = rig.engine.Await(0);
+  rig.Say(request, "half");
+  v1::GenerateEvent event;
+  ASSERT_TRUE(begun->Read(&event));
+  EXPECT_EQ(event.tokens().text(), "half");
+  auto silent = rig.stub->Generate(&contexts[1], ask);
+  rig.engine.Await(1);
+  rig.service.EndStreams(absl::UnavailableError("the server stops"));
+  for (auto* reader : {begun.get(), silent.get()}) {
+    EXPECT_FALSE(reader->Read(&event));
+    const grpc::Status status = reader->Finish();
+    EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+    EXPECT_EQ(status.error_message(), "the server stops");
+  }
+  for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(rig.engine.AwaitCancel(rig.engine.Await(i).id));
+}
+
 TEST(InferenceServiceTest, ShutdownCancelsWhatItsPatienceDoesNotCover) {
   GrpcRig rig;
   grpc::ClientContext context;
