@@ -80,6 +80,7 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
 
 absl::Status RunCoordinator(const Config& config, const std::string& ready_file, const sigset_t& stop_signals) {
   ASSIGN_OR_RETURN(const ServedModel model, LoadServedModel(config));
+  RETURN_IF_ERROR(CheckLayers(config, model.facts.layers));
   ASSIGN_OR_RETURN(const auto cluster_at, SplitAddress("cluster.listen", config.cluster.listen));
   ASSIGN_OR_RETURN(std::unique_ptr<SchedulingPolicy> policy, MakePolicy(config.sched.policy));
   RealClock clock;
