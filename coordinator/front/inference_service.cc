@@ -1,6 +1,5 @@
 #include "coordinator/front/inference_service.h"
 
-#include <algorithm>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -9,6 +8,7 @@
 
 #include "absl/time/clock.h"
 #include "common/grpc_status.h"
+#include "coordinator/front/inference_spec.h"
 
 namespace interlace {
 namespace {
@@ -170,33 +170,10 @@ void EventWriter::End(const absl::Status& why) {
   Advance();
 }
 
-// The fields that Generate and Chat share.
-GenerationSpec SpecOf(const std::string& name, const std::string& model, const v1::SamplingOptions& options,
-                      const grpc::CallbackServerContext& context) {
-  GenerationSpec spec;
-  spec.name = name;
-  spec.model = model;
-  if (options.has_temperature()) spec.temperature = options.temperature();
-  if (options.has_top_p()) spec.top_p = options.top_p();
-  if (options.has_top_k()) spec.top_k = options.top_k();
-  if (options.has_seed()) spec.seed = options.seed();
-  if (options.has_max_tokens()) spec.max_tokens = options.max_tokens();
-  if (options.has_min_p()) spec.min_p = options.min_p();
-  if (options.has_typical_p()) spec.typical_p = options.typical_p();
-  if (options.has_repetition_penalty()) spec.repetition_penalty = options.repetition_penalty();
-  if (options.has_presence_penalty()) spec.presence_penalty = options.presence_penalty();
-  if (options.has_frequency_penalty()) spec.frequency_penalty = options.frequency_penalty();
-  if (options.has_min_tokens()) spec.min_tokens = options.min_tokens();
-  if (options.has_logprobs()) spec.logprobs = options.logprobs();
-  spec.logit_bias.assign(options.logit_bias().begin(), options.logit_bias().end());
-  std::sort(spec.logit_bias.begin(), spec.logit_bias.end());
-  spec.bad_words.assign(options.bad_words().begin(), options.bad_words().end());
-  spec.stop.assign(options.stop().begin(), options.stop().end());
-  spec.stop_token_ids.assign(options.stop_token_ids().begin(), options.stop_token_ids().end());
-  spec.ignore_eos = options.ignore_eos();
+// A call without a deadline has one far away.
+void SetDeadline(const grpc::CallbackServerContext& context, GenerationSpec* spec) {
   const absl::Duration remaining = absl::FromChrono(context.deadline()) - absl::Now();
-  if (remaining < absl::Hours(24 * 365)) spec.deadline = remaining;  // a call without a deadline has one far away
-  return spec;
+  if (remaining < absl::Hours(24 * 365)) spec->deadline = remaining;
 }
 
 void Fill(const Explanation& e, v1::ExplainReply* reply) {
@@ -249,22 +226,15 @@ void InferenceService::EndStreams(const absl::Status& why) {
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(grpc::CallbackServerContext* context,
                                                                         const v1::GenerateRequest* request) {
-  GenerationSpec spec = SpecOf(request->request_id(), request->model(), request->sampling(), *context);
-  if (request->has_tokens()) {
-    const auto& ids = request->tokens().ids();
-    spec.prompts.emplace_back(std::vector<int32_t>(ids.begin(), ids.end()));
-  } else if (request->has_text()) {
-    spec.prompts.emplace_back(request->text());
-  }
+  GenerationSpec spec = SpecOf(*request);
+  SetDeadline(*context, &spec);
   return EventWriter::Open(std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Chat(grpc::CallbackServerContext* context,
                                                                     const v1::ChatRequest* request) {
-  GenerationSpec spec = SpecOf(request->request_id(), request->model(), request->sampling(), *context);
-  std::vector<ChatMessage> messages;
-  for (const v1::ChatMessage& message : request->messages()) messages.push_back({message.role(), message.content()});
-  spec.prompts.emplace_back(std::move(messages));
+  GenerationSpec spec = SpecOf(*request);
+  SetDeadline(*context, &spec);
   return EventWriter::Open(std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
