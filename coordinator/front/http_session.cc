@@ -25,6 +25,8 @@ namespace {
 constexpr uint32_t kHeaderLimit = 32 << 10;  // bytes
 constexpr size_t kReadAhead = 64 << 10;      // bytes taken of requests that wait behind the present one
 constexpr auto kLinger = std::chrono::seconds(2);
+// Left to itself the system holds 2.6 MB for a client that does not read: half an hour of text, times all connections.
+constexpr int kSendBuffer = 128 << 10;
 
 }  // namespace
 
@@ -102,6 +104,7 @@ void HttpSession::Stop() {
 net::awaitable<void> HttpSession::Run() {
   error_code ignored;
   stream_.socket().set_option(tcp::no_delay(true), ignored);
+  stream_.socket().set_option(net::socket_base::send_buffer_size(kSendBuffer), ignored);
   bool more = true;
   while (more && !context_.stopping) {
     more = co_await ReadRequest();
