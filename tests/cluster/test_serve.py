@@ -1,9 +1,13 @@
 """`interlace serve`: how the processes of a cluster begin, come back and end."""
+import json
 import os
 import signal
 import subprocess
 import tempfile
+import threading
+import urllib.request
 
+import grpc
 import pytest
 
 from cluster import BIN, Cluster, model_path, wait_until
@@ -95,3 +99,25 @@ def test_coordinator_killed():
         cluster.await_nothing_held()
     finally:
         cluster.stop()
+
+
+def test_answers_that_a_drain_does_not_wait_for_say_so():
+    """The drain waits 30 s; what runs longer ends with an error that the client can tell from an answer, at both doors."""
+    from interlace_client import Client
+    cluster = Cluster()
+    body = json.dumps({"prompt": QUESTION, "n": 4, "max_tokens": 7000, "temperature": 0, "ignore_eos": True, "stream": True})
+    request = urllib.request.Request(cluster.http + "/v1/completions", data=body.encode(),
+                                     headers={"Content-Type": "application/json"})
+    with Client(cluster.grpc) as client, urllib.request.urlopen(request, timeout=60) as answer:
+        stream = client.generate(QUESTION, max_tokens=7000, temperature=0, ignore_eos=True)
+        next(iter(stream))
+        assert answer.readline().startswith(b"data: {")
+        stopper = threading.Thread(target=cluster.stop)
+        stopper.start()
+        events = answer.read().decode().strip().split("\n\n")
+        assert "error" in json.loads(events[-2].removeprefix("data: ")) and events[-1] == "data: [DONE]", events[-3:]
+        with pytest.raises(grpc.RpcError) as end:
+            for _ in stream:
+                pass
+        assert end.value.code() == grpc.StatusCode.UNAVAILABLE and "stopped before" in end.value.details()
+        stopper.join()
