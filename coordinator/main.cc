@@ -80,6 +80,7 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
 
 absl::Status RunCoordinator(const Config& config, const std::string& ready_file, const sigset_t& stop_signals) {
   ASSIGN_OR_RETURN(const ServedModel model, LoadServedModel(config));
+  RETURN_IF_ERROR(CheckLayers(config, model.facts.layers));
   ASSIGN_OR_RETURN(const auto cluster_at, SplitAddress("cluster.listen", config.cluster.listen));
   ASSIGN_OR_RETURN(std::unique_ptr<SchedulingPolicy> policy, MakePolicy(config.sched.policy));
   RealClock clock;
@@ -133,7 +134,10 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
   LOG(INFO) << "draining" << Field("signal", signal);
   grpc->SetServing("", false);
-  if (!loop.Drain(kDrain)) LOG(WARNING) << "requests still run at the end of the drain; they are cancelled";
+  if (!loop.Drain(kDrain)) {
+    LOG(WARNING) << "requests still run at the end of the drain; they end with an error";
+    inference.EndStreams(absl::UnavailableError("the server stopped before the answer was complete"));
+  }
   http->Stop(kClosing);
   grpc->Shutdown(kClosing);
   cluster.Drain();
