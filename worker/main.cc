@@ -14,6 +14,7 @@
 #include "common/log_sink.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
+#include "transport/tcp_socket.h"
 #include "transport/ucx_transport.h"
 #include "worker/plan_intake.h"
 #include "worker/rank.h"
@@ -26,7 +27,12 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
   RealClock clock;
   ASSIGN_OR_RETURN(std::unique_ptr<FaultPoints> faults,
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
-  ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeUcxTransport({}));
+  UcxOptions transport_options{
+      .host = config.transport.host, .tls = config.transport.tls, .devices = config.transport.devices};
+  if (transport_options.host.empty()) {
+    ASSIGN_OR_RETURN(transport_options.host, AddressTowards(config.cluster.coordinator));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeUcxTransport(transport_options));
   const uint64_t incarnation = MakeOsEntropy()->Next();
   int64_t shown = -1;
   ASSIGN_OR_RETURN(std::unique_ptr<Rank> rank,

@@ -14,7 +14,7 @@
 #include "kvstore/remote/leased_blocks.h"
 #include "kvstore/remote/request_intake.h"
 #include "kvstore/tier/tiers.h"
-#include "transport/ucx_transport.h"
+#include "transport/tcp_socket.h"
 
 namespace interlace {
 namespace {
@@ -36,12 +36,6 @@ absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const StoreServer
   if (!rocksdb.ok()) return named(rocksdb.status());
   tiers.push_back(*std::move(rocksdb));
   return tiers;
-}
-
-// Where peers on other machines find the transport: the control host if it is numeric and not a wildcard.
-std::string TransportHost(absl::string_view host) {
-  const bool numeric = !host.empty() && host.find_first_not_of("0123456789.") == absl::string_view::npos;
-  return numeric && host != "0.0.0.0" ? std::string(host) : "";
 }
 
 }  // namespace
@@ -75,8 +69,15 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KvTier>> tiers, MakeTiers(options));
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   parts->blocks = std::make_unique<LeasedBlocks>(std::move(tiers), entropy->Fork("leases"));
-  UcxOptions transport_options;
-  transport_options.host = TransportHost(host);
+  UcxOptions transport_options = options.transport;
+  if (transport_options.host.empty()) {
+    absl::StatusOr<std::string> numeric = NumericHost(host);
+    if (!numeric.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("kvstore.listen='", options.listen, "': ", numeric.status().message()));
+    }
+    transport_options.host = *std::move(numeric);
+  }
   absl::StatusOr<std::unique_ptr<Transport>> transport = MakeUcxTransport(transport_options);
   if (!transport.ok()) {
     return absl::Status(transport.status().code(), absl::StrCat("kvstore.listen='", options.listen,
