@@ -73,7 +73,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   TransferEngine::Options transfer_options;
   transfer_options.payload_bytes = shape.bytes();
   rank->transfers_ = std::make_unique<TransferEngine>(transfer_options, std::move(tiers), clock, faults);
-  if (transport != nullptr) rank->activations_ = std::make_unique<ActivationChannel>(*transport);
+  if (transport != nullptr) rank->activations_ = std::make_unique<ActivationChannel>(*transport, StageId{shard.stage});
 
   const int32_t max_tokens = static_cast<int32_t>(config.sched.step_tokens);
   ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,
