@@ -33,7 +33,8 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
     ASSIGN_OR_RETURN(transport_options.host, AddressTowards(config.cluster.coordinator));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeUcxTransport(transport_options));
-  const uint64_t incarnation = MakeOsEntropy()->Next();
+  const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
+  const uint64_t incarnation = entropy->Next();
   int64_t shown = -1;
   ASSIGN_OR_RETURN(std::unique_ptr<Rank> rank,
                    Rank::Create(config, incarnation, clock, *faults, transport.get(), [&](int64_t done, int64_t all) {
@@ -49,19 +50,14 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
             << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
             << Field("arena_slots", info.arena_slots);
-  PlanIntake intake(*rank, config.cluster.coordinator);
+  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator}, clock, entropy->Fork("backoff"));
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;
     sigwait(&stop_signals, &signal);
     LOG(INFO) << "stopping" << Field("signal", signal);
     intake.Stop();
   });
-  absl::Status status;
-  while (!intake.stopped()) {
-    status = intake.RunSession(absl::Seconds(30));
-    if (status.ok() || absl::IsFailedPrecondition(status)) break;
-    LOG(WARNING) << "session ended; registering again" << status;
-  }
+  const absl::Status status = intake.Run();
   kill(getpid(), SIGTERM);  // lets the signals thread end when the coordinator drained us
   signals.Join();
   return status;
