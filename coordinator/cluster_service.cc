@@ -41,6 +41,19 @@ absl::Status CheckAgreed(const RankInfo& rank, const RankInfo& other) {
   return absl::OkStatus();
 }
 
+// A token that no text has becomes -1, which ends its request and nothing else. How many there were.
+int TakeOutUnknownTokens(int32_t vocab, StepResult* result) {
+  int unknown = 0;
+  const auto is_unknown = [vocab](const auto& t) { return t.token < 0 || t.token >= vocab; };
+  for (SampledToken& sampled : result->sampled) {
+    std::erase_if(sampled.scores, is_unknown);
+    if (sampled.token == -1 || !is_unknown(sampled)) continue;
+    sampled.token = -1;
+    ++unknown;
+  }
+  return unknown;
+}
+
 v1::ToRank HeartbeatMessage() {
   v1::ToRank message;
   message.mutable_heartbeat();
@@ -204,6 +217,10 @@ absl::Status ClusterService::OnResult(RankStream* stream, StepResult result) {
       return absl::InvalidArgumentError(
           absl::StrCat("a result names stage ", Value(result.stage), ", this rank holds stage ", open->second.stage));
     }
+  }
+  if (const int unknown = TakeOutUnknownTokens(options_.vocab, &result); unknown > 0) {
+    LOG(ERROR) << "a rank chose tokens outside the vocabulary" << Field("stage", Value(result.stage))
+               << Field("tokens", unknown) << Field("vocab", options_.vocab);
   }
   loop_->OnResult(std::move(result));
   return absl::OkStatus();

@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
 #include <set>
@@ -37,6 +38,7 @@ class ClusterService final : public PlanChannel {
     int32_t stages = 1;
     std::string model_digest;
     int32_t block_tokens = 16;
+    int32_t vocab = std::numeric_limits<int32_t>::max();  // tokens from here on are nobody's
     uint64_t first_epoch = 1;  // main gives one that grows from start to start, so that ranks tell a new coordinator's
     Liveness::Options liveness;
     absl::Duration register_within = absl::Seconds(5);

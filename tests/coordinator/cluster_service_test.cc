@@ -138,6 +138,7 @@ class ClusterServiceTest : public testing::Test {
     service_ = std::make_unique<ClusterService>(ClusterService::Options{.stages = stages,
                                                                         .model_digest = "digest",
                                                                         .block_tokens = 8,
+                                                                        .vocab = 1000,
                                                                         .liveness = timing.liveness,
                                                                         .register_within = timing.register_within},
                                                 clock_);
@@ -399,6 +400,34 @@ TEST_F(ClusterServiceTest, MessagesThatMakeNoSenseEndTheirRankAlone) {
   }
   auto last = Register(1);  // the replica forms again all the same
   EXPECT_EQ(last->NextEpoch(), first->NextEpoch());
+}
+
+// What a rank says need not be true: a token of nobody ends its request, and the loop never sees it.
+TEST_F(ClusterServiceTest, ATokenOutsideTheVocabularyEndsItsRequestAlone) {
+  Start(1);
+  auto rank = Register(0);
+  rank->NextEpoch();
+  ASSERT_TRUE(Ready(1));
+  const auto next_with_sequences = [&] {
+    StepPlan plan = rank->NextPlan();
+    for (; plan.sequences.empty() && Value(plan.id) != 0; plan = rank->NextPlan()) {  // of releases
+      rank->Answer(ResultOf(plan, 0, true));
+    }
+    return plan;
+  };
+  for (int32_t token : {1000, 2000000000}) {
+    const auto sink = Submit(2);
+    const StepPlan plan = next_with_sequences();
+    StepResult result = ResultOf(plan, 0, true);
+    ASSERT_EQ(result.sampled.size(), 1u);
+    result.sampled[0].token = token;
+    rank->Answer(result);
+    EXPECT_EQ(sink->AwaitEnd().status.code(), absl::StatusCode::kInternal) << token;
+    EXPECT_TRUE(sink->tokens().empty());
+  }
+  const auto sink = Submit(1);
+  rank->Answer(ResultOf(next_with_sequences(), 0, true));
+  EXPECT_OK(sink->AwaitEnd().status);
 }
 
 TEST_F(ClusterServiceTest, ARankThatFailsResetsAllAndTheyRegisterAnew) {
