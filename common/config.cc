@@ -128,6 +128,14 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(kv, remote, "control address of the kvstore behind the remote tier"),
       FIELD(kv, tiers, "tiers below the device, first choice first: host, remote, rocksdb"),
       BOUNDED(kv, read_timeout, kWait, "how long a layer waits for a block before it is recomputed"),
+      FIELD(transport, host,
+            "numeric address on which a rank or kvstore takes activations and KV; empty: of a rank, the one from which "
+            "it "
+            "reaches cluster.coordinator, of a kvstore, that of kvstore.listen"),
+      FIELD(
+          transport, tls,
+          "transports of UCX that may carry them, such as rc,ud; auto: RDMA where the machine has it; none: TCP alone"),
+      FIELD(transport, devices, "network devices that UCX may use, such as mlx5_0:1; all: any"),
       FIELD(kvstore, listen, "control address of the kvstore"),
       FIELD(kvstore, host_bytes, "memory of the kvstore"),
       FIELD(kvstore, rocksdb_dir, "RocksDB folder of the kvstore; empty: memory alone"),

@@ -58,6 +58,11 @@ struct Config {
     absl::Duration read_timeout = absl::Seconds(2);
   } kv;
   struct {
+    std::string host;
+    std::string tls = "auto";
+    std::string devices = "all";
+  } transport;
+  struct {
     std::string listen = "127.0.0.1:7071";
     Bytes host_bytes{int64_t{1} << 30};
     std::string rocksdb_dir;

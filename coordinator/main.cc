@@ -30,8 +30,9 @@
 namespace interlace {
 namespace {
 
-constexpr absl::Duration kDrain = absl::Seconds(30);   // for running requests
-constexpr absl::Duration kClosing = absl::Seconds(5);  // for answers on their way to clients
+constexpr int64_t kMostRankMessage = int64_t{64} << 20;  // whoever it is that sends it
+constexpr absl::Duration kDrain = absl::Seconds(30);     // for running requests
+constexpr absl::Duration kClosing = absl::Seconds(5);    // for answers on their way to clients
 
 // What the coordinator knows of a model; weights stay with the ranks.
 struct ServedModel {
@@ -90,7 +91,10 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   // What is declared later dies first: doors, then the loop they submit to, then the channel the loop sends on.
   ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
                           .model_digest = model.facts.digest,
-                          .block_tokens = static_cast<int32_t>(config.kv.block_tokens)});
+                          .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
+                          .vocab = model.text.tokenizer->vocab_size(),
+                          .first_epoch = static_cast<uint64_t>(WallSeconds()) << 20},
+                         clock);
   ReplicaLoop loop(LoopOptions(config, model.facts.context), std::move(policy), clock, entropy->Fork("generations"),
                    metrics, cluster);
   cluster.Connect(&loop);
@@ -106,7 +110,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks, GrpcServer::Listen({.host = cluster_at.first,
                                                                                 .port = cluster_at.second,
                                                                                 .setting = "cluster.listen=HOST:PORT",
-                                                                                .max_message = -1},
+                                                                                .max_message = kMostRankMessage,
+                                                                                .keepalive = absl::Seconds(1)},
                                                                                cluster.service()));
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc,
                    GrpcServer::Listen({.host = config.server.host,

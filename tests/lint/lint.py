@@ -40,7 +40,7 @@ SEAMS = {
     r"\bstd::random_device\b|\bgetrandom\(|\brand\(\)|\bmt19937\b": ["common/entropy.cc"],
     r"\bgetenv\(": ["common/config.cc", "cli/terminal.cc"],
     r"\bsleep_for\b|\bSleepFor\b|\busleep\(|\bnanosleep\(": [],
-    r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": [],
+    r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": ["transport/tcp_socket.cc"],
     r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
         "common/config.cc", "cli/", "coordinator/main.cc", "kvstore/remote/main.cc",
         "transport/", "checkpoint/file_mapping", "text/tokenizer_files"],
