@@ -29,7 +29,7 @@ absl::StatusOr<std::unique_ptr<FileMapping>> FileMapping::Open(const std::string
 FileMapping::~FileMapping() { munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size()); }
 
 void FileMapping::Drop(absl::Span<const std::byte> part) const {
-  CHECK(part.data() >= bytes_.data() && part.data() + part.size() <= bytes_.data() + bytes_.size());
+  CHECK(Contains(part));
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;
   const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size()) / page * page;

@@ -22,6 +22,9 @@ class FileMapping {
 
   absl::Span<const std::byte> bytes() const { return bytes_; }
   absl::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
+  bool Contains(absl::Span<const std::byte> part) const {
+    return part.data() >= bytes_.data() && part.data() + part.size() <= bytes_.data() + bytes_.size();
+  }
   // The pages wholly inside `part` leave resident memory; a later read takes them from the file again.
   void Drop(absl::Span<const std::byte> part) const;
 

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/file_mapping.h"
+#include "checkpoint/gguf_parts.h"
 #include "checkpoint/gguf_values.h"
 #include "checkpoint/sampled_digest.h"
 #include "common/status_macros.h"
@@ -115,7 +116,7 @@ struct GgufFile::Contents {
   std::string digest;
   std::map<std::string, GgufValue, std::less<>> metadata;
   std::map<std::string, GgufTensor, std::less<>> tensors;
-  std::unique_ptr<FileMapping> mapping;  // null when the bytes are someone else's
+  std::vector<std::unique_ptr<FileMapping>> mappings;  // one a part; none when the bytes are someone else's
 
   absl::Status ReadMetadata(GgufCursor& cursor, uint64_t count) {
     for (uint64_t i = 0; i < count; ++i) {
@@ -138,6 +139,18 @@ struct GgufFile::Contents {
           absl::StrCat(name, ": general.alignment is not a power of two between 1 and 1048576"));
     }
     return static_cast<uint64_t>(*stated);
+  }
+
+  // The tensors of a further part. Metadata are those of the first.
+  absl::Status Add(Contents&& part) {
+    for (auto& [key, tensor] : part.tensors) {
+      if (!tensors.emplace(key, std::move(tensor)).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(part.name, ": tensor ", Quoted(key), " is in a part before this one too"));
+      }
+    }
+    for (std::unique_ptr<FileMapping>& mapping : part.mappings) mappings.push_back(std::move(mapping));
+    return absl::OkStatus();
   }
 
   template <typename T>
@@ -189,16 +202,54 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Parse(absl::Span<const std::
   return std::unique_ptr<GgufFile>(new GgufFile(std::move(contents)));
 }
 
-absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::OpenOne(const std::string& path) {
   ASSIGN_OR_RETURN(std::unique_ptr<FileMapping> mapping, FileMapping::Open(path));
   ASSIGN_OR_RETURN(std::unique_ptr<GgufFile> file, Parse(mapping->bytes(), path));
   mapping->Drop(mapping->bytes());  // what the digest and the metadata touched
-  file->contents_->mapping = std::move(mapping);
+  file->contents_->mappings.push_back(std::move(mapping));
   return file;
 }
 
+absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
+  ASSIGN_OR_RETURN(std::unique_ptr<GgufFile> opened, OpenOne(path));
+  ASSIGN_OR_RETURN(const GgufPart part, ReadGgufPart(*opened));
+  if (part.count == 1) return opened;
+  std::unique_ptr<GgufFile> whole;
+  std::string digests;
+  for (int64_t i = 0; i < part.count; ++i) {
+    ASSIGN_OR_RETURN(const std::string name, PathOfGgufPart(path, part, i));
+    absl::StatusOr<std::unique_ptr<GgufFile>> next = i == part.number ? std::move(opened) : OpenOne(name);
+    if (!next.ok()) {
+      return absl::Status(next.status().code(), absl::StrCat("part ", i + 1, " of ", part.count, " of the model: ",
+                                                             next.status().message()));
+    }
+    ASSIGN_OR_RETURN(const GgufPart says, ReadGgufPart(**next));
+    if (says.number != i || says.count != part.count || says.tensors != part.tensors) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, ": split.no ", says.number, ", split.count ", says.count, " and split.tensors.count ", says.tensors,
+          " are not those of part ", i + 1, " of ", part.count, " with ", part.tensors, " tensors"));
+    }
+    absl::StrAppend(&digests, (*next)->digest());
+    if (whole == nullptr) {
+      whole = *std::move(next);
+    } else {
+      RETURN_IF_ERROR(whole->contents_->Add(std::move(*(*next)->contents_)));
+    }
+  }
+  const auto found = static_cast<int64_t>(whole->tensors().size());
+  if (found != part.tensors) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": its ", part.count, " parts hold ", found, " tensors; split.tensors.count is ", part.tensors));
+  }
+  const auto* bytes = reinterpret_cast<const std::byte*>(digests.data());
+  whole->contents_->digest = SampledDigest({bytes, digests.size()}, digests.size(), {});
+  return whole;
+}
+
 void GgufFile::Drop(absl::Span<const std::byte> part) const {
-  if (contents_->mapping != nullptr) contents_->mapping->Drop(part);
+  for (const std::unique_ptr<FileMapping>& mapping : contents_->mappings) {
+    if (mapping->Contains(part)) return mapping->Drop(part);
+  }
 }
 
 absl::StatusOr<std::string> GgufFile::Text(absl::string_view key) const {

@@ -1,4 +1,4 @@
-// GgufFile: a GGUF v2/v3 file, mapped read-only; every count, offset and size is checked before it is used.
+// GgufFile: a GGUF v2/v3 file, whole or in parts, mapped read-only; every count, offset and size is checked before it is used.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +41,8 @@ struct GgufTensor {
 class GgufFile {
  public:
   // NotFound if the file is missing; InvalidArgument naming file and field if it is not sound: magic, version, counts,
-  // lengths, types, alignment, tensors that overlap or end past the file.
+  // lengths, types, alignment, tensors that overlap or end past the file. A model that was split (split.count) is opened
+  // by the path of any of its parts, "-00001-of-00003.gguf" say, and the others beside it; the metadata are the first's.
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
   // The same checks over bytes in memory, which must outlive the result (tests, fuzzing).
   static absl::StatusOr<std::unique_ptr<GgufFile>> Parse(absl::Span<const std::byte> bytes, const std::string& name);
@@ -64,12 +65,13 @@ class GgufFile {
   // The pages wholly inside `part`, of a tensor's data, leave resident memory until they are read again.
   void Drop(absl::Span<const std::byte> part) const;
   // XXH3-128 over the header (metadata and tensor table), the file size and samples of each tensor, as 32 hex digits:
-  // tells two models apart.
+  // tells two models apart. Of a model that was split: over the digests of all parts.
   const std::string& digest() const;
 
  private:
   struct Contents;
   explicit GgufFile(std::unique_ptr<Contents> contents);
+  static absl::StatusOr<std::unique_ptr<GgufFile>> OpenOne(const std::string& path);
   std::unique_ptr<Contents> contents_;
 };
 

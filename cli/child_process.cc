@@ -1,9 +1,10 @@
 #include "cli/child_process.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,35 +13,60 @@
 #include "absl/strings/str_cat.h"
 
 namespace interlace {
+namespace {
+
+// In the child, between fork and exec: calls of the system alone. Returns the error that kept it from becoming the
+// program.
+int Become(char* const* arguments, const char* log_path, pid_t parent) {
+  // The child dies with `serve`, however that ends. If `serve` ended before the line above took effect, the child has
+  // another parent by now and nobody would tell it.
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return errno;
+  if (getppid() != parent) return ESRCH;
+  setpgid(0, 0);  // Ctrl-C reaches `serve` alone, which then drains the others in order
+  const int in = open("/dev/null", O_RDONLY);
+  const int out = open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0644);
+  if (in < 0 || out < 0) return errno;
+  if (dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 || dup2(out, STDERR_FILENO) < 0) return errno;
+  if (in > STDERR_FILENO) close(in);
+  if (out > STDERR_FILENO) close(out);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  execv(arguments[0], arguments);
+  return errno;
+}
+
+}  // namespace
 
 absl::StatusOr<ChildProcess> ChildProcess::Start(const std::string& name, const std::vector<std::string>& command,
                                                  const std::string& log_path) {
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
-  posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  // A group of its own: Ctrl-C reaches `serve` alone, which then drains the others in order.
-  posix_spawnattr_setpgroup(&attributes, 0);
-  sigset_t none;
-  sigemptyset(&none);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
   std::vector<char*> arguments;
   for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
+  int report[2];  // the child's error; closed without one by a successful exec
+  if (pipe2(report, O_CLOEXEC) != 0) return absl::ResourceExhaustedError(absl::StrCat("pipe: ", strerror(errno)));
+  const pid_t parent = getpid();
   ChildProcess child;
   child.name_ = name;
   child.log_path_ = log_path;
-  const int error = posix_spawn(&child.pid_, arguments[0], &actions, &attributes, arguments.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (error != 0) {
-    child.pid_ = -1;
-    return absl::NotFoundError(absl::StrCat(command[0], " cannot be started: ", strerror(error)));
+  child.pid_ = fork();
+  if (child.pid_ == 0) {
+    const int error = Become(arguments.data(), log_path.c_str(), parent);
+    while (write(report[1], &error, sizeof error) < 0 && errno == EINTR) {
+    }
+    _exit(127);
   }
+  const int fork_error = errno;
+  close(report[1]);
+  int error = 0;
+  ssize_t got = 0;
+  while (child.pid_ > 0 && (got = read(report[0], &error, sizeof error)) < 0 && errno == EINTR) {
+  }
+  close(report[0]);
+  if (child.pid_ < 0) {
+    return absl::ResourceExhaustedError(absl::StrCat(command[0], " cannot be started: ", strerror(fork_error)));
+  }
+  if (got > 0) return absl::NotFoundError(absl::StrCat(command[0], " cannot be started: ", strerror(error)));
   return child;
 }
 

@@ -10,12 +10,13 @@
 
 namespace interlace {
 
-// Its output goes to a log file. Owned by Serve; thread: one. The trap: a child that was started is reaped by Poll or
-// Wait, or it stays a zombie; the destructor kills and reaps.
+// Its output goes to a log file. It is killed when this process ends, even by SIGKILL: the kernel sees to it, so it
+// must be started by a thread that lives as long as the process. Owned by Serve; thread: the main one. A child that
+// ended is reaped by Poll, or it stays a zombie; the destructor kills and reaps.
 class ChildProcess {
  public:
   ChildProcess() = default;
-  // NotFound if the program is missing.
+  // NotFound if the program is missing or cannot run.
   static absl::StatusOr<ChildProcess> Start(const std::string& name, const std::vector<std::string>& command,
                                             const std::string& log_path);
   ChildProcess(ChildProcess&& other) noexcept;

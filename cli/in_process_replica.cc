@@ -19,6 +19,7 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   ASSIGN_OR_RETURN(replica->rank_,
                    Rank::Create(config, entropy->Next(), clock, faults, transport, progress, make_backend));
+  RETURN_IF_ERROR(CheckLayers(config, replica->rank_->spec().layers));
   ASSIGN_OR_RETURN(std::unique_ptr<SchedulingPolicy> policy, MakePolicy(config.sched.policy));
   replica->loop_ = std::make_unique<ReplicaLoop>(LoopOptions(config, replica->rank_->spec().context), std::move(policy),
                                                  clock, entropy->Fork("generations"), replica->metrics_, *replica);

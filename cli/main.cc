@@ -126,7 +126,7 @@ absl::Status ShowConfig(const CommonFlags& flags) {
 int Main(int argc, char** argv) {
   CLI::App app("Interlace: LLM serving with a KV cache managed layer by layer.", "interlace");
   app.require_subcommand(1);
-  app.set_version_flag("--version", "interlace 0.1.0");
+  app.set_version_flag("--version", "interlace " INTERLACE_VERSION);
   absl::Status status;
 
   CommonFlags serve_flags;

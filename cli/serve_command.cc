@@ -14,7 +14,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "checkpoint/model_facts.h"
 #include "cli/child_process.h"
+#include "cli/http_get.h"
+#include "cli/restart_backoff.h"
 #include "cli/terminal.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
@@ -46,6 +49,21 @@ std::string LastLines(const std::string& path, size_t count) {
   for (const std::string& l : lines) out += l + "\n";
   return out;
 }
+
+// What a rank's log says of its weights; 0 while it says nothing, as with log.level=warning.
+int64_t LoadedPercent(const std::string& log_path) {
+  std::ifstream log(log_path);
+  std::string line;
+  int64_t percent = 0;
+  while (std::getline(log, line)) {
+    const size_t field = line.find("percent");  // percent=40, or "percent":"40"
+    const size_t digits = field == std::string::npos ? field : line.find_first_of("0123456789", field);
+    if (digits != std::string::npos) percent = std::atol(line.c_str() + digits);
+  }
+  return percent;
+}
+
+std::string PortOf(const std::string& address) { return address.substr(address.rfind(':') + 1); }
 
 // The processes of one cluster. Thread: one.
 class LocalCluster {
@@ -83,6 +101,7 @@ class LocalCluster {
     if (children_.count(name) == 0) std::remove(Path(name + ".log").c_str());
     ASSIGN_OR_RETURN(ChildProcess child, ChildProcess::Start(name, command, Path(name + ".log")));
     children_[name] = std::move(child);
+    backoffs_[name].Started(absl::Now());
     return absl::OkStatus();
   }
 
@@ -113,6 +132,8 @@ class LocalCluster {
   }
 
   absl::Status StartAll() {
+    ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config_.model.path));
+    RETURN_IF_ERROR(CheckLayers(config_, facts.layers));
     if (options_.kvstore) {
       RETURN_IF_ERROR(StartKvstore("127.0.0.1:0"));
       RETURN_IF_ERROR(Await("the kvstore starts", [&] {
@@ -120,13 +141,23 @@ class LocalCluster {
         return !kvstore_address_.empty();
       }));
     }
-    RETURN_IF_ERROR(Start("coordinator", "interlace-coordinator", {"cluster.listen=127.0.0.1:0"}, true));
+    RETURN_IF_ERROR(StartCoordinator());
     RETURN_IF_ERROR(Await("the coordinator starts", [&] {
       doors_ = ReadReadyFile(Path("coordinator.ready"));
       return doors_.count("cluster") > 0;
     }));
     for (int64_t stage = 0; stage < config_.cluster.stages; ++stage) RETURN_IF_ERROR(StartRank(stage));
     return AwaitRanks();
+  }
+
+  // A coordinator that is started again listens where the former one did: ranks and clients know these doors.
+  absl::Status StartCoordinator() {
+    if (doors_.empty()) return Start("coordinator", "interlace-coordinator", {"cluster.listen=127.0.0.1:0"}, true);
+    return Start(
+        "coordinator", "interlace-coordinator",
+        {absl::StrCat("cluster.listen=", doors_["cluster"]), absl::StrCat("server.http_port=", PortOf(doors_["http"])),
+         absl::StrCat("server.grpc_port=", PortOf(doors_["grpc"]))},
+        true);
   }
 
   absl::Status StartKvstore(const std::string& address) {
@@ -147,25 +178,21 @@ class LocalCluster {
     return Start(absl::StrCat("worker-", stage), "interlace-worker", settings, false);
   }
 
+  // The coordinator knows when every rank is there; what the ranks' logs say of the weights only fills the bar.
   absl::Status AwaitRanks() {
     ProgressBar bar("weights");
     return Await("weights load", [&] {
-      int64_t percent = 0;
-      size_t ready = 0;
-      for (int64_t stage = 0; stage < config_.cluster.stages; ++stage) {
-        std::ifstream log(Path(absl::StrCat("worker-", stage, ".log")));
-        std::string line;
-        int64_t loaded = 0;
-        while (std::getline(log, line)) {
-          const size_t at = line.find("percent=");
-          if (at != std::string::npos) loaded = std::atol(line.c_str() + at + 8);
-          if (line.find("rank started") != std::string::npos) ++ready;
-        }
-        percent += loaded;
+      const absl::StatusOr<HttpPage> health = HttpGet(doors_["http"], "/health", absl::Seconds(2));
+      if (health.ok() && health->status == 200) {
+        bar.Show(100);
+        return true;
       }
-      const bool all = ready == static_cast<size_t>(config_.cluster.stages);
-      bar.Show(all ? 100 : static_cast<int>(std::min<int64_t>(99, percent / config_.cluster.stages)));
-      return all;
+      int64_t percent = 0;
+      for (int64_t stage = 0; stage < config_.cluster.stages; ++stage) {
+        percent += LoadedPercent(Path(absl::StrCat("worker-", stage, ".log")));
+      }
+      bar.Show(static_cast<int>(std::min<int64_t>(99, percent / config_.cluster.stages)));
+      return false;
     });
   }
 
@@ -178,29 +205,38 @@ class LocalCluster {
     std::fflush(stdout);
   }
 
-  // Until a stop signal. A rank or kvstore that dies is started again; requests wait for it.
+  // Until a stop signal. Who ends is started again, and waits longer each time that does not help. Requests wait for
+  // ranks and kvstore; a coordinator's clients are cut, and its ranks keep their weights and attach to the next one.
   absl::Status Watch() {
-    std::map<std::string, int> restarts;
+    std::map<std::string, absl::Time> due;
     while (!Signalled(absl::Milliseconds(200))) {
       std::string how;
       for (auto& [name, child] : children_) {
         if (!child.Poll(&how)) continue;
-        std::printf("%s %s ended (%s)\n", Paint(Colour::kRed, "!").c_str(), name.c_str(), how.c_str());
-        std::fflush(stdout);
-        if (name == "coordinator" || ++restarts[name] > 5) {
-          return absl::UnavailableError(absl::StrCat(name, " ended (", how, "); see ", child.log_path()));
-        }
-        if (name == "kvstore") {
-          RETURN_IF_ERROR(StartKvstore(kvstore_address_));
-        } else {
-          RETURN_IF_ERROR(StartRank(std::atol(name.c_str() + name.find('-') + 1)));
-        }
-        std::printf("  %s was started again\n", name.c_str());
-        std::fflush(stdout);
-        break;
+        const absl::Time now = absl::Now();
+        due[name] = backoffs_[name].Ended(now);
+        std::printf("%s %s ended (%s); it is started again", Paint(Colour::kRed, "!").c_str(), name.c_str(),
+                    how.c_str());
+        if (due[name] > now) std::printf(" in %s", HumanSeconds(absl::ToDoubleSeconds(due[name] - now)).c_str());
+        std::printf("; see %s\n", child.log_path().c_str());
       }
+      for (auto it = due.begin(); it != due.end();) {
+        if (it->second > absl::Now()) {
+          ++it;
+          continue;
+        }
+        RETURN_IF_ERROR(StartAgain(it->first));
+        it = due.erase(it);
+      }
+      std::fflush(stdout);
     }
     return absl::OkStatus();
+  }
+
+  absl::Status StartAgain(const std::string& name) {
+    if (name == "coordinator") return StartCoordinator();
+    if (name == "kvstore") return StartKvstore(kvstore_address_);
+    return StartRank(std::atol(name.c_str() + name.find('-') + 1));
   }
 
   // The coordinator first: it finishes what runs and drains the ranks.
@@ -209,7 +245,7 @@ class LocalCluster {
       std::printf("draining ...\n");
       std::fflush(stdout);
       children_["coordinator"].Signal(SIGTERM);
-      Reap("coordinator", absl::Seconds(40));
+      Reap("coordinator", absl::Seconds(60));
     }
     for (auto& [name, child] : children_) child.Signal(SIGTERM);
     for (auto& [name, child] : children_) Reap(name, absl::Seconds(10));
@@ -230,6 +266,7 @@ class LocalCluster {
   const ServeOptions& options_;
   const sigset_t& stop_signals_;
   std::map<std::string, ChildProcess> children_;
+  std::map<std::string, RestartBackoff> backoffs_;
   std::map<std::string, std::string> doors_;
   std::string kvstore_address_;
 };

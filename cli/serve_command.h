@@ -19,8 +19,9 @@ struct ServeOptions {
   bool kvstore = false;               // start one and use it as the remote tier
 };
 
-// Starts coordinator, ranks and kvstore, shows how loading goes, prints URLs, starts a rank again that died, and drains
-// on `stop_signals` (which must be blocked). Returns when all have ended.
+// Starts coordinator, ranks and kvstore, shows how loading goes, prints URLs, starts each of them again that ended, and
+// drains on `stop_signals` (which must be blocked). Returns when all have ended. If this process is killed, so are
+// they.
 absl::Status ServeCommand(const Config& config, const ServeOptions& options, const sigset_t& stop_signals);
 
 }  // namespace interlace

@@ -42,15 +42,19 @@ absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientRea
                                    Client::OnText on_text) {
   ClientResult result;
   v1::GenerateEvent event;
-  bool finished = false;
+  bool finished = false, cancelled = false;
   while (reader.Read(&event)) {
+    if (cancelled) continue;  // what was on its way; the caller wants no more
     result.request_id = event.request_id();
     for (const v1::TokenLogprobs& m : event.tokens().logprobs()) {
       ClientToken& token = result.logprobs.emplace_back();
       token.chosen = FromProto(m.chosen());
       for (const v1::TokenLogprob& top : m.top()) token.top.push_back(FromProto(top));
     }
-    if (event.has_tokens() && !event.tokens().text().empty() && !on_text(event.tokens().text())) context.TryCancel();
+    if (event.has_tokens() && !event.tokens().text().empty() && !on_text(event.tokens().text())) {
+      cancelled = true;
+      context.TryCancel();
+    }
     if (event.has_finished()) {
       const v1::Finished& end = event.finished();
       finished = true;
@@ -62,7 +66,9 @@ absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientRea
       result.total = absl::Seconds(end.total_seconds());
     }
   }
-  RETURN_IF_ERROR(FromGrpcStatus(reader.Finish()));
+  const absl::Status status = FromGrpcStatus(reader.Finish());
+  if (cancelled) return absl::CancelledError("the caller asked for no more text");  // even if the answer was complete
+  RETURN_IF_ERROR(status);
   if (!finished) return absl::InternalError("the stream ended without saying why");
   return result;
 }

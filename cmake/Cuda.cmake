@@ -17,6 +17,23 @@ if(NOT INTERLACE_NVCC)
   return()
 endif()
 
+# C++20 in device code and sm_90a came with CUDA 12.
+set(least_nvcc 12.0)
+execute_process(COMMAND ${INTERLACE_NVCC} --version OUTPUT_VARIABLE nvcc_says ERROR_QUIET)
+if("${nvcc_says}" MATCHES "release ([0-9]+\\.[0-9]+)")
+  set(INTERLACE_NVCC_VERSION ${CMAKE_MATCH_1})
+else()
+  set(INTERLACE_NVCC_VERSION unknown)
+endif()
+if(INTERLACE_NVCC_VERSION STREQUAL "unknown" OR INTERLACE_NVCC_VERSION VERSION_LESS least_nvcc)
+  set(nvcc_fault "${INTERLACE_NVCC} is of CUDA ${INTERLACE_NVCC_VERSION}, device code needs ${least_nvcc} or newer")
+  if(INTERLACE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "INTERLACE_CUDA=ON: ${nvcc_fault}; set -DINTERLACE_NVCC=/path/to/nvcc")
+  endif()
+  message(STATUS "CUDA: ${nvcc_fault}; the build has no device code (INTERLACE_CUDA=AUTO)")
+  return()
+endif()
+
 get_filename_component(nvcc_real "${INTERLACE_NVCC}" REALPATH)
 get_filename_component(INTERLACE_CUDA_ROOT "${nvcc_real}" DIRECTORY)
 get_filename_component(INTERLACE_CUDA_ROOT "${INTERLACE_CUDA_ROOT}" DIRECTORY)
@@ -32,7 +49,7 @@ if(NOT INTERLACE_CUDART OR NOT INTERLACE_CUDA_INCLUDE)
   return()
 endif()
 set(INTERLACE_HAS_CUDA TRUE)
-message(STATUS "CUDA: ${INTERLACE_NVCC}, device code for sm_90a")
+message(STATUS "CUDA: ${INTERLACE_NVCC} ${INTERLACE_NVCC_VERSION}, device code for sm_90a")
 
 # cuda_object(OUT SOURCE): SOURCE compiled by nvcc for sm_90a; OUT is the object file. Multiply-adds are never fused on
 # their own, as in the other kernels.

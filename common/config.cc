@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -42,6 +44,21 @@ constexpr absl::string_view TypeName(int64_t) { return "integer"; }
 constexpr absl::string_view TypeName(Bytes) { return "bytes"; }
 constexpr absl::string_view TypeName(absl::Duration) { return "duration"; }
 
+// What a value may be: `low` to `high`, both included. Texts have no bounds.
+template <typename T>
+struct Bounds {
+  T low, high;
+};
+int64_t Size(int64_t value) { return value; }
+int64_t Size(Bytes value) { return value.value; }
+absl::Duration Size(absl::Duration value) { return value; }
+template <typename T>
+absl::Status CheckBounds(const T& value, const Bounds<T>& bounds) {
+  if (Size(value) >= Size(bounds.low) && Size(value) <= Size(bounds.high)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("is out of range: it must be ", PrintValue(bounds.low), " to ", PrintValue(bounds.high)));
+}
+
 template <typename Get>
 ConfigField Field(absl::string_view name, Get get, absl::string_view meaning) {
   Config probe;
@@ -50,9 +67,35 @@ ConfigField Field(absl::string_view name, Get get, absl::string_view meaning) {
           [get](const Config& config) { return PrintValue(*get(const_cast<Config&>(config))); }};
 }
 
+template <typename Get, typename T>
+ConfigField Field(absl::string_view name, Get get, Bounds<T> bounds, absl::string_view meaning) {
+  ConfigField field = Field(name, get, meaning);
+  field.parse = [get, bounds](Config& config, absl::string_view text) {
+    T value;
+    RETURN_IF_ERROR(ParseValue(text, &value));
+    RETURN_IF_ERROR(CheckBounds(value, bounds));
+    *get(config) = value;
+    return absl::OkStatus();
+  };
+  return field;
+}
+
+constexpr Bounds<int64_t> kPort{0, 65535};
+constexpr Bounds<int64_t> kStages{1, 1024};  // a model has fewer layers; which it has, serve and the coordinator know
+constexpr Bounds<int64_t> kCount{1, std::numeric_limits<int32_t>::max()};
+constexpr Bounds<int64_t> kCountOrNone{0, std::numeric_limits<int32_t>::max()};
+constexpr Bounds<int64_t> kTokensOfAStep{1, 1 << 20};
+constexpr Bounds<Bytes> kMessage{{1}, {std::numeric_limits<int32_t>::max()}};  // gRPC counts in 32 bits
+constexpr Bounds<Bytes> kMemory{{1}, {int64_t{1} << 60}};
+// A wait of nothing would be over before it began.
+const Bounds<absl::Duration> kWait{absl::Milliseconds(1), absl::Hours(24 * 365)};
+
 #define FIELD(group, field, meaning) \
   Field(                             \
       #group "." #field, [](Config& c) { return &c.group.field; }, meaning)
+#define BOUNDED(group, field, bounds, meaning) \
+  Field(                                       \
+      #group "." #field, [](Config& c) { return &c.group.field; }, bounds, meaning)
 
 }  // namespace
 
@@ -61,43 +104,51 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(model, path, "GGUF file of the model, or folder with config.json and model.safetensors"),
       FIELD(model, name, "name under which clients ask for the model; empty: the file's name"),
       FIELD(server, host, "address on which HTTP and gRPC listen"),
-      FIELD(server, http_port, "OpenAI HTTP port; 0 picks a free one"),
-      FIELD(server, grpc_port, "gRPC port; 0 picks a free one"),
+      BOUNDED(server, http_port, kPort, "OpenAI HTTP port; 0 picks a free one"),
+      BOUNDED(server, grpc_port, kPort, "gRPC port; 0 picks a free one"),
       FIELD(cluster, listen, "address on which the coordinator takes ranks"),
       FIELD(cluster, coordinator, "coordinator address that a rank dials"),
-      FIELD(cluster, stages, "pipeline stages of the replica"),
+      BOUNDED(cluster, stages, kStages, "pipeline stages of the replica"),
       FIELD(cluster, stage, "pipeline stage of this rank, from 0"),
-      FIELD(cluster, rank_timeout, "how long a plan may run before its rank counts as lost"),
+      BOUNDED(cluster, rank_timeout, kWait, "how long a plan may run before its rank counts as lost"),
       FIELD(cluster, reform_timeout,
             "how long requests wait for a lost rank to come back before they end with an error"),
       FIELD(engine, backend, "cpu or cuda"),
-      FIELD(engine, threads, "compute threads of a rank; 0: one per core"),
+      BOUNDED(engine, threads, (Bounds<int64_t>{0, 4096}), "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
       FIELD(kv, block_tokens, "tokens in a KV block"),
       FIELD(kv, dtype,
             "type in which KV is kept: f32, f16 (more digits, least range), bf16 or i8 (changes what a model says a "
             "little)"),
       FIELD(kv, keep_layers, "layers of each request kept in device memory: a number, or auto"),
-      FIELD(kv, device_bytes, "device KV arena of a rank"),
+      BOUNDED(kv, device_bytes, kMemory, "device KV arena of a rank"),
       FIELD(kv, host_bytes, "host memory of a rank for KV that is not on the device; 0: nothing leaves the device"),
       FIELD(kv, rocksdb_dir, "folder of a rank's RocksDB tier"),
       FIELD(kv, rocksdb_bytes, "bound of a rank's RocksDB tier"),
       FIELD(kv, remote, "control address of the kvstore behind the remote tier"),
       FIELD(kv, tiers, "tiers below the host memory, first choice first: rocksdb, remote; empty: none"),
-      FIELD(kv, read_timeout, "how long a layer waits for a block before it is recomputed"),
+      BOUNDED(kv, read_timeout, kWait, "how long a tier may take to give a block before it counts as not held"),
+      FIELD(transport, host,
+            "numeric address on which a rank or kvstore takes activations and KV; empty: of a rank, the one from which "
+            "it "
+            "reaches cluster.coordinator, of a kvstore, that of kvstore.listen"),
+      FIELD(
+          transport, tls,
+          "transports of UCX that may carry them, such as rc,ud; auto: RDMA where the machine has it; none: TCP alone"),
+      FIELD(transport, devices, "network devices that UCX may use, such as mlx5_0:1; all: any"),
       FIELD(kvstore, listen, "control address of the kvstore"),
       FIELD(kvstore, host_bytes, "memory of the kvstore"),
       FIELD(kvstore, rocksdb_dir, "RocksDB folder of the kvstore; empty: memory alone"),
       FIELD(kvstore, rocksdb_bytes, "bound of the kvstore's RocksDB"),
       FIELD(sched, policy, "order in which requests are served"),
-      FIELD(sched, chunk_tokens, "prompt tokens of one request in one step"),
-      FIELD(sched, step_tokens, "tokens of one step over all requests"),
-      FIELD(sched, max_running, "requests that hold KV at once"),
-      FIELD(sched, max_waiting, "requests that may wait; above it clients get 429"),
-      FIELD(sched, max_recomputes, "times one request may be rolled back for lost KV before it fails"),
-      FIELD(request, max_tokens, "tokens generated when the client names none; 0: up to the context"),
-      FIELD(request, deadline, "deadline of a request that names none"),
-      FIELD(request, max_body, "largest HTTP body or gRPC message"),
+      BOUNDED(sched, chunk_tokens, kTokensOfAStep, "prompt tokens of one request in one step"),
+      BOUNDED(sched, step_tokens, kTokensOfAStep, "tokens of one step over all requests"),
+      BOUNDED(sched, max_running, kCount, "requests that hold KV at once"),
+      BOUNDED(sched, max_waiting, kCount, "requests that may wait; above it clients get 429"),
+      BOUNDED(sched, max_recomputes, kCountOrNone, "times one request may be rolled back for lost KV before it fails"),
+      BOUNDED(request, max_tokens, kCountOrNone, "tokens generated when the client names none; 0: up to the context"),
+      BOUNDED(request, deadline, kWait, "deadline of a request that names none"),
+      BOUNDED(request, max_body, kMessage, "largest HTTP body or gRPC message"),
       FIELD(log, level, "debug, info, warning or error"),
       FIELD(log, format, "text or json"),
       FIELD(fault, points, "fault points to arm, name:probability,... (tests only)"),
@@ -162,7 +213,6 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
   const auto refuse = [](absl::string_view field, const auto& value, absl::string_view why) {
     return absl::InvalidArgumentError(absl::StrCat(field, "=", value, " ", why));
   };
-  if (c.cluster.stages < 1) return refuse("cluster.stages", c.cluster.stages, "must be at least 1");
   if (c.cluster.stage < 0 || c.cluster.stage >= c.cluster.stages) {
     return refuse("cluster.stage", c.cluster.stage, absl::StrCat("must lie in [0, ", c.cluster.stages, ")"));
   }
@@ -173,7 +223,13 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
   if (c.kv.keep_layers != "auto" && (!absl::SimpleAtoi(c.kv.keep_layers, &keep) || keep < 0)) {
     return refuse("kv.keep_layers", c.kv.keep_layers, "must be auto or a number of layers");
   }
-  for (absl::string_view tier : absl::StrSplit(c.kv.tiers, ',', absl::SkipEmpty())) {
+  std::set<absl::string_view> tiers;
+  for (absl::string_view tier : absl::StrSplit(c.kv.tiers, ',')) {
+    if (tier.empty()) {
+      return refuse("kv.tiers", absl::StrCat("'", c.kv.tiers, "'"),
+                    "has an empty entry; give names such as host,remote");
+    }
+    if (!tiers.insert(tier).second) return refuse("kv.tiers", c.kv.tiers, absl::StrCat("names ", tier, " twice"));
     if (tier == "remote" && c.kv.remote.empty()) {
       return refuse("kv.tiers", c.kv.tiers, "names remote; set kv.remote to the kvstore's control address");
     }
@@ -181,11 +237,20 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
       return refuse("kv.tiers", c.kv.tiers, "names rocksdb; set kv.rocksdb_dir to its folder");
     }
   }
-  if (c.sched.chunk_tokens < 1) return refuse("sched.chunk_tokens", c.sched.chunk_tokens, "must be at least 1");
-  if (c.sched.step_tokens < 1) return refuse("sched.step_tokens", c.sched.step_tokens, "must be at least 1");
-  if (c.sched.max_running < 1) return refuse("sched.max_running", c.sched.max_running, "must be at least 1");
-  if (c.engine.threads < 0) return refuse("engine.threads", c.engine.threads, "must not be negative");
   return c;
+}
+
+absl::Status CheckLayers(const Config& config, int32_t layers) {
+  if (config.cluster.stages > layers) {
+    return absl::InvalidArgumentError(absl::StrCat("cluster.stages=", config.cluster.stages, " is more than the ",
+                                                   layers, " layers of ", config.model.path));
+  }
+  int64_t keep = 0;
+  if (absl::SimpleAtoi(config.kv.keep_layers, &keep) && keep > layers) {
+    return absl::InvalidArgumentError(absl::StrCat("kv.keep_layers=", keep, " is more than the ", layers, " layers of ",
+                                                   config.model.path, "; give a lower number, or auto"));
+  }
+  return absl::OkStatus();
 }
 
 std::string ConfigBuilder::OriginOf(absl::string_view name) const {

@@ -58,6 +58,11 @@ struct Config {
     absl::Duration read_timeout = absl::Seconds(2);
   } kv;
   struct {
+    std::string host;
+    std::string tls = "auto";
+    std::string devices = "all";
+  } transport;
+  struct {
     std::string listen = "127.0.0.1:7071";
     Bytes host_bytes{int64_t{1} << 30};
     std::string rocksdb_dir;
@@ -106,7 +111,7 @@ class ConfigBuilder {
   absl::Status ReadFile(const std::string& path);
   // INTERLACE_A_B=value for each field a.b; values that begin with tcp:// are ignored (Kubernetes service links).
   absl::Status ReadEnvironment();
-  // Cross-field checks; then the configuration.
+  // Cross-field checks; then the configuration. What only the model can tell is checked by CheckLayers.
   absl::StatusOr<Config> Build() const;
   // "default", "file x:3", "environment INTERLACE_X", "command line".
   std::string OriginOf(absl::string_view name) const;
@@ -116,6 +121,9 @@ class ConfigBuilder {
   Config config_;
   std::vector<std::pair<std::string, std::string>> origins_;  // field, origin; the last entry of a field counts
 };
+
+// InvalidArgument if the configuration asks for more of a model than its `layers`: stages, or layers kept.
+absl::Status CheckLayers(const Config& config, int32_t layers);
 
 // "32MiB" -> 33554432; plain digits are bytes. K, M, G, T and KiB.. are powers of 1024; KB.. are powers of 1000.
 absl::Status ParseBytes(absl::string_view text, Bytes* out);

@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "common/cpu_quota.h"
+
 namespace interlace {
 
 Thread::Thread(std::string name, absl::AnyInvocable<void()> body)
@@ -21,7 +23,7 @@ int AvailableCores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return CPU_COUNT(&set);
+  return UsefulThreads(CPU_COUNT(&set), CpuQuotaOfThisProcess());
 }
 
 }  // namespace interlace

@@ -24,7 +24,8 @@ class Thread {
   std::jthread thread_;
 };
 
-// Cores this process may run on.
+// Threads that this process can keep running at once: the cores it may run on, or fewer where a control group limits
+// its time (cpu_quota.h).
 int AvailableCores();
 
 }  // namespace interlace

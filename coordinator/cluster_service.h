@@ -3,13 +3,21 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <deque>
+#include <limits>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
+#include "common/clock.h"
+#include "common/liveness.h"
+#include "common/thread.h"
 #include "coordinator/scheduler.h"
+#include "proto/cluster.pb.h"
 #include "proto/plan/step_plan.h"
 
 namespace interlace {
@@ -18,15 +26,24 @@ class ReplicaLoop;
 class RankStream;
 
 // Callback service `Cluster`, and the PlanChannel of the replica. Owned by main; gRPC threads and the replica's thread.
-// Reactions are quick: they convert and post. The trap: Connect before the server starts, Drain before it shuts down.
+// Reactions are quick: they convert and post. Connect before the server starts, Drain before it shuts down.
+// A rank counts as gone when its stream ends or when it has been silent for Options::liveness.silence, whichever is
+// first. One that registers for a stage that is held takes the place of the holder, which is its own former self (or
+// somebody's mistake: the one that was put out may not come back while the newer one holds the stage).
+// No call leaves this class under its lock: what a reaction decides is queued under it and carried out after it, in the
+// order of the decisions.
 class ClusterService final : public PlanChannel {
  public:
   struct Options {
     int32_t stages = 1;
     std::string model_digest;
     int32_t block_tokens = 16;
+    int32_t vocab = std::numeric_limits<int32_t>::max();  // tokens from here on are nobody's
+    uint64_t first_epoch = 1;  // main gives one that grows from start to start, so that ranks tell a new coordinator's
+    Liveness::Options liveness;
+    absl::Duration register_within = absl::Seconds(5);
   };
-  explicit ClusterService(const Options& options);
+  ClusterService(const Options& options, Clock& clock);
   ~ClusterService() override;
 
   // Where results and changes of membership go; outlives the service's streams.
@@ -38,31 +55,57 @@ class ClusterService final : public PlanChannel {
   void Reset(const absl::Status& why) override;
   // Tells every rank that no more plans come, refuses new ones, and returns when every stream has ended.
   void Drain();
+  // Heartbeats to whom nothing was said, ends of streams that are silent. Called by the service's own thread; returns
+  // when there is something to do next.
+  absl::Time Watch();
 
  private:
   friend class RankStream;
   class Service;
-  // From streams, on gRPC threads.
-  absl::Status OnRegister(RankStream* stream, const RankInfo& rank);
-  absl::Status OnResult(RankStream* stream, StepResult result);
-  void OnOpened();
-  void OnGone(RankStream* stream);
-  absl::Status CheckRank(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FormIfComplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
-  const Options options_;
-  std::unique_ptr<Service> service_;
-  ReplicaLoop* loop_ = nullptr;
-  absl::Mutex mutex_;
+  struct Stream {
+    std::shared_ptr<RankStream> stream;
+    Liveness liveness;
+    absl::Time opened;
+    int32_t stage = -1;  // of a member
+  };
   struct Member {
     RankStream* stream;
     RankInfo rank;
   };
-  std::map<int32_t, Member> members_;  // by stage; protected by mutex_
-  uint64_t epoch_ = 0;                 // protected by mutex_
-  bool formed_ = false;                // protected by mutex_
-  bool draining_ = false;              // protected by mutex_
-  int streams_ = 0;                    // protected by mutex_; open ones
+  using Action = absl::AnyInvocable<void()>;
+
+  // From streams, on gRPC threads.
+  void OnOpened(std::shared_ptr<RankStream> stream);
+  void OnHeard(RankStream* stream);
+  absl::Status OnRegister(RankStream* stream, const RankInfo& rank);
+  absl::Status OnResult(RankStream* stream, StepResult result);
+  void OnGone(RankStream* stream);
+
+  void Run();
+  absl::Status CheckRank(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckIncarnation(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FormIfComplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The member's stream is closed, or abandoned if nothing can be said to it any more.
+  void Remove(int32_t stage, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PushTo(Stream& stream, v1::ToRank message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Do(Action action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { actions_.push_back(std::move(action)); }
+  void CarryOut() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  const Options options_;
+  Clock& clock_;
+  std::unique_ptr<Service> service_;
+  ReplicaLoop* loop_ = nullptr;
+  absl::Mutex mutex_;
+  std::map<RankStream*, Stream> streams_;         // open ones; protected by mutex_, as everything below
+  std::map<int32_t, Member> members_;             // by stage
+  std::map<int32_t, std::set<uint64_t>> former_;  // incarnations put out by a newer one, by stage
+  std::deque<Action> actions_;
+  bool acting_ = false;
+  uint64_t epoch_;  // of the next forming
+  bool formed_ = false;
+  bool draining_ = false;
+  bool stopping_ = false;
+  Thread watch_;
 };
 
 }  // namespace interlace

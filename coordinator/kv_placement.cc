@@ -12,7 +12,11 @@
 namespace interlace {
 
 KvPlacement::KvPlacement(ReplicaShape shape, const Options& options)
-    : shape_(std::move(shape)), options_(options), budget_(shape_.Total()), directory_(shape_) {}
+    : shape_(std::move(shape)),
+      options_(options),
+      budget_(shape_.Total()),
+      directory_(shape_),
+      late_(shape_.stages.size()) {}
 
 // ---- arithmetic
 
@@ -149,8 +153,8 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
       const int64_t ring = RingNeed(kept, total)[s].slots;
       with_ring[s].slots += std::max<int64_t>(0, ring - budget_.RingOf(s));
     }
-    if (!Covers(room, with_ring) || !Obtain(need)) continue;
-    budget_.Give(need);  // taken below, piece by piece
+    if (!Covers(room, with_ring) || !Obtain(with_ring)) continue;
+    budget_.Give(with_ring);  // taken below, piece by piece; the ring is the floor's
     for (BlockEntry* entry : held) directory_.SetHolds(*entry, entry->holds - 1);
     for (BlockEntry* entry : held) EraseIfGone(*entry);
     sequence.reserved = reserved;
@@ -180,7 +184,7 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
 
 bool KvPlacement::Reserve(SequenceState& sequence, int32_t end) {
   const int32_t needed = shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size());
-  return needed <= sequence.reserved || Recharge(sequence, sequence.kept, needed);
+  return needed <= sequence.reserved || Keep(sequence, sequence.kept, needed);
 }
 
 bool KvPlacement::Stream(const SequenceState& sequence, int32_t end, PlanId plan) {
@@ -214,7 +218,12 @@ bool KvPlacement::PassWindows(SequenceState& sequence, int32_t start) {
       directory_.FindIdle(*sequence.blocks[from++]);
     }
   }
-  return !moved || Recharge(sequence, sequence.kept, sequence.reserved);
+  return !moved || Keep(sequence, sequence.kept, sequence.reserved);
+}
+
+void KvPlacement::BeginPlan() {
+  budget_.Give(late_);
+  late_.assign(late_.size(), {});
 }
 
 void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
@@ -224,6 +233,7 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
     BlockEntry& entry = directory_.Ensure(sequence.ids[index], index);
     const LayerSet device = entry.device | sequence.kept;
     const LayerSet host = entry.host | ((shape_.all - sequence.kept) - entry.placed());
+    const KvAmounts before = budget_.taken();
     budget_.Give(sequence.charge);  // a reserved block becomes a sealed one: never more than before
     sequence.blocks.push_back(&entry);
     sequence.charge = TailCharge(sequence, sequence.kept, --sequence.reserved);
@@ -231,6 +241,11 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
     entry.sealed_in = plan;
     Place(entry, device, host);
     CHECK_MSG(budget_.Try(sequence.charge), "contracts.kv-budget: sealing took more than was reserved");
+    // Where another's copy lay already, this one takes room until the plan has been executed.
+    KvAmounts surplus = before;
+    TakeFrom(&surplus, budget_.taken());
+    CHECK(budget_.Try(surplus));
+    AddTo(&late_, surplus);
   }
 }
 
@@ -277,6 +292,17 @@ void KvPlacement::OnFetched(const FetchAnswer& answer) {
   const LayerSet failed = answer.failed & entry->arriving;
   entry->arriving -= answer.arrived | answer.failed;
   Place(*entry, entry->device - failed, entry->host - failed);
+}
+
+bool KvPlacement::SealedBy(const SequenceState& sequence, int32_t block, PlanId plan) const {
+  if (block >= static_cast<int32_t>(sequence.ids.size())) return false;
+  const BlockEntry* entry = directory_.Find(sequence.ids[block]);
+  return entry != nullptr && entry->sealed_in == plan;
+}
+
+bool KvPlacement::Waits(const SequenceState& sequence) const {
+  return std::any_of(sequence.blocks.begin(), sequence.blocks.end(),
+                     [](const BlockEntry* entry) { return !entry->arriving.empty(); });
 }
 
 bool KvPlacement::Whole(const SequenceState& sequence) const {

@@ -1,6 +1,8 @@
 // KvPlacement: where the KV of a replica's requests lies, on device and host.
 #pragma once
 
+#include <map>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -38,6 +40,8 @@ class KvPlacement {
   int32_t Match(const SequenceState& sequence, int32_t most, PlanId now) const;
   // Whether a block of the sequence is on its way from the tiers, for whichever request asked first.
   bool Arriving(const SequenceState& sequence, int32_t block) const;
+  // Whether the block is there once the plan is executed, and not before.
+  bool SealedBy(const SequenceState& sequence, int32_t block, PlanId plan) const;
 
   // ---- the life of a sequence
   // Gives a waiting sequence the first `adopted` blocks, room for `fetched` ones after them, which the moves fetch, and
@@ -50,6 +54,8 @@ class KvPlacement {
   bool Stream(const SequenceState& sequence, int32_t end, PlanId plan);
   // Blocks that lie behind the windows of a row at `start` become cache in these layers.
   bool PassWindows(SequenceState& sequence, int32_t start);
+  // A new plan is made: what the former frees when it is executed is free from now on.
+  void BeginPlan();
   // Its first `count` blocks are sealed once `plan` is executed.
   void Seal(SequenceState& sequence, int32_t count, PlanId plan);
   // The sequence stops running; its sealed blocks are held, and leave the device only when room is wanted.
@@ -59,6 +65,8 @@ class KvPlacement {
   void EndPlan(PlanId plan);
 
   // ---- room
+  // Room for positions [0, end) with whatever layers of it kept that takes.
+  bool Refit(SequenceState& sequence, int32_t end);
   // Lowers the layers that running sequences keep, few at a time, the largest holder first, until the sequence could
   // Reserve [0, end). False if it still could not; nothing is lowered if that shows beforehand.
   bool LowerFor(const SequenceState& sequence, int32_t end, absl::Span<SequenceState* const> running);
@@ -73,6 +81,8 @@ class KvPlacement {
   // The block's bytes are in doubt: it lies nowhere any more.
   void Forget(BlockEntry& entry);
   void OnFetched(const FetchAnswer& answer);
+  // Whether a block that the sequence uses is on its way from the tiers.
+  bool Waits(const SequenceState& sequence) const;
   // Whether all blocks of a running sequence lie wherever it sees them.
   bool Whole(const SequenceState& sequence) const;
 
@@ -108,13 +118,21 @@ class KvPlacement {
   void EvictFromHost(BlockEntry& entry);
   // What the ring must grow by, so that a sequence can stream `blocks` blocks.
   KvAmounts RingGrowth(const LayerSet& kept, int64_t blocks) const;
-  // What more a sequence takes in order to have `kept` and `reserved`, its ring included.
-  KvAmounts Growth(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const;
-  bool Recharge(SequenceState& sequence, const LayerSet& kept, int32_t reserved);
-  KvAmounts CostOfLowering(const SequenceState& sequence, const LayerSet& layers) const;
+  struct Shift {
+    LayerSet in, out;
+  };
+  Shift ShiftOf(const SequenceState& sequence, int32_t block, const LayerSet& kept) const;
+  // What more the sequence takes in order to keep `kept` and to reserve `reserved` blocks; negative where it gives.
+  KvAmounts CostOfKeeping(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const;
+  // Does it; false, and nothing has changed, if there is no room.
+  bool Keep(SequenceState& sequence, const LayerSet& kept, int32_t reserved);
+  int32_t ReservedFor(const SequenceState& sequence, int32_t end) const;
+  // The layers to keep with which [0, end) fits into `room`: those that it keeps, else as many as possible.
+  std::optional<LayerSet> FitIn(const KvAmounts& room, const SequenceState& sequence, int32_t end) const;
+  // One layer less, of those in `of`, or one more, so that what is kept stays spread evenly.
+  LayerSet OneLess(const LayerSet& kept, const LayerSet& of) const;
+  LayerSet OneMore(const LayerSet& kept) const;
   LayerSet LayersToLower(const SequenceState& sequence, size_t stage) const;
-  void Lower(SequenceState& sequence, const LayerSet& layers);
-  bool RaiseLayer(SequenceState& sequence, LayerId layer, int32_t spare, int64_t* extents);
 
   void Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host);  // charges or frees the difference
   void Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers);
@@ -130,6 +148,7 @@ class KvPlacement {
   std::set<SequenceState*, SequenceBefore> changed_;
   std::map<PlanId, KvAmounts> rings_;  // of plans being made or in flight
   std::vector<BlockMove> moves_;
+  KvAmounts late_;  // charged until the next plan
 };
 
 }  // namespace interlace

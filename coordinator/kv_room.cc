@@ -55,7 +55,8 @@ void KvPlacement::FreeFrames(const KvAmounts& need) {
 }
 
 bool KvPlacement::FramesFor(const LayerSet& layers, const BlockEntry* but, const KvAmounts& need) {
-  const KvAmounts wanted = Sum(shape_.Frames(1, layers), need);
+  KvAmounts wanted = shape_.Frames(1, layers);
+  for (size_t s = 0; s < need.size(); ++s) wanted[s].frames += std::max<int64_t>(0, need[s].frames);
   if (!FramesCover(Obtainable(), wanted)) return false;
   while (!FramesCover(budget_.Free(), wanted)) {
     const std::list<BlockEntry*>& idle = directory_.idle_on_host();
@@ -95,27 +96,6 @@ KvAmounts KvPlacement::RingGrowth(const LayerSet& kept, int64_t blocks) const {
   return growth;
 }
 
-KvAmounts KvPlacement::Growth(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const {
-  KvAmounts growth = TailCharge(sequence, kept, reserved);
-  TakeFrom(&growth, sequence.charge);
-  AddTo(&growth, RingGrowth(kept, static_cast<int64_t>(sequence.blocks.size()) + reserved));
-  return growth;
-}
-
-bool KvPlacement::Recharge(SequenceState& sequence, const LayerSet& kept, int32_t reserved) {
-  const KvAmounts growth = Growth(sequence, kept, reserved);
-  if (!Obtain(growth)) return false;
-  budget_.Give(growth);  // its ring is the floor's from now on
-  budget_.Give(sequence.charge);
-  sequence.charge = TailCharge(sequence, kept, reserved);
-  sequence.reserved = reserved;
-  CHECK(budget_.Try(sequence.charge));
-  if (kept != shape_.all) FindFloor();
-  return true;
-}
-
-// ---- layers that running sequences keep
-
 LayerSet KvPlacement::KeptByUsers(const BlockEntry& entry, const SequenceState* but) const {
   LayerSet kept;
   for (const SequenceState* user : entry.users) {
@@ -124,59 +104,133 @@ LayerSet KvPlacement::KeptByUsers(const BlockEntry& entry, const SequenceState* 
   return kept;
 }
 
-// What is gained and needed when the sequence stops keeping `layers`: slots are negative where it gains.
-KvAmounts KvPlacement::CostOfLowering(const SequenceState& sequence, const LayerSet& layers) const {
-  KvAmounts cost = TailCharge(sequence, sequence.kept - layers, sequence.reserved);
+// Layers of its block that move to the device, and those that leave it, when the sequence keeps `kept` instead.
+KvPlacement::Shift KvPlacement::ShiftOf(const SequenceState& sequence, int32_t block, const LayerSet& kept) const {
+  const BlockEntry& entry = *sequence.blocks[block];
+  const LayerSet seen = Seen(sequence, block);
+  const LayerSet leaves = sequence.kept - kept;
+  Shift shift;
+  shift.in = ((kept - sequence.kept) & seen) - entry.device;
+  if (!(leaves & seen & entry.device).empty())
+    shift.out = (leaves & seen & entry.device) - KeptByUsers(entry, &sequence);
+  return shift;
+}
+
+KvAmounts KvPlacement::CostOfKeeping(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const {
+  KvAmounts cost = TailCharge(sequence, kept, reserved);
   TakeFrom(&cost, sequence.charge);
-  for (const BlockEntry* entry : sequence.blocks) {
-    const LayerSet leave = (entry->device & layers) - KeptByUsers(*entry, &sequence);
-    TakeFrom(&cost, shape_.Slots(1, leave));
-    AddTo(&cost, shape_.Frames(1, leave - entry->host));
+  const auto blocks = static_cast<int32_t>(sequence.blocks.size());
+  for (int32_t b = 0; b < blocks && kept != sequence.kept; ++b) {
+    const Shift shift = ShiftOf(sequence, b, kept);
+    AddTo(&cost, shape_.Slots(1, shift.in));
+    TakeFrom(&cost, shape_.Frames(1, shift.in & sequence.blocks[b]->host));
+    TakeFrom(&cost, shape_.Slots(1, shift.out));
+    AddTo(&cost, shape_.Frames(1, shift.out - sequence.blocks[b]->host));
   }
-  AddTo(&cost, RingGrowth(sequence.kept - layers, static_cast<int64_t>(sequence.blocks.size()) + sequence.reserved));
+  AddTo(&cost, RingGrowth(kept, int64_t{blocks} + reserved));
   return cost;
+}
+
+bool KvPlacement::Keep(SequenceState& sequence, const LayerSet& kept, int32_t reserved) {
+  const KvAmounts cost = CostOfKeeping(sequence, kept, reserved);
+  // Frames beside slots of the sequence's own blocks are cache, but what leaves the device is about to need them.
+  const bool leaves = !kept.Contains(sequence.kept);
+  for (BlockEntry* entry : sequence.blocks) {
+    if (leaves) directory_.SetHolds(*entry, entry->holds + 1);
+  }
+  const bool obtained = Obtain(cost);
+  for (BlockEntry* entry : sequence.blocks) {
+    if (leaves) directory_.SetHolds(*entry, entry->holds - 1);
+  }
+  if (!obtained) return false;
+  budget_.Give(cost);  // taken again piece by piece; the ring is the floor's from now on
+  budget_.Give(sequence.charge);
+  const auto blocks = static_cast<int32_t>(sequence.blocks.size());
+  std::vector<Shift> shifts;
+  for (int32_t b = 0; b < blocks && kept != sequence.kept; ++b) shifts.push_back(ShiftOf(sequence, b, kept));
+  for (size_t b = 0; b < shifts.size(); ++b) {  // what leaves makes room for what comes
+    BlockEntry& entry = *sequence.blocks[b];
+    Move(entry, MoveKind::kCopyOut, shifts[b].out - entry.host);
+    Move(entry, MoveKind::kDropDevice, shifts[b].out);
+    Place(entry, entry.device - shifts[b].out, entry.host | shifts[b].out);
+  }
+  for (size_t b = 0; b < shifts.size(); ++b) {
+    BlockEntry& entry = *sequence.blocks[b];
+    Move(entry, MoveKind::kCopyIn, shifts[b].in & entry.host);
+    Move(entry, MoveKind::kDropHost, shifts[b].in & entry.host);
+    Place(entry, entry.device | shifts[b].in, entry.host - shifts[b].in);
+  }
+  if (kept != sequence.kept) SetKept(sequence, kept);
+  sequence.reserved = reserved;
+  sequence.charge = TailCharge(sequence, kept, reserved);
+  CHECK(budget_.Try(sequence.charge));
+  if (!streaming_.empty() || !shifts.empty()) FindFloor();
+  return true;
+}
+
+// ---- which layers to keep
+
+int32_t KvPlacement::ReservedFor(const SequenceState& sequence, int32_t end) const {
+  return std::max(sequence.reserved, shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size()));
+}
+
+LayerSet KvPlacement::OneLess(const LayerSet& kept, const LayerSet& of) const {
+  LayerSet candidates = (kept & of) - LayerSet::Interleaved(std::max(0, kept.size() - 1), shape_.layers);
+  if (candidates.empty()) candidates = kept & of;
+  LayerSet less = kept;
+  int32_t last = -1;
+  candidates.ForEach([&](LayerId layer) { last = Value(layer); });
+  if (last >= 0) less.Remove(LayerId{last});
+  return less;
+}
+
+LayerSet KvPlacement::OneMore(const LayerSet& kept) const {
+  LayerSet candidates = LayerSet::Interleaved(std::min(kept.size() + 1, shape_.layers), shape_.layers) - kept;
+  if (candidates.empty()) candidates = shape_.all - kept;
+  LayerSet more = kept;
+  int32_t first = -1;
+  candidates.ForEach([&](LayerId layer) { first = first < 0 ? Value(layer) : first; });
+  if (first >= 0) more.Add(LayerId{first});
+  return more;
+}
+
+// Layers only leave, or only come: a swap would need room for both on the way. Fewer give slots, more give frames.
+std::optional<LayerSet> KvPlacement::FitIn(const KvAmounts& room, const SequenceState& sequence, int32_t end) const {
+  const int32_t reserved = ReservedFor(sequence, end);
+  const auto fits = [&](const LayerSet& kept) { return Covers(room, CostOfKeeping(sequence, kept, reserved)); };
+  if (fits(sequence.kept)) return sequence.kept;
+  if (options_.fixed_keep >= 0) return std::nullopt;
+  for (LayerSet kept = sequence.kept; !kept.empty();) {
+    if (kept = OneLess(kept, shape_.all); fits(kept)) return kept;
+  }
+  for (LayerSet kept = sequence.kept; kept != shape_.all;) {
+    if (kept = OneMore(kept); fits(kept)) return kept;
+  }
+  return std::nullopt;
+}
+
+bool KvPlacement::Refit(SequenceState& sequence, int32_t end) {
+  const std::optional<LayerSet> kept = FitIn(Obtainable(), sequence, end);
+  return kept && Keep(sequence, *kept, ReservedFor(sequence, end));
 }
 
 // The fewest layers of the stage whose leaving frees slots there; the first streamed layer alone frees none, since its
 // blocks need a ring to pass through. Empty if there are none.
 LayerSet KvPlacement::LayersToLower(const SequenceState& sequence, size_t stage) const {
-  LayerSet lowered, kept = sequence.kept;
-  while (true) {
-    const LayerSet here = kept & shape_.stages[stage].layers;
-    if (here.empty()) return {};
-    LayerSet candidates = here - LayerSet::Interleaved(std::max(0, kept.size() - 1), shape_.layers);
-    if (candidates.empty()) candidates = here;
-    int32_t last = -1;
-    candidates.ForEach([&](LayerId layer) { last = Value(layer); });
-    lowered.Add(LayerId{last});
-    kept.Remove(LayerId{last});
-    const KvAmounts cost = CostOfLowering(sequence, lowered);
-    if (cost[stage].slots < 0) return FramesCover(Obtainable(), cost) ? lowered : LayerSet();
+  LayerSet kept = sequence.kept;
+  while (!(kept & shape_.stages[stage].layers).empty()) {
+    kept = OneLess(kept, shape_.stages[stage].layers);
+    const KvAmounts cost = CostOfKeeping(sequence, kept, sequence.reserved);
+    if (cost[stage].slots < 0) return FramesCover(Obtainable(), cost) ? sequence.kept - kept : LayerSet();
   }
-}
-
-// Requires: LayersToLower gave the layers.
-void KvPlacement::Lower(SequenceState& sequence, const LayerSet& layers) {
-  FreeFrames(CostOfLowering(sequence, layers));
-  for (BlockEntry* entry : sequence.blocks) {
-    const LayerSet leave = (entry->device & layers) - KeptByUsers(*entry, &sequence);
-    Move(*entry, MoveKind::kCopyOut, leave - entry->host);
-    Move(*entry, MoveKind::kDropDevice, leave);
-    Place(*entry, entry->device - leave, entry->host | leave);
-  }
-  SetKept(sequence, sequence.kept - layers);
-  budget_.Give(sequence.charge);
-  sequence.charge = TailCharge(sequence, sequence.kept, sequence.reserved);
-  CHECK(budget_.Try(sequence.charge));
-  FindFloor();
+  return {};
 }
 
 bool KvPlacement::LowerFor(const SequenceState& sequence, int32_t end, absl::Span<SequenceState* const> running) {
   if (options_.fixed_keep >= 0) return false;
-  const int32_t reserved =
-      std::max(sequence.reserved, shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size()));
+  const int32_t reserved = ReservedFor(sequence, end);
   const auto lacking = [&] {
-    KvAmounts more = Growth(sequence, sequence.kept, reserved);
+    KvAmounts more = CostOfKeeping(sequence, sequence.kept, reserved);
     TakeFrom(&more, Obtainable());
     return more;
   };
@@ -209,15 +263,12 @@ bool KvPlacement::LowerFor(const SequenceState& sequence, int32_t end, absl::Spa
       layers = lower;
       largest_slots = slots;
     }
-    if (largest == nullptr) return false;
-    Lower(*largest, layers);
+    if (largest == nullptr || !Keep(*largest, largest->kept - layers, largest->reserved)) return false;
   }
 }
 
 bool KvPlacement::ParkingHelps(const SequenceState& sequence, int32_t end,
                                absl::Span<SequenceState* const> victims) const {
-  const int32_t reserved =
-      std::max(sequence.reserved, shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size()));
   const absl::flat_hash_set<const SequenceState*> gone(victims.begin(), victims.end());
   const auto goes = [&](const SequenceState* user) { return gone.contains(user); };
   absl::flat_hash_set<const BlockEntry*> counted;
@@ -229,52 +280,25 @@ bool KvPlacement::ParkingHelps(const SequenceState& sequence, int32_t end,
       AddTo(&room, shape_.Slots(1, entry->device - directory_.EvictableDevice(*entry)));
     }
   }
-  return Covers(room, Growth(sequence, sequence.kept, reserved));
-}
-
-bool KvPlacement::RaiseLayer(SequenceState& sequence, LayerId layer, int32_t spare, int64_t* extents) {
-  const LayerSet one = LayerSet::Range(Value(layer), Value(layer) + 1);
-  int64_t lacking = 0;
-  for (size_t b = 0; b < sequence.blocks.size(); ++b) {
-    lacking += Seen(sequence, static_cast<int32_t>(b)).Has(layer) && !sequence.blocks[b]->device.Has(layer) ? 1 : 0;
-  }
-  if (lacking > *extents) return false;
-  KvAmounts need = shape_.Slots(lacking, one);
-  AddTo(&need, TailCharge(sequence, sequence.kept | one, sequence.reserved));
-  TakeFrom(&need, sequence.charge);
-  if (!Covers(Obtainable(), Sum(need, shape_.Slots(spare, shape_.all))) || !Obtain(need)) return false;
-  budget_.Give(need);
-  for (size_t b = 0; b < sequence.blocks.size(); ++b) {
-    BlockEntry& entry = *sequence.blocks[b];
-    if (!Seen(sequence, static_cast<int32_t>(b)).Has(layer) || entry.device.Has(layer)) continue;
-    Move(entry, MoveKind::kCopyIn, one & entry.host);
-    Place(entry, entry.device | one, entry.host);
-  }
-  budget_.Give(sequence.charge);
-  SetKept(sequence, sequence.kept | one);
-  sequence.charge = TailCharge(sequence, sequence.kept, sequence.reserved);
-  CHECK(budget_.Try(sequence.charge));
-  FindFloor();
-  *extents -= lacking;
-  return true;
+  return FitIn(room, sequence, end).has_value();
 }
 
 bool KvPlacement::Raise(SequenceState& sequence, int32_t spare, int64_t most_extents) {
   if (options_.fixed_keep >= 0) return false;
   bool raised = false;
   while (sequence.kept != shape_.all) {
-    LayerSet candidates = LayerSet::Interleaved(sequence.kept.size() + 1, shape_.layers) - sequence.kept;
-    if (candidates.empty()) candidates = shape_.all - sequence.kept;
-    int32_t first = -1;
-    candidates.ForEach([&](LayerId layer) { first = first < 0 ? Value(layer) : first; });
-    if (!RaiseLayer(sequence, LayerId{first}, spare, &most_extents)) break;
+    most_extents -= static_cast<int64_t>(sequence.blocks.size());
+    const LayerSet kept = OneMore(sequence.kept);
+    const KvAmounts cost = CostOfKeeping(sequence, kept, sequence.reserved);
+    if (most_extents < 0 || !Covers(Obtainable(), Sum(cost, shape_.Slots(spare, shape_.all)))) break;
+    if (!Keep(sequence, kept, sequence.reserved)) break;
     raised = true;
   }
   return raised;
 }
 
 void KvPlacement::CheckInvariants(absl::Span<SequenceState* const> sequences) const {
-  KvAmounts taken(shape_.stages.size());
+  KvAmounts taken = late_;
   directory_.ForEach([&](const BlockEntry& entry) {
     AddTo(&taken, shape_.Slots(1, entry.device));
     AddTo(&taken, shape_.Frames(1, entry.host));

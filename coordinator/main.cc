@@ -30,8 +30,9 @@
 namespace interlace {
 namespace {
 
-constexpr absl::Duration kDrain = absl::Seconds(30);   // for running requests
-constexpr absl::Duration kClosing = absl::Seconds(5);  // for answers on their way to clients
+constexpr int64_t kMostRankMessage = int64_t{64} << 20;  // whoever it is that sends it
+constexpr absl::Duration kDrain = absl::Seconds(30);     // for running requests
+constexpr absl::Duration kClosing = absl::Seconds(5);    // for answers on their way to clients
 
 // What the coordinator knows of a model; weights stay with the ranks.
 struct ServedModel {
@@ -80,6 +81,7 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
 
 absl::Status RunCoordinator(const Config& config, const std::string& ready_file, const sigset_t& stop_signals) {
   ASSIGN_OR_RETURN(const ServedModel model, LoadServedModel(config));
+  RETURN_IF_ERROR(CheckLayers(config, model.facts.layers));
   ASSIGN_OR_RETURN(const auto cluster_at, SplitAddress("cluster.listen", config.cluster.listen));
   ASSIGN_OR_RETURN(std::unique_ptr<SchedulingPolicy> policy, MakePolicy(config.sched.policy));
   RealClock clock;
@@ -89,7 +91,10 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   // What is declared later dies first: doors, then the loop they submit to, then the channel the loop sends on.
   ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
                           .model_digest = model.facts.digest,
-                          .block_tokens = static_cast<int32_t>(config.kv.block_tokens)});
+                          .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
+                          .vocab = model.text.tokenizer->vocab_size(),
+                          .first_epoch = static_cast<uint64_t>(WallSeconds()) << 20},
+                         clock);
   ReplicaLoop loop(LoopOptions(config, model.facts.context), std::move(policy), clock, entropy->Fork("generations"),
                    metrics, cluster);
   cluster.Connect(&loop);
@@ -105,7 +110,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks, GrpcServer::Listen({.host = cluster_at.first,
                                                                                 .port = cluster_at.second,
                                                                                 .setting = "cluster.listen=HOST:PORT",
-                                                                                .max_message = -1},
+                                                                                .max_message = kMostRankMessage,
+                                                                                .keepalive = absl::Seconds(1)},
                                                                                cluster.service()));
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc,
                    GrpcServer::Listen({.host = config.server.host,
@@ -133,7 +139,10 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
   LOG(INFO) << "draining" << Field("signal", signal);
   grpc->SetServing("", false);
-  if (!loop.Drain(kDrain)) LOG(WARNING) << "requests still run at the end of the drain; they are cancelled";
+  if (!loop.Drain(kDrain)) {
+    LOG(WARNING) << "requests still run at the end of the drain; they end with an error";
+    inference.EndStreams(absl::UnavailableError("the server stopped before the answer was complete"));
+  }
   http->Stop(kClosing);
   grpc->Shutdown(kClosing);
   cluster.Drain();

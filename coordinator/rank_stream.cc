@@ -8,9 +8,12 @@
 
 namespace interlace {
 
-RankStream::RankStream(ClusterService& service) : service_(service) {
-  service_.OnOpened();
-  StartRead(&incoming_);
+std::shared_ptr<RankStream> RankStream::Open(ClusterService& service, grpc::CallbackServerContext* context) {
+  std::shared_ptr<RankStream> stream(new RankStream(service, context));
+  stream->self_ = stream;
+  service.OnOpened(stream);
+  stream->StartRead(&stream->incoming_);
+  return stream;
 }
 
 void RankStream::Push(v1::ToRank message) {
@@ -26,6 +29,14 @@ void RankStream::Close(const absl::Status& status) {
   Advance();
 }
 
+void RankStream::Abandon(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  if (!close_) close_ = status;
+  if (writing_ && context_ != nullptr) return context_->TryCancel();  // the write fails, and with it the stream ends
+  outgoing_.clear();
+  Advance();
+}
+
 void RankStream::Advance() {
   if (writing_ || finished_) return;
   if (!outgoing_.empty()) {
@@ -37,18 +48,26 @@ void RankStream::Advance() {
   }
 }
 
+absl::Status RankStream::Take(const v1::FromRank& message) {
+  service_.OnHeard(this);
+  if (message.has_register_() && !registered_) {
+    const absl::StatusOr<RankInfo> rank = DecodeRank(message.register_());
+    if (!rank.ok()) return rank.status();
+    registered_ = true;
+    return service_.OnRegister(this, *rank);
+  }
+  if (!registered_) return absl::InvalidArgumentError("a rank must register before anything else");
+  if (message.has_heartbeat()) return absl::OkStatus();
+  if (!message.has_result())
+    return absl::InvalidArgumentError("a rank sends results and heartbeats, and registers once");
+  absl::StatusOr<StepResult> result = DecodeResult(message.result());
+  if (!result.ok()) return result.status();
+  return service_.OnResult(this, *std::move(result));
+}
+
 void RankStream::OnReadDone(bool ok) {
   if (!ok) return Close(absl::OkStatus());  // the rank ended its side, or is gone
-  absl::Status status = absl::InvalidArgumentError("a rank must register before anything else");
-  if (incoming_.has_register_() && !registered_) {
-    const absl::StatusOr<RankInfo> rank = DecodeRank(incoming_.register_());
-    status = rank.ok() ? service_.OnRegister(this, *rank) : rank.status();
-    registered_ = status.ok();
-  } else if (incoming_.has_result() && registered_) {
-    absl::StatusOr<StepResult> result = DecodeResult(incoming_.result());
-    status = result.status();
-    if (result.ok()) status = service_.OnResult(this, *std::move(result));
-  }
+  const absl::Status status = Take(incoming_);
   if (!status.ok()) return Close(status);
   incoming_.Clear();
   StartRead(&incoming_);
@@ -69,8 +88,13 @@ void RankStream::OnWriteDone(bool ok) {
 void RankStream::OnCancel() { Close(absl::CancelledError("the rank is gone")); }
 
 void RankStream::OnDone() {
+  {
+    absl::MutexLock lock(&mutex_);
+    finished_ = true;
+    context_ = nullptr;
+  }
   service_.OnGone(this);
-  delete this;
+  self_ = nullptr;  // may delete this
 }
 
 }  // namespace interlace

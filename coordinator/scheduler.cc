@@ -280,8 +280,9 @@ void Scheduler::CheckInvariants() const {
   std::vector<SequenceState*> all;
   for (const auto& [id, sequence] : sequences_) {
     all.push_back(sequence.get());
-    CHECK_MSG(sequence->confirmed <= sequence->scheduled || sequence->phase != Phase::kRunning, "contracts.positions");
-    CHECK_MSG(sequence->scheduled <= sequence->length() + sequence->pending + options_.draft_tokens,
+    const int32_t chosen = sequence->length() + sequence->pending + options_.draft_tokens;
+    CHECK_MSG(sequence->phase != Phase::kRunning ||
+                  (sequence->confirmed <= sequence->scheduled && sequence->scheduled <= chosen),
               "contracts.positions: a position is planned before its token is chosen");
     if (!placement_) CHECK_MSG(sequence->blocks.empty(), "contracts.waiting: KV is held and no replica is formed");
   }

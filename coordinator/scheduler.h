@@ -76,6 +76,8 @@ class Scheduler {
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
   bool idle() const { return sequences_.empty() && deliveries_.empty(); }
   void CheckInvariants() const;
+  const KvPlacement* placement_for_tests() const { return placement_.get(); }
+  const auto& sequences_for_tests() const { return sequences_; }
 
  private:
   struct InFlight {
@@ -109,6 +111,7 @@ class Scheduler {
   bool ReserveFor(SequenceState& sequence, bool* room);
   bool AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan);
+  bool Awaited(const SequenceState& sequence, int32_t end) const;
   void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void Attach(StepPlan* plan);
   int32_t SpareBlocks() const;

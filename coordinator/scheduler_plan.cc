@@ -19,6 +19,7 @@ constexpr int32_t kMostLookedAt = 64;  // waiting requests that one plan tries t
 std::optional<StepPlan> Scheduler::Plan() {
   if (!placement_ || in_flight_.size() > shape()->stages.size()) return std::nullopt;
   StepPlan plan{.epoch = epoch_, .id = PlanId{next_plan_}};
+  placement_->BeginPlan();
   if (SequenceState* suspect = FirstSuspect()) {
     PlanSuspect(*suspect, &plan);
   } else {
@@ -135,6 +136,7 @@ void Scheduler::PlanSuspect(SequenceState& suspect, StepPlan* plan) {
 bool Scheduler::ReserveFor(SequenceState& sequence, bool* room) {
   const int32_t end = sequence.scheduled + Rows(sequence, options_.step_tokens);
   if (placement_->PassWindows(sequence, sequence.scheduled) && placement_->Reserve(sequence, end)) return true;
+  if (placement_->Refit(sequence, end)) return true;
   const std::vector<SequenceState*> running(running_.begin(), running_.end());
   if (placement_->LowerFor(sequence, end, running) && placement_->Reserve(sequence, end)) return true;
   std::vector<SequenceState*> victims;
@@ -148,7 +150,7 @@ bool Scheduler::ReserveFor(SequenceState& sequence, bool* room) {
       Park(*victim, absl::StrCat("parked: request ", sequence.request.name, ", which came before it, needs room"));
     }
     *room = false;
-    return placement_->Reserve(sequence, end);
+    return placement_->Refit(sequence, end);
   }
   return false;
 }
@@ -196,7 +198,8 @@ void Scheduler::Raise() {
 
 bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan) {
   const int32_t count = Rows(sequence, budget);
-  if (count == 0 || !placement_->Reserve(sequence, sequence.scheduled + count)) return false;
+  if (count == 0 || Awaited(sequence, sequence.scheduled + count)) return false;
+  if (!placement_->Reserve(sequence, sequence.scheduled + count)) return false;
   if (!placement_->Stream(sequence, sequence.scheduled + count, plan->id)) return false;
   FillPlanned(sequence, count, plan);
   if (options_.draft_tokens > 0 && sequence.pending == 1 && count == 1) AddDrafts(sequence, budget - 1, plan);
@@ -204,6 +207,15 @@ bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* pla
   sequence.started = clock_.Now();
   metrics_.queue.Observe(absl::ToDoubleSeconds(sequence.started - sequence.request.arrival));
   return true;
+}
+
+// A block that the sequence would seal is on its way from the tiers for another request. Two copies of one block would
+// need room for both, so the sequence lets the block arrive, or fail to.
+bool Scheduler::Awaited(const SequenceState& sequence, int32_t end) const {
+  for (int32_t b = sequence.named; b < end / shape()->block_tokens; ++b) {
+    if (placement_->Arriving(sequence, b)) return true;
+  }
+  return false;
 }
 
 void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan) {

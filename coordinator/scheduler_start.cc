@@ -31,7 +31,7 @@ void Scheduler::ExtendIds(SequenceState& sequence) {
 // A running sequence is about to compute this very block, or it is on its way: sooner than computing it once more.
 bool Scheduler::AnotherComputes(const SequenceState& sequence, int32_t block) const {
   if (block >= static_cast<int32_t>(sequence.ids.size())) return false;
-  if (placement_->Arriving(sequence, block)) return true;
+  if (placement_->Arriving(sequence, block) || placement_->SealedBy(sequence, block, PlanId{next_plan_})) return true;
   auto it = computing_.find(sequence.ids[block]);
   return it != computing_.end() && it->second != sequence.request.id;
 }
@@ -93,7 +93,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
   if (sequence.kept != shape()->all) {
     sequence.Note(absl::StrCat("started with ", sequence.kept.size(), " of ", shape()->layers, " layers kept"));
   }
-  if (fetched == 0) return Run(sequence);
+  if (!placement_->Waits(sequence)) return Run(sequence);
   sequence.phase = Phase::kFetching;
   sequence.fetch_began = clock_.Now();
   sequence.fetched = fetched;
@@ -112,9 +112,7 @@ void Scheduler::Run(SequenceState& sequence) {
 void Scheduler::SettleFetching() {
   for (size_t i = 0; i < fetching_.size();) {
     SequenceState& sequence = *fetching_[i];
-    const bool open = std::any_of(sequence.blocks.begin(), sequence.blocks.end(),
-                                  [](const BlockEntry* entry) { return !entry->arriving.empty(); });
-    if (open) {
+    if (placement_->Waits(sequence)) {
       ++i;
       continue;
     }
@@ -139,7 +137,10 @@ void Scheduler::SettleFetching() {
 
 // Names for blocks that the ranks do not know the names of, as far as [0, end) fills them; they are sealed with `plan`.
 std::optional<SealedNames> Scheduler::NamesFor(SequenceState& sequence, int32_t end, PlanId plan) {
-  const int32_t count = std::min(static_cast<int32_t>(sequence.ids.size()), end / shape()->block_tokens);
+  int32_t count = std::min(static_cast<int32_t>(sequence.ids.size()), end / shape()->block_tokens);
+  for (int32_t b = sequence.named; b < count; ++b) {
+    if (placement_->Arriving(sequence, b)) count = b;  // for another request; it takes its name from there
+  }
   if (count <= sequence.named) return std::nullopt;
   placement_->Seal(sequence, count, plan);
   SealedNames names{sequence.named, {sequence.ids.begin() + sequence.named, sequence.ids.begin() + count}};

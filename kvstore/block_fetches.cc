@@ -162,6 +162,8 @@ std::vector<BlockFetches::Probed> BlockFetches::TakeProbed() {
 void BlockFetches::OnAnswers(absl::AnyInvocable<void()> wake) {
   absl::MutexLock lock(&answers_.mutex);
   answers_.wake = wake ? std::make_shared<absl::AnyInvocable<void()>>(std::move(wake)) : nullptr;
+  const auto none = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return answers_.waking == 0; };
+  answers_.mutex.Await(absl::Condition(&none));
 }
 
 void BlockFetches::Wake() {
@@ -169,8 +171,12 @@ void BlockFetches::Wake() {
   {
     absl::MutexLock lock(&answers_.mutex);
     wake = answers_.wake;
+    if (wake == nullptr) return;
+    ++answers_.waking;
   }
-  if (wake != nullptr) (*wake)();
+  (*wake)();
+  absl::MutexLock lock(&answers_.mutex);
+  --answers_.waking;
 }
 
 void BlockFetches::Forget() {

@@ -69,6 +69,7 @@ class BlockFetches {
   };
   void Probe(RequestId request, std::vector<BlockId> blocks);
   std::vector<Probed> TakeProbed();
+  // `wake` runs on any thread, several at once; the former one does not any more when this returns.
   void OnAnswers(absl::AnyInvocable<void()> wake);
 
   // Nobody wants what is under way any more; it ends by itself and is not answered.
@@ -125,6 +126,7 @@ class BlockFetches {
     std::vector<std::byte*> staging_free;             // protected by mutex
     bool closed = false;                              // protected by mutex
     std::shared_ptr<absl::AnyInvocable<void()>> wake;  // protected by mutex
+    int32_t waking = 0;                                // protected by mutex; calls of it under way
   };
   void Wake();
   Answers answers_;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The cuda backend on a machine with a GPU: every op against the reference, SmolLM2 against the CPU, timings as a table.
-# Where no GPU can be used it says "skipped: why" and exits 0. Takes a few minutes, at most ten.
+# Where there is no GPU it says "skipped: why" and exits 0. Takes a few minutes, at most ten.
 #   bash tests/gpu.sh                   builds (preset dev) and runs
 #   bash tests/gpu.sh --bin FOLDER      runs FOLDER/bin/gpu_check, builds nothing
 #   bash tests/gpu.sh --pack FOLDER     gathers what --bin FOLDER needs on another machine: the program, its libraries, the
@@ -75,4 +75,4 @@ else
   echo "the model is not in $model: bash deploy/fetch_model.sh fetches it; ops alone are checked"
 fi
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader 2>/dev/null || true
-timeout 600 "$bin/bin/gpu_check" "${arguments[@]}"
+INTERLACE_EXPECT_GPU=1 timeout 600 "$bin/bin/gpu_check" "${arguments[@]}"

@@ -13,7 +13,7 @@ namespace {
 template <typename Source>
 absl::StatusOr<ModelText> LoadFrom(const Source& source) {
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(source));
-  return ModelText{std::move(tokenizer), ChatTemplate::Load(source)};
+  return ModelText{std::move(tokenizer), ChatTemplate::Load(source), {}};
 }
 
 }  // namespace
@@ -21,7 +21,10 @@ absl::StatusOr<ModelText> LoadFrom(const Source& source) {
 absl::StatusOr<ModelText> LoadModelText(const std::string& path) {
   if (IsModelFolder(path)) {
     ASSIGN_OR_RETURN(const TokenizerFiles files, ReadTokenizerFiles(path));
-    return LoadFrom(files);
+    ASSIGN_OR_RETURN(ModelText text, LoadFrom(files));
+    ASSIGN_OR_RETURN(text.defaults,
+                     ParseGenerationDefaults(files.generation_config_json, path + "/generation_config.json"));
+    return text;
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::Open(path));
   return LoadFrom(*file);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "checkpoint/generation_config.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -13,6 +14,9 @@ namespace interlace {
 struct ModelText {
   std::unique_ptr<Tokenizer> tokenizer;
   absl::StatusOr<ChatTemplate> chat_template;  // a status: why the model cannot chat
+  // How its authors want it sampled. A folder's generation_config.json says it; GGUF files say nothing. Its end tokens
+  // are among the tokenizer's stop tokens.
+  GenerationDefaults defaults;
 };
 
 // Of a GGUF file, or of a folder as Hugging Face writes one.

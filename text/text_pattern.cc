@@ -10,6 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "common/log.h"
 #include "common/status_macros.h"
 
 namespace interlace {
@@ -19,12 +20,22 @@ namespace {
 constexpr const char* kWhiteSpace =
     R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 constexpr size_t kLongestPattern = 4096;
-// Far more than a pattern without repeated repetitions takes in a text of megabytes.
-constexpr uint32_t kMostSteps = 2'000'000'000;
 
 absl::Status Refused(absl::string_view pattern, absl::string_view why) {
   return absl::UnimplementedError(absl::StrCat("the pattern \"", absl::CHexEscape(pattern.substr(0, 120)), "\" has ",
                                                why, ", which is not built in"));
+}
+
+std::string TextOf(int error) {
+  unsigned char text[128] = "";
+  pcre2_get_error_message(error, text, sizeof(text));
+  return reinterpret_cast<const char*>(text);
+}
+
+void WarnOfFailure(absl::string_view pattern, int error, size_t bytes, size_t from) {
+  LOG(ERROR) << "a text is not cut as its tokenizer's pattern asks: the search was given up"
+             << Field("reason", TextOf(error)) << Field("pattern", absl::CHexEscape(pattern.substr(0, 120)))
+             << Field("text_bytes", bytes) << Field("at", from);
 }
 
 // Whether an unbounded repetition begins at `at`.
@@ -126,6 +137,7 @@ class Rewriter {
 }  // namespace
 
 struct TextPattern::Code {
+  std::string pattern;  // as it was given, for messages
   pcre2_code* code = nullptr;
   pcre2_match_context* context = nullptr;
   ~Code() {
@@ -149,7 +161,7 @@ TextPattern::TextPattern(TextPattern&&) noexcept = default;
 TextPattern& TextPattern::operator=(TextPattern&&) noexcept = default;
 TextPattern::~TextPattern() = default;
 
-absl::StatusOr<TextPattern> TextPattern::Compile(absl::string_view pattern) {
+absl::StatusOr<TextPattern> TextPattern::Compile(absl::string_view pattern, uint32_t steps) {
   if (pattern.empty() || pattern.size() > kLongestPattern) {
     return absl::InvalidArgumentError(
         absl::StrCat("a pattern of ", pattern.size(), " bytes; 1 to ", kLongestPattern, " are possible"));
@@ -158,19 +170,18 @@ absl::StatusOr<TextPattern> TextPattern::Compile(absl::string_view pattern) {
   int error = 0;
   PCRE2_SIZE at = 0;
   auto code = std::make_unique<Code>();
+  code->pattern = std::string(pattern);
   code->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(full.data()), full.size(), PCRE2_UTF | PCRE2_UCP, &error, &at,
                              nullptr);
   if (code->code == nullptr) {
-    unsigned char text[128] = "";
-    pcre2_get_error_message(error, text, sizeof(text));
     return absl::InvalidArgumentError(absl::StrCat("the pattern \"", absl::CHexEscape(pattern.substr(0, 120)),
-                                                   "\" cannot be read: ", reinterpret_cast<const char*>(text)));
+                                                   "\" cannot be read: ", TextOf(error)));
   }
   pcre2_jit_compile(code->code, PCRE2_JIT_COMPLETE);  // without JIT the same matches, only slower
   code->context = pcre2_match_context_create(nullptr);
   CHECK(code->context != nullptr);
-  pcre2_set_match_limit(code->context, kMostSteps);
-  pcre2_set_depth_limit(code->context, kMostSteps);
+  pcre2_set_match_limit(code->context, steps);
+  pcre2_set_depth_limit(code->context, steps);
   return TextPattern(std::move(code));
 }
 
@@ -182,7 +193,10 @@ TextPattern::Found TextPattern::Find(absl::string_view text, size_t from, Search
   };
   int found = run(0);
   if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = run(PCRE2_NO_JIT);
-  if (found < 0) return {false, 0, 0};
+  if (found < 0) {
+    if (found != PCRE2_ERROR_NOMATCH) WarnOfFailure(code_->pattern, found, text.size(), from);
+    return {false, 0, 0};
+  }
   const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data);
   return {true, span[0], span[1]};
 }

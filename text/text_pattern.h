@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -13,6 +14,9 @@ namespace interlace {
 // which is not quite what it is to the regex library, so patterns are rewritten before they are compiled.
 class TextPattern {
  public:
+  // Far more than a pattern without repeated repetitions takes in a text of megabytes.
+  static constexpr uint32_t kMostSteps = 2'000'000'000;
+
   // Room for one search at a time; made once per text.
   class Search;
   struct Found {
@@ -22,13 +26,14 @@ class TextPattern {
 
   // InvalidArgument if it is no pattern; Unimplemented if it is one whose search could take time out of proportion to
   // the text (back references, recursion, a repeated group that repeats) or means another thing to other libraries.
-  static absl::StatusOr<TextPattern> Compile(absl::string_view pattern);
+  static absl::StatusOr<TextPattern> Compile(absl::string_view pattern, uint32_t steps = kMostSteps);
   TextPattern(TextPattern&&) noexcept;
   TextPattern& operator=(TextPattern&&) noexcept;
   ~TextPattern();
 
-  // The first match in `text` at `from` or later. `text` is UTF-8. Gives up, as if there were none, after a number of
-  // steps that no pattern of a real tokenizer comes near.
+  // The first match in `text` at `from` or later. `text` is UTF-8. A search that takes more than `steps` steps, which no
+  // pattern of a real tokenizer comes near, gives up: the rest of the text counts as one without a match, and a line in
+  // the log says that it is not cut as the pattern asks.
   Found Find(absl::string_view text, size_t from, Search& search) const;
 
  private:

@@ -33,6 +33,7 @@ absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& folder) {
   if (files.tokenizer_json.empty()) return absl::NotFoundError(absl::StrCat(folder, ": there is no tokenizer.json"));
   ASSIGN_OR_RETURN(files.tokenizer_config_json, ReadWhole(folder + "/tokenizer_config.json"));
   ASSIGN_OR_RETURN(files.chat_template, ReadWhole(folder + "/chat_template.jinja"));
+  ASSIGN_OR_RETURN(files.generation_config_json, ReadWhole(folder + "/generation_config.json"));
   return files;
 }
 

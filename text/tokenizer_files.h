@@ -9,10 +9,11 @@ namespace interlace {
 
 // Contents, not paths. Given to Tokenizer::Load and ChatTemplate::Load.
 struct TokenizerFiles {
-  std::string name;                   // of the folder, for messages
-  std::string tokenizer_json;         // tokenizer.json
-  std::string tokenizer_config_json;  // tokenizer_config.json; empty: there is none
-  std::string chat_template;          // chat_template.jinja; empty: there is none
+  std::string name;                    // of the folder, for messages
+  std::string tokenizer_json;          // tokenizer.json
+  std::string tokenizer_config_json;   // tokenizer_config.json; empty: there is none
+  std::string chat_template;           // chat_template.jinja; empty: there is none
+  std::string generation_config_json;  // generation_config.json; empty: there is none
 };
 
 // NotFound if the folder has no tokenizer.json; InvalidArgument if a file is larger than 256 MiB.

@@ -11,8 +11,8 @@
 namespace interlace {
 
 // Large bodies arrive by rendezvous and may be finished after smaller ones that were sent later.
-// Thread: the transport's. The trap: a sequence number that never comes holds back all later messages, so a transport
-// that may lose single messages must lose the peer instead.
+// Thread: the transport's. The trap: a sequence number that never comes holds back all later messages, so a sender
+// whose message failed must give up the whole connection.
 class InboundOrder {
  public:
   // Appends to `ready` what may be delivered now. False iff the number was seen before or lies absurdly far ahead.
@@ -26,10 +26,11 @@ class InboundOrder {
     }
     return true;
   }
+  uint64_t next() const { return next_; }
   size_t held() const { return held_.size(); }
 
  private:
-  static constexpr uint64_t kWindow = uint64_t{1} << 32;
+  static constexpr uint64_t kWindow = uint64_t{1} << 20;
   uint64_t next_ = 0;
   std::map<uint64_t, Message> held_;
 };

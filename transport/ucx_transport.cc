@@ -1,16 +1,23 @@
 #include "transport/ucx_transport.h"
 
 #include <malloc.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 
+#include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <deque>
+#include <filesystem>
 #include <optional>
+#include <set>
+#include <utility>
 #include <variant>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "common/check.h"
@@ -20,30 +27,25 @@
 #include "common/status_macros.h"
 #include "common/thread.h"
 #include "transport/inbound_order.h"
+#include "transport/tcp_link.h"
+#include "transport/tcp_socket.h"
 #include "transport/transport_address.h"
 #include "transport/ucx_worker.h"
+#include "transport/wire_frame.h"
 
 namespace interlace {
 namespace {
 
-constexpr size_t kMostHeaderBytes = 4096;
+constexpr size_t kMostStrangers = 64;  // accepted and not greeted yet; the oldest goes first
+constexpr size_t kMostCommands = 64;   // between two looks at the sockets
+constexpr int kSocketsEvery = 16;      // rounds of a busy fabric between two looks at the sockets
+constexpr int kMostSocketEvents = 64;
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);  // when the process has no descriptor left
 
-// In front of every header. All machines of a cluster are little-endian.
-enum class FrameKind : uint16_t { kGreeting = 0x4947, kWelcome = 0x4957, kMessage = 0x494d };
-struct Frame {
-  FrameKind kind;
-  uint16_t channel;
-  uint32_t reserved;
-  uint64_t sequence;  // of the channel, from 0
-};
-static_assert(sizeof(Frame) == 16);
-
-std::string Framed(FrameKind kind, uint16_t channel, uint64_t sequence, absl::string_view header) {
-  const Frame frame{kind, channel, 0, sequence};
-  std::string bytes(reinterpret_cast<const char*>(&frame), sizeof frame);
-  bytes.append(header.data(), header.size());
-  return bytes;
-}
+// What epoll names besides peers, whose ids are small.
+constexpr uint64_t kListenerKey = ~uint64_t{0};
+constexpr uint64_t kFabricKey = ~uint64_t{1};
+constexpr uint64_t kWakeKey = ~uint64_t{2};
 
 // One piece of memory: UCX 1.13 sends a list of pieces at a third of the speed of one piece plus this copy.
 SharedBytes Gather(const std::vector<SharedBytes>& parts, size_t bytes) {
@@ -56,9 +58,9 @@ SharedBytes Gather(const std::vector<SharedBytes>& parts, size_t bytes) {
 // What Connect waits for.
 struct Greeting {
   absl::Mutex mutex;
-  bool answered = false;    // protected by mutex
-  absl::Status status;      // protected by mutex
-  EndpointId endpoint = 0;  // protected by mutex; 0 until dialled
+  bool answered = false;  // protected by mutex
+  absl::Status status;    // protected by mutex
+  PeerId peer{};          // protected by mutex; 0 until dialled
   void Answer(absl::Status with) {
     absl::MutexLock lock(&mutex);
     if (answered) return;
@@ -90,14 +92,20 @@ using Command = std::variant<SendCommand, DialCommand, CloseCommand>;
 struct Peer {
   enum class State { kDialling, kAccepted, kOpen };
   State state;
-  std::shared_ptr<Greeting> greeting;  // of kDialling
+  TcpLink link;
+  uint32_t interest;                             // of epoll
+  uint64_t token;                                // which the peer puts into its frames
+  absl::Time greet_until;                        // unless kOpen
+  std::shared_ptr<Greeting> greeting = nullptr;  // of kDialling
+  uint64_t peer_token = 0;                       // which we put into ours
+  EndpointId fabric = 0;                         // 0: what is sent goes over the link
   absl::flat_hash_map<uint16_t, uint64_t> sent;
   absl::flat_hash_map<uint16_t, InboundOrder> received;
 };
 
 class UcxTransport final : public Transport {
  public:
-  UcxTransport(const UcxOptions& options, std::unique_ptr<UcxWorker> worker);
+  UcxTransport(const UcxOptions& options, FileDescriptor listener, std::unique_ptr<UcxWorker> fabric);
   ~UcxTransport() override;
 
   const std::string& address() const override { return address_; }
@@ -110,31 +118,58 @@ class UcxTransport final : public Transport {
  private:
   absl::StatusOr<PeerId> ConnectTo(const std::string& host, uint16_t port, const std::string& nonce);
   bool Post(Command& command);  // false iff stopping; the command is then untouched
+  void Wake();
   bool OnLoop() const { return loop_id_.load() == LoopMark(); }
   static const void* LoopMark();  // differs from thread to thread
 
   // Below: the transport's thread.
   void Run();
+  void Sleep();
   bool Stopping();
   bool RunCommands();
   void Execute(SendCommand command);
   void Execute(DialCommand command);
   void Execute(CloseCommand command);
+  bool PollSockets(absl::Duration timeout);
+  void AcceptAll();
+  void ExpireStrangers();
+  absl::Time NextExpiry() const;
+  Peer& AddPeer(PeerId id, Peer::State state, FileDescriptor socket);
+  void Watch(int fd, uint64_t key, uint32_t interest);
+  Hello OwnHello(const Peer& peer, const std::string& nonce) const;
+  void OpenFabric(PeerId id, Peer& peer, const std::string& address);
+  void ReadLink(PeerId id);
+  void WriteLink(PeerId id);
   void Handle(UcxEvent event);
-  void HandleFrame(EndpointId endpoint, std::string header, std::string body);
+  void HandleFrame(PeerId id, const Frame& frame, std::string header, std::string body);
+  void HandleMessage(PeerId id, Peer& peer, const Frame& frame, std::string header, std::string body);
+  void Refuse(PeerId id, absl::string_view why);
   void Deliver(uint16_t channel, Message message);
-  void ClosePeer(EndpointId endpoint);
-  void LosePeer(EndpointId endpoint, const absl::Status& why);
-  void Finish(std::vector<UcxFinished> finished);
+  std::vector<FinishedSend> Forget(PeerId id, const absl::Status& reason);
+  void ClosePeer(PeerId id);
+  void LosePeer(PeerId id, const absl::Status& why);
+  void Finish(std::vector<FinishedSend> finished);
   void Shutdown();
 
   const UcxOptions options_;
   const std::string machine_;
+  const std::unique_ptr<Entropy> entropy_;
   std::string nonce_;
   std::string address_;
   RealClock clock_;
-  std::unique_ptr<UcxWorker> worker_;
-  absl::flat_hash_map<EndpointId, Peer> peers_;  // of the transport's thread
+  FileDescriptor epoll_;
+  FileDescriptor wake_;
+  FileDescriptor listener_;
+  std::unique_ptr<UcxWorker> fabric_;  // null: sockets alone
+
+  // Of the transport's thread.
+  absl::flat_hash_map<PeerId, std::unique_ptr<Peer>> peers_;
+  absl::flat_hash_map<uint64_t, PeerId> by_token_;
+  absl::flat_hash_map<EndpointId, PeerId> by_endpoint_;
+  std::set<PeerId> strangers_;  // of kDialling and kAccepted, in the order in which they came
+  std::set<PeerId> unwritten_;  // whose link got something to send since the last look
+  uint64_t last_peer_ = 0;
+  absl::Time accept_again_ = absl::InfinitePast();
 
   absl::Mutex mutex_;
   std::deque<Command> commands_;                                      // protected by mutex_
@@ -146,17 +181,24 @@ class UcxTransport final : public Transport {
   Thread thread_;
 };
 
-UcxTransport::UcxTransport(const UcxOptions& options, std::unique_ptr<UcxWorker> worker)
-    : options_(options), machine_(ThisMachine()), worker_(std::move(worker)) {
-  const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
-  nonce_ = absl::StrFormat("%016x%016x", entropy->Next(), entropy->Next());
-  const bool everywhere = options.host.empty();
-  address_ = TransportAddress{.machine = machine_,
-                              .nonce = nonce_,
-                              .port = worker_->port(),
-                              .hosts = everywhere ? LocalHosts() : std::vector<std::string>{options.host},
-                              .loopback = everywhere}
-                 .Encode();
+UcxTransport::UcxTransport(const UcxOptions& options, FileDescriptor listener, std::unique_ptr<UcxWorker> fabric)
+    : options_(options),
+      machine_(ThisMachine()),
+      entropy_(MakeOsEntropy()),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      wake_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+      listener_(std::move(listener)),
+      fabric_(std::move(fabric)) {
+  CHECK(epoll_.open() && wake_.open());
+  nonce_ = absl::StrFormat("%016x%016x", entropy_->Next(), entropy_->Next());
+  TransportAddress address{.machine = machine_, .nonce = nonce_, .port = PortOf(listener_)};
+  address.loopback = options.host == "0.0.0.0" || options.host == "127.0.0.1";
+  if (options.host == "0.0.0.0") address.hosts = LocalHosts();
+  if (!address.loopback) address.hosts = {options.host};
+  address_ = address.Encode();
+  Watch(listener_.get(), kListenerKey, EPOLLIN);
+  Watch(wake_.get(), kWakeKey, EPOLLIN);
+  if (fabric_ != nullptr) Watch(fabric_->event_fd(), kFabricKey, EPOLLIN);
   thread_ = Thread("ucx", [this] { Run(); });
 }
 
@@ -166,9 +208,11 @@ UcxTransport::~UcxTransport() {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;
   }
-  worker_->Signal();
+  Wake();
   thread_.Join();
 }
+
+void UcxTransport::Wake() { eventfd_write(wake_.get(), 1); }
 
 const void* UcxTransport::LoopMark() {
   static thread_local char mark;
@@ -181,14 +225,16 @@ bool UcxTransport::Post(Command& command) {
     if (stopping_) return false;
     commands_.push_back(std::move(command));
   }
-  if (sleeping_.load()) worker_->Signal();
+  if (sleeping_.load()) Wake();
   return true;
 }
 
 absl::StatusOr<PeerId> UcxTransport::Connect(absl::string_view address) {
   if (OnLoop()) return absl::FailedPreconditionError("Connect would wait for the thread that calls it");
   ASSIGN_OR_RETURN(const TransportAddress to, TransportAddress::Decode(address));
-  absl::Status last = absl::UnavailableError("the peer names no host that can be reached from here");
+  absl::Status last = absl::UnavailableError(
+      "the peer listens on the loopback of another machine; set transport.host there to an address that is reached "
+      "from here");
   for (const std::string& host : to.Candidates(machine_)) {
     absl::StatusOr<PeerId> peer = ConnectTo(host, to.port, to.nonce);
     if (peer.ok()) return peer;
@@ -201,17 +247,17 @@ absl::StatusOr<PeerId> UcxTransport::ConnectTo(const std::string& host, uint16_t
   auto greeting = std::make_shared<Greeting>();
   Command command = DialCommand{host, port, nonce, greeting};
   if (!Post(command)) return absl::CancelledError("the transport is closing");
-  EndpointId endpoint = 0;
+  PeerId peer{};
   absl::Status status;
   bool answered = false;
   {
     absl::MutexLock lock(&greeting->mutex);
     answered = greeting->mutex.AwaitWithTimeout(absl::Condition(&greeting->answered), options_.connect_timeout);
     status = answered ? greeting->status : absl::UnavailableError("no answer");
-    endpoint = greeting->endpoint;
+    peer = greeting->peer;
   }
-  if (status.ok()) return PeerId{endpoint};
-  if (endpoint != 0) Close(PeerId{endpoint});
+  if (status.ok()) return peer;
+  if (peer != PeerId{}) Close(peer);
   return absl::UnavailableError(
       absl::StrCat("connecting to ", host, ":", port, ": ", status.message(),
                    answered ? "" : absl::StrCat(" within ", absl::FormatDuration(options_.connect_timeout))));
@@ -245,7 +291,7 @@ void UcxTransport::OnPeerLost(PeerLost handler) {
 }
 
 void UcxTransport::Close(PeerId peer) {
-  if (OnLoop()) return ClosePeer(static_cast<EndpointId>(peer));
+  if (OnLoop()) return ClosePeer(peer);
   absl::Notification closed;
   Command command = CloseCommand{peer, &closed};
   if (!Post(command)) return;  // stopping: everything is being closed
@@ -255,24 +301,30 @@ void UcxTransport::Close(PeerId peer) {
 void UcxTransport::Run() {
   loop_id_.store(LoopMark());
   absl::Time last_activity = clock_.Now();
-  while (!Stopping()) {
+  for (int round = 0; !Stopping(); ++round) {
     bool active = RunCommands();
-    active |= worker_->Progress();
-    while (std::optional<UcxEvent> event = worker_->NextEvent()) Handle(*std::move(event));
+    if (fabric_ != nullptr) {
+      active |= fabric_->Progress();
+      while (std::optional<UcxEvent> event = fabric_->NextEvent()) Handle(*std::move(event));
+    }
+    if (!active || round % kSocketsEvery == 0) active |= PollSockets(absl::ZeroDuration());
     const absl::Time now = clock_.Now();
     if (active) last_activity = now;
-    if (active || now - last_activity < options_.spin) continue;
-    sleeping_.store(true);
-    bool idle = false;
-    {
-      absl::MutexLock lock(&mutex_);
-      idle = commands_.empty() && !stopping_;
-    }
-    if (idle) worker_->Wait();
-    sleeping_.store(false);
+    if (!active && now - last_activity >= options_.spin) Sleep();
   }
   Shutdown();
   loop_id_.store(nullptr);
+}
+
+void UcxTransport::Sleep() {
+  sleeping_.store(true);
+  bool idle = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    idle = commands_.empty() && !stopping_;
+  }
+  if (idle && (fabric_ == nullptr || fabric_->Arm())) PollSockets(NextExpiry() - clock_.Now());
+  sleeping_.store(false);
 }
 
 bool UcxTransport::Stopping() {
@@ -282,96 +334,252 @@ bool UcxTransport::Stopping() {
 
 // One by one, so that a Close inside a completion finds the commands that are left.
 bool UcxTransport::RunCommands() {
-  for (bool any = false;; any = true) {
+  size_t run = 0;
+  for (; run < kMostCommands; ++run) {
     std::optional<Command> command;
     {
       absl::MutexLock lock(&mutex_);
-      if (commands_.empty()) return any;
+      if (commands_.empty()) break;
       command = std::move(commands_.front());
       commands_.pop_front();
     }
     std::visit([this](auto& c) { Execute(std::move(c)); }, *command);
   }
+  while (!unwritten_.empty()) WriteLink(*unwritten_.begin());
+  return run > 0;
 }
 
 void UcxTransport::Execute(SendCommand command) {
-  const auto endpoint = static_cast<EndpointId>(command.peer);
   const auto channel = static_cast<uint16_t>(command.channel);
-  const auto it = peers_.find(endpoint);
-  if (it == peers_.end()) return command.done(absl::UnavailableError(absl::StrCat("peer ", endpoint, " is gone")));
-  worker_->Send(endpoint, Framed(FrameKind::kMessage, channel, it->second.sent[channel]++, command.header),
-                std::move(command.parts), std::move(command.done));
+  const auto it = peers_.find(command.peer);
+  if (it == peers_.end()) {
+    return command.done(absl::UnavailableError(absl::StrCat("peer ", static_cast<uint64_t>(command.peer), " is gone")));
+  }
+  Peer& peer = *it->second;
+  SharedBytes body = command.parts.empty() ? nullptr : std::move(command.parts[0]);
+  Frame frame{.kind = FrameKind::kMessage,
+              .channel = channel,
+              .body_bytes = body == nullptr ? 0 : body->size(),
+              .sequence = peer.sent[channel]++,
+              .token = peer.peer_token};
+  std::string head = frame.With(command.header);
+  if (peer.fabric != 0) return fabric_->Send(peer.fabric, std::move(head), std::move(body), std::move(command.done));
+  peer.link.Push(std::move(head), std::move(body), std::move(command.done));
+  unwritten_.insert(command.peer);
 }
 
 void UcxTransport::Execute(DialCommand command) {
-  const absl::StatusOr<EndpointId> endpoint = worker_->Dial(command.host, command.port);
-  if (!endpoint.ok()) return command.greeting->Answer(endpoint.status());
+  absl::StatusOr<FileDescriptor> socket = DialTo(command.host, command.port);
+  if (!socket.ok()) return command.greeting->Answer(socket.status());
+  const PeerId id{++last_peer_};
   {
     absl::MutexLock lock(&command.greeting->mutex);
-    command.greeting->endpoint = *endpoint;
+    command.greeting->peer = id;
   }
-  peers_[*endpoint] = Peer{.state = Peer::State::kDialling, .greeting = command.greeting};
-  worker_->Send(*endpoint, Framed(FrameKind::kGreeting, 0, 0, command.nonce), {}, [](absl::Status) {});
+  Peer& peer = AddPeer(id, Peer::State::kDialling, *std::move(socket));
+  peer.greeting = command.greeting;
+  Frame frame{.kind = FrameKind::kGreeting};
+  // Written once the connection is made, which epoll says.
+  peer.link.Push(frame.With(OwnHello(peer, command.nonce).Encode()), nullptr, [](absl::Status) {});
 }
 
 void UcxTransport::Execute(CloseCommand command) {
-  ClosePeer(static_cast<EndpointId>(command.peer));
+  ClosePeer(command.peer);
   command.closed->Notify();
+}
+
+void UcxTransport::Watch(int fd, uint64_t key, uint32_t interest) {
+  epoll_event event{};
+  event.events = interest;
+  event.data.u64 = key;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return;
+  CHECK_MSG(epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0, "epoll refuses a descriptor");
+}
+
+Peer& UcxTransport::AddPeer(PeerId id, Peer::State state, FileDescriptor socket) {
+  auto peer = std::make_unique<Peer>(Peer{.state = state,
+                                          .link = TcpLink(std::move(socket)),
+                                          .interest = EPOLLIN | (state == Peer::State::kDialling ? EPOLLOUT : 0u),
+                                          .token = entropy_->Next(),
+                                          .greet_until = clock_.Now() + options_.connect_timeout});
+  Watch(peer->link.fd(), static_cast<uint64_t>(id), peer->interest);
+  by_token_[peer->token] = id;
+  strangers_.insert(id);
+  return *(peers_[id] = std::move(peer));
+}
+
+Hello UcxTransport::OwnHello(const Peer& peer, const std::string& nonce) const {
+  return {.nonce = nonce, .token = peer.token, .fabric = fabric_ == nullptr ? "" : fabric_->address()};
+}
+
+// Each direction on its own: where no endpoint can be made, we send over the link and the peer may still use the
+// fabric.
+void UcxTransport::OpenFabric(PeerId id, Peer& peer, const std::string& address) {
+  if (fabric_ == nullptr || address.empty()) return;
+  const absl::StatusOr<EndpointId> endpoint = fabric_->Open(address);
+  if (!endpoint.ok()) return;
+  peer.fabric = *endpoint;
+  by_endpoint_[*endpoint] = id;
+}
+
+bool UcxTransport::PollSockets(absl::Duration timeout) {
+  ExpireStrangers();
+  epoll_event events[kMostSocketEvents];
+  const int64_t ms =
+      timeout == absl::InfiniteDuration() ? -1 : absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)));
+  const int count =
+      epoll_wait(epoll_.get(), events, kMostSocketEvents, static_cast<int>(std::clamp<int64_t>(ms, -1, 60000)));
+  for (int i = 0; i < count; ++i) {
+    const uint64_t key = events[i].data.u64;
+    if (key == kListenerKey) {
+      AcceptAll();
+    } else if (key == kWakeKey) {
+      eventfd_t value = 0;
+      eventfd_read(wake_.get(), &value);
+    } else if (key != kFabricKey) {
+      // An earlier event of this round may have ended the peer: both look it up.
+      if ((events[i].events & EPOLLOUT) != 0) WriteLink(PeerId{key});
+      if ((events[i].events & ~static_cast<uint32_t>(EPOLLOUT)) != 0) ReadLink(PeerId{key});
+    }
+  }
+  return count > 0;
+}
+
+void UcxTransport::AcceptAll() {
+  while (true) {
+    absl::StatusOr<FileDescriptor> socket = AcceptFrom(listener_);
+    if (absl::IsResourceExhausted(socket.status())) {
+      // The connection stays in the backlog, which would wake us at once for ever.
+      LOG(WARNING) << "transport cannot accept" << socket.status();
+      accept_again_ = clock_.Now() + kAcceptPause;
+      Watch(listener_.get(), kListenerKey, 0);
+    }
+    if (!socket.ok()) return;
+    if (strangers_.size() >= kMostStrangers) Refuse(*strangers_.begin(), "too many connections that do not greet");
+    AddPeer(PeerId{++last_peer_}, Peer::State::kAccepted, *std::move(socket));
+  }
+}
+
+absl::Time UcxTransport::NextExpiry() const {
+  const absl::Time stranger = strangers_.empty() ? absl::InfiniteFuture() : peers_.at(*strangers_.begin())->greet_until;
+  return accept_again_ == absl::InfinitePast() ? stranger : std::min(stranger, accept_again_);
+}
+
+void UcxTransport::ExpireStrangers() {
+  if (NextExpiry() > clock_.Now()) return;
+  if (accept_again_ <= clock_.Now() && accept_again_ != absl::InfinitePast()) {
+    accept_again_ = absl::InfinitePast();
+    Watch(listener_.get(), kListenerKey, EPOLLIN);
+  }
+  while (!strangers_.empty() && peers_.at(*strangers_.begin())->greet_until <= clock_.Now()) {
+    Refuse(*strangers_.begin(), "no greeting in time");
+  }
+}
+
+void UcxTransport::ReadLink(PeerId id) {
+  bool more = true;
+  while (more) {
+    const auto it = peers_.find(id);
+    if (it == peers_.end()) return;
+    const bool open = it->second->state == Peer::State::kOpen;
+    const TcpLink::Bounds bounds = {open ? kMostHeaderBytes : kMostHelloBytes,
+                                    open ? static_cast<uint64_t>(options_.max_body_bytes) : 0};
+    std::vector<InboundFrame> frames;
+    const absl::Status status = it->second->link.Read(bounds, &frames);
+    more = status.ok() && it->second->link.paused();
+    for (InboundFrame& in : frames) {
+      if (peers_.contains(id)) HandleFrame(id, in.frame, std::move(in.header), std::move(in.body));
+    }
+    if (!status.ok()) return LosePeer(id, status);
+  }
+}
+
+void UcxTransport::WriteLink(PeerId id) {
+  unwritten_.erase(id);
+  const auto it = peers_.find(id);
+  if (it == peers_.end()) return;
+  Peer& peer = *it->second;
+  std::vector<FinishedSend> finished;
+  const absl::Status status = peer.link.Write(&finished);
+  const uint32_t interest = EPOLLIN | (peer.link.has_unsent() ? EPOLLOUT : 0u);
+  if (interest != std::exchange(peer.interest, interest)) Watch(peer.link.fd(), static_cast<uint64_t>(id), interest);
+  Finish(std::move(finished));  // may close the peer
+  if (!status.ok()) LosePeer(id, status);
 }
 
 void UcxTransport::Handle(UcxEvent event) {
   switch (event.kind) {
-    case UcxEvent::Kind::kAccepted:
-      peers_[event.endpoint] = Peer{.state = Peer::State::kAccepted};
+    case UcxEvent::Kind::kSent: {
+      const auto it = by_endpoint_.find(event.endpoint);
+      const PeerId peer = it == by_endpoint_.end() ? PeerId{} : it->second;
+      const absl::Status status = event.status;
+      event.done(std::move(event.status));
+      // Its number in the sequence was used: what follows it would be held back for ever.
+      if (!status.ok()) LosePeer(peer, status);
       return;
-    case UcxEvent::Kind::kSent:
-      return event.done(std::move(event.status));
-    case UcxEvent::Kind::kLost:
-      return LosePeer(event.endpoint, event.status);
-    case UcxEvent::Kind::kMessage:
-      return HandleFrame(event.endpoint, std::move(event.header), std::move(event.body));
+    }
+    case UcxEvent::Kind::kLost: {
+      const auto it = by_endpoint_.find(event.endpoint);
+      if (it != by_endpoint_.end()) LosePeer(it->second, event.status);
+      return;
+    }
+    case UcxEvent::Kind::kMessage: {
+      if (event.header.size() < sizeof(Frame)) return;
+      const Frame frame = Frame::Decode(event.header.data());
+      const auto it = by_token_.find(frame.token);
+      if (frame.magic != Frame::kMagic || frame.kind != FrameKind::kMessage || it == by_token_.end()) return;
+      const PeerId id = it->second;
+      if (!event.status.ok()) return LosePeer(id, event.status);
+      return HandleMessage(id, *peers_.at(id), frame, event.header.substr(sizeof(Frame)), std::move(event.body));
+    }
   }
 }
 
-void UcxTransport::HandleFrame(EndpointId endpoint, std::string header, std::string body) {
-  const auto it = peers_.find(endpoint);
-  if (it == peers_.end()) return;
-  Peer& peer = it->second;
-  const auto refuse = [&](absl::string_view why) {
-    LOG(WARNING) << "transport peer refused" << Field("peer", endpoint) << Field("why", why);
-    LosePeer(endpoint, absl::InvalidArgumentError(why));
-  };
-  Frame frame;
-  if (header.size() < sizeof frame) return refuse("message without a frame");
-  std::memcpy(&frame, header.data(), sizeof frame);
-  header.erase(0, sizeof frame);
+void UcxTransport::Refuse(PeerId id, absl::string_view why) {
+  LOG(WARNING) << "transport peer refused" << Field("peer", static_cast<uint64_t>(id)) << Field("why", why);
+  LosePeer(id, absl::InvalidArgumentError(why));
+}
+
+void UcxTransport::HandleFrame(PeerId id, const Frame& frame, std::string header, std::string body) {
+  Peer& peer = *peers_.at(id);
   switch (frame.kind) {
     case FrameKind::kGreeting:
-      if (peer.state != Peer::State::kAccepted || header != nonce_)
-        return refuse("greeting not meant for this process");
-      peer.state = Peer::State::kOpen;
-      worker_->Send(endpoint, Framed(FrameKind::kWelcome, 0, 0, ""), {}, [](absl::Status) {});
-      return;
-    case FrameKind::kWelcome:
-      if (peer.state != Peer::State::kDialling) return refuse("welcome out of turn");
-      peer.state = Peer::State::kOpen;
-      std::exchange(peer.greeting, nullptr)->Answer(absl::OkStatus());
-      return;
-    case FrameKind::kMessage: {
-      if (peer.state == Peer::State::kAccepted) return refuse("message before the greeting");
-      std::vector<Message> ready;
-      if (!peer.received[frame.channel].Arrive(frame.sequence,
-                                               Message{PeerId{endpoint}, std::move(header), std::move(body)}, &ready)) {
-        return refuse("message out of sequence");
+    case FrameKind::kWelcome: {
+      const absl::StatusOr<Hello> hello = Hello::Decode(header);
+      const bool greeting = frame.kind == FrameKind::kGreeting;
+      if (peer.state != (greeting ? Peer::State::kAccepted : Peer::State::kDialling))
+        return Refuse(id, "hello out of turn");
+      if (!hello.ok()) return Refuse(id, hello.status().message());
+      if (greeting ? hello->nonce != nonce_ : frame.token != peer.token) {
+        return Refuse(id, "greeting not meant for this process");
       }
-      for (Message& message : ready) {
-        if (!peers_.contains(endpoint)) return;  // a handler closed it
-        Deliver(frame.channel, std::move(message));
-      }
-      return;
+      peer.state = Peer::State::kOpen;
+      peer.peer_token = hello->token;
+      strangers_.erase(id);
+      OpenFabric(id, peer, hello->fabric);
+      if (!greeting) return std::exchange(peer.greeting, nullptr)->Answer(absl::OkStatus());
+      Frame welcome{.kind = FrameKind::kWelcome, .token = peer.peer_token};
+      peer.link.Push(welcome.With(OwnHello(peer, "").Encode()), nullptr, [](absl::Status) {});
+      return WriteLink(id);
     }
+    case FrameKind::kMessage:
+      if (peer.state != Peer::State::kOpen) return Refuse(id, "message before the greeting");
+      if (frame.token != peer.token) return Refuse(id, "message for another connection");
+      if (frame.sequence != peer.received[frame.channel].next()) return Refuse(id, "message out of sequence");
+      return HandleMessage(id, peer, frame, std::move(header), std::move(body));
   }
-  refuse("unknown frame");
+  Refuse(id, "unknown frame");
+}
+
+void UcxTransport::HandleMessage(PeerId id, Peer& peer, const Frame& frame, std::string header, std::string body) {
+  std::vector<Message> ready;
+  if (!peer.received[frame.channel].Arrive(frame.sequence, Message{id, std::move(header), std::move(body)}, &ready)) {
+    return Refuse(id, "message out of sequence");
+  }
+  for (Message& message : ready) {
+    if (!peers_.contains(id)) return;  // a handler closed it
+    Deliver(frame.channel, std::move(message));
+  }
 }
 
 void UcxTransport::Deliver(uint16_t channel, Message message) {
@@ -388,24 +596,39 @@ void UcxTransport::Deliver(uint16_t channel, Message message) {
   (*handler)(std::move(message));
 }
 
-void UcxTransport::Finish(std::vector<UcxFinished> finished) {
-  for (UcxFinished& one : finished) one.done(std::move(one.status));
+void UcxTransport::Finish(std::vector<FinishedSend> finished) {
+  for (FinishedSend& one : finished) one.done(std::move(one.status));
+}
+
+// Takes the peer out of every table; what it had not sent fails with `reason`.
+std::vector<FinishedSend> UcxTransport::Forget(PeerId id, const absl::Status& reason) {
+  const std::unique_ptr<Peer> peer = std::move(peers_.at(id));
+  peers_.erase(id);
+  by_token_.erase(peer->token);
+  strangers_.erase(id);
+  unwritten_.erase(id);
+  std::vector<FinishedSend> finished;
+  if (peer->fabric != 0) {
+    by_endpoint_.erase(peer->fabric);
+    finished = fabric_->Close(peer->fabric, reason);
+  }
+  for (SendDone& done : peer->link.TakeUnsent()) finished.push_back({std::move(done), reason});
+  return finished;
 }
 
 // May run inside a handler: sends that wait in the queue are taken out of it here.
-void UcxTransport::ClosePeer(EndpointId endpoint) {
-  const auto it = peers_.find(endpoint);
+void UcxTransport::ClosePeer(PeerId id) {
+  const auto it = peers_.find(id);
   if (it == peers_.end()) return;
-  const std::shared_ptr<Greeting> greeting = std::move(it->second.greeting);
-  peers_.erase(it);
-  const absl::Status closed = absl::CancelledError(absl::StrCat("peer ", endpoint, " was closed"));
-  std::vector<UcxFinished> finished = worker_->Close(endpoint, closed);
+  const std::shared_ptr<Greeting> greeting = std::move(it->second->greeting);
+  const absl::Status closed = absl::CancelledError(absl::StrCat("peer ", static_cast<uint64_t>(id), " was closed"));
+  std::vector<FinishedSend> finished = Forget(id, closed);
   {
     absl::MutexLock lock(&mutex_);
     std::deque<Command> kept;
     for (Command& command : commands_) {
       auto* send = std::get_if<SendCommand>(&command);
-      if (send != nullptr && static_cast<EndpointId>(send->peer) == endpoint) {
+      if (send != nullptr && send->peer == id) {
         finished.push_back({std::move(send->done), closed});
       } else {
         kept.push_back(std::move(command));
@@ -417,14 +640,14 @@ void UcxTransport::ClosePeer(EndpointId endpoint) {
   Finish(std::move(finished));
 }
 
-void UcxTransport::LosePeer(EndpointId endpoint, const absl::Status& why) {
-  const auto it = peers_.find(endpoint);
+void UcxTransport::LosePeer(PeerId id, const absl::Status& why) {
+  const auto it = peers_.find(id);
   if (it == peers_.end()) return;
-  const bool announced = it->second.state == Peer::State::kOpen;
-  const std::shared_ptr<Greeting> greeting = std::move(it->second.greeting);
-  peers_.erase(it);
-  const absl::Status status = absl::UnavailableError(absl::StrCat("peer ", endpoint, " was lost: ", why.message()));
-  std::vector<UcxFinished> finished = worker_->Close(endpoint, status);
+  const bool announced = it->second->state == Peer::State::kOpen;
+  const std::shared_ptr<Greeting> greeting = std::move(it->second->greeting);
+  const absl::Status status =
+      absl::UnavailableError(absl::StrCat("peer ", static_cast<uint64_t>(id), " was lost: ", why.message()));
+  std::vector<FinishedSend> finished = Forget(id, status);
   if (greeting != nullptr) greeting->Answer(status);
   Finish(std::move(finished));
   if (!announced) return;
@@ -433,7 +656,7 @@ void UcxTransport::LosePeer(EndpointId endpoint, const absl::Status& why) {
     absl::MutexLock lock(&mutex_);
     handlers = lost_handlers_;
   }
-  for (const std::shared_ptr<PeerLost>& handler : handlers) (*handler)(PeerId{endpoint}, status);
+  for (const std::shared_ptr<PeerLost>& handler : handlers) (*handler)(id, status);
 }
 
 void UcxTransport::Shutdown() {
@@ -449,7 +672,7 @@ void UcxTransport::Shutdown() {
     if (auto* dial = std::get_if<DialCommand>(&command)) dial->greeting->Answer(closing);
     if (auto* close = std::get_if<CloseCommand>(&command)) close->closed->Notify();
   }
-  while (std::optional<UcxEvent> event = worker_->NextEvent()) {
+  while (std::optional<UcxEvent> event = fabric_ == nullptr ? std::nullopt : fabric_->NextEvent()) {
     if (event->kind == UcxEvent::Kind::kSent) event->done(closing);
   }
 }
@@ -462,12 +685,43 @@ void KeepFreedMemory() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
+namespace {
+
+absl::Status CheckTls(const std::string& tls) {
+  for (absl::string_view name : absl::StrSplit(tls, ',')) {
+    if (name != "tcp" && name != "all" && !absl::StartsWith(name, "^")) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("transport.tls='", tls,
+                     "' lets UCX open TCP ports, which bytes of a stranger abort; name transports "
+                     "such as rc, or say auto (RDMA where there is any) or none (our own sockets alone)"));
+  }
+  return absl::OkStatus();
+}
+
+bool HasRdma() {
+  std::error_code none;
+  return std::filesystem::directory_iterator("/sys/class/infiniband", none) != std::filesystem::directory_iterator();
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options) {
   if (options.max_body_bytes < 1) {
     return absl::InvalidArgumentError(absl::StrCat("max_body_bytes=", options.max_body_bytes, " must be positive"));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<UcxWorker> worker, UcxWorker::Create(options));
-  return std::make_unique<UcxTransport>(options, std::move(worker));
+  RETURN_IF_ERROR(CheckTls(options.tls));
+  ASSIGN_OR_RETURN(FileDescriptor listener, ListenOn(options.host, options.port));
+  std::unique_ptr<UcxWorker> fabric;
+  if (options.tls != "none" && (options.tls != "auto" || HasRdma())) {
+    absl::StatusOr<std::unique_ptr<UcxWorker>> made = UcxWorker::Create(options);
+    if (!made.ok() && options.tls != "auto") {
+      return absl::Status(made.status().code(), absl::StrCat("transport.tls='", options.tls, "' transport.devices='",
+                                                             options.devices, "': ", made.status().message()));
+    }
+    if (!made.ok()) LOG(WARNING) << "UCX cannot use this machine's RDMA; sockets are used" << made.status();
+    if (made.ok()) fabric = *std::move(made);
+  }
+  return std::make_unique<UcxTransport>(options, std::move(listener), std::move(fabric));
 }
 
 }  // namespace interlace

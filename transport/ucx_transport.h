@@ -1,11 +1,9 @@
-// Transport over UCX active messages.
+// Transport over sockets of our own and, where the machine has better, over UCX active messages.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,20 +14,26 @@
 namespace interlace {
 
 struct UcxOptions {
-  std::string host;  // numeric address to listen on and to be found at; empty: every IPv4 interface
+  std::string host = "127.0.0.1";  // numeric address to listen on; 0.0.0.0: every IPv4 interface
   uint16_t port = 0;
-  absl::Duration connect_timeout = absl::Seconds(5);  // for each address of the peer that is tried
+  // Which transports of UCX may carry messages, as in UCX_TLS: "auto" is RDMA where the machine has it, "none" is our
+  // own sockets alone. "tcp" is refused: UCX's aborts on bytes that a stranger may send, and ours does its work. "shm"
+  // works but does not survive a peer that is killed: one that dies between taking an element of the receiver's queue
+  // and filling it stops that queue for every other peer.
+  std::string tls = "auto";
+  std::string devices = "all";                        // as UCX_NET_DEVICES
+  absl::Duration connect_timeout = absl::Seconds(5);  // for each address of the peer that is tried, and to be greeted
   int64_t max_body_bytes = int64_t{1} << 30;          // of a message, sent or received
   absl::Duration spin = absl::Microseconds(20);       // polled after activity before the thread sleeps
-  // UCX settings beyond ours, such as {"TLS", "rc,tcp"}; names are those of `ucx_info -c` without UCX_.
-  std::vector<std::pair<std::string, std::string>> settings;
 };
 
-// One thread ("ucx") progresses the worker, runs handlers and completions, and sleeps on the worker's event descriptor
-// when there is nothing to do. Bodies beyond UCX's threshold travel by rendezvous. A message that a peer may not send
-// (no greeting, wrong nonce, too large, out of sequence) loses that peer. The destructor closes every peer; it must not
-// run on the transport's own thread.
-// InvalidArgument names the field; Unavailable says what UCX refused.
+// Every connection is a TCP connection of ours, over which the peers greet each other (a peer must echo the nonce in
+// our address before it may send anything), and whose end is the end of the peer. Messages travel over UCX where both
+// processes are on one of its fabrics, else over that connection.
+// One thread ("ucx") does all of it, runs handlers and completions, and sleeps when there is nothing to do. A message
+// that a peer may not send (no greeting, wrong nonce, too large, out of sequence) loses that peer, and so does one that
+// cannot be sent: both ends learn of it. The destructor closes every peer; it must not run on the transport's own
+// thread. InvalidArgument names the field; Unavailable says what the system or UCX refused.
 absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options);
 
 // Asks the C library to keep the memory of freed bodies instead of returning it to the system and taking fresh pages

@@ -1,12 +1,8 @@
 #include "transport/ucx_worker.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <ucp/api/ucp.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -19,46 +15,8 @@ namespace interlace {
 namespace {
 
 constexpr unsigned kMessageId = 1;
-constexpr size_t kLargestHeader = 4096 + 64;  // a message's header and ours
-constexpr int kCloseProgress = 1000;          // rounds of progress that a closing endpoint gets
-
-// What this tree relies on, whatever the machine's defaults: only transports that notice a dead peer; data on the
-// interface over which the connection was made; a vanished machine noticed in seconds; buffers that carry a small block
-// in one piece (24 KiB messages at 2.0 GB/s instead of 0.9; 2 cores, loopback, 2026-11).
-constexpr std::pair<const char*, const char*> kSettings[] = {
-    {"TLS", "tcp"},
-    {"SOCKADDR_TLS_PRIORITY", "tcp"},
-    {"CM_USE_ALL_DEVICES", "n"},
-    {"TX_SEG_SIZE", "64k"},
-    {"RX_SEG_SIZE", "128k"},
-    {"KEEPIDLE", "2s"},
-    {"KEEPINTVL", "1s"},
-    {"KEEPCNT", "3"},
-};
-
-// Empty `host`: any interface.
-absl::StatusOr<sockaddr_storage> SocketAddress(const std::string& host, uint16_t port) {
-  sockaddr_storage storage{};
-  auto* four = reinterpret_cast<sockaddr_in*>(&storage);
-  auto* six = reinterpret_cast<sockaddr_in6*>(&storage);
-  if (host.empty() || inet_pton(AF_INET, host.c_str(), &four->sin_addr) == 1) {
-    if (host.empty()) four->sin_addr.s_addr = htonl(INADDR_ANY);
-    four->sin_family = AF_INET;
-    four->sin_port = htons(port);
-    return storage;
-  }
-  if (inet_pton(AF_INET6, host.c_str(), &six->sin6_addr) == 1) {
-    six->sin6_family = AF_INET6;
-    six->sin6_port = htons(port);
-    return storage;
-  }
-  return absl::InvalidArgumentError(absl::StrCat("host='", host, "' is not a numeric address"));
-}
-
-ucs_sock_addr_t UcsAddress(const sockaddr_storage& storage) {
-  return {reinterpret_cast<const sockaddr*>(&storage),
-          static_cast<socklen_t>(storage.ss_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6))};
-}
+constexpr size_t kLargestHeader = kMostHeaderBytes + sizeof(Frame);
+constexpr int kCloseProgress = 1000;  // rounds of progress that a closing endpoint gets
 
 }  // namespace
 
@@ -97,14 +55,12 @@ struct UcxWorker::Outbound {
   UcxWorker* worker;
   EndpointId endpoint;
   std::string header;
-  std::vector<SharedBytes> parts;
-  std::vector<ucp_dt_iov_t> pieces;  // for more than one part
-  Transport::SendDone done;          // empty once the endpoint was closed
+  SharedBytes body;          // may be null
+  Transport::SendDone done;  // empty once the endpoint was closed
 };
 
 struct UcxWorker::Inbound {
   UcxWorker* worker;
-  EndpointId endpoint;
   std::string header;
   std::string body;
 };
@@ -121,10 +77,8 @@ struct UcxWorker::Callbacks {
     std::unique_ptr<Inbound> inbound(static_cast<Inbound*>(user));
     UcxWorker& worker = *inbound->worker;
     worker.inbound_.erase(inbound.get());
-    if (!worker.endpoints_.contains(inbound->endpoint)) return;
-    if (status != UCS_OK) return Lose(worker, inbound->endpoint, UcxStatus(status, "receiving a message"));
     worker.events_.push_back({.kind = UcxEvent::Kind::kMessage,
-                              .endpoint = inbound->endpoint,
+                              .status = UcxStatus(status, "receiving a message"),
                               .header = std::move(inbound->header),
                               .body = std::move(inbound->body)});
   }
@@ -132,28 +86,21 @@ struct UcxWorker::Callbacks {
   static ucs_status_t Message(void* arg, const void* header, size_t header_length, void* data, size_t length,
                               const ucp_am_recv_param_t* param) {
     UcxWorker& worker = *static_cast<UcxWorker*>(arg);
-    const bool named = (param->recv_attr & UCP_AM_RECV_ATTR_FIELD_REPLY_EP) != 0;
-    const EndpointId endpoint = named ? worker.IdOf(param->reply_ep) : 0;
-    if (endpoint == 0) return UCS_OK;  // of an endpoint that is closed: dropped
-    if (length > static_cast<size_t>(worker.max_body_bytes_) || header_length > kLargestHeader) {
-      Lose(worker, endpoint, absl::InvalidArgumentError(absl::StrCat("message of ", length, " bytes is too large")));
-      return UCS_OK;
+    UcxEvent event{.kind = UcxEvent::Kind::kMessage,
+                   .header = std::string(static_cast<const char*>(header), std::min(header_length, kLargestHeader))};
+    const bool fits = length <= static_cast<size_t>(worker.max_body_bytes_) && header_length <= kLargestHeader;
+    if (fits && (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
+      return Fetch(worker, std::move(event.header), data, length);
     }
-    std::string head(static_cast<const char*>(header), header_length);
-    if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
-      return Fetch(worker, endpoint, std::move(head), data, length);
-    }
-    worker.events_.push_back({.kind = UcxEvent::Kind::kMessage,
-                              .endpoint = endpoint,
-                              .header = std::move(head),
-                              .body = std::string(static_cast<const char*>(data), length)});
+    if (fits) event.body.assign(static_cast<const char*>(data), length);
+    if (!fits) event.status = absl::InvalidArgumentError(absl::StrCat("message of ", length, " bytes is too large"));
+    worker.events_.push_back(std::move(event));
     return UCS_OK;
   }
 
   // The body of a rendezvous message, into memory that belongs to UCX until it has arrived.
-  static ucs_status_t Fetch(UcxWorker& worker, EndpointId endpoint, std::string header, void* descriptor,
-                            size_t length) {
-    auto* inbound = new Inbound{&worker, endpoint, std::move(header), std::string(length, '\0')};
+  static ucs_status_t Fetch(UcxWorker& worker, std::string header, void* descriptor, size_t length) {
+    auto* inbound = new Inbound{&worker, std::move(header), std::string(length, '\0')};
     worker.inbound_.insert(inbound);
     ucp_request_param_t param{};
     param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
@@ -173,10 +120,6 @@ struct UcxWorker::Callbacks {
     if (const EndpointId id = worker.IdOf(endpoint); id != 0) Lose(worker, id, UcxStatus(status, "connection"));
   }
 
-  static void Connecting(ucp_conn_request_h request, void* arg) {
-    static_cast<UcxWorker*>(arg)->connecting_.push_back(request);
-  }
-
   static void Lose(UcxWorker& worker, EndpointId endpoint, absl::Status status) {
     worker.events_.push_back({.kind = UcxEvent::Kind::kLost, .endpoint = endpoint, .status = std::move(status)});
   }
@@ -186,7 +129,7 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxOptions& o
   auto worker = std::unique_ptr<UcxWorker>(new UcxWorker(options));
   RETURN_IF_ERROR(worker->OpenContext(options));
   RETURN_IF_ERROR(worker->OpenWorker());
-  RETURN_IF_ERROR(worker->OpenListener(options));
+  RETURN_IF_ERROR(worker->ReadAddress());
   return worker;
 }
 
@@ -197,8 +140,9 @@ absl::Status UcxWorker::OpenContext(const UcxOptions& options) {
   const auto set = [&](const char* name, const char* value) {
     return UcxStatus(ucp_config_modify(config, name, value), absl::StrCat("UCX setting ", name, "='", value, "'"));
   };
-  for (const auto& [name, value] : kSettings) RETURN_IF_ERROR(set(name, value));
-  for (const auto& [name, value] : options.settings) RETURN_IF_ERROR(set(name.c_str(), value.c_str()));
+  RETURN_IF_ERROR(set("TLS", options.tls == "auto" ? "ib" : options.tls.c_str()));
+  RETURN_IF_ERROR(set("MM_ERROR_HANDLING", "y"));  // or shared memory would not do for an endpoint that may fail
+  RETURN_IF_ERROR(set("NET_DEVICES", options.devices.c_str()));
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES;
   params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
@@ -214,8 +158,8 @@ absl::Status UcxWorker::OpenWorker() {
   attributes.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER;
   RETURN_IF_ERROR(UcxStatus(ucp_worker_query(worker_, &attributes), "asking the UCX worker"));
   if (attributes.max_am_header < kLargestHeader) {
-    return absl::UnavailableError(absl::StrCat("UCX takes headers of ", attributes.max_am_header, " bytes, ",
-                                               kLargestHeader, " are needed; set TLS=tcp"));
+    return absl::UnavailableError(
+        absl::StrCat("UCX takes headers of ", attributes.max_am_header, " bytes, ", kLargestHeader, " are needed"));
   }
   RETURN_IF_ERROR(UcxStatus(ucp_worker_get_efd(worker_, &event_fd_), "getting the UCX event descriptor"));
   ucp_am_handler_param_t handler{};
@@ -226,27 +170,16 @@ absl::Status UcxWorker::OpenWorker() {
   return UcxStatus(ucp_worker_set_am_recv_handler(worker_, &handler), "setting the UCX message handler");
 }
 
-absl::Status UcxWorker::OpenListener(const UcxOptions& options) {
-  ASSIGN_OR_RETURN(const sockaddr_storage address, SocketAddress(options.host, options.port));
-  ucp_listener_params_t params{};
-  params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
-  params.sockaddr = UcsAddress(address);
-  params.conn_handler.cb = &Callbacks::Connecting;
-  params.conn_handler.arg = this;
-  RETURN_IF_ERROR(UcxStatus(ucp_listener_create(worker_, &params, &listener_),
-                            absl::StrCat("listening on '", options.host, "' port ", options.port)));
-  ucp_listener_attr_t attributes{};
-  attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
-  RETURN_IF_ERROR(UcxStatus(ucp_listener_query(listener_, &attributes), "asking the UCX listener"));
-  port_ = ntohs(attributes.sockaddr.ss_family == AF_INET
-                    ? reinterpret_cast<const sockaddr_in*>(&attributes.sockaddr)->sin_port
-                    : reinterpret_cast<const sockaddr_in6*>(&attributes.sockaddr)->sin6_port);
+absl::Status UcxWorker::ReadAddress() {
+  ucp_address_t* address = nullptr;
+  size_t length = 0;
+  RETURN_IF_ERROR(UcxStatus(ucp_worker_get_address(worker_, &address, &length), "getting the UCX worker's address"));
+  address_.assign(reinterpret_cast<const char*>(address), length);
+  ucp_worker_release_address(worker_, address);
   return absl::OkStatus();
 }
 
 UcxWorker::~UcxWorker() {
-  for (ucp_conn_request* request : connecting_) ucp_listener_reject(listener_, request);
-  if (listener_ != nullptr) ucp_listener_destroy(listener_);
   for (const auto& [id, endpoint] : endpoints_) CloseEndpoint(endpoint);
   endpoints_.clear();
   ids_.clear();
@@ -264,80 +197,40 @@ EndpointId UcxWorker::IdOf(ucp_ep* endpoint) const {
   return it == ids_.end() ? 0 : it->second;
 }
 
-EndpointId UcxWorker::Adopt(ucp_ep* endpoint) {
+absl::StatusOr<EndpointId> UcxWorker::Open(const std::string& address) {
+  ucp_ep_params_t params{};
+  params.field_mask =
+      UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
+  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler.cb = &Callbacks::Error;
+  params.err_handler.arg = this;
+  ucp_ep* endpoint = nullptr;
+  RETURN_IF_ERROR(UcxStatus(ucp_ep_create(worker_, &params, &endpoint), "opening a UCX endpoint"));
   const EndpointId id = ++last_id_;
   endpoints_.emplace(id, endpoint);
   ids_[endpoint] = id;
   return id;
 }
 
-absl::StatusOr<EndpointId> UcxWorker::Dial(const std::string& host, uint16_t port) {
-  ASSIGN_OR_RETURN(const sockaddr_storage address, SocketAddress(host, port));
-  ucp_ep_params_t params{};
-  params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR | UCP_EP_PARAM_FIELD_ERR_HANDLER |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
-  params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
-  params.sockaddr = UcsAddress(address);
-  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-  params.err_handler.cb = &Callbacks::Error;
-  params.err_handler.arg = this;
-  ucp_ep* endpoint = nullptr;
-  RETURN_IF_ERROR(
-      UcxStatus(ucp_ep_create(worker_, &params, &endpoint), absl::StrCat("connecting to ", host, ":", port)));
-  return Adopt(endpoint);
-}
-
-void UcxWorker::AcceptPending() {
-  for (ucp_conn_request* request : std::exchange(connecting_, {})) {
-    ucp_ep_params_t params{};
-    params.field_mask =
-        UCP_EP_PARAM_FIELD_CONN_REQUEST | UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
-    params.conn_request = request;
-    params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-    params.err_handler.cb = &Callbacks::Error;
-    params.err_handler.arg = this;
-    ucp_ep* endpoint = nullptr;
-    const absl::Status status = UcxStatus(ucp_ep_create(worker_, &params, &endpoint), "accepting a connection");
-    if (!status.ok()) {
-      LOG(WARNING) << "transport connection not accepted" << status;
-      continue;
-    }
-    events_.push_back({.kind = UcxEvent::Kind::kAccepted, .endpoint = Adopt(endpoint)});
-  }
-}
-
-void UcxWorker::Send(EndpointId endpoint, std::string header, std::vector<SharedBytes> parts,
-                     Transport::SendDone done) {
+void UcxWorker::Send(EndpointId endpoint, std::string header, SharedBytes body, Transport::SendDone done) {
   const auto it = endpoints_.find(endpoint);
   if (it == endpoints_.end()) {
     events_.push_back({.kind = UcxEvent::Kind::kSent,
-                       .status = absl::UnavailableError(absl::StrCat("peer ", endpoint, " is gone")),
+                       .status = absl::UnavailableError(absl::StrCat("endpoint ", endpoint, " is gone")),
                        .done = std::move(done)});
     return;
   }
-  auto* outbound = new Outbound{this, endpoint, std::move(header), std::move(parts), {}, std::move(done)};
+  auto* outbound = new Outbound{this, endpoint, std::move(header), std::move(body), std::move(done)};
   outbound_.insert(outbound);
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   param.cb.send = &Callbacks::Sent;
   param.user_data = outbound;
-  param.flags = UCP_AM_SEND_FLAG_REPLY;  // tells the receiver which endpoint it came by
-  const void* data = nullptr;
-  size_t count = 0;
-  if (outbound->parts.size() == 1) {
-    data = outbound->parts[0]->data();
-    count = outbound->parts[0]->size();
-  } else if (!outbound->parts.empty()) {
-    for (const SharedBytes& part : outbound->parts) {
-      outbound->pieces.push_back({const_cast<char*>(part->data()), part->size()});
-    }
-    param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
-    param.datatype = UCP_DATATYPE_IOV;
-    data = outbound->pieces.data();
-    count = outbound->pieces.size();
-  }
+  const void* data = outbound->body == nullptr ? nullptr : outbound->body->data();
+  const size_t bytes = outbound->body == nullptr ? 0 : outbound->body->size();
   const ucs_status_ptr_t request =
-      ucp_am_send_nbx(it->second, kMessageId, outbound->header.data(), outbound->header.size(), data, count, &param);
+      ucp_am_send_nbx(it->second, kMessageId, outbound->header.data(), outbound->header.size(), data, bytes, &param);
   if (!UCS_PTR_IS_PTR(request)) Finish(outbound, UCS_PTR_STATUS(request));
 }
 
@@ -365,8 +258,8 @@ void UcxWorker::CloseEndpoint(ucp_ep* endpoint) {
   ucp_request_free(request);
 }
 
-std::vector<UcxFinished> UcxWorker::Close(EndpointId endpoint, const absl::Status& reason) {
-  std::vector<UcxFinished> finished;
+std::vector<FinishedSend> UcxWorker::Close(EndpointId endpoint, const absl::Status& reason) {
+  std::vector<FinishedSend> finished;
   const auto it = endpoints_.find(endpoint);
   if (it == endpoints_.end()) return finished;
   ucp_ep* const closing = it->second;
@@ -374,8 +267,7 @@ std::vector<UcxFinished> UcxWorker::Close(EndpointId endpoint, const absl::Statu
   ids_.erase(closing);
   CloseEndpoint(closing);
   const auto left = [&] {
-    return std::any_of(outbound_.begin(), outbound_.end(), [&](Outbound* o) { return o->endpoint == endpoint; }) ||
-           std::any_of(inbound_.begin(), inbound_.end(), [&](Inbound* i) { return i->endpoint == endpoint; });
+    return std::any_of(outbound_.begin(), outbound_.end(), [&](Outbound* o) { return o->endpoint == endpoint; });
   };
   for (int i = 0; i < kCloseProgress && left(); ++i) ucp_worker_progress(worker_);
   std::deque<UcxEvent> kept;
@@ -395,7 +287,6 @@ std::vector<UcxFinished> UcxWorker::Close(EndpointId endpoint, const absl::Statu
 
 bool UcxWorker::Progress() {
   const unsigned happened = ucp_worker_progress(worker_);
-  AcceptPending();
   return happened != 0 || !events_.empty();
 }
 
@@ -406,13 +297,6 @@ std::optional<UcxEvent> UcxWorker::NextEvent() {
   return event;
 }
 
-void UcxWorker::Wait() {
-  if (ucp_worker_arm(worker_) != UCS_OK) return;  // events are waiting
-  pollfd waiting{event_fd_, POLLIN, 0};
-  while (poll(&waiting, 1, -1) < 0 && errno == EINTR) {
-  }
-}
-
-void UcxWorker::Signal() { ucp_worker_signal(worker_); }
+bool UcxWorker::Arm() { return ucp_worker_arm(worker_) == UCS_OK; }
 
 }  // namespace interlace

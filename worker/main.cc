@@ -14,6 +14,7 @@
 #include "common/log_sink.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
+#include "transport/tcp_socket.h"
 #include "transport/ucx_transport.h"
 #include "worker/plan_intake.h"
 #include "worker/rank.h"
@@ -26,8 +27,14 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
   RealClock clock;
   ASSIGN_OR_RETURN(std::unique_ptr<FaultPoints> faults,
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
-  ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeUcxTransport({}));
-  const uint64_t incarnation = MakeOsEntropy()->Next();
+  UcxOptions transport_options{
+      .host = config.transport.host, .tls = config.transport.tls, .devices = config.transport.devices};
+  if (transport_options.host.empty()) {
+    ASSIGN_OR_RETURN(transport_options.host, AddressTowards(config.cluster.coordinator));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeUcxTransport(transport_options));
+  const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
+  const uint64_t incarnation = entropy->Next();
   int64_t shown = -1;
   ASSIGN_OR_RETURN(std::unique_ptr<Rank> rank,
                    Rank::Create(config, incarnation, clock, *faults, transport.get(), [&](int64_t done, int64_t all) {
@@ -44,19 +51,16 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
             << Field("device_slots", info.device_slots)
             << Field("host_frames", info.host_frames);
-  PlanIntake intake(*rank, config.cluster.coordinator);
+  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator}, clock, entropy->Fork("backoff"));
+  rank->runner().OnAnswers([&intake] { intake.Report(); });
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;
     sigwait(&stop_signals, &signal);
     LOG(INFO) << "stopping" << Field("signal", signal);
     intake.Stop();
   });
-  absl::Status status;
-  while (!intake.stopped()) {
-    status = intake.RunSession(absl::Seconds(30));
-    if (status.ok() || absl::IsFailedPrecondition(status)) break;
-    LOG(WARNING) << "session ended; registering again" << status;
-  }
+  const absl::Status status = intake.Run();
+  rank->runner().OnAnswers(nullptr);
   kill(getpid(), SIGTERM);  // lets the signals thread end when the coordinator drained us
   signals.Join();
   return status;

@@ -37,6 +37,11 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Listen(const Options& op
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  if (options.keepalive < absl::InfiniteDuration()) {
+    const int period = static_cast<int>(absl::ToInt64Milliseconds(options.keepalive));
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, period);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, period);
+  }
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
                              0);  // or two servers would share a port, and clients, in silence
   server->server_ = builder.BuildAndStart();

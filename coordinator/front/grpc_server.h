@@ -21,9 +21,10 @@ class GrpcServer {
  public:
   struct Options {
     std::string host;
-    int port = 0;             // 0: any free one
-    std::string setting;      // what chooses the address, for the error text
-    int64_t max_message = 0;  // bytes received in one message; negative: unlimited
+    int port = 0;                                         // 0: any free one
+    std::string setting;                                  // what chooses the address, for the error text
+    int64_t max_message = 0;                              // bytes received in one message; negative: unlimited
+    absl::Duration keepalive = absl::InfiniteDuration();  // between pings; a peer that answers none for as long is gone
   };
   // FailedPrecondition says which address cannot be had and how to choose another.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const Options& options, grpc::Service* service);

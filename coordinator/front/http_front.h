@@ -24,14 +24,19 @@ class HttpFront {
     absl::Duration body_timeout = absl::Seconds(120);   // the body
     absl::Duration idle_timeout = absl::Seconds(75);    // between requests
     absl::Duration write_timeout = absl::Seconds(30);   // one write that makes no headway
+    // A stream without a token begins after that long, so that proxies see it live; until then a failure is a real
+    // status.
+    absl::Duration first_write = absl::Seconds(2);
+    absl::Duration ping_interval = absl::Seconds(15);  // between comments in a stream that has nothing else to say
   };
   // Listens at once. FailedPrecondition says which address cannot be had and how to choose another.
   static absl::StatusOr<std::unique_ptr<HttpFront>> Listen(const Options& options, Intake& intake,
                                                            const Metrics& metrics);
   ~HttpFront();  // Stop without patience
   int port() const;
-  // Accepts no more and closes idle connections; returns when open answers are finished or after `patience`, and cuts
-  // those that are not. Idempotent.
+  // Accepts no more and closes idle connections; returns when open answers are finished. After `patience` those that
+  // are not end with an error, in a stream with an error event; who does not read it within two seconds is cut.
+  // Idempotent.
   void Stop(absl::Duration patience);
 
  private:

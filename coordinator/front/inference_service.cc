@@ -1,13 +1,14 @@
 #include "coordinator/front/inference_service.h"
 
-#include <algorithm>
 #include <deque>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "common/grpc_status.h"
+#include "coordinator/front/inference_spec.h"
 
 namespace interlace {
 namespace {
@@ -22,6 +23,9 @@ void Fill(absl::Span<const TokenScore> scores, const Tokenizer& tokenizer, v1::T
   }
 }
 
+class EventWriter;
+using StreamSet = std::set<EventWriter*>;
+
 // The reactor of one Generate or Chat call.
 // Holds itself until gRPC is done with it. Its state belongs to the `streams` executor: gRPC's calls are posted there.
 // One write is in flight; what the client does not take stays in the TextStream, whose backlog is bounded. The trap:
@@ -29,8 +33,11 @@ void Fill(absl::Span<const TokenScore> scores, const Tokenizer& tokenizer, v1::T
 class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
                           public std::enable_shared_from_this<EventWriter> {
  public:
-  static EventWriter* Open(GenerationSpec spec, Intake& intake, Executor& slow, Executor& streams);
-  EventWriter(Intake& intake, Executor& streams) : intake_(intake), streams_(streams) {}
+  // `open` holds the writer until gRPC is done with it; thread: that of `streams`.
+  static EventWriter* Open(GenerationSpec spec, Intake& intake, Executor& slow, Executor& streams, StreamSet& open);
+  EventWriter(Intake& intake, Executor& streams, StreamSet& open) : intake_(intake), streams_(streams), open_(open) {}
+  // On `streams`: the call ends with `why` once what it has is written.
+  void End(const absl::Status& why);
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -44,6 +51,7 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
 
   Intake& intake_;
   Executor& streams_;
+  StreamSet& open_;
   std::shared_ptr<EventWriter> self_;     // until OnDone
   std::optional<GenerationRun> run_;      // none: not begun, or over
   std::deque<v1::GenerateEvent> events_;  // the front one may be in flight
@@ -52,9 +60,11 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   bool finished_ = false;
 };
 
-EventWriter* EventWriter::Open(GenerationSpec spec, Intake& intake, Executor& slow, Executor& streams) {
-  auto writer = std::make_shared<EventWriter>(intake, streams);
+EventWriter* EventWriter::Open(GenerationSpec spec, Intake& intake, Executor& slow, Executor& streams,
+                               StreamSet& open) {
+  auto writer = std::make_shared<EventWriter>(intake, streams, open);
   writer->self_ = writer;
+  streams.Post([writer] { writer->open_.insert(writer.get()); });
   slow.Post([writer, spec = std::move(spec)] { writer->Begin(spec); });
   return writer.get();
 }
@@ -147,36 +157,23 @@ void EventWriter::OnCancel() {
 
 void EventWriter::OnDone() {
   Executor& streams = streams_;
-  streams.Post([self = std::move(self_)] { self->run_.reset(); });
+  streams.Post([self = std::move(self_)] {
+    self->run_.reset();
+    self->open_.erase(self.get());
+  });
 }
 
-// The fields that Generate and Chat share.
-GenerationSpec SpecOf(const std::string& name, const std::string& model, const v1::SamplingOptions& options,
-                      const grpc::CallbackServerContext& context) {
-  GenerationSpec spec;
-  spec.name = name;
-  spec.model = model;
-  if (options.has_temperature()) spec.temperature = options.temperature();
-  if (options.has_top_p()) spec.top_p = options.top_p();
-  if (options.has_top_k()) spec.top_k = options.top_k();
-  if (options.has_seed()) spec.seed = options.seed();
-  if (options.has_max_tokens()) spec.max_tokens = options.max_tokens();
-  if (options.has_min_p()) spec.min_p = options.min_p();
-  if (options.has_typical_p()) spec.typical_p = options.typical_p();
-  if (options.has_repetition_penalty()) spec.repetition_penalty = options.repetition_penalty();
-  if (options.has_presence_penalty()) spec.presence_penalty = options.presence_penalty();
-  if (options.has_frequency_penalty()) spec.frequency_penalty = options.frequency_penalty();
-  if (options.has_min_tokens()) spec.min_tokens = options.min_tokens();
-  if (options.has_logprobs()) spec.logprobs = options.logprobs();
-  spec.logit_bias.assign(options.logit_bias().begin(), options.logit_bias().end());
-  std::sort(spec.logit_bias.begin(), spec.logit_bias.end());
-  spec.bad_words.assign(options.bad_words().begin(), options.bad_words().end());
-  spec.stop.assign(options.stop().begin(), options.stop().end());
-  spec.stop_token_ids.assign(options.stop_token_ids().begin(), options.stop_token_ids().end());
-  spec.ignore_eos = options.ignore_eos();
+void EventWriter::End(const absl::Status& why) {
+  if (final_) return;
+  run_.reset();  // cancels the request
+  final_ = why;
+  Advance();
+}
+
+// A call without a deadline has one far away.
+void SetDeadline(const grpc::CallbackServerContext& context, GenerationSpec* spec) {
   const absl::Duration remaining = absl::FromChrono(context.deadline()) - absl::Now();
-  if (remaining < absl::Hours(24 * 365)) spec.deadline = remaining;  // a call without a deadline has one far away
-  return spec;
+  if (remaining < absl::Hours(24 * 365)) spec->deadline = remaining;
 }
 
 void Fill(const Explanation& e, v1::ExplainReply* reply) {
@@ -212,25 +209,33 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
 
 }  // namespace
 
+// Thread: that of the `streams` executor.
+class InferenceService::OpenStreams {
+ public:
+  StreamSet set;
+};
+
+InferenceService::InferenceService(Intake& intake) : intake_(intake), open_(std::make_unique<OpenStreams>()) {}
+InferenceService::~InferenceService() = default;
+
+void InferenceService::EndStreams(const absl::Status& why) {
+  streams_.Post([this, why] {
+    for (EventWriter* writer : StreamSet(open_->set)) writer->End(why);
+  });
+}
+
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(grpc::CallbackServerContext* context,
                                                                         const v1::GenerateRequest* request) {
-  GenerationSpec spec = SpecOf(request->request_id(), request->model(), request->sampling(), *context);
-  if (request->has_tokens()) {
-    const auto& ids = request->tokens().ids();
-    spec.prompts.emplace_back(std::vector<int32_t>(ids.begin(), ids.end()));
-  } else if (request->has_text()) {
-    spec.prompts.emplace_back(request->text());
-  }
-  return EventWriter::Open(std::move(spec), intake_, slow_, streams_);
+  GenerationSpec spec = SpecOf(*request);
+  SetDeadline(*context, &spec);
+  return EventWriter::Open(std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Chat(grpc::CallbackServerContext* context,
                                                                     const v1::ChatRequest* request) {
-  GenerationSpec spec = SpecOf(request->request_id(), request->model(), request->sampling(), *context);
-  std::vector<ChatMessage> messages;
-  for (const v1::ChatMessage& message : request->messages()) messages.push_back({message.role(), message.content()});
-  spec.prompts.emplace_back(std::move(messages));
-  return EventWriter::Open(std::move(spec), intake_, slow_, streams_);
+  GenerationSpec spec = SpecOf(*request);
+  SetDeadline(*context, &spec);
+  return EventWriter::Open(std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest*,

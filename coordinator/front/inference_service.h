@@ -3,6 +3,9 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <memory>
+
+#include "absl/status/status.h"
 #include "common/executor.h"
 #include "coordinator/front/generation.h"
 #include "proto/inference.grpc.pb.h"
@@ -14,7 +17,11 @@ namespace interlace {
 // engine outlive it.
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  explicit InferenceService(Intake& intake) : intake_(intake) {}
+  explicit InferenceService(Intake& intake);
+  ~InferenceService() override;
+
+  // Every stream that is open ends with `why` behind the events it has.
+  void EndStreams(const absl::Status& why);
 
   grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(grpc::CallbackServerContext* context,
                                                         const v1::GenerateRequest* request) override;
@@ -28,7 +35,10 @@ class InferenceService final : public v1::Inference::CallbackService {
                                     v1::ExplainReply* reply) override;
 
  private:
+  class OpenStreams;
+
   Intake& intake_;
+  const std::unique_ptr<OpenStreams> open_;
   ThreadExecutor streams_{"grpc-streams", 65536};  // moves text to the wire
   ThreadExecutor slow_{"grpc-intake", 65536};      // tokenises, waits for the scheduler; posts to streams_
 };

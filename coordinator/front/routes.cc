@@ -166,8 +166,9 @@ HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after) {
   HttpReply reply = Ok(ErrorBody(error));
   reply.status = error.http;
   if (!error.retry) reply.headers.emplace_back("x-should-retry", "false");
-  if (error.http == 429) {
-    const int64_t ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(retry_after));
+  if (error.http == 429 || error.http == 503) {
+    const absl::Duration wait = retry_after > absl::ZeroDuration() ? retry_after : absl::Seconds(1);
+    const int64_t ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(wait));
     reply.headers.emplace_back("retry-after-ms", absl::StrCat(ms));
     reply.headers.emplace_back("retry-after", absl::StrCat((ms + 999) / 1000));
   }

@@ -58,7 +58,8 @@ class Routes {
   const Metrics& metrics_;
 };
 
-// OpenAI's error body and the headers that steer a client's retries. `retry_after` is used for 429 alone.
+// OpenAI's error body and the headers that steer a client's retries. `retry_after` is used for 429 and 503; zero: a
+// second.
 HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after = absl::ZeroDuration());
 // For what HTTP itself refuses (404, 405, 413, ...).
 HttpReply ErrorReply(int http, absl::string_view message, absl::string_view code);

@@ -87,10 +87,10 @@ std::string Failed(const char* call, cublasStatus_t status) {
 
 }  // namespace
 
-CublasGemm::CublasGemm() : library_(std::make_unique<Library>()) {}
+CublasGemm::CublasGemm() : library_(std::make_unique<Library>()), plans_(kMostPlans) {}
 
 CublasGemm::~CublasGemm() {
-  plans_.clear();
+  plans_.Clear();
   if (library_->lt != nullptr) library_->destroy(library_->lt);
   // The library stays open: it keeps state of the process that outlives a backend.
 }
@@ -155,19 +155,16 @@ std::string CublasGemm::MakePlan(const CudaGemm& gemm, const Key& key, Plan** ou
   if (status != CUBLAS_STATUS_SUCCESS) return Failed("cublasLtMatmulAlgoGetHeuristic", status);
   if (count < 1 || found.state != CUBLAS_STATUS_SUCCESS) return "cuBLASLt has no algorithm for this shape";
   plan->algorithm = found.algo;
-  *out = plan.get();
-  plans_[key] = std::move(plan);
+  *out = plans_.Put(key, std::move(plan));
   return "";
 }
 
 std::string CublasGemm::Run(const CudaGemm& gemm, void* workspace, void* stream) {
   const Key key{
       gemm.m, gemm.n, gemm.k, gemm.ldk, gemm.accumulate, AlignmentOf(gemm.w), AlignmentOf(gemm.x), AlignmentOf(gemm.d)};
-  Plan* plan = nullptr;
-  if (const auto it = plans_.find(key); it != plans_.end()) {
-    plan = it->second.get();
-  } else if (std::string error = MakePlan(gemm, key, &plan); !error.empty()) {
-    return error;
+  Plan* plan = plans_.Find(key);
+  if (plan == nullptr) {
+    if (std::string error = MakePlan(gemm, key, &plan); !error.empty()) return error;
   }
   const float alpha = 1, beta = gemm.accumulate ? 1 : 0;
   RETURN_IF_FAILED(library_->matmul(library_->lt, plan->desc, &alpha, gemm.w, plan->w, gemm.x, plan->x, &beta, gemm.d,

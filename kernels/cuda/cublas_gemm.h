@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <tuple>
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/cuda_calls.h"
+#include "kernels/cuda/plan_cache.h"
 
 namespace interlace {
 
@@ -25,6 +25,8 @@ class CublasGemm {
   const std::string& version() const { return version_; }
 
   static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
+  // Shapes are keyed by the exact number of rows: a server sees hundreds of row counts times a few shapes per layer.
+  static constexpr size_t kMostPlans = 4096;
 
  private:
   struct Library;
@@ -35,7 +37,7 @@ class CublasGemm {
   std::string MakePlan(const CudaGemm& gemm, const Key& key, Plan** out);
 
   std::unique_ptr<Library> library_;
-  std::map<Key, std::unique_ptr<Plan>> plans_;
+  PlanCache<Key, Plan> plans_;
   std::string version_;
 };
 

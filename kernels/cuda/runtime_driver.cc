@@ -15,6 +15,22 @@ namespace {
 
 constexpr int kDevice = 0;
 
+// CUDA 13 names a place by a location, CUDA 12 by the number of the device.
+#if CUDART_VERSION >= 13000
+constexpr int kLeastDriver = 580;
+constexpr cudaMemLocation kPlace{.type = cudaMemLocationTypeDevice, .id = kDevice};
+cudaError_t PrefetchToDevice(void* memory, size_t bytes) {
+  return cudaMemPrefetchAsync(memory, bytes, kPlace, 0, nullptr);
+}
+#else
+constexpr int kLeastDriver = 525;
+constexpr int kPlace = kDevice;
+cudaError_t PrefetchToDevice(void* memory, size_t bytes) { return cudaMemPrefetchAsync(memory, bytes, kPlace, nullptr); }
+#endif
+cudaError_t PreferDevice(void* memory, size_t bytes) {
+  return cudaMemAdvise(memory, bytes, cudaMemAdviseSetPreferredLocation, kPlace);
+}
+
 CudaResult Of(cudaError_t error) {
   if (error == cudaSuccess) return {};
   // An error that is not sticky is forgotten by the runtime once it is read.
@@ -48,10 +64,9 @@ class RuntimeDriver final : public CudaDriver {
       return {CudaResult::kOutOfMemory, absl::StrCat(free_bytes, " of ", all_bytes, " bytes of the device are free")};
     }
     if (CudaResult r = Of(cudaMallocManaged(out, size, cudaMemAttachGlobal)); !r.ok()) return r;
-    const cudaMemLocation device{.type = cudaMemLocationTypeDevice, .id = kDevice};
-    CudaResult r = Of(cudaMemAdvise(*out, size, cudaMemAdviseSetPreferredLocation, device));
     // No SetAccessedBy: a page that the host touched would then be read over the bus for ever rather than come back.
-    if (r.ok()) r = Of(cudaMemPrefetchAsync(*out, size, device, 0, nullptr));
+    CudaResult r = Of(PreferDevice(*out, size));
+    if (r.ok()) r = Of(PrefetchToDevice(*out, size));
     if (r.ok()) r = Of(cudaStreamSynchronize(nullptr));
     if (!r.ok()) (void)cudaFree(*out);
     return r;
@@ -119,7 +134,9 @@ std::string Version(int version) { return absl::StrCat(version / 1000, ".", vers
 
 absl::StatusOr<std::unique_ptr<CudaDriver>> MakeRuntimeDriver() {
   int devices = 0;
-  if (cudaError_t e = cudaGetDeviceCount(&devices); e != cudaSuccess) return Lacks("no GPU can be used (NVIDIA driver 580 or newer?)", e);
+  if (cudaError_t e = cudaGetDeviceCount(&devices); e != cudaSuccess) {
+    return Lacks(absl::StrCat("no GPU can be used (NVIDIA driver ", kLeastDriver, " or newer?)"), e);
+  }
   if (devices == 0) return absl::FailedPreconditionError("no GPU is visible; see CUDA_VISIBLE_DEVICES");
   if (cudaError_t e = cudaSetDevice(kDevice); e != cudaSuccess) return Lacks("the GPU cannot be used", e);
   cudaDeviceProp properties{};

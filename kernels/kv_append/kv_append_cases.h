@@ -20,6 +20,7 @@ inline constexpr KvAppendCase kKvAppendCases[] = {
     {"smollm2_decode_f16", {16, 3, 64, DType::kF16}, 1, 517},
     {"smollm2_decode_i8", {16, 3, 64, DType::kI8}, 1, 517},
     {"smollm2_chunk", {16, 3, 64}, 70, 33},
+    {"far_chunk_bf16", {32, 1, 128, DType::kBF16}, 9, 131063},
     {"smollm2_prefill_f16", {16, 3, 64, DType::kF16}, 512, 0},
     {"smollm2_prefill_bf16", {32, 3, 64, DType::kBF16}, 512, 0},
     {"smollm2_prefill_i8", {16, 3, 64, DType::kI8}, 512, 0},

@@ -86,15 +86,17 @@ void RunWork(const Work& work, const StripKernels& kernels, OpContext on) {
   deals.Reset(pairs, members, kPairsAtOnce);
   on.team().ParallelFor(members, 1, [&](int64_t member, int64_t /*end*/) {
     QuantisedX x = common;
-    if (quantised && !together) {
-      static thread_local XScratch own;
-      x = own.Resize(tokens, k);
-      for (int64_t t = 0; t < tokens; ++t) kernels.quantise(work.x.f32_row(t), t, x);
-    }
+    bool ready = together || !quantised;  // a thread that finds nothing left to multiply quantises nothing
     std::byte* scratch = KernelScratch(kernels.scratch_bytes);
     for (int64_t m = 0; m < members; ++m) {
       const int64_t owner = (member + m) % members;
       for (Deals::Range taken = deals.Take(owner); taken.begin < taken.end; taken = deals.Take(owner)) {
+        if (!ready) {
+          static thread_local XScratch own;
+          x = own.Resize(tokens, k);
+          for (int64_t t = 0; t < tokens; ++t) kernels.quantise(work.x.f32_row(t), t, x);
+          ready = true;
+        }
         for (const Run& run : work.runs) {
           const int64_t from = std::max(taken.begin, run.begin), to = std::min(taken.end, run.end);
           const int64_t known = std::min(deals.end_of(owner), run.end);

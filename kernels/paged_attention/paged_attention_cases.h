@@ -50,6 +50,9 @@ inline constexpr PagedAttentionCase kPagedAttentionCases[] = {
     {"smollm2_decode_8x256_bf16", {32, 3, 64, DType::kBF16}, 9, 1, 255, 0, 0, 8},
     {"gemma3_decode_2000_f16", {32, 1, 256, DType::kF16}, 4, 1, 1999},
     {"gemma3_decode_window_f16", {32, 1, 256, DType::kF16}, 4, 1, 1999, 512},
+    {"far_decode_f16", {16, 1, 64, DType::kF16}, 3, 1, 131071},
+    {"far_chunk_bf16", {32, 1, 128, DType::kBF16}, 2, 5, 131067},
+    {"far_window_i8", {512, 1, 64, DType::kI8}, 2, 3, 131069, 512},
 };
 
 }  // namespace interlace

@@ -21,6 +21,7 @@ inline constexpr SampleCase kSampleCases[] = {
     {"smollm2_top_p", 2, 49152, {.temperature = 0.8f, .top_p = 0.9f}},
     {"smollm2_min_p", 2, 49152, {.temperature = 1, .min_p = 0.05f}},
     {"smollm2_typical", 2, 49152, {.temperature = 1, .typical_p = 0.9f}},
+    {"qwen3_top_p", 1, 151936, {.temperature = 0.6f, .top_p = 0.95f}},
     {"smollm2_logprobs", 2, 49152, {.temperature = 0, .logprobs = 20}},
     {"smollm2_both", 4, 49152, {.temperature = 1.2f, .top_k = 200, .top_p = 0.95f}},
 };

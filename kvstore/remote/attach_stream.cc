@@ -64,8 +64,8 @@ absl::StatusOr<std::unique_ptr<AttachStream>> AttachStream::Open(const std::stri
                                                                  absl::AnyInvocable<void(absl::Status)> broken) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a fresh connection, without an old one's back-off
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 2000);       // a store that hangs is noticed
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 2000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 1000);       // a store that hangs is noticed
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 1000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   auto stream = std::unique_ptr<AttachStream>(new AttachStream);

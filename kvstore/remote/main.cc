@@ -56,6 +56,8 @@ absl::Status Serve(const Flags& flags) {
   KeepFreedMemory();
   StoreServerOptions options;
   options.listen = config.kvstore.listen;
+  options.transport = {
+      .host = config.transport.host, .tls = config.transport.tls, .devices = config.transport.devices};
   options.host_bytes = config.kvstore.host_bytes.value;
   options.rocksdb_dir = config.kvstore.rocksdb_dir;
   options.rocksdb_bytes = config.kvstore.rocksdb_bytes.value;

@@ -14,7 +14,7 @@
 #include "kvstore/remote/request_intake.h"
 #include "kvstore/remote/store_sessions.h"
 #include "kvstore/tier/tiers.h"
-#include "transport/ucx_transport.h"
+#include "transport/tcp_socket.h"
 
 namespace interlace {
 namespace {
@@ -33,12 +33,6 @@ absl::StatusOr<std::unique_ptr<KvTier>> MakeStore(const StoreServerOptions& opti
   if (!rocksdb.ok()) return named(rocksdb.status());
   tiers->push_back(rocksdb->get());
   return MakeLayeredTier(*std::move(memory), *std::move(rocksdb));
-}
-
-// Where peers on other machines find the transport: the control host if it is numeric and not a wildcard.
-std::string TransportHost(absl::string_view host) {
-  const bool numeric = !host.empty() && host.find_first_not_of("0123456789.") == absl::string_view::npos;
-  return numeric && host != "0.0.0.0" ? std::string(host) : "";
 }
 
 }  // namespace
@@ -74,8 +68,15 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
   ASSIGN_OR_RETURN(parts->store, MakeStore(options, &parts->tiers));
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   parts->sessions = std::make_unique<StoreSessions>(entropy->Fork("sessions"));
-  UcxOptions transport_options;
-  transport_options.host = TransportHost(host);
+  UcxOptions transport_options = options.transport;
+  if (transport_options.host.empty()) {
+    absl::StatusOr<std::string> numeric = NumericHost(host);
+    if (!numeric.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("kvstore.listen='", options.listen, "': ", numeric.status().message()));
+    }
+    transport_options.host = *std::move(numeric);
+  }
   absl::StatusOr<std::unique_ptr<Transport>> transport = MakeUcxTransport(transport_options);
   if (!transport.ok()) {
     return absl::Status(transport.status().code(), absl::StrCat("kvstore.listen='", options.listen,
@@ -94,10 +95,10 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
   int port = 0;
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 2000);  // a client that hangs or vanished ends its session
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 2000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 1000);  // a client that hangs or vanished ends its session
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 1000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 500);
   builder.RegisterService(parts->service.get());
   parts->server = builder.BuildAndStart();
   if (parts->server == nullptr || port == 0) {

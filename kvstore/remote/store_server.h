@@ -9,11 +9,13 @@
 
 #include "absl/status/statusor.h"
 #include "kvstore/tier/tier.h"
+#include "transport/ucx_transport.h"
 
 namespace interlace {
 
 struct StoreServerOptions {
   std::string listen = "127.0.0.1:0";  // control address; port 0 picks a free one
+  UcxOptions transport{.host = ""};    // empty host: that of `listen`
   int64_t host_bytes = 0;
   std::string rocksdb_dir;                         // empty: memory alone
   int64_t rocksdb_bytes = 0;                       // of the folder

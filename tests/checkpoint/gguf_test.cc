@@ -227,6 +227,131 @@ TEST(GgufTest, OpensFiles) {
   EXPECT_THAT(GgufFile::Open(path), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(path)));
 }
 
+// A folder with the parts of a model, split as llama.cpp splits; goes away with it.
+class SplitModel {
+ public:
+  explicit SplitModel(const std::string& name) : folder_(::testing::TempDir() + "gguf_split_" + name) {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    for (int i = 0; i < 3; ++i) Write(i, Part(i));
+  }
+  ~SplitModel() { std::filesystem::remove_all(folder_); }
+  // Part `number` of three, of which each has a tensor; the first has the model's metadata.
+  static GgufWriter Part(uint16_t number, uint16_t count = 3, int32_t tensors = 3) {
+    GgufWriter writer;
+    if (number == 0) writer.Text("general.architecture", "llama");
+    return writer.Raw("split.no", GgufWriter::kU16, GgufWriter::Bytes(number))
+        .Raw("split.count", GgufWriter::kU16, GgufWriter::Bytes(count))
+        .Raw("split.tensors.count", GgufWriter::kI32, GgufWriter::Bytes(tensors))
+        .Tensor("t" + std::to_string(number), 0, {8}, std::string(32, static_cast<char>('a' + number)));
+  }
+  std::string Path(int number) const { return folder_ + "/m-0000" + std::to_string(number + 1) + "-of-00003.gguf"; }
+  void Write(int number, const GgufWriter& writer) const {
+    std::ofstream(Path(number), std::ios::binary | std::ios::trunc) << writer.Build();
+  }
+  const std::string& folder() const { return folder_; }
+
+ private:
+  const std::string folder_;
+};
+
+TEST(GgufSplitTest, AnyPartOpensTheWhole) {
+  const SplitModel model("whole");
+  std::string digest;
+  for (int part = 0; part < 3; ++part) {
+    const auto file = GgufFile::Open(model.Path(part));
+    ASSERT_OK(file);
+    EXPECT_EQ(*(*file)->Text("general.architecture"), "llama");
+    ASSERT_EQ((*file)->tensors().size(), 3u);
+    for (int i = 0; i < 3; ++i) {
+      const auto tensor = (*file)->Tensor("t" + std::to_string(i));
+      ASSERT_OK(tensor);
+      EXPECT_EQ((*tensor)->data[31], static_cast<std::byte>('a' + i));
+      (*file)->Drop((*tensor)->data);
+    }
+    if (part == 0) digest = (*file)->digest();
+    EXPECT_EQ((*file)->digest(), digest);
+  }
+  // A byte of any part's weights changes the digest.
+  for (int part = 0; part < 3; ++part) {
+    GgufWriter other = SplitModel::Part(part, 3, 3);
+    std::string bytes = other.Build();
+    bytes.back() ^= 1;
+    std::ofstream(model.Path(part), std::ios::binary | std::ios::trunc) << bytes;
+    const auto file = GgufFile::Open(model.Path(0));
+    ASSERT_OK(file);
+    EXPECT_NE((*file)->digest(), digest) << part;
+    digest = (*file)->digest();
+  }
+}
+
+TEST(GgufSplitTest, WhatIsWrongWithAPartIsNamed) {
+  const auto refused = [](const SplitModel& model, absl::StatusCode code, const std::string& message) {
+    for (int from = 0; from < 3; ++from) {
+      if (!std::filesystem::exists(model.Path(from))) continue;
+      EXPECT_THAT(GgufFile::Open(model.Path(from)), StatusIs(code, HasSubstr(message))) << from;
+    }
+  };
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  {
+    const SplitModel model("missing");
+    std::filesystem::remove(model.Path(1));
+    refused(model, absl::StatusCode::kNotFound, "part 2 of 3");
+    EXPECT_THAT(GgufFile::Open(model.Path(0)), StatusIs(absl::StatusCode::kNotFound, HasSubstr(model.Path(1))));
+  }
+  {
+    const SplitModel model("swapped");
+    model.Write(1, SplitModel::Part(2));
+    EXPECT_THAT(GgufFile::Open(model.Path(0)), StatusIs(kInvalid, AllOf(HasSubstr("split.no 2"), HasSubstr("part 2"))));
+    EXPECT_THAT(GgufFile::Open(model.Path(1)), StatusIs(kInvalid, HasSubstr("-00003-of-00003.gguf")));
+  }
+  {
+    const SplitModel model("of_another");
+    model.Write(2, SplitModel::Part(2, 3, 4));
+    refused(model, kInvalid, "split.tensors.count");
+  }
+  {
+    const SplitModel model("no_split");
+    model.Write(2, Sound());
+    EXPECT_THAT(GgufFile::Open(model.Path(0)), StatusIs(kInvalid, HasSubstr("split.count 1")));
+  }
+  {
+    const SplitModel model("twice");
+    model.Write(1, SplitModel::Part(1).Tensor("t0", 0, {8}, std::string(32, 'x')));
+    refused(model, kInvalid, "'t0'");
+  }
+  {
+    const SplitModel model("too_many");
+    model.Write(1, SplitModel::Part(1).Tensor("t9", 0, {8}, std::string(32, 'x')));
+    refused(model, kInvalid, "hold 4 tensors");
+  }
+  {
+    const SplitModel model("broken");
+    std::ofstream(model.Path(2), std::ios::binary | std::ios::trunc) << "GGUF";
+    EXPECT_THAT(GgufFile::Open(model.Path(0)), StatusIs(kInvalid, HasSubstr("part 3 of 3")));
+  }
+  {
+    const SplitModel model("renamed");
+    const std::string other = model.folder() + "/model.gguf";
+    std::filesystem::rename(model.Path(0), other);
+    EXPECT_THAT(GgufFile::Open(other), StatusIs(kInvalid, AllOf(HasSubstr(other), HasSubstr("-00001-of-00003.gguf"))));
+  }
+  const std::pair<const char*, GgufWriter> cases[] = {
+      {"split.no", SplitModel::Part(3)},
+      {"split.count", GgufWriter().Raw("split.count", GgufWriter::kI32, GgufWriter::Bytes(int32_t{-1}))},
+      {"split.no", GgufWriter().U32("split.count", 2)},
+      {"split.tensors.count", SplitModel::Part(0, 3, -1)},
+  };
+  for (const auto& [message, writer] : cases) {
+    const SplitModel model("values");
+    model.Write(0, writer);
+    EXPECT_THAT(GgufFile::Open(model.Path(0)), StatusIs(kInvalid, HasSubstr(message)));
+  }
+  const SplitModel model("joined");  // by llama.cpp's tool
+  model.Write(0, Sound().Raw("split.count", GgufWriter::kU16, GgufWriter::Bytes(uint16_t{0})));
+  EXPECT_OK(GgufFile::Open(model.Path(0)));
+}
+
 TEST(GgufTest, ReadsTheTestModel) {
   auto file = GgufFile::Open(TestModelPath());
   ASSERT_OK(file);

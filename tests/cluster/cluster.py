@@ -67,15 +67,32 @@ class Cluster:
     def await_nothing_held(self):
         wait_until("every block was given back", self.nothing_held)
 
+    def up_metric(self, name: str) -> float:
+        """The same; -1 while nobody answers."""
+        try:
+            return self.metric(name)
+        except OSError:
+            return -1
+
+    def processes(self) -> dict[str, str]:
+        """Pid and arguments of each process of the cluster that runs, by names such as worker-1, coordinator, kvstore."""
+        listed = subprocess.run(["ps", "-ww", "-o", "pid=,stat=,args=", "--ppid", str(self.process.pid)],
+                                capture_output=True, text=True, check=False).stdout
+        found = {}
+        for line in listed.strip().split("\n"):
+            words = line.split()
+            if len(words) < 3 or words[1].startswith("Z") or "/interlace-" not in words[2]:
+                continue
+            name = words[2].rsplit("/interlace-", 1)[1]
+            stage = [word for word in words if word.startswith("cluster.stage=")]
+            found[f"{name}-{stage[0].split('=')[1]}" if name == "worker" and stage else name] = line
+        return found
+
     def child(self, name: str) -> int:
         """The pid of one process of the cluster, such as worker-1 or kvstore."""
-        program, _, stage = name.partition("-")
-        listed = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True,
-                                text=True, check=True).stdout
-        for line in listed.strip().split("\n"):
-            if f"interlace-{program} " in line + " " and (not stage or f"cluster.stage={stage}" in line):
-                return int(line.split()[0])
-        raise AssertionError(f"no process {name} among:\n{listed}")
+        processes = self.processes()
+        assert name in processes, f"no process {name} among:\n{processes}"
+        return int(processes[name].split()[0])
 
     def stop(self):
         """Drains; the exit code must be 0 and no process may be left."""

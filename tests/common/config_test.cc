@@ -63,11 +63,49 @@ TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
                                                         {"kv.keep_layers=some", "auto"},
                                                         {"kv.tiers=remote", "kv.remote"},
                                                         {"kv.tiers=host,rocksdb", "kv.rocksdb_dir"},
-                                                        {"sched.chunk_tokens=0", "sched.chunk_tokens"}}) {
+                                                        {"kv.tiers=", "empty entry"},
+                                                        {"kv.tiers=host,,", "empty entry"},
+                                                        {"kv.tiers=host,host", "twice"}}) {
     ConfigBuilder builder;
     ASSERT_OK(builder.Set(assignment, "test"));
     EXPECT_THAT(builder.Build(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text))) << assignment;
   }
+}
+
+TEST(ConfigTest, NonsenseIsRefusedByNameAndChangesNothing) {
+  for (const char* assignment : {"sched.step_tokens=4294967296", "sched.step_tokens=0",
+                                 "sched.chunk_tokens=0",         "sched.chunk_tokens=-1",
+                                 "sched.max_running=0",          "sched.max_running=2147483648",
+                                 "sched.max_waiting=4294967297", "sched.max_recomputes=-1",
+                                 "cluster.stages=99999999999",   "cluster.stages=0",
+                                 "cluster.rank_timeout=0s",      "kv.read_timeout=0s",
+                                 "request.deadline=0s",          "request.max_body=0",
+                                 "request.max_body=4GiB",        "request.max_tokens=4294967296",
+                                 "server.http_port=65536",       "server.grpc_port=-1",
+                                 "engine.threads=99999",         "kv.device_bytes=0"}) {
+    ConfigBuilder builder;
+    const std::string name(assignment, std::string(assignment).find('='));
+    EXPECT_THAT(builder.Set(assignment, "test"),
+                StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr(name), HasSubstr("it must be"))))
+        << assignment;
+    for (const ConfigField& field : ConfigSchema())
+      EXPECT_EQ(field.print(builder.values()), field.print(Config())) << name;
+  }
+}
+
+TEST(ConfigTest, AModelsLayersBoundStagesAndLayersKept) {
+  const auto check = [](int64_t stages, const std::string& keep) {
+    Config config;
+    config.cluster.stages = stages;
+    config.kv.keep_layers = keep;
+    return CheckLayers(config, 30);
+  };
+  EXPECT_OK(check(30, "auto"));
+  EXPECT_OK(check(1, "30"));
+  EXPECT_THAT(check(31, "auto"), StatusIs(absl::StatusCode::kInvalidArgument,
+                                          AllOf(HasSubstr("cluster.stages=31"), HasSubstr("30 layers"))));
+  EXPECT_THAT(check(1, "31"), StatusIs(absl::StatusCode::kInvalidArgument,
+                                       AllOf(HasSubstr("kv.keep_layers=31"), HasSubstr("30 layers"))));
 }
 
 TEST(ConfigTest, SizesReadAndPrint) {

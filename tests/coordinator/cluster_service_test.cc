@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -44,16 +45,41 @@ class RankClient {
     EncodeRank(info, hello.mutable_register_());
     Write(hello);
   }
-  ~RankClient() { Break(); }
+  ~RankClient() {
+    speaking_ = false;
+    Break();
+  }
 
-  void Write(const v1::FromRank& message) { stream_->Write(message); }
+  void Write(const v1::FromRank& message) {
+    absl::MutexLock lock(&write_mutex_);
+    stream_->Write(message);
+  }
+  // Heartbeats from now on, as a rank sends them whatever its runner does.
+  void KeepSpeaking(absl::Duration every) {
+    speaking_ = true;
+    speaker_ = Thread("speaker", [this, every] {
+      v1::FromRank message;
+      message.mutable_heartbeat();
+      const auto quiet = [this] { return !speaking_; };
+      absl::Mutex mutex;
+      absl::MutexLock lock(&mutex);
+      while (!mutex.AwaitWithTimeout(absl::Condition(&quiet), every)) Write(message);
+    });
+  }
   void Answer(const StepResult& result) {
     v1::FromRank message;
     EncodeResult(result, message.mutable_result());
     Write(message);
   }
   // The next message; an empty one when the stream ended or nothing came in time.
-  v1::ToRank Next() { return messages_.PopWithin(absl::Seconds(20)).value_or(v1::ToRank()); }
+  v1::ToRank Next() {
+    while (std::optional<v1::ToRank> message = messages_.PopWithin(absl::Seconds(20))) {
+      if (!message->has_heartbeat()) return *std::move(message);
+      ++heartbeats_;
+    }
+    return {};
+  }
+  int heartbeats() const { return heartbeats_; }  // that Next and End came past
   uint64_t NextEpoch() {
     const v1::ToRank message = Next();
     EXPECT_TRUE(message.has_start());
@@ -66,7 +92,8 @@ class RankClient {
   }
   // What the coordinator ended the stream with.
   absl::Status End() {
-    while (messages_.PopWithin(absl::Seconds(20))) {
+    while (const std::optional<v1::ToRank> message = messages_.PopWithin(absl::Seconds(20))) {
+      heartbeats_ += message->has_heartbeat();
     }
     if (!messages_.closed()) return absl::UnknownError("the stream did not end");
     reader_.Join();
@@ -84,7 +111,11 @@ class RankClient {
   std::unique_ptr<grpc::ClientReaderWriter<v1::FromRank, v1::ToRank>> stream_;
   BoundedQueue<v1::ToRank> messages_{1000};
   absl::Status status_;  // set before messages_ closes
+  absl::Mutex write_mutex_;
+  int heartbeats_ = 0;
+  std::atomic<bool> speaking_{false};
   Thread reader_;
+  Thread speaker_;
 };
 
 class ClusterServiceTest : public testing::Test {
@@ -98,11 +129,19 @@ class ClusterServiceTest : public testing::Test {
     loop_.reset();
     SetLogSink(nullptr, LogLevel::kInfo);
   }
-  void Start(int32_t stages) {
+  // Ranks of most tests say nothing that they are not asked for.
+  static constexpr Liveness::Options kPatient{.speak_every = absl::Hours(1), .silence = absl::Hours(1)};
+  void Start(int32_t stages,
+             const ClusterService::Options& timing = {.liveness = kPatient, .register_within = absl::Hours(1)}) {
     ranks_ = MakeRanks(2 * stages, stages, 8, 100, 0);
     for (RankInfo& rank : ranks_) rank.transport_address = absl::StrCat("address ", Value(rank.stage));
-    service_ = std::make_unique<ClusterService>(
-        ClusterService::Options{.stages = stages, .model_digest = "digest", .block_tokens = 8});
+    service_ = std::make_unique<ClusterService>(ClusterService::Options{.stages = stages,
+                                                                        .model_digest = "digest",
+                                                                        .block_tokens = 8,
+                                                                        .vocab = 1000,
+                                                                        .liveness = timing.liveness,
+                                                                        .register_within = timing.register_within},
+                                                clock_);
     ReplicaLoop::Options options;
     options.scheduler.context = 100;
     options.ranks = stages;
@@ -117,6 +156,11 @@ class ClusterServiceTest : public testing::Test {
     address_ = absl::StrCat("127.0.0.1:", port);
   }
   std::unique_ptr<RankClient> Register(int32_t stage) { return std::make_unique<RankClient>(address_, ranks_[stage]); }
+  std::unique_ptr<RankClient> RegisterAs(int32_t stage, uint64_t incarnation) {
+    RankInfo info = ranks_[stage];
+    info.incarnation = incarnation;
+    return std::make_unique<RankClient>(address_, info);
+  }
   bool Ready(int32_t ranks) {
     return AwaitLoad(*loop_, [ranks](const EngineLoad& load) { return load.ranks_ready == ranks; });
   }
@@ -213,7 +257,10 @@ TEST_F(ClusterServiceTest, RanksThatDoNotFitAreToldWhichFieldIsWrong) {
                                          {"kv.block_tokens", [](RankInfo& r) { r.block_tokens = 16; }},
                                          {"cluster.stages", [](RankInfo& r) { r.stages = 3; }},
                                          {"first layer", [](RankInfo& r) { r.layer_begin = 3; }},
-                                         {"layer end", [](RankInfo& r) { r.layer_end = 3; }}}) {
+                                         {"layer end", [](RankInfo& r) { r.layer_end = 3; }},
+                                         {"layers", [](RankInfo& r) { r.layers = 5; }},
+                                         {"kv.dtype", [](RankInfo& r) { r.slot_bytes *= 2; }},
+                                         {"kv.tiers", [](RankInfo& r) { r.tiers.push_back("another"); }}}) {
     RankInfo info = ranks_[1];
     row.spoil(info);
     // The neighbour registers first, so that its layers are known.
@@ -224,16 +271,104 @@ TEST_F(ClusterServiceTest, RanksThatDoNotFitAreToldWhichFieldIsWrong) {
   EXPECT_EQ(last->NextEpoch(), first->NextEpoch());
 }
 
-TEST_F(ClusterServiceTest, AHeldStageIsNotGivenAway) {
+// A rank that died unnoticed and was started again: its stream is still open when the new process comes.
+TEST_F(ClusterServiceTest, ANewIncarnationTakesThePlaceOfTheOld) {
+  Start(2);
+  auto first = RegisterAs(0, 10), old = RegisterAs(1, 11);
+  const uint64_t epoch = first->NextEpoch();
+  old->NextEpoch();
+  ASSERT_TRUE(Ready(2));
+  const auto sink = Submit(1);
+  const StepPlan before = first->NextPlan();
+  auto fresh = RegisterAs(1, 12);
+  EXPECT_THAT(old->End(), StatusIs(absl::StatusCode::kAborted, HasSubstr("newer rank")));
+  const uint64_t anew = fresh->NextEpoch();
+  EXPECT_GT(anew, epoch);
+  EXPECT_EQ(first->NextEpoch(), anew) << "the replica is formed again";
+  first->Answer(ResultOf(before, 0, false));
+  const StepPlan again = first->NextPlan();
+  EXPECT_EQ(Value(again.epoch), anew);
+  first->Answer(ResultOf(again, 0, false));
+  fresh->Answer(ResultOf(again, 1, true));
+  EXPECT_OK(sink->AwaitEnd().status);
+}
+
+// Two processes that were told the same stage: the older one may not come back while the newer one holds it, so they do
+// not put each other out for ever.
+TEST_F(ClusterServiceTest, TheOneThatWasPutOutWaitsUntilTheStageIsFree) {
   Start(1);
-  auto holder = Register(0);
-  holder->NextEpoch();
-  EXPECT_THAT(Register(0)->End(), StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("stage 0")));
+  auto old = RegisterAs(0, 11);
+  old->NextEpoch();
+  auto fresh = RegisterAs(0, 12);
+  EXPECT_EQ(old->End().code(), absl::StatusCode::kAborted);
+  fresh->NextEpoch();
+  EXPECT_THAT(RegisterAs(0, 11)->End(), StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("newer rank")));
   ASSERT_TRUE(Ready(1));
   const auto sink = Submit(1);
-  const StepPlan plan = holder->NextPlan();
-  holder->Answer(ResultOf(plan, 0, true));
+  const StepPlan plan = fresh->NextPlan();
+  fresh->Answer(ResultOf(plan, 0, true));
   EXPECT_OK(sink->AwaitEnd().status) << "the holder was not disturbed";
+  fresh->Break();
+  ASSERT_TRUE(Ready(0));
+  old = RegisterAs(0, 11);
+  EXPECT_GT(old->NextEpoch(), 0u);
+}
+
+// A process that was stopped and continued comes back before its old stream has ended.
+TEST_F(ClusterServiceTest, TheSameIncarnationMayComeAgain) {
+  Start(1);
+  auto once = RegisterAs(0, 11);
+  const uint64_t epoch = once->NextEpoch();
+  for (int round = 0; round < 3; ++round) {
+    auto again = RegisterAs(0, 11);
+    EXPECT_EQ(once->End().code(), absl::StatusCode::kAborted);
+    EXPECT_GT(again->NextEpoch(), epoch);
+    once = std::move(again);
+  }
+  ASSERT_TRUE(Ready(1));
+}
+
+// Losses and formings reach the loop in the order in which they happened, whatever threads they happen on.
+TEST_F(ClusterServiceTest, RanksThatComeAndGoAtOnceLeaveAFormedReplica) {
+  Start(2);
+  for (int round = 0; round < 5; ++round) {
+    std::unique_ptr<RankClient> last[2];
+    {
+      std::vector<Thread> threads;
+      for (int32_t stage : {0, 1}) {
+        threads.emplace_back("rank", [&, stage] {
+          for (uint64_t i = 1; i <= 20; ++i)
+            last[stage] = RegisterAs(stage, 1000 * static_cast<uint64_t>(round + 1) + i);
+        });
+      }
+    }
+    ASSERT_TRUE(Ready(2)) << "round " << round;
+  }
+}
+
+// The process is stopped (SIGSTOP): its connection stays open and nothing comes.
+TEST_F(ClusterServiceTest, ASilentRankIsGone) {
+  Start(2, {.liveness = {.speak_every = absl::Milliseconds(10), .silence = absl::Milliseconds(300)},
+            .register_within = absl::Hours(1)});
+  auto first = Register(0);
+  first->KeepSpeaking(absl::Milliseconds(10));
+  auto silent = Register(1);
+  const uint64_t epoch = first->NextEpoch();
+  EXPECT_THAT(silent->End(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("silent")));
+  EXPECT_GT(silent->heartbeats(), 0) << "the coordinator itself was silent";
+  ASSERT_TRUE(Ready(0));
+  auto back = Register(1);
+  back->KeepSpeaking(absl::Milliseconds(10));
+  EXPECT_GT(back->NextEpoch(), epoch);
+  EXPECT_GT(first->NextEpoch(), epoch) << "the one that spoke is still there";
+  ASSERT_TRUE(Ready(2));
+}
+
+TEST_F(ClusterServiceTest, WhoNeverRegistersIsSentAway) {
+  Start(1, {.liveness = {.speak_every = absl::Milliseconds(10), .silence = absl::Hours(1)},
+            .register_within = absl::Milliseconds(50)});
+  RankClient stranger(address_);
+  EXPECT_EQ(stranger.End().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
 TEST_F(ClusterServiceTest, MessagesThatMakeNoSenseEndTheirRankAlone) {
@@ -265,6 +400,34 @@ TEST_F(ClusterServiceTest, MessagesThatMakeNoSenseEndTheirRankAlone) {
   }
   auto last = Register(1);  // the replica forms again all the same
   EXPECT_EQ(last->NextEpoch(), first->NextEpoch());
+}
+
+// What a rank says need not be true: a token of nobody ends its request, and the loop never sees it.
+TEST_F(ClusterServiceTest, ATokenOutsideTheVocabularyEndsItsRequestAlone) {
+  Start(1);
+  auto rank = Register(0);
+  rank->NextEpoch();
+  ASSERT_TRUE(Ready(1));
+  const auto next_with_sequences = [&] {
+    StepPlan plan = rank->NextPlan();
+    for (; plan.sequences.empty() && Value(plan.id) != 0; plan = rank->NextPlan()) {  // of releases
+      rank->Answer(ResultOf(plan, 0, true));
+    }
+    return plan;
+  };
+  for (int32_t token : {1000, 2000000000}) {
+    const auto sink = Submit(2);
+    const StepPlan plan = next_with_sequences();
+    StepResult result = ResultOf(plan, 0, true);
+    ASSERT_EQ(result.sampled.size(), 1u);
+    result.sampled[0].token = token;
+    rank->Answer(result);
+    EXPECT_EQ(sink->AwaitEnd().status.code(), absl::StatusCode::kInternal) << token;
+    EXPECT_TRUE(sink->tokens().empty());
+  }
+  const auto sink = Submit(1);
+  rank->Answer(ResultOf(next_with_sequences(), 0, true));
+  EXPECT_OK(sink->AwaitEnd().status);
 }
 
 TEST_F(ClusterServiceTest, ARankThatFailsResetsAllAndTheyRegisterAnew) {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <deque>
-#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -16,17 +15,20 @@
 #include "absl/strings/str_cat.h"
 #include "common/entropy.h"
 #include "coordinator/scheduler.h"
-#include "kvstore/residency_planner.h"
 
 namespace interlace {
 
 inline constexpr int32_t kVocab = 97;
 
-// The model: the next token is a hash of all tokens so far.
-inline int32_t NextToken(absl::Span<const int32_t> tokens) {
+// What the KV of a position depends on: all tokens up to it.
+inline uint64_t ContentOf(absl::Span<const int32_t> tokens) {
   uint64_t hash = 0xcbf29ce484222325ULL;
   for (int32_t token : tokens) hash = (hash ^ static_cast<uint32_t>(token)) * 0x100000001b3ULL;
-  return static_cast<int32_t>((hash >> 20) % kVocab);
+  return hash;
+}
+// The model: the next token is a hash of all tokens so far.
+inline int32_t NextToken(absl::Span<const int32_t> tokens) {
+  return static_cast<int32_t>((ContentOf(tokens) >> 20) % kVocab);
 }
 
 // Uniform in [low, high].
@@ -35,20 +37,26 @@ inline int32_t Draw(Entropy& entropy, int32_t low, int32_t high) {
 }
 inline bool Chance(Entropy& entropy, int32_t percent) { return Draw(entropy, 0, 99) < percent; }
 
-// Ranks of one replica. Each keeps the tokens whose KV it holds, so that a position which ought to have been computed
-// again and was not changes the next token. Each checks what a real rank would lose KV over. Thread: the test's.
+// Ranks of one replica. Each keeps what its KV depends on, block by block and layer by layer, so that a block that is
+// adopted for other tokens, read where it does not lie, or counted on after it was dropped fails the test. Each counts
+// the slots and frames that it needs. Thread: the test's.
 class FakeReplica final : public PlanChannel {
  public:
   explicit FakeReplica(Entropy& entropy) : entropy_(entropy) {}
 
-  int32_t loss_permille = 0;  // of a sequence, on a stage, in a step
-  bool mute = false;          // executes nothing and answers nothing
+  int32_t loss_permille = 0;   // of a sequence, on a stage, in a step
+  int32_t fetch_percent = 90;  // of fetches that succeed
+  bool mute = false;           // executes nothing and answers nothing
+  int32_t vocab = kVocab;      // what the ranks take
 
-  // A new epoch: the ranks forget every request.
+  // A new epoch: the ranks forget every request, and all KV but what the tiers below hold.
   void Start(Epoch epoch, std::vector<RankInfo> ranks) {
     Stop();
     epoch_ = epoch;
-    for (RankInfo& rank : ranks) ranks_.push_back(Rank{.info = std::move(rank), .former = &former_});
+    for (RankInfo& rank : ranks) {
+      const int32_t stage = Value(rank.stage);
+      ranks_.push_back(Rank{.info = std::move(rank), .below = &below_[stage]});
+    }
     formed_ = true;
   }
   void Stop() {
@@ -62,10 +70,12 @@ class FakeReplica final : public PlanChannel {
   void Send(const StepPlan& plan) override {
     ASSERT_TRUE(formed_) << "a plan for a replica that is not formed: " << plan.ToString();
     ASSERT_EQ(plan.epoch, epoch_);
+    ASSERT_FALSE(plan.empty());
     plans_.push_back(plan);
     CheckPlan(plan);
+    planned_tokens_ += plan.tokens();
     unanswered_[plan.id] = {static_cast<int32_t>(ranks_.size()), plan};
-    EXPECT_LE(unanswered_.size(), ranks_.size()) << "more plans in flight than stages";
+    EXPECT_LE(unanswered_.size(), ranks_.size() + 1) << "more plans in flight than stages and one";
     for (Rank& rank : ranks_) rank.queue.push_back(plan);
   }
   void Reset(const absl::Status& why) override {
@@ -81,7 +91,7 @@ class FakeReplica final : public PlanChannel {
       if (!ranks_[s].queue.empty() && (s == 0 || ranks_[s - 1].executed >= ranks_[s].queue.front().id)) {
         choices.emplace_back(s, false);
       }
-      if (!ranks_[s].answers.empty()) choices.emplace_back(s, true);
+      if (!ranks_[s].answers.empty() || !ranks_[s].fetched.empty()) choices.emplace_back(s, true);
     }
     if (choices.empty()) return std::nullopt;
     const auto [stage, arrives] = choices[entropy_.Next() % choices.size()];
@@ -91,37 +101,75 @@ class FakeReplica final : public PlanChannel {
       rank.queue.pop_front();
       return std::nullopt;
     }
-    StepResult result = std::move(rank.answers.front());
-    rank.answers.pop_front();
-    auto it = unanswered_.find(result.plan);
-    if (--it->second.first == 0) unanswered_.erase(it);
+    StepResult result{.epoch = epoch_, .stage = StageId{static_cast<int32_t>(stage)}};
+    if (!rank.answers.empty() && (rank.fetched.empty() || Chance(entropy_, 60))) {
+      result = std::move(rank.answers.front());
+      rank.answers.pop_front();
+      auto it = unanswered_.find(result.plan);
+      if (--it->second.first == 0) unanswered_.erase(it);
+    }
+    if (!rank.fetched.empty() && (result.plan == PlanId{} || Chance(entropy_, 50))) {
+      result.fetched = std::exchange(rank.fetched, {});
+    }
     return result;
   }
 
+  void Dump() const {
+    for (const Rank& rank : ranks_) {
+      std::printf("stage %d\n", Value(rank.info.stage));
+      for (const auto& [id, places] : rank.pool) {
+        std::printf("  pool %s device %s host %s\n", IdText(id).c_str(), places.device.ToString().c_str(),
+                    places.host.ToString().c_str());
+      }
+      for (const auto& [request, kv] : rank.known) {
+        std::printf("  known %lu tokens %zu sealed %zu kept %s lost %d\n", (unsigned long)Value(request),
+                    kv.tokens.size(), kv.sealed.size(), kv.kept.ToString().c_str(), kv.lost);
+      }
+    }
+  }
   bool formed() const { return formed_; }
-  bool busy() const { return !unanswered_.empty(); }
+  bool busy() const {
+    return !unanswered_.empty() ||
+           std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return !rank.fetched.empty(); });
+  }
   const std::vector<StepPlan>& plans() const { return plans_; }
   const std::vector<absl::Status>& resets() const { return resets_; }
-  int64_t losses() const { return losses_; }
+  int64_t losses() const { return losses_; }      // by chance
+  int64_t reported() const { return reported_; }  // and those that follow from them
+  int64_t lost_tokens() const { return lost_tokens_; }
+  int64_t planned_tokens() const { return planned_tokens_; }
+  int64_t adopted_blocks() const { return adopted_blocks_; }
+  int64_t fetched_blocks() const { return fetched_blocks_; }
   size_t known(size_t stage) const { return ranks_[stage].known.size(); }
   size_t stages() const { return ranks_.size(); }
+  // Blocks that lie on a stage's device or host.
+  size_t pooled(size_t stage) const { return ranks_[stage].pool.size(); }
 
  private:
+  struct Places {
+    uint64_t content = 0;
+    LayerSet device, host;
+  };
   struct Known {
     uint32_t attempt = 0;
-    Generation generation{};
-    std::vector<int32_t> tokens;  // of the positions whose KV is here; -1: lost
-    int32_t extent = 0;           // positions that may take slots
-    int32_t keep = 0;
+    std::vector<int32_t> tokens;  // of the positions whose KV is here
+    std::vector<BlockId> sealed;
+    std::map<int32_t, BlockId> names;  // of blocks that are not whole yet
+    LayerSet kept;
+    int32_t last_sample = -1;
+    bool lost = false;
   };
-  using Former = std::map<std::pair<RequestId, StageId>, std::pair<uint32_t, Generation>>;
   struct Rank {
     RankInfo info;
-    Former* former;  // attempts and generations seen before, in any epoch
-    std::deque<StepPlan> queue;
-    std::deque<StepResult> answers;
+    std::map<BlockId, uint64_t>* below;
+    std::deque<StepPlan> queue = {};
+    std::deque<StepResult> answers = {};
+    std::vector<FetchAnswer> fetched = {};
     PlanId executed{};
-    std::map<RequestId, Known> known;
+    std::map<RequestId, Known> known = {};
+    std::map<BlockId, Places> pool = {};
+
+    LayerSet layers() const { return LayerSet::Range(info.layer_begin, info.layer_end); }
   };
 
   void CheckPlan(const StepPlan& plan) {
@@ -129,117 +177,278 @@ class FakeReplica final : public PlanChannel {
     for (const PlanSequence& s : plan.sequences) {
       EXPECT_TRUE(seen.insert(s.request).second) << "twice in a plan: " << plan.ToString();
       EXPECT_FALSE(s.tokens.empty());
-      for (const auto& [id, other] : unanswered_) {
-        for (const PlanSequence& o : other.second.sequences) {
-          EXPECT_NE(o.request, s.request) << "in two plans in flight: " << plan.ToString();
-        }
-      }
+      EXPECT_TRUE(!s.opening || s.kept) << "a sequence begins without its kept layers: " << plan.ToString();
+      if (s.opening) adopted_blocks_ += static_cast<int64_t>(s.opening->adopted.size());
     }
     EXPECT_GT(plan.remaining, absl::ZeroDuration());
-    EXPECT_FALSE(plan.sequences.empty() && plan.releases.empty()) << "an empty plan";
   }
 
   StepResult Execute(size_t stage, const StepPlan& plan) {
     Rank& rank = ranks_[stage];
     StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = StageId{static_cast<int32_t>(stage)}};
-    for (RequestId id : plan.releases) {
-      EXPECT_EQ(rank.known.erase(id), 1) << "released, yet never known: " << plan.ToString();
+    for (const Release& release : plan.releases) {
+      auto it = rank.known.find(release.request);
+      if (it == rank.known.end()) {
+        ADD_FAILURE() << "released, yet never known: " << plan.ToString();
+        continue;
+      }
+      if (it->second.lost) NeverSealed(it->second, release.names);
+      Name(it->second, release.names);
+      if (!it->second.lost) Seal(rank, it->second);
+      rank.known.erase(it);
     }
-    for (const ResidencyChange& change : plan.residency) {
+    for (const SequenceChange& change : plan.changes) {
       auto it = rank.known.find(change.request);
-      if (it != rank.known.end()) it->second.keep = change.residency.keep;
+      if (it == rank.known.end()) continue;
+      if (change.kept) it->second.kept = *change.kept;
+      Name(it->second, change.names);
+      if (!it->second.lost) Seal(rank, it->second);
     }
-    std::set<RequestId> computing;
+    for (const BlockMove& move : plan.moves) Move(rank, move, plan);
+    std::set<RequestId> running;
     for (const PlanSequence& s : plan.sequences) {
-      computing.insert(s.request);
-      Open(rank, plan, s);
+      if (Open(rank, stage, plan, s, &result)) running.insert(s.request);
     }
-    CheckRoom(rank, computing, plan);
+    CheckRoom(rank, plan, running);
     for (const PlanSequence& s : plan.sequences) {
-      Known& kv = rank.known.at(s.request);
-      bool lost = lost_[plan.id].count(s.request) > 0;
-      if (!lost && Draw(entropy_, 0, 999) < loss_permille) {
-        lost = true;
-        ++losses_;
-        lost_[plan.id].insert(s.request);
-        Lose(rank, s, kv, &result);
-      }
-      if (lost) {
-        kv.tokens.resize(s.start);
-      } else if (stage + 1 == ranks_.size() && s.sample) {
-        result.sampled.push_back({s.request, s.attempt, s.sample_index, NextToken(kv.tokens)});
-      }
+      if (running.count(s.request) > 0) Compute(rank, stage, plan, s, &result);
+    }
+    for (const Probe& probe : plan.probes) {
+      int32_t held = 0;
+      while (held < static_cast<int32_t>(probe.blocks.size()) && rank.below->count(probe.blocks[held]) > 0) ++held;
+      result.probed.push_back({probe.request, held});
     }
     rank.executed = plan.id;
     if (stage + 1 == ranks_.size()) lost_.erase(plan.id);
+    result.slots_used = rank.info.device_slots;
     return result;
   }
 
-  void Lose(Rank& rank, const PlanSequence& s, Known& kv, StepResult* result) {
-    const int32_t block_tokens = rank.info.block_tokens;
-    const int32_t block = Draw(entropy_, 0, (kv.extent - 1) / block_tokens);
-    const auto cause = static_cast<LossCause>(Draw(entropy_, 0, 3));
-    const int32_t layer = Draw(entropy_, rank.info.layer_begin, rank.info.layer_end - 1);
-    result->lost.push_back({s.request, s.attempt, LayerId{layer}, block, cause, "scripted"});
-    const size_t first = static_cast<size_t>(block) * block_tokens;
-    for (size_t p = first; p < std::min(first + block_tokens, kv.tokens.size()); ++p) kv.tokens[p] = -1;
-  }
-
-  static void Open(Rank& rank, const StepPlan& plan, const PlanSequence& s) {
-    auto [it, fresh] = rank.known.try_emplace(s.request);
-    Known& kv = it->second;
-    if (fresh) {
-      auto [former, first] = rank.former->try_emplace({s.request, rank.info.stage}, s.attempt, s.generation);
-      if (!first) {
-        EXPECT_GT(s.attempt, former->second.first) << "keys of two attempts collide: " << plan.ToString();
-        EXPECT_NE(s.generation, former->second.second) << plan.ToString();
-        former->second = {s.attempt, s.generation};
+  void Move(Rank& rank, const BlockMove& move, const StepPlan& plan) {
+    const LayerSet layers = move.layers & rank.layers();
+    if (layers.empty()) return;
+    if (move.kind == MoveKind::kFetchDevice || move.kind == MoveKind::kFetchHost) {
+      auto held = rank.below->find(move.block);
+      FetchAnswer answer{move.block, {}, layers};
+      if (held != rank.below->end() && Chance(entropy_, fetch_percent)) {
+        Places& places = rank.pool[move.block];
+        places.content = held->second;
+        (move.kind == MoveKind::kFetchDevice ? places.device : places.host) |= layers;
+        std::swap(answer.arrived, answer.failed);
+        ++fetched_blocks_;
+      } else {
+        lost_tokens_ += rank.info.block_tokens;
       }
-      kv.attempt = s.attempt;
-      kv.generation = s.generation;
+      rank.fetched.push_back(answer);
+      return;
     }
-    EXPECT_EQ(kv.attempt, s.attempt) << "a new attempt before the former one was released: " << plan.ToString();
-    EXPECT_EQ(kv.generation, s.generation) << plan.ToString();
-    EXPECT_LE(s.start, static_cast<int32_t>(kv.tokens.size())) << "never computed here: " << plan.ToString();
-    if (s.start < kv.extent) {
-      EXPECT_EQ(s.start % rank.info.block_tokens, 0) << "a rollback into a block: " << plan.ToString();
-    }
-    kv.tokens.resize(s.start);
-    kv.tokens.insert(kv.tokens.end(), s.tokens.begin(), s.tokens.end());
-    kv.extent = static_cast<int32_t>(kv.tokens.size());
-    kv.keep = s.residency.keep;
+    auto it = rank.pool.find(move.block);
+    if (it == rank.pool.end()) return;  // lost before; ranks skip it
+    Places& places = it->second;
+    if (move.kind == MoveKind::kCopyOut) places.host |= layers & places.device;
+    if (move.kind == MoveKind::kCopyIn) places.device |= layers & places.host;
+    if (move.kind == MoveKind::kDropDevice) places.device -= layers;
+    if (move.kind == MoveKind::kDropHost) places.host -= layers;
+    if ((places.device | places.host).empty()) rank.pool.erase(it);
+    static_cast<void>(plan);
   }
 
-  // Streamed blocks that the tiers have no room for stay on the device, where everything fits or it does not.
-  static void CheckRoom(const Rank& rank, const std::set<RequestId>& computing, const StepPlan& plan) {
-    const StageCapacity stage{rank.info.layer_begin, rank.info.layer_end, rank.info.arena_slots};
-    const int64_t held = stage.layer_end - stage.layer_begin;
-    int64_t needed = 0, streamed = 0, all = 0;
-    for (const auto& [id, kv] : rank.known) {
-      const int32_t blocks = (kv.extent + rank.info.block_tokens - 1) / rank.info.block_tokens;
-      const SequenceDemand demand{blocks, kv.keep, computing.count(id) > 0};
-      needed += SlotsNeeded(demand, kv.keep, rank.info.layers, stage);
-      const int32_t kept = LayerResidencyPlan{rank.info.layers, kv.keep}.KeptIn(stage.layer_begin, stage.layer_end);
-      streamed += (held - kept) * (kv.extent / rank.info.block_tokens);
-      all += held * blocks;
+  static void Name(Known& kv, const std::optional<SealedNames>& names) {
+    if (!names) return;
+    for (size_t i = 0; i < names->ids.size(); ++i) {
+      const auto block = names->first + static_cast<int32_t>(i);
+      EXPECT_GE(block, static_cast<int32_t>(kv.sealed.size())) << "a sealed block is named again";
+      kv.names[block] = names->ids[i];
     }
-    EXPECT_LE(needed, rank.info.arena_slots) << "arena of stage " << Value(rank.info.stage) << ": " << plan.ToString();
-    const int64_t below = rank.info.tier_bytes / (rank.info.slot_bytes + 256);
-    EXPECT_LE(std::min(needed + std::max<int64_t>(0, streamed - below), all), rank.info.arena_slots)
-        << "tiers of stage " << Value(rank.info.stage) << " (" << streamed << " of " << below
-        << "): " << plan.ToString();
+  }
+
+  void NeverSealed(const Known& kv, const std::optional<SealedNames>& names) {
+    for (const auto& [block, id] : kv.names) damaged_.insert(id);
+    if (names) damaged_.insert(names->ids.begin(), names->ids.end());
+  }
+
+  // Blocks that have a name and are whole leave the tail.
+  void Seal(Rank& rank, Known& kv) {
+    const int32_t block_tokens = rank.info.block_tokens;
+    while (true) {
+      const auto block = static_cast<int32_t>(kv.sealed.size());
+      auto name = kv.names.find(block);
+      const size_t end = static_cast<size_t>(block + 1) * block_tokens;
+      if (name == kv.names.end() || kv.tokens.size() < end) return;
+      const uint64_t content = ContentOf(absl::MakeConstSpan(kv.tokens).first(end));
+      Places& places = rank.pool[name->second];
+      if ((places.device | places.host).empty()) places.content = content;
+      EXPECT_EQ(places.content, content) << "one name for two contents";
+      const LayerSet kept = kv.kept & rank.layers();
+      places.host |= (rank.layers() - kept) - places.device - places.host;
+      places.device |= kept;
+      (*rank.below)[name->second] = content;
+      kv.sealed.push_back(name->second);
+      kv.names.erase(name);
+    }
+  }
+
+  // False if the sequence's step counts for nothing here.
+  bool Open(Rank& rank, size_t stage, const StepPlan& plan, const PlanSequence& s, StepResult* result) {
+    const int32_t block_tokens = rank.info.block_tokens;
+    if (s.opening) {
+      EXPECT_EQ(rank.known.count(s.request), 0u) << "a new attempt before the former was released: " << plan.ToString();
+      Known& kv = rank.known[s.request];
+      kv.attempt = s.attempt;
+      kv.sealed = s.opening->adopted;
+      kv.tokens = s.opening->prefix;
+      EXPECT_EQ(kv.tokens.size(), kv.sealed.size() * static_cast<size_t>(block_tokens));
+      EXPECT_EQ(s.start, static_cast<int32_t>(kv.tokens.size()));
+    }
+    auto it = rank.known.find(s.request);
+    if (it == rank.known.end() || it->second.attempt != s.attempt) {
+      ADD_FAILURE() << "a sequence that was never opened: " << plan.ToString();
+      return false;
+    }
+    Known& kv = it->second;
+    if (s.kept) kv.kept = *s.kept;
+    if (lost_[plan.id].count(s.request) > 0) kv.lost = true;
+    if (kv.lost) {  // said before; what it was to seal is not there either
+      NeverSealed(kv, s.names);
+      kv.names.clear();
+      kv.tokens.resize(kv.sealed.size() * static_cast<size_t>(block_tokens));
+      return false;
+    }
+    EXPECT_LE(s.start, static_cast<int32_t>(kv.tokens.size())) << "never computed here: " << plan.ToString();
+    EXPECT_GE(s.start, static_cast<int32_t>(kv.sealed.size()) * block_tokens) << "cut into a sealed block";
+    kv.tokens.resize(s.start);
+    for (size_t i = 0; i < s.tokens.size(); ++i) {
+      EXPECT_TRUE(s.tokens[i] >= 0 || (i == 0 && ranks_.size() == 1 && kv.last_sample >= 0)) << plan.ToString();
+      kv.tokens.push_back(s.tokens[i] == kLastSample ? kv.last_sample : s.tokens[i]);
+    }
+    Name(kv, s.names);
+    for (size_t b = 0; b < kv.sealed.size(); ++b) {
+      auto block = rank.pool.find(kv.sealed[b]);
+      LayerSet missing = Seen(rank, s.start, static_cast<int32_t>(b));
+      if (block != rank.pool.end()) missing -= block->second.device | block->second.host;
+      if (missing.empty() && block == rank.pool.end()) continue;  // behind every window of the stage
+      if (missing.empty()) {
+        const size_t end = (b + 1) * static_cast<size_t>(block_tokens);
+        EXPECT_EQ(block->second.content, ContentOf(absl::MakeConstSpan(kv.tokens).first(end)))
+            << "another's KV in block " << b << ": " << plan.ToString();
+        continue;
+      }
+      EXPECT_TRUE(damaged_.count(kv.sealed[b]) > 0)
+          << "block " << b << " of request " << Value(s.request) << " lies nowhere on stage " << stage << " in layers "
+          << missing.ToString() << ": " << plan.ToString();
+      Report(rank, stage, plan, s, kv, static_cast<int32_t>(b), LossCause::kMissing, result);
+      return false;
+    }
+    return true;
+  }
+
+  LayerSet Seen(const Rank& rank, int32_t start, int32_t block) const {
+    LayerSet seen;
+    for (int32_t l = rank.info.layer_begin; l < rank.info.layer_end; ++l) {
+      const int32_t window = rank.info.windows[l];
+      const int32_t first = window > 0 ? std::max(0, start + 1 - window) / rank.info.block_tokens : 0;
+      if (block >= first) seen.Add(LayerId{l});
+    }
+    return seen;
+  }
+
+  void Report(Rank& rank, size_t stage, const StepPlan& plan, const PlanSequence& s, Known& kv, int32_t block,
+              LossCause cause, StepResult* result) {
+    kv.lost = true;
+    ++reported_;
+    NeverSealed(kv, s.names);
+    lost_[plan.id].insert(s.request);
+    kv.names.clear();
+    lost_tokens_ += static_cast<int64_t>(kv.tokens.size()) - int64_t{block} * rank.info.block_tokens +
+                    2 * static_cast<int64_t>(s.tokens.size());
+    kv.tokens.resize(kv.sealed.size() * static_cast<size_t>(rank.info.block_tokens));  // its tail is free
+    result->lost.push_back({s.request, s.attempt, LayerId{rank.info.layer_begin}, block, cause, "scripted"});
+    static_cast<void>(stage);
+  }
+
+  void Compute(Rank& rank, size_t stage, const StepPlan& plan, const PlanSequence& s, StepResult* result) {
+    Known& kv = rank.known.at(s.request);
+    if (Draw(entropy_, 0, 999) < loss_permille) {
+      ++losses_;
+      const int32_t last = static_cast<int32_t>(kv.tokens.size() - 1) / rank.info.block_tokens;
+      const int32_t block = Draw(entropy_, 0, last);
+      if (block < static_cast<int32_t>(kv.sealed.size())) {
+        damaged_.insert(kv.sealed[block]);
+        rank.pool.erase(kv.sealed[block]);
+      }
+      return Report(rank, stage, plan, s, kv, block, static_cast<LossCause>(Draw(entropy_, 0, 3)), result);
+    }
+    if (stage + 1 == ranks_.size() && s.sample) {
+      const auto known = static_cast<int32_t>(kv.tokens.size()) - s.drafts;
+      for (int32_t d = 0; d <= s.drafts; ++d) {
+        const int32_t token = NextToken(absl::MakeConstSpan(kv.tokens).first(known + d));
+        result->sampled.push_back({s.request, s.attempt, s.sample_index + d, token, {}});
+        kv.last_sample = token;
+      }
+    }
+    Seal(rank, kv);
+  }
+
+  // Slots and frames at the fullest moment of the step.
+  void CheckRoom(const Rank& rank, const StepPlan& plan, const std::set<RequestId>& running) {
+    int64_t slots = 0, frames = 0;
+    std::map<BlockId, LayerSet> sealing;  // by this plan
+    for (const auto& [id, places] : rank.pool) {
+      slots += (places.device & rank.layers()).size();
+      frames += (places.host & rank.layers()).size();
+    }
+    for (const auto& [request, kv] : rank.known) {
+      const int32_t all =
+          (static_cast<int32_t>(kv.tokens.size()) + rank.info.block_tokens - 1) / rank.info.block_tokens;
+      const int32_t unsealed = all - static_cast<int32_t>(kv.sealed.size());
+      const LayerSet kept = kv.kept & rank.layers();
+      int32_t unnamed = unsealed;
+      for (const auto& [block, id] : kv.names) {
+        if (running.count(request) == 0 ||
+            (block + 1) * rank.info.block_tokens > static_cast<int32_t>(kv.tokens.size())) {
+          continue;
+        }
+        --unnamed;
+        sealing[id] |= rank.layers() - kept;
+      }
+      slots += int64_t{unsealed} * kept.size() + int64_t{std::max(0, unnamed)} * (rank.layers() - kept).size();
+    }
+    for (const auto& [id, streamed] : sealing) {
+      auto it = rank.pool.find(id);
+      frames += (streamed - (it == rank.pool.end() ? LayerSet() : it->second.device | it->second.host)).size();
+    }
+    int64_t ring = 0;
+    for (int32_t l = rank.info.layer_begin; l < rank.info.layer_end; ++l) {
+      std::set<BlockId> passing;
+      int64_t tails = 0;
+      for (const PlanSequence& s : plan.sequences) {
+        if (running.count(s.request) == 0) continue;
+        const Known& kv = rank.known.at(s.request);
+        for (size_t b = 0; b < kv.sealed.size(); ++b) {
+          auto it = rank.pool.find(kv.sealed[b]);
+          if (it == rank.pool.end() || it->second.device.Has(LayerId{l})) continue;
+          if (Seen(rank, s.start, static_cast<int32_t>(b)).Has(LayerId{l})) passing.insert(kv.sealed[b]);
+        }
+        if (!kv.kept.Has(LayerId{l})) tails += static_cast<int64_t>(kv.names.size());
+      }
+      ring = std::max(ring, static_cast<int64_t>(passing.size()) + tails);
+    }
+    EXPECT_LE(slots + ring, rank.info.device_slots)
+        << "slots of stage " << Value(rank.info.stage) << ", " << ring << " of them a ring: " << plan.ToString();
+    EXPECT_LE(frames, rank.info.host_frames) << "frames of stage " << Value(rank.info.stage) << ": " << plan.ToString();
   }
 
   Entropy& entropy_;
   bool formed_ = false;
   Epoch epoch_{};
   std::vector<Rank> ranks_;
+  std::map<int32_t, std::map<BlockId, uint64_t>> below_;       // by stage; outlives epochs
+  std::set<BlockId> damaged_;                                  // that some rank lost
   std::map<PlanId, std::set<RequestId>> lost_;                 // by an earlier stage
   std::map<PlanId, std::pair<int32_t, StepPlan>> unanswered_;  // answers missing
   std::vector<StepPlan> plans_;
   std::vector<absl::Status> resets_;
-  Former former_;
-  int64_t losses_ = 0;
+  int64_t losses_ = 0, reported_ = 0, lost_tokens_ = 0, planned_tokens_ = 0, adopted_blocks_ = 0, fetched_blocks_ = 0;
 };
 
 // What a request's client sees. Fails the test when the contract of TokenSink is broken.
@@ -257,19 +466,28 @@ class WatchedSink final : public TokenSink {
   std::optional<RequestEnd> end;
 };
 
-// Ranks that split `layers` evenly.
-inline std::vector<RankInfo> MakeRanks(int32_t layers, int32_t stages, int32_t block_tokens, int32_t arena_slots,
-                                       int64_t tier_slots) {
+// Ranks that split `layers` evenly. `window`: of every second layer; 0: none has one.
+inline std::vector<RankInfo> MakeRanks(int32_t layers, int32_t stages, int32_t block_tokens, int32_t slots,
+                                       int32_t frames, int32_t window = 0, bool tiers = false) {
   std::vector<RankInfo> ranks;
   for (int32_t s = 0; s < stages; ++s) {
-    RankInfo rank{.stage = StageId{s}, .stages = stages, .incarnation = 1, .model_digest = "digest", .layers = layers};
+    RankInfo rank{.stage = StageId{s}, .stages = stages, .incarnation = 1, .model_digest = "digest"};
+    rank.numerics = "test";
+    rank.dtype = "F32";
+    rank.layers = layers;
     rank.layer_begin = layers * s / stages;
     rank.layer_end = layers * (s + 1) / stages;
+    for (int32_t l = 0; l < layers; ++l) rank.windows.push_back(l % 2 == 1 ? window : 0);
+    rank.vocab = kVocab;
+    rank.kv_heads = 1;
+    rank.head_dim = 1;
+    rank.heads = {0, 1};
     rank.block_tokens = block_tokens;
-    rank.arena_slots = arena_slots;
+    rank.device_slots = slots;
+    rank.host_frames = frames;
     rank.slot_bytes = 1024;
-    rank.tier_bytes = tier_slots * (1024 + 256);
-    if (tier_slots > 0) rank.tiers = {"host"};
+    rank.step_tokens = 4096;
+    if (tiers) rank.tiers = {"rocksdb"};
     ranks.push_back(std::move(rank));
   }
   return ranks;

@@ -31,6 +31,8 @@ class History {
     layers_ = layers;
     stages_ = Draw(*entropy_, 1, std::min(3, layers));
     block_tokens_ = 4 << Draw(*entropy_, 0, 2);
+    window_ = Chance(*entropy_, 25) ? Draw(*entropy_, 1, 40) : 0;
+    tiers_ = Chance(*entropy_, 30);
     ranks_ = DrawRanks();
     constexpr int32_t kChunks[] = {1, 2, 7, 16, 64, 512};
     options_.chunk_tokens = kChunks[Draw(*entropy_, 0, 5)];
@@ -38,13 +40,17 @@ class History {
     options_.max_running = Draw(*entropy_, 1, 8);
     options_.max_recomputes = Chance(*entropy_, 30) ? Draw(*entropy_, 0, 3) : 1000;
     options_.fixed_keep = Chance(*entropy_, 60) ? -1 : Draw(*entropy_, 0, layers);
+    options_.draft_tokens = Chance(*entropy_, 20) ? Draw(*entropy_, 1, 6) : 0;
     options_.context = Draw(*entropy_, 40, 120);
     options_.rank_timeout = absl::Seconds(60);
     options_.reform_timeout = absl::Seconds(15);
     if (!calm_ && Chance(*entropy_, 60)) replica_.loss_permille = Draw(*entropy_, 1, 60);
     to_admit_ = Draw(*entropy_, 1, 12);
-    scheduler_ =
-        std::make_unique<Scheduler>(options_, MakeFcfs(), clock_, entropy_->Fork("generations"), metrics_, replica_);
+    for (int32_t p = Draw(*entropy_, 1, 3); p > 0; --p) {
+      std::vector<int32_t>& prefix = prefixes_.emplace_back(Draw(*entropy_, 0, options_.context / 2));
+      for (int32_t& token : prefix) token = Draw(*entropy_, 0, kVocab - 1);
+    }
+    scheduler_ = std::make_unique<Scheduler>(options_, &FcfsBefore, clock_, metrics_, replica_);
   }
 
   void Run() {
@@ -60,12 +66,38 @@ class History {
     Finish();
   }
 
+  void Dump() const {
+    const KvPlacement* p = scheduler_->placement_for_tests();
+    std::printf("block_tokens %d window %d chunk %d layers %d\n", block_tokens_, window_, options_.chunk_tokens,
+                layers_);
+    if (!p) return;
+    std::printf("taken %ld frames %ld ring %ld\n", p->budget().taken()[0].slots, p->budget().taken()[0].frames,
+                p->budget().RingOf(0));
+    p->directory().ForEach([](const BlockEntry& e) {
+      std::printf("entry %s device %s host %s arriving %s users", IdText(e.id).c_str(), e.device.ToString().c_str(),
+                  e.host.ToString().c_str(), e.arriving.ToString().c_str());
+      for (auto* u : e.users) std::printf(" %lu", (unsigned long)Value(u->request.id));
+      std::printf("\n");
+    });
+    for (const auto& [id, s] : scheduler_->sequences_for_tests()) {
+      std::printf(
+          "seq %lu phase %d attempt %u void %d length %d confirmed %d scheduled %d pending %d in_flight %d drafting %d "
+          "reserved %d blocks %zu named %d losses %d below %d kept %s max %d\n",
+          (unsigned long)Value(id), (int)s->phase, s->attempt, s->void_attempt, s->length(), s->confirmed, s->scheduled,
+          s->pending, s->in_flight, s->drafting, s->reserved, s->blocks.size(), s->named, s->losses, (int)s->below,
+          s->kept.ToString().c_str(), s->request.max_tokens);
+    }
+    replica_.Dump();
+  }
   const std::vector<StepPlan>& plans() const { return replica_.plans(); }
   int64_t losses() const { return replica_.losses(); }
+  int64_t adopted() const { return replica_.adopted_blocks(); }
+  int64_t fetched() const { return replica_.fetched_blocks(); }
   int32_t ended_ok() const { return ended_ok_; }
   int32_t ended() const { return static_cast<int32_t>(clients_.size()); }
   int32_t steps() const { return step_; }
-  double preemptions() const { return metrics_.Total("vllm:num_preemptions_total"); }
+  double preemptions() const { return metrics_.Total("interlace_request_parks_total"); }
+  double promotions() const { return metrics_.Total("interlace_request_promotions_total"); }
   int32_t formings() const { return static_cast<int32_t>(next_epoch_); }
 
  private:
@@ -78,9 +110,9 @@ class History {
 
   std::vector<RankInfo> DrawRanks() {
     const int32_t most = (layers_ + stages_ - 1) / stages_;
-    const int32_t arena = most * (Chance(*entropy_, 60) ? Draw(*entropy_, 2, 16) : Draw(*entropy_, 12, 80));
-    const int32_t tiers = Chance(*entropy_, 25) ? 0 : most * (Chance(*entropy_, 70) ? Draw(*entropy_, 2, 16) : 60);
-    return MakeRanks(layers_, stages_, block_tokens_, arena, tiers);
+    const int32_t slots = most * (Chance(*entropy_, 60) ? Draw(*entropy_, 3, 16) : Draw(*entropy_, 12, 80));
+    const int32_t frames = Chance(*entropy_, 25) ? 0 : most * (Chance(*entropy_, 70) ? Draw(*entropy_, 2, 16) : 60);
+    return MakeRanks(layers_, stages_, block_tokens_, slots, frames, window_, tiers_);
   }
 
   void Form() {
@@ -136,8 +168,12 @@ class History {
     ++next_request_;
     request.id = RequestId{shuffled_ ? next_request_ * 7919 % 10007 : next_request_};
     request.name = absl::StrCat("r", next_request_);
-    request.prompt.resize(Draw(*entropy_, 1, Chance(*entropy_, 70) ? 20 : options_.context - 1));
-    for (int32_t& token : request.prompt) token = Draw(*entropy_, 0, kVocab - 1);
+    if (Chance(*entropy_, 60)) request.prompt = prefixes_[entropy_->Next() % prefixes_.size()];
+    const size_t own = Draw(*entropy_, 1, Chance(*entropy_, 70) ? 20 : options_.context - 1);
+    while (request.prompt.size() < static_cast<size_t>(options_.context - 1) && request.prompt.size() < own) {
+      request.prompt.push_back(Draw(*entropy_, 0, kVocab - 1));
+    }
+    if (Chance(*entropy_, 20)) request.salt = "tenant";
     request.max_tokens =
         std::min(Draw(*entropy_, 1, 30), options_.context - static_cast<int32_t>(request.prompt.size()));
     if (Chance(*entropy_, 30)) request.stop_tokens = {Draw(*entropy_, 0, kVocab - 1)};
@@ -149,7 +185,7 @@ class History {
     --to_admit_;
     // As ReplicaLoop::Submit does.
     const int32_t tokens = static_cast<int32_t>(request.prompt.size()) + request.max_tokens;
-    if (!CheckCanRun(shapes_.back(), tokens, options_.fixed_keep).ok()) return;
+    if (!CanRunTokens(tokens)) return;
     clients_.push_back(client);
     scheduler_->Admit(std::move(request));
   }
@@ -226,7 +262,10 @@ class History {
         break;
       case absl::StatusCode::kDataLoss:
         EXPECT_GT(explanation->recomputes, options_.max_recomputes);
-        EXPECT_GT(replica_.losses(), options_.max_recomputes);
+        EXPECT_GT(replica_.reported(), options_.max_recomputes);
+        break;
+      case absl::StatusCode::kAborted:
+        EXPECT_GE(formings(), options_.max_losses);
         break;
       case absl::StatusCode::kFailedPrecondition:
         EXPECT_FALSE(CanRun(request)) << end.status;
@@ -242,9 +281,10 @@ class History {
   }
 
   bool CanRun(const Request& request) const {
-    return CheckCanRun(shapes_.back(), static_cast<int32_t>(request.prompt.size()) + request.max_tokens,
-                       options_.fixed_keep)
-        .ok();
+    return CanRunTokens(static_cast<int32_t>(request.prompt.size()) + request.max_tokens);
+  }
+  bool CanRunTokens(int32_t tokens) const {
+    return KvPlacement::CheckCanRun(shapes_.back(), {options_.fixed_keep, options_.chunk_tokens}, tokens).ok();
   }
 
   void Finish() {
@@ -258,7 +298,7 @@ class History {
     scheduler_->CheckInvariants();
     for (const Client& client : clients_) EXPECT_TRUE(client.sink->end && client.checked) << client.request.name;
     for (size_t stage = 0; stage < replica_.stages(); ++stage) {
-      EXPECT_EQ(replica_.known(stage), 0) << "stage " << stage << " still holds KV of requests that ended";
+      EXPECT_EQ(replica_.known(stage), 0u) << "stage " << stage << " still knows requests that ended";
     }
     EXPECT_EQ(scheduler_->Load().blocks_held, 0);
     EXPECT_EQ(scheduler_->Load().running + scheduler_->Load().waiting, 0);
@@ -273,7 +313,9 @@ class History {
   const bool shuffled_;
   Metrics metrics_;
   Scheduler::Options options_;
-  int32_t layers_ = 0, stages_ = 0, block_tokens_ = 0;
+  int32_t layers_ = 0, stages_ = 0, block_tokens_ = 0, window_ = 0;
+  bool tiers_ = false;
+  std::vector<std::vector<int32_t>> prefixes_;  // that prompts share
   std::vector<RankInfo> ranks_;
   std::vector<ReplicaShape> shapes_;
   std::vector<Client> clients_;
@@ -294,12 +336,14 @@ class SchedulerProperty : public testing::Test {
 };
 
 TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
-  int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0;
+  int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0, promotions = 0;
+  int64_t adopted = 0, fetched = 0;
   for (int32_t seed = 0; seed < kSeeds; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     History history(seed);
     history.Run();
     if (HasFailure()) {
+      history.Dump();
       for (const StepPlan& plan : history.plans()) std::printf("%s\n", plan.ToString().c_str());
       return;
     }
@@ -310,17 +354,26 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
     steps += history.steps();
     preemptions += static_cast<int64_t>(history.preemptions());
     formings += history.formings();
+    promotions += static_cast<int64_t>(history.promotions());
+    adopted += history.adopted();
+    fetched += history.fetched();
   }
   RecordProperty("plans", absl::StrCat(plans));
   // The histories reach what they are meant to reach.
   EXPECT_GT(plans, 50 * kSeeds);
   EXPECT_GT(losses, kSeeds);
-  EXPECT_GT(preemptions, kSeeds / 4);
+  EXPECT_GT(preemptions, kSeeds / 8);
+  EXPECT_GT(promotions, 0);
+  EXPECT_GT(adopted, kSeeds);
+  EXPECT_GT(fetched, kSeeds / 10);
   EXPECT_GT(formings, 2 * kSeeds);
   EXPECT_GT(ok, ended / 2);
   EXPECT_LT(ok, ended);
-  std::printf("%d histories: %ld steps, %ld plans, %ld losses, %ld preemptions, %ld formings, %ld of %ld requests OK\n",
-              kSeeds, steps, plans, losses, preemptions, formings, ok, ended);
+  std::printf(
+      "%d histories: %ld steps, %ld plans, %ld losses, %ld parks, %ld promotions, %ld blocks adopted, %ld fetched, %ld "
+      "formings, "
+      "%ld of %ld requests OK\n",
+      kSeeds, steps, plans, losses, preemptions, promotions, adopted, fetched, formings, ok, ended);
 }
 
 TEST_F(SchedulerProperty, SameSeedSamePlans) {

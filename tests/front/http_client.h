@@ -46,6 +46,9 @@ class HttpClient {
     if (socket_ >= 0) close(socket_);
     socket_ = -1;
   }
+  // Nothing more is sent; what comes can still be read.
+  void EndSending() { shutdown(socket_, SHUT_WR); }
+  bool ended() const { return ended_; }
   void Send(absl::string_view bytes) {
     while (!bytes.empty()) {
       const ssize_t sent = send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);

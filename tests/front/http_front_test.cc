@@ -320,7 +320,7 @@ TEST(HttpFrontTest, ASlowRequestDoesNotHoldItsConnection) {
 TEST(HttpFrontTest, PipelinedRequestsAreAnsweredInOrder) {
   HttpRig rig;
   HttpClient client(rig.port());
-  const std::string body = R"({"prompt":"a","stream":true})";
+  const std::string body = R"({"prompt":"a"})";
   std::string pipeline = "GET /version HTTP/1.1\r\nHost: x\r\n\r\n";
   for (int i = 0; i < 2; ++i) {
     absl::StrAppend(&pipeline, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: ", body.size(), "\r\n\r\n",
@@ -331,10 +331,14 @@ TEST(HttpFrontTest, PipelinedRequestsAreAnsweredInOrder) {
   EXPECT_THAT(client.Read().body, HasSubstr("version"));
   for (size_t i = 0; i < 2; ++i) {
     const Request request = rig.engine.Await(i);
+    // What the server had read by now went through its two threads, as this question of another client does after it.
+    HttpClient other(rig.port());
+    other.Post("/tokenize", R"({"prompt":"a"})");
+    EXPECT_EQ(other.Read().status, 200);
     EXPECT_EQ(rig.engine.submitted(), i + 1);  // the next one waits for this one's answer
-    rig.Say(request, absl::StrCat("answer", i));
+    rig.Say(request, absl::StrCat("answer ", i));
     request.sink->OnEnd(EndOf(request, 1));
-    EXPECT_THAT(client.Read().body, HasSubstr(absl::StrCat(i)));
+    EXPECT_EQ(JsonOf(client.Read())["choices"][0]["text"], absl::StrCat("answer ", i));
   }
   EXPECT_THAT(client.Read().body, HasSubstr("ranks_ready"));
 }

@@ -1,9 +1,11 @@
 // Server-sent events: the bytes, when they come, and what happens when the client does not read them.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -57,6 +59,16 @@ TEST(HttpStreamTest, AChatIsByteExact) {
   EXPECT_EQ(client.Read().status, 200);
 }
 
+// The text of a completion's stream.
+std::string StreamedText(absl::string_view body) {
+  std::string text;
+  for (absl::string_view event : absl::StrSplit(body, "\n\n", absl::SkipEmpty())) {
+    if (!absl::ConsumePrefix(&event, "data: {")) continue;
+    text += Json::parse(absl::StrCat("{", event))["choices"][0]["text"].get<std::string>();
+  }
+  return text;
+}
+
 // Every rule a client relies on, over streams of random texts.
 TEST(HttpStreamTest, RulesHoldForAnyText) {
   const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(6);
@@ -106,6 +118,49 @@ TEST(HttpStreamTest, RulesHoldForAnyText) {
   }
 }
 
+TEST(HttpStreamTest, ASilentStreamBeginsBeforeItsFirstTokenAndIsKeptAlive) {
+  HttpRig rig({.first_write = absl::Milliseconds(5), .ping_interval = absl::Milliseconds(5)});
+  HttpClient client(rig.port());
+  client.Post("/v1/chat/completions", R"({"messages":[{"role":"user","content":"hi"}],"stream":true})");
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(client.ReadHead().status, 200);  // no token was made so far
+  EXPECT_THAT(client.ReadChunk(), HasSubstr("\"role\":\"assistant\""));
+  EXPECT_EQ(client.ReadChunk(), ": ping\n\n");
+  EXPECT_EQ(client.ReadChunk(), ": ping\n\n");
+  rig.Say(request, "yes");
+  std::string chunk = client.ReadChunk();
+  while (chunk == ": ping\n\n") chunk = client.ReadChunk();
+  EXPECT_THAT(chunk, HasSubstr("\"content\":\"yes\""));
+  EXPECT_EQ(client.ReadChunk(), ": ping\n\n");  // between tokens too
+  request.sink->OnEnd(EndOf(request, 1, FinishReason::kStop, absl::UnavailableError("the rank is gone")));
+  EXPECT_TRUE(absl::EndsWith(client.ReadThrough("[DONE]\n\n"), "data: [DONE]\n\n"));
+}
+
+TEST(HttpStreamTest, AnswersThatAStopCutsSaySo) {
+  HttpRig rig;
+  HttpClient begun(rig.port()), silent(rig.port()), whole(rig.port());
+  begun.Post("/v1/completions", R"({"prompt":"a","stream":true})");
+  const Request request = rig.engine.Await(0);
+  rig.Say(request, "half");
+  EXPECT_EQ(begun.ReadHead().status, 200);
+  EXPECT_THAT(begun.ReadChunk(), HasSubstr("half"));
+  silent.Post("/v1/completions", R"({"prompt":"a","stream":true})");
+  rig.engine.Await(1);
+  whole.Post("/v1/completions", R"({"prompt":"a"})");
+  rig.engine.Await(2);
+  Thread stopper("stopper", [&] { rig.front->Stop(absl::Milliseconds(20)); });
+  EXPECT_THAT(begun.ReadChunk(), HasSubstr("{\"error\":{\"message\":\"the server stopped before"));
+  EXPECT_EQ(begun.ReadChunk(), "data: [DONE]\n\n");
+  EXPECT_EQ(begun.ReadChunk(), "");
+  for (HttpClient* client : {&silent, &whole}) {
+    const HttpAnswer answer = client->Read();
+    EXPECT_EQ(answer.status, 503);
+    EXPECT_EQ(answer.headers.at("retry-after"), "1");
+  }
+  for (HttpClient* client : {&begun, &silent, &whole}) client->Close();
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(rig.engine.AwaitCancel(rig.engine.Await(i).id));
+}
+
 TEST(HttpStreamTest, AFailureBeforeTheFirstTokenIsARealStatus) {
   HttpRig rig;
   HttpClient client(rig.port());
@@ -149,13 +204,7 @@ TEST(HttpStreamTest, AStopStringEndsTheStreamAndTheRequest) {
   rig.Say(request, "one E two 漢 three");
   const HttpAnswer answer = client.Read();  // ends without the engine's OnEnd
   EXPECT_TRUE(rig.engine.AwaitStop(request.id));
-  std::string out;
-  for (absl::string_view event : absl::StrSplit(answer.body, "\n\n", absl::SkipEmpty())) {
-    if (event == "data: [DONE]") continue;
-    const Json json = Json::parse(absl::StripPrefix(event, "data: "));
-    out += json["choices"][0]["text"].get<std::string>();
-  }
-  EXPECT_EQ(out, "one E two ");
+  EXPECT_EQ(StreamedText(answer.body), "one E two ");
   EXPECT_THAT(answer.body, HasSubstr("\"finish_reason\":\"stop\""));
 }
 
@@ -215,23 +264,39 @@ TEST(HttpStreamTest, Http10GetsAStreamThatEndsWithTheConnection) {
   EXPECT_TRUE(absl::EndsWith(client.ReadThrough("[DONE]\n\n"), "data: [DONE]\n\n"));
 }
 
+int ThreadsOfThisProcess() {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) count += entry.is_directory();
+  return count;
+}
+
 TEST(HttpStreamTest, ManyStreamsShareOneThread) {
   HttpRig rig;
+  HttpClient first(rig.port());
+  first.Get("/health");
+  EXPECT_EQ(first.Read().status, 200);
+  const int threads = ThreadsOfThisProcess();
   std::vector<std::unique_ptr<HttpClient>> clients;
   for (int i = 0; i < 200; ++i) {
     clients.push_back(std::make_unique<HttpClient>(rig.port()));
     clients.back()->Post("/v1/completions", R"({"prompt":"a","stream":true})",
                          absl::StrCat("x-request-id: c", i, "\r\n"));
   }
-  for (size_t i = 0; i < 200; ++i) {
-    const Request request = rig.engine.Await(i);
-    rig.Say(request, request.name);
-    request.sink->OnEnd(EndOf(request, 1));
+  rig.engine.Await(199);  // all are open
+  EXPECT_EQ(ThreadsOfThisProcess(), threads);
+  for (const size_t half : {0, 1}) {  // the streams take turns
+    for (size_t i = 0; i < 200; ++i) {
+      const Request request = rig.engine.Await(i);
+      rig.Say(request, half == 0 ? request.name : " and on");
+      if (half == 1) request.sink->OnEnd(EndOf(request, 1));
+    }
   }
+  EXPECT_EQ(ThreadsOfThisProcess(), threads);
   for (int i = 0; i < 200; ++i) {
     const HttpAnswer answer = clients[i]->Read();
     EXPECT_THAT(answer.body, HasSubstr(absl::StrCat("\"id\":\"cmpl-c", i, "\"")));
     EXPECT_TRUE(absl::EndsWith(answer.body, "data: [DONE]\n\n"));
+    EXPECT_EQ(StreamedText(answer.body), absl::StrCat("c", i, " and on"));
   }
 }
 

@@ -30,24 +30,28 @@ struct GrpcRig : IntakeRig {
   void Say(const Request& request, absl::string_view text) {
     for (int32_t token : TestText().tokenizer->Encode(text, false)) request.sink->OnTokens({token});
   }
+  // Sends bytes as the one message of a call.
+  grpc::Status Ask(const std::string& method, const std::string& message, grpc::ByteBuffer* reply) {
+    const grpc::Slice slice(message);
+    const grpc::ByteBuffer request(&slice, 1);
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    grpc::GenericStub generic(channel);
+    auto call = generic.PrepareUnaryCall(&context, method, request, &queue);
+    call->StartCall();
+    grpc::Status status;
+    call->Finish(reply, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+    return status;
+  }
   // What a health check of `name` answers: 1 serving, 2 not; -1: unknown.
   int Health(const std::string& name) {
     std::string question;
     if (!name.empty()) question = absl::StrCat("\x0a", std::string(1, static_cast<char>(name.size())), name);
-    const grpc::Slice slice(question);
-    const grpc::ByteBuffer request(&slice, 1);
     grpc::ByteBuffer reply;
-    grpc::ClientContext context;
-    grpc::CompletionQueue queue;
-    grpc::GenericStub generic(channel);
-    auto call = generic.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
-    call->StartCall();
-    grpc::Status status;
-    call->Finish(&reply, &status, nullptr);
-    void* tag = nullptr;
-    bool ok = false;
-    queue.Next(&tag, &ok);
-    if (!status.ok()) return -1;
+    if (!Ask("/grpc.health.v1.Health/Check", question, &reply).ok()) return -1;
     std::vector<grpc::Slice> slices;
     reply.Dump(&slices);
     return slices.empty() || slices[0].size() < 2 ? 0 : slices[0].begin()[1];
@@ -302,6 +306,19 @@ TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
   }
 }
 
+// Groups and messages that stand inside each other, in fields that are known and in fields that are not.
+TEST(InferenceServiceTest, DeepMessagesAreRefused) {
+  GrpcRig rig;
+  for (const char* method : {"Generate", "Chat", "Tokenize", "Explain"}) {
+    for (const char byte : {'\x7b', '\x1b', '\x23'}) {  // the beginnings of groups
+      grpc::ByteBuffer reply;
+      EXPECT_FALSE(rig.Ask(absl::StrCat("/interlace.v1.Inference/", method), std::string(900000, byte), &reply).ok());
+    }
+  }
+  EXPECT_EQ(rig.engine.submitted(), 0u);
+  EXPECT_EQ(rig.Health(""), 1);
+}
+
 TEST(InferenceServiceTest, LargeMessagesAreRefused) {
   GrpcRig rig;
   grpc::ClientContext context;
@@ -327,6 +344,29 @@ TEST(InferenceServiceTest, ATakenPortIsNamed) {
   EXPECT_THAT(
       GrpcServer::Listen({.host = "127.0.0.1", .port = rig.server->port(), .setting = "server.grpc_port=N"}, &other),
       StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("server.grpc_port")));
+}
+
+TEST(InferenceServiceTest, StreamsThatAreEndedGetWhatTheyHaveAndAStatus) {
+  GrpcRig rig;
+  grpc::ClientContext contexts[2];
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  auto begun = rig.stub->Generate(&contexts[0], ask);
+  const Request request = rig.engine.Await(0);
+  rig.Say(request, "half");
+  v1::GenerateEvent event;
+  ASSERT_TRUE(begun->Read(&event));
+  EXPECT_EQ(event.tokens().text(), "half");
+  auto silent = rig.stub->Generate(&contexts[1], ask);
+  rig.engine.Await(1);
+  rig.service.EndStreams(absl::UnavailableError("the server stops"));
+  for (auto* reader : {begun.get(), silent.get()}) {
+    EXPECT_FALSE(reader->Read(&event));
+    const grpc::Status status = reader->Finish();
+    EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+    EXPECT_EQ(status.error_message(), "the server stops");
+  }
+  for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(rig.engine.AwaitCancel(rig.engine.Await(i).id));
 }
 
 TEST(InferenceServiceTest, ShutdownCancelsWhatItsPatienceDoesNotCover) {

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -39,8 +41,9 @@ TEST(ModelCheckTest, TheEmulatedDeviceAgreesWithTheCpu) {
   EXPECT_TRUE(state->NothingHeld());
 }
 
-// What gpu_check prints as timings, on a device that has none: it runs to its end.
-TEST(OpTimingTest, EveryShapeRuns) {
+// What gpu_check prints as timings, on a device that has none. Its times mean nothing; what it counts as moved and
+// computed follows from the shapes, and so does what it asks of the device.
+TEST(OpTimingTest, EveryShapeRunsAndIsCountedByItsSizes) {
   const auto state = std::make_shared<EmulatedDevice>();
   {
     EmulatedDriver driver(state);
@@ -50,8 +53,23 @@ TEST(OpTimingTest, EveryShapeRuns) {
     const auto backend = *MakeCudaBackendOver(std::make_unique<EmulatedDriver>(state), {});
     const auto timings = TimeOps(*backend, 256);
     ASSERT_OK(timings);
-    EXPECT_EQ(timings->size(), 15u);
-    for (const OpTiming& t : *timings) EXPECT_GT(t.bytes / t.microseconds, 0) << t.op << " " << t.shape;
+    std::map<std::string, int> of_op;
+    for (const OpTiming& t : *timings) {
+      ++of_op[t.op];
+      EXPECT_GT(t.microseconds, 0) << t.op << " " << t.shape;
+      int64_t tokens = 0, k = 0, rows = 0;
+      if (std::sscanf(t.shape.c_str(), "%ld x %ld -> %ld", &tokens, &k, &rows) == 3) {  // weights in BF16
+        EXPECT_EQ(t.flops, 2.0 * tokens * k * rows) << t.shape;
+        EXPECT_EQ(t.bytes, 2.0 * rows * k + 4.0 * tokens * (k + rows)) << t.shape;
+      } else if (std::sscanf(t.shape.c_str(), "%ld x %ld", &tokens, &k) == 2 && t.op == "rms_norm") {
+        EXPECT_EQ(t.bytes, 8.0 * tokens * k + 4.0 * k) << t.shape;
+      }
+    }
+    EXPECT_EQ(of_op, (std::map<std::string, int>{
+                         {"rms_norm", 2}, {"rope", 2}, {"linear", 5}, {"kv_append", 3}, {"paged_attention", 3}}));
+    // Once before and five times measured, each shape at least: the first products and kernels of every op.
+    EXPECT_GE(state->CountOf("Gemm"), 6 * of_op["linear"]);
+    EXPECT_GE(state->CountOf("Launch"), 6 * (of_op["rms_norm"] + of_op["rope"] + of_op["paged_attention"]));
   }
   EXPECT_TRUE(state->violations.empty()) << state->violations[0];
   EXPECT_TRUE(state->NothingHeld());

@@ -167,7 +167,8 @@ class AttentionTest : public OpTest {
 // Without and with a NaN in the query of the first token's head 0, which must stay there.
 TEST_P(AttentionTest, CasesAgree) {
   for (const PagedAttentionCase& c : kPagedAttentionCases) {
-    if (c.start > 5000 || c.tokens > (c.shape.dtype == DType::kF32 && &ops() != &reference() ? 600 : 60)) continue;
+    // Long prefills are for benches: the reference takes minutes for them.
+    if (c.tokens > (c.shape.dtype == DType::kF32 && &ops() != &reference() ? 600 : 60)) continue;
     Random random(7);
     const Setting setting{c.shape, c.heads, c.window, c.soft_cap};
     const int64_t positions = c.start + c.tokens;
@@ -182,7 +183,7 @@ TEST_P(AttentionTest, CasesAgree) {
     const int64_t tokens = c.tokens * c.sequences;
     std::vector<float> q = random.Floats(tokens * setting.width(), 2);
     ExpectAgreement(setting, tokens, q, rows, two_, std::string(c.name));
-    if (tokens == 0 || tokens > 100) continue;
+    if (tokens == 0 || tokens > 100 || positions > 50000) continue;
     q[c.shape.head_dim - 1] = kNan;
     ExpectAgreement(setting, tokens, q, rows, two_, absl::StrCat(c.name, " with a NaN"));
   }

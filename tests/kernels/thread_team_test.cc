@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <thread>
 #include <vector>
 
 #include "tests/kernels/random_tensor.h"
@@ -27,9 +28,35 @@ TEST(ThreadTeamTest, EveryIndexOnceInFewRangesWithBordersOnTheGrain) {
         for (int64_t i = begin; i < end; ++i) ++seen[i];
       });
       EXPECT_EQ(seen, std::vector<int>(count, 1));
-      EXPECT_LE(ranges, threads);
+      EXPECT_LE(ranges, threads == 1 ? 1 : ThreadTeam::kChunksPerThread * threads);
       EXPECT_TRUE(on_grain);
     }
+  }
+}
+
+// Whoever begins first is held up (as by another process on its core) until the others have done all but an eighth of
+// the work. Dealt in equal shares they could do only half of it.
+TEST(ThreadTeamTest, WorkIsTakenByWhoeverIsFree) {
+  constexpr int64_t kCount = 64;
+  ThreadTeam team(2);
+  for (int trial = 0; trial < 20; ++trial) {
+    std::atomic<bool> first{true};
+    std::atomic<int64_t> by_others{0};
+    bool gave_up = false;
+    team.ParallelFor(kCount, 1, [&](int64_t begin, int64_t end) {
+      if (!first.exchange(false)) {
+        by_others += end - begin;
+        return;
+      }
+      for (int64_t looks = 0; by_others < kCount - kCount / 8; ++looks) {
+        if (looks == 1'000'000) {
+          gave_up = true;
+          return;
+        }
+        std::this_thread::yield();
+      }
+    });
+    ASSERT_FALSE(gave_up) << "the others did " << by_others << " of " << kCount;
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -12,6 +13,7 @@
 #include "tests/model/plain_engine.h"
 #include "tests/model/safetensors_writer.h"
 #include "tests/model/tiny_checkpoints.h"
+#include "tests/model/tiny_gguf.h"
 #include "tests/status_matchers.h"
 
 namespace interlace {
@@ -128,6 +130,42 @@ TEST(CheckpointTest, WeightsNeedNoAlignment) {
   std::memcpy(bytes.data(), &header, sizeof header);
   qwen.Write("model.safetensors", bytes);
   EXPECT_EQ(run(), want);
+}
+
+// The same weights in one file and in four: the same model to the bit, though its digest is another.
+TEST(CheckpointTest, AModelInPartsIsTheModel) {
+  const std::string stem = absl::StrCat(testing::TempDir(), "/interlace_split_", getpid());
+  GgufWriter whole;
+  TinyGgufOptions options;
+  options.edit = [&](GgufWriter& gguf) { whole = gguf; };
+  const std::string path = WriteTinyGguf(stem + ".gguf", options);
+  constexpr size_t kParts = 4;
+  std::vector<std::string> paths = {path};
+  for (size_t part = 0; part < kParts; ++part) {
+    GgufWriter gguf;
+    if (part == 0) gguf.metadata = whole.metadata;
+    gguf.SetInteger("split.no", static_cast<uint32_t>(part));
+    gguf.SetInteger("split.count", kParts);
+    gguf.SetInteger("split.tensors.count", static_cast<uint32_t>(whole.tensors.size()));
+    for (size_t i = part; i < whole.tensors.size(); i += kParts) gguf.tensors.push_back(whole.tensors[i]);
+    paths.push_back(absl::StrCat(stem, "-0000", part + 1, "-of-00004.gguf"));
+    std::ofstream(paths.back(), std::ios::binary | std::ios::trunc) << gguf.Bytes();
+  }
+  std::set<std::string> digests;
+  std::vector<float> want;
+  for (const std::string& from : paths) {
+    const auto checkpoint = Checkpoint::Open(from);
+    ASSERT_OK(checkpoint);
+    digests.insert((*checkpoint)->spec().digest);
+    auto engine = PlainEngine::Make(**checkpoint, {});
+    ASSERT_OK(engine);
+    (*engine)->Step({{0, {9, 70, 200, 31, 5, 120}}});
+    const std::vector<float> got = (*engine)->Logits({5});
+    if (want.empty()) want = got;
+    EXPECT_EQ(got, want) << from;
+  }
+  EXPECT_EQ(digests.size(), 2u);
+  for (const std::string& from : paths) fs::remove(from);
 }
 
 // Whatever config.json says, opening and making the model answers.

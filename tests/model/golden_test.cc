@@ -96,6 +96,7 @@ TEST_F(ModelGoldenTest, ContinuesGreedilyAsTheReferenceDoes) {
     logits = engine_->Logits(rows);
   }
   const double seconds = SecondsSince(start);
+  EXPECT_LE(mismatches, static_cast<int>(chats.size() * steps) / 40);  // 30 of 1,920 when this was written
   std::printf("%zu tokens, %d of them with a margin below %.2f; %d mismatches\n", chats.size() * steps, near_ties,
               kNearTie, mismatches);
   std::printf("largest difference of the top logits: %.2e\n", worst_logit);

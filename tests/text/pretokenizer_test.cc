@@ -5,7 +5,9 @@
 #include <random>
 #include <string>
 
+#include "common/log.h"
 #include "tests/status_matchers.h"
+#include "text/text_pattern.h"
 
 namespace interlace {
 namespace {
@@ -25,6 +27,30 @@ std::unique_ptr<Pretokenizer> Make(const char* name) {
 TEST(PretokenizerTest, UnknownNamesListTheKnown) {
   EXPECT_THAT(Pretokenizer::Make("tekken"),
               StatusIs(absl::StatusCode::kUnimplemented, AllOf(HasSubstr("tekken"), HasSubstr("smollm, llama-bpe"))));
+}
+
+// A search that comes to PCRE2's limits is not a search without a match: the log says so, once for each.
+TEST(TextPatternTest, ASearchThatGivesUpIsNotSilent) {
+  std::vector<LogEvent> events;
+  SetLogSink([&events](const LogEvent& event) { events.push_back(event); }, LogLevel::kInfo);
+  const std::string text(2000, 'a');
+  const auto found = [&](uint32_t steps) {
+    const auto pattern = TextPattern::Compile("a+a+a+[bd]", steps);
+    EXPECT_OK(pattern);
+    TextPattern::Search search;
+    return pattern->Find(text, 0, search).any;
+  };
+  EXPECT_FALSE(found(1000));
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].level, LogLevel::kError);
+  EXPECT_THAT(events[0].text, HasSubstr("not cut"));
+  events.clear();
+  const auto pattern = TextPattern::Compile("a+[bd]");
+  ASSERT_OK(pattern);
+  TextPattern::Search search;
+  EXPECT_FALSE(pattern->Find(text, 0, search).any);  // a search without a match says nothing
+  EXPECT_TRUE(events.empty());
+  SetLogSink(nullptr, LogLevel::kInfo);
 }
 
 TEST(PretokenizerTest, EachNameHasItsRules) {

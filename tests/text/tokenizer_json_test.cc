@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "checkpoint/generation_config.h"
 #include "tests/checkpoint/gguf_writer.h"
 #include "tests/status_matchers.h"
 #include "text/chat_template.h"
@@ -65,6 +66,49 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePiece(const Json& model) 
   auto file = GgufFile::Parse(AsBytes(bytes), "sp");
   if (!file.ok()) return file.status();
   return Tokenizer::Load(**file);
+}
+
+TEST(TokenizerJsonTest, EndTokensOfTheGenerationConfigEndATurn) {
+  TokenizerFiles files{"tiny", ReadText("qwen2.json"), "", ""};
+  const auto plain = Tokenizer::Load(files);
+  ASSERT_OK(plain);
+  const std::vector<int32_t> before = (*plain)->stop_tokens();
+  const auto with = [&](const std::string& json) {
+    files.generation_config_json = json;
+    return Tokenizer::Load(files);
+  };
+  std::vector<int32_t> more = before;
+  for (int32_t id : {7, 9}) more.push_back(id);
+  EXPECT_EQ((*with(R"({"eos_token_id": [7, 9, 7]})"))->stop_tokens(), more);
+  more.pop_back();
+  EXPECT_EQ((*with(R"({"eos_token_id": 7, "temperature": 0.6})"))->stop_tokens(), more);
+  for (const char* none : {"{}", R"({"eos_token_id": null})", R"({"eos_token_id": []})"}) {
+    EXPECT_EQ((*with(none))->stop_tokens(), before) << none;
+  }
+  for (const char* broken : {"[]", "{", R"({"eos_token_id": "7"})", R"({"eos_token_id": [7, "x"]})",
+                             R"({"eos_token_id": -1})", R"({"eos_token_id": 99999999})",
+                             R"({"eos_token_id": 9223372036854775807})", R"({"temperature": "hot"})",
+                             R"({"top_p": -1})"}) {
+    EXPECT_THAT(with(broken),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tiny/generation_config.json")))
+        << broken;
+  }
+}
+
+TEST(GenerationDefaultsTest, WhatIsLeftOutIsNotSaid) {
+  const auto none = ParseGenerationDefaults("", "g");
+  ASSERT_OK(none);
+  EXPECT_TRUE(none->end_tokens.empty());
+  EXPECT_EQ(none->temperature, std::nullopt);
+  const auto some = ParseGenerationDefaults(
+      R"({"do_sample": true, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05})", "g");
+  ASSERT_OK(some);
+  EXPECT_EQ(some->do_sample, true);
+  EXPECT_EQ(some->temperature, 0.7);
+  EXPECT_EQ(some->top_p, 0.8);
+  EXPECT_EQ(some->top_k, 20);
+  EXPECT_EQ(some->repetition_penalty, 1.05);
+  EXPECT_EQ(some->min_p, std::nullopt);
 }
 
 std::string Streamed(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {

@@ -25,11 +25,10 @@ std::unique_ptr<Transport> MakeOne(UcxOptions options = {}) {
 }
 
 struct Pair {
-  std::unique_ptr<Transport> a = MakeOne();
-  std::unique_ptr<Transport> b = MakeOne();
+  std::unique_ptr<Transport> a, b;
   Collected<Message> at_a, at_b;
   PeerId b_of_a{};
-  Pair() {
+  explicit Pair(const UcxOptions& options = {}) : a(MakeOne(options)), b(MakeOne(options)) {
     for (Channel channel : {kActivationChannel, kKvRequestChannel, kKvReplyChannel}) {
       a->Listen(channel, [this](Message m) { at_a.Add(std::move(m)); });
       b->Listen(channel, [this](Message m) { at_b.Add(std::move(m)); });
@@ -44,8 +43,14 @@ struct Pair {
   }
 };
 
-TEST(UcxTransport, CarriesBodiesOfAnySizeInParts) {
-  Pair pair;
+// Over sockets, and over a fabric of UCX that every machine has.
+class EachWay : public testing::TestWithParam<const char*> {
+ protected:
+  Pair pair{{.tls = GetParam()}};
+};
+INSTANTIATE_TEST_SUITE_P(UcxTransport, EachWay, testing::Values("none", "shm"));
+
+TEST_P(EachWay, CarriesBodiesOfAnySizeInParts) {
   const std::vector<std::vector<size_t>> shapes = {{},
                                                    {0},
                                                    {1},
@@ -78,8 +83,7 @@ TEST(UcxTransport, CarriesBodiesOfAnySizeInParts) {
   }
 }
 
-TEST(UcxTransport, AnswersGoToTheSenderOfAMessage) {
-  Pair pair;
+TEST_P(EachWay, AnswersGoToTheSenderOfAMessage) {
   pair.a->Send(pair.b_of_a, kKvRequestChannel, "question", {}, [](absl::Status) {});
   ASSERT_TRUE(pair.at_b.WaitFor(1));
   const PeerId from = pair.at_b.Take()[0].from;
@@ -91,8 +95,7 @@ TEST(UcxTransport, AnswersGoToTheSenderOfAMessage) {
 }
 
 // Small and large bodies in any mixture arrive in the order of sending, on each channel.
-TEST(UcxTransport, KeepsTheOrderOfEachChannel) {
-  Pair pair;
+TEST_P(EachWay, KeepsTheOrderOfEachChannel) {
   std::mt19937_64 random(7);
   constexpr int kMessages = 300;
   for (int i = 0; i < kMessages; ++i) {
@@ -111,8 +114,7 @@ TEST(UcxTransport, KeepsTheOrderOfEachChannel) {
   }
 }
 
-TEST(UcxTransport, TenThousandSmallMessagesFromSeveralThreads) {
-  Pair pair;
+TEST_P(EachWay, TenThousandSmallMessagesFromSeveralThreads) {
   Collected<absl::Status> done;
   {
     std::vector<Thread> threads;
@@ -134,8 +136,7 @@ TEST(UcxTransport, TenThousandSmallMessagesFromSeveralThreads) {
   }
 }
 
-TEST(UcxTransport, CloseFailsWhatIsOnItsWayAndTellsThePeer) {
-  Pair pair;
+TEST_P(EachWay, CloseFailsWhatIsOnItsWayAndTellsThePeer) {
   Collected<absl::Status> lost_at_a, lost_at_b, done;
   pair.a->OnPeerLost([&](PeerId, absl::Status s) { lost_at_a.Add(s); });
   pair.b->OnPeerLost([&](PeerId, absl::Status s) { lost_at_b.Add(s); });
@@ -155,8 +156,7 @@ TEST(UcxTransport, CloseFailsWhatIsOnItsWayAndTellsThePeer) {
   EXPECT_THAT(done.Take()[0], StatusIs(absl::StatusCode::kUnavailable, _));
 }
 
-TEST(UcxTransport, AHandlerMayCloseItsPeer) {
-  Pair pair;
+TEST_P(EachWay, AHandlerMayCloseItsPeer) {
   Collected<absl::Status> done, lost;
   pair.a->OnPeerLost([&](PeerId, absl::Status s) { lost.Add(s); });
   Collected<int> closed;
@@ -257,8 +257,12 @@ TEST(UcxTransport, RefusesBadOptions) {
   options.host = "no.such.host";
   EXPECT_THAT(MakeUcxTransport(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no.such.host")));
   options = {};
-  options.settings = {{"TLS", "nonsense"}};
+  options.tls = "nonsense";
   EXPECT_FALSE(MakeUcxTransport(options).ok());
+  for (const char* dangerous : {"tcp", "shm,tcp", "all", "^shm"}) {
+    options.tls = dangerous;
+    EXPECT_THAT(MakeUcxTransport(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("transport.tls")));
+  }
 }
 
 }  // namespace

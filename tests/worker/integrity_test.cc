@@ -170,7 +170,7 @@ TEST(WorkerIntegrityTest, AnArenaTooSmallRefusesAtOnce) {
     config.kv.device_bytes.value = 3 * kSlotBytes;
     Rig rig(config);
     for (const Answer& answer : rig.clients().Run(Asks(), true)) {
-      EXPECT_THAT(answer.status, StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("kv.device_bytes")));
+      EXPECT_THAT(answer.status, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("kv.device_bytes")));
       EXPECT_TRUE(answer.tokens.empty());
     }
   }
@@ -202,7 +202,9 @@ TEST(WorkerIntegrityTest, FullTiers) {
             EXPECT_EQ(answers[i].tokens, Clean()[i].tokens) << what;
           } else {
             ++refused;
-            EXPECT_THAT(answers[i].status, StatusIs(absl::StatusCode::kResourceExhausted, _)) << what;
+            // It can never run, or lost its room too often.
+            EXPECT_TRUE(absl::IsFailedPrecondition(answers[i].status) || absl::IsResourceExhausted(answers[i].status))
+                << what << ": " << answers[i].status;
             EXPECT_LT(slots, 1000) << what << ": " << answers[i].status;
           }
         }
@@ -210,7 +212,7 @@ TEST(WorkerIntegrityTest, FullTiers) {
     }
   }
   EXPECT_GT(finished, 0);
-  std::printf("%d requests finished, %d ended with ResourceExhausted\n", finished, refused);
+  std::printf("%d requests finished, %d were refused\n", finished, refused);
 }
 
 TEST(WorkerIntegrityTest, NoTierAtAll) {

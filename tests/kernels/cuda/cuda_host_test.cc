@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/plan_cache.h"
 #include "kernels/cuda/staging_ring.h"
 #include "tests/kernels/cuda/emulated_device.h"
 #include "tests/kernels/random_tensor.h"
@@ -55,6 +56,21 @@ TEST_F(CudaHostTest, MemoryIsAlignedZeroedAndReachableByTheHost) {
     for (int64_t i = 0; i < bytes; ++i) ASSERT_EQ((*buffer)->data()[i], std::byte{0});
     std::memset((*buffer)->data(), 7, bytes);
   }
+}
+
+// Row counts vary without end; plans must not.
+TEST(PlanCacheTest, HoldsThePlansUsedLast) {
+  PlanCache<std::pair<int, int>, int> cache(8);
+  for (int n = 0; n < 1000; ++n) {
+    EXPECT_EQ(cache.Find({1, n}), nullptr);
+    EXPECT_EQ(*cache.Put({1, n}, std::make_unique<int>(n)), n);
+    ASSERT_NE(cache.Find({1, 0}), nullptr) << "used all the time, so never the oldest";
+    EXPECT_LE(cache.size(), 8u);
+  }
+  for (int n = 994; n < 1000; ++n) EXPECT_EQ(*cache.Find({1, n}), n);
+  EXPECT_EQ(cache.Find({1, 992}), nullptr);
+  cache.Clear();
+  EXPECT_EQ(cache.Find({1, 999}), nullptr);
 }
 
 TEST_F(CudaHostTest, OpsAreQueuedAndDoneAfterSynchronize) {

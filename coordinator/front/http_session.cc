@@ -1,0 +1,404 @@
+#include "coordinator/front/http_session.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/string.hpp>
+#include <boost/beast/http/error.hpp>
+#include <boost/beast/http/read.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "coordinator/front/api_error.h"
+#include "coordinator/front/openai_json.h"
+#include "coordinator/front/openai_reply.h"
+
+namespace interlace {
+
+namespace net = boost::asio;
+namespace http = boost::beast::http;
+using boost::system::error_code;
+using net::ip::tcp;
+
+namespace {
+
+constexpr uint32_t kHeaderLimit = 32 << 10;  // bytes
+constexpr size_t kReadAhead = 64 << 10;      // bytes taken of requests that wait behind the present one
+constexpr auto kLinger = std::chrono::seconds(2);
+// Left to itself the system holds 2.6 MB for a client that does not read: half an hour of text, times all connections.
+constexpr int kSendBuffer = 128 << 10;
+
+}  // namespace
+
+// A generation on its way through the worker.
+struct HttpSession::Opening {
+  absl::StatusOr<OpenAiRequest> request = absl::UnknownError("not parsed");
+  std::optional<absl::StatusOr<GenerationRun>> run;
+  bool done = false;  // thread: the loop's
+};
+
+// An answer under way.
+struct HttpSession::Delivery {
+  Delivery(const OpenAiRequest& r, GenerationRun& g, const std::string& model)
+      : request(r),
+        run(g),
+        head{r.chat, g.name(), model, WallSeconds()},
+        choices(g.streams().size()),
+        usage{g.prompt_tokens(), 0},
+        open(choices.size()),
+        last_write(std::chrono::steady_clock::now()) {
+    for (ReplyChoice& choice : choices) {
+      if (logprobs()) choice.logprobs.emplace();
+    }
+  }
+  bool logprobs() const { return request.spec.logprobs.has_value(); }
+  const Usage* running_usage() const { return request.continuous_usage ? &usage : nullptr; }
+
+  const OpenAiRequest& request;
+  GenerationRun& run;
+  const ReplyHead head;
+  std::vector<ReplyChoice> choices;
+  Usage usage;
+  size_t open;           // choices that have not ended
+  bool started = false;  // the head of the stream was written: a failure is an event from now on
+  absl::Status failure;
+  Instant last_write;  // or the begin
+};
+
+HttpSession::HttpSession(tcp::socket socket, HttpContext& context)
+    : context_(context),
+      stream_(std::move(socket)),
+      writer_(stream_, context.options.write_timeout),
+      wake_(context.loop) {
+  wake_.expires_at(Instant::max());
+  context_.sessions.insert(this);
+  absl::MutexLock lock(&context_.mutex);
+  ++context_.open;
+}
+
+HttpSession::~HttpSession() {
+  context_.sessions.erase(this);
+  if (!context_.ended) context_.room.cancel();
+  absl::MutexLock lock(&context_.mutex);
+  --context_.open;
+}
+
+void HttpSession::Start(tcp::socket socket, HttpContext& context) {
+  auto session = std::make_shared<HttpSession>(std::move(socket), context);
+  HttpSession* self = session.get();
+  net::co_spawn(context.loop, self->Run(), [session](std::exception_ptr thrown) {
+    if (thrown == nullptr) return;
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::exception& e) {
+      LOG(ERROR) << "an HTTP session threw" << Field("what", e.what());
+    }
+  });
+}
+
+void HttpSession::Stop() {
+  error_code ignored;
+  if (idle_) stream_.socket().cancel(ignored);
+}
+
+net::awaitable<void> HttpSession::Run() {
+  error_code ignored;
+  stream_.socket().set_option(tcp::no_delay(true), ignored);
+  stream_.socket().set_option(net::socket_base::send_buffer_size(kSendBuffer), ignored);
+  bool more = true;
+  while (more && !context_.stopping) {
+    more = co_await ReadRequest();
+    if (!more) break;
+    co_await AnswerRequest();
+    more = writer_.lives_on();
+  }
+  co_await Linger();
+}
+
+net::awaitable<bool> HttpSession::ReadRequest() {
+  error_code error;
+  parser_.emplace();
+  parser_->header_limit(kHeaderLimit);
+  parser_->body_limit(static_cast<uint64_t>(context_.options.max_body));
+  question_ = {};
+  writer_.question() = {};
+  named_ = false;
+  if (buffer_.size() == 0) {
+    idle_ = true;
+    stream_.expires_after(absl::ToChronoMilliseconds(context_.options.idle_timeout));
+    const size_t bytes = co_await stream_.async_read_some(buffer_.prepare(4096), Into(error));
+    idle_ = false;
+    if (error) {
+      writer_.set_gone();
+      co_return false;
+    }
+    buffer_.commit(bytes);
+  }
+  stream_.expires_after(absl::ToChronoMilliseconds(context_.options.header_timeout));
+  co_await http::async_read_header(stream_, buffer_, *parser_, Into(error));
+  if (!error) {
+    NoteRequest();
+    stream_.expires_after(absl::ToChronoMilliseconds(context_.options.body_timeout));
+    if (!parser_->is_done() && boost::beast::iequals(parser_->get()[http::field::expect], "100-continue")) {
+      static const std::string go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+      co_await net::async_write(stream_, net::buffer(go_on), Into(error));
+    }
+  }
+  if (!error) co_await http::async_read(stream_, buffer_, *parser_, Into(error));
+  stream_.expires_never();
+  if (error) {
+    co_await RefuseBroken(error);
+    co_return false;
+  }
+  request_ = parser_->release();
+  question_.body = request_.body();
+  co_return true;
+}
+
+// What the headers say.
+void HttpSession::NoteRequest() {
+  const auto& message = parser_->get();
+  HttpWriter::Question& asked = writer_.question();
+  asked.version = message.version();
+  asked.keep_alive = message.keep_alive();
+  question_.method = std::string(message.method_string());
+  asked.head = question_.method == "HEAD";
+  if (asked.head) question_.method = "GET";
+  const auto target = message.target();
+  question_.path = std::string(target.substr(0, target.find_first_of("?#")));
+  asked.name = std::string(message["x-request-id"]);
+  named_ = IsRequestName(asked.name);
+  if (!named_) asked.name = context_.intake.DrawName();
+}
+
+net::awaitable<void> HttpSession::RefuseBroken(error_code error) {
+  writer_.question().keep_alive = false;
+  if (writer_.question().name.empty()) writer_.question().name = context_.intake.DrawName();
+  HttpReply reply;
+  if (error == http::error::body_limit) {
+    reply = ErrorReply(413, absl::StrCat("the body is larger than request.max_body=", context_.options.max_body),
+                       "body_too_large");
+  } else if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    reply = ErrorReply(431, absl::StrCat("the headers are larger than ", kHeaderLimit, " bytes"), "headers_too_large");
+  } else if (error.category() == http::make_error_code(http::error::bad_method).category() &&
+             error != http::error::end_of_stream && error != http::error::partial_message) {
+    reply = ErrorReply(400, absl::StrCat("the request is not HTTP: ", error.message()), "malformed_http");
+  } else {
+    writer_.set_gone();  // closed, or too slow
+    co_return;
+  }
+  co_await writer_.Reply(std::move(reply));
+}
+
+net::awaitable<void> HttpSession::AnswerRequest() {
+  const RouteKind kind = context_.routes.KindOf(question_);
+  if (kind == RouteKind::kChat || kind == RouteKind::kCompletion) {
+    co_await Generate(kind == RouteKind::kChat);
+    co_return;
+  }
+  auto reply = std::make_shared<std::optional<HttpReply>>();
+  if (kind == RouteKind::kQuick) {
+    *reply = context_.routes.Answer(question_);
+  } else {
+    context_.worker.Post([self = shared_from_this(), reply] {
+      HttpReply answer = self->context_.routes.Answer(self->question_);
+      self->context_.on_loop.Post([self, reply, answer = std::move(answer)]() mutable {
+        *reply = std::move(answer);
+        self->Wake();
+      });
+    });
+    while (!*reply) co_await Wait();
+  }
+  if (context_.stopping) writer_.question().keep_alive = false;
+  co_await writer_.Reply(**std::move(reply));
+}
+
+net::awaitable<void> HttpSession::Generate(bool chat) {
+  auto opening = std::make_shared<Opening>();
+  Watch();
+  context_.worker.Post([self = shared_from_this(), opening, chat] {
+    opening->request = chat ? ParseChat(self->question_.body) : ParseCompletion(self->question_.body);
+    if (opening->request.ok()) {
+      GenerationSpec& spec = opening->request->spec;
+      const std::string& name = self->writer_.question().name;
+      if (self->named_) spec.name = name;
+      if (spec.name.empty()) spec.name = name;  // the one that errors are answered under
+      opening->run.emplace(
+          self->context_.intake.Start(spec, self->context_.on_loop, [weak = std::weak_ptr<HttpSession>(self)] {
+            if (auto session = weak.lock()) session->Wake();
+          }));
+    }
+    self->context_.on_loop.Post([self, opening] {
+      opening->done = true;
+      self->Wake();
+    });
+  });
+  while (!opening->done) co_await Wait();
+  request_.body() = std::string();
+  question_.body = {};
+  const absl::Status status = opening->request.ok() ? opening->run->status() : opening->request.status();
+  if (status.ok()) {
+    GenerationRun& run = **opening->run;
+    writer_.question().name = run.name();
+    Delivery delivery(*opening->request, run, context_.intake.options().model);
+    co_await Deliver(delivery);
+    opening->run.reset();  // cancels what still runs
+  } else {
+    co_await EndWatch();
+    co_await WriteError(status);
+  }
+}
+
+net::awaitable<void> HttpSession::Deliver(Delivery& d) {
+  while (d.open > 0 && d.failure.ok() && !writer_.gone()) {
+    if (context_.closing) {
+      d.failure = absl::UnavailableError("the server stopped before the answer was complete");
+      break;
+    }
+    bool progress = false;
+    for (size_t i = 0; i < d.choices.size() && d.failure.ok() && !writer_.gone(); ++i) {
+      const bool taken = co_await DeliverNext(d, i);
+      progress |= taken;
+    }
+    if (!progress) co_await AwaitEvents(d);
+  }
+  co_await EndWatch();
+  co_await FinishDelivery(d);
+}
+
+net::awaitable<bool> HttpSession::DeliverNext(Delivery& d, size_t i) {
+  std::optional<TextEvent> event = d.run.streams()[i]->Take();
+  if (!event) co_return false;
+  ReplyChoice& choice = d.choices[i];
+  d.usage.completion_tokens += event->completion_tokens - choice.completion_tokens;
+  choice.completion_tokens = event->completion_tokens;
+  if (event->end) {
+    --d.open;
+    d.failure = event->end->status;
+    choice.finish = event->end->reason;
+    if (d.run.first_of_prompt(i)) d.usage.cached_tokens += event->end->cached_tokens;
+    if (d.failure.ok()) context_.intake.NoteServed(event->end->timing.total);
+  }
+  std::vector<ReplyToken> scored;
+  if (d.logprobs()) scored = ReplyTokens(event->shown, context_.intake.tokenizer());
+  if (!d.request.stream) {
+    choice.text += event->text;
+    for (ReplyToken& token : scored) choice.logprobs->push_back(std::move(token));
+    co_return true;
+  }
+  if (!d.started && !d.failure.ok()) co_return true;  // a real HTTP status is still possible
+  if (!d.started) co_await StartStream(d);
+  if (!event->text.empty() || !scored.empty()) {
+    co_await writer_.Event(TextChunk(d.head, i, event->text, d.running_usage(), d.logprobs() ? &scored : nullptr));
+  }
+  if (event->end && d.failure.ok()) co_await writer_.Event(FinishChunk(d.head, i, choice.finish, d.running_usage()));
+  d.last_write = std::chrono::steady_clock::now();
+  co_return true;
+}
+
+net::awaitable<void> HttpSession::AwaitEvents(Delivery& d) {
+  if (!d.request.stream) {
+    co_await Wait();
+    co_return;
+  }
+  const absl::Duration patience = d.started ? context_.options.ping_interval : context_.options.first_write;
+  const Instant limit = d.last_write + absl::ToChronoMilliseconds(patience);
+  co_await Wait(limit);
+  if (std::chrono::steady_clock::now() < limit || writer_.gone() || context_.closing) co_return;
+  if (d.started) {
+    co_await writer_.Ping();
+  } else {
+    co_await StartStream(d);
+  }
+  d.last_write = std::chrono::steady_clock::now();
+}
+
+net::awaitable<void> HttpSession::StartStream(Delivery& d) {
+  d.started = true;
+  if (context_.stopping) writer_.question().keep_alive = false;
+  co_await writer_.StartStream();
+  if (!d.request.chat) co_return;
+  const Usage none{d.run.prompt_tokens(), 0};
+  for (size_t i = 0; i < d.choices.size(); ++i) {
+    co_await writer_.Event(RoleChunk(d.head, i, d.request.continuous_usage ? &none : nullptr));
+  }
+}
+
+net::awaitable<void> HttpSession::FinishDelivery(Delivery& d) {
+  if (!writer_.gone() && !d.started && !d.failure.ok()) {
+    co_await WriteError(d.failure);
+    co_return;
+  }
+  LogAnswer(writer_.gone()   ? 499
+            : d.failure.ok() ? 200
+                             : ToApiError(d.failure).http,
+            d.usage.prompt_tokens, d.usage.completion_tokens);
+  if (d.started) {
+    if (!d.failure.ok()) {
+      co_await writer_.Event(ErrorBody(ToApiError(d.failure)));
+    } else if (d.request.include_usage) {
+      co_await writer_.Event(UsageChunk(d.head, d.usage));
+    }
+    co_await writer_.EndStream();
+  } else {
+    HttpReply reply;
+    reply.body = WholeAnswer(d.head, d.choices, d.usage);
+    if (context_.stopping) writer_.question().keep_alive = false;
+    co_await writer_.Reply(std::move(reply));
+  }
+}
+
+net::awaitable<void> HttpSession::WriteError(absl::Status status) {
+  if (writer_.gone()) co_return;
+  const bool full = absl::IsResourceExhausted(status);
+  HttpReply reply = ErrorReply(status, full ? context_.intake.RetryAfter() : absl::ZeroDuration());
+  LogAnswer(reply.status, 0, 0);
+  if (context_.stopping) writer_.question().keep_alive = false;
+  co_await writer_.Reply(std::move(reply));
+}
+
+// Closing with unread bytes in the socket would reset the connection and take our last answer with it.
+net::awaitable<void> HttpSession::Linger() {
+  error_code error;
+  stream_.socket().shutdown(tcp::socket::shutdown_send, error);
+  if (!writer_.gone() && !error) {
+    buffer_.clear();
+    stream_.expires_after(kLinger);
+    while (!error) co_await stream_.async_read_some(buffer_.prepare(16384), Into(error));
+  }
+  stream_.close();
+}
+
+net::awaitable<void> HttpSession::Wait(Instant limit) {
+  error_code ignored;
+  wake_.expires_at(limit);
+  co_await wake_.async_wait(Into(ignored));
+}
+
+void HttpSession::Watch() {
+  watch_wanted_ = true;
+  if (watching_ || buffer_.size() >= kReadAhead) return;
+  watching_ = true;
+  stream_.socket().async_read_some(buffer_.prepare(4096), [self = shared_from_this()](error_code error, size_t bytes) {
+    self->watching_ = false;
+    self->buffer_.commit(bytes);
+    if (error && error != net::error::operation_aborted) self->writer_.set_gone();
+    if (!error && self->watch_wanted_) self->Watch();
+    self->Wake();
+  });
+}
+
+net::awaitable<void> HttpSession::EndWatch() {
+  watch_wanted_ = false;
+  error_code ignored;
+  if (watching_) stream_.socket().cancel(ignored);
+  while (watching_) co_await Wait();
+}
+
+void HttpSession::LogAnswer(int status, int32_t prompt_tokens, int32_t completion_tokens) {
+  LOG(INFO) << "http" << Field("path", question_.path) << Field("request_id", writer_.question().name)
+            << Field("status", status) << Field("prompt_tokens", prompt_tokens)
+            << Field("completion_tokens", completion_tokens);
+}
+
+}  // namespace interlace

@@ -1,0 +1,80 @@
+// HttpSession: one connection to the HTTP front. Private to http_*.cc.
+#pragma once
+
+#include <utility>  // before Asio, whose headers of this version need it
+//
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "coordinator/front/http_context.h"
+#include "coordinator/front/http_writer.h"
+
+namespace interlace {
+
+// Reads requests, one after the other, and answers each. Owned by its coroutine; thread: the loop's. While an answer is
+// made a read is always pending, so a client that goes away is seen at once; what it reads belongs to the next request.
+// `wake_` has one waiter, the coroutine: whatever may end a wait calls Wake, and the coroutine then looks again.
+class HttpSession final : public std::enable_shared_from_this<HttpSession> {
+ public:
+  HttpSession(boost::asio::ip::tcp::socket socket, HttpContext& context);
+  ~HttpSession();
+  static void Start(boost::asio::ip::tcp::socket socket, HttpContext& context);
+  // No request after the present one; an idle connection ends now.
+  void Stop();
+  // The coroutine looks again at what it waits for.
+  void Wake() { wake_.cancel(); }
+
+ private:
+  template <typename T>
+  using Async = boost::asio::awaitable<T>;
+  using Instant = std::chrono::steady_clock::time_point;
+  struct Opening;
+  struct Delivery;
+
+  Async<void> Run();
+  // False: the connection ends. What is wrong with the request was then answered.
+  Async<bool> ReadRequest();
+  Async<void> RefuseBroken(boost::system::error_code error);
+  void NoteRequest();
+  Async<void> AnswerRequest();
+  Async<void> Generate(bool chat);
+  Async<void> Deliver(Delivery& delivery);
+  // Takes one event of a choice and shows it; false: there is none yet.
+  Async<bool> DeliverNext(Delivery& delivery, size_t choice);
+  // Waits for something to take. After a while of silence a stream is begun, or kept alive by a comment.
+  Async<void> AwaitEvents(Delivery& delivery);
+  Async<void> StartStream(Delivery& delivery);
+  Async<void> FinishDelivery(Delivery& delivery);
+  Async<void> WriteError(absl::Status status);
+  Async<void> Linger();
+
+  // Waits until Wake, or `limit`.
+  Async<void> Wait(Instant limit = Instant::max());
+  void Watch();
+  Async<void> EndWatch();
+  void LogAnswer(int status, int32_t prompt_tokens, int32_t completion_tokens);
+
+  HttpContext& context_;
+  boost::beast::tcp_stream stream_;
+  HttpWriter writer_;
+  boost::asio::steady_timer wake_;
+  boost::beast::flat_buffer buffer_;
+  std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  boost::beast::http::request<boost::beast::http::string_body> request_;
+  HttpQuestion question_;
+  bool named_ = false;  // by the client
+  bool idle_ = false;   // waiting for a request to begin
+  bool watching_ = false;
+  bool watch_wanted_ = false;
+};
+
+}  // namespace interlace

@@ -1,0 +1,88 @@
+#include "coordinator/front/http_writer.h"
+
+#include <boost/asio/write.hpp>
+#include <boost/beast/http/chunk_encode.hpp>
+#include <boost/beast/http/empty_body.hpp>
+#include <boost/beast/http/message.hpp>
+#include <boost/beast/http/serializer.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <boost/beast/http/write.hpp>
+
+#include "coordinator/front/http_context.h"
+#include "coordinator/front/openai_reply.h"
+
+namespace interlace {
+
+namespace net = boost::asio;
+namespace http = boost::beast::http;
+using boost::system::error_code;
+
+void HttpWriter::BeginWrite() { stream_.expires_after(absl::ToChronoMilliseconds(write_timeout_)); }
+
+void HttpWriter::EndWrite(bool failed) {
+  stream_.expires_never();
+  if (failed) gone_ = true;
+}
+
+net::awaitable<void> HttpWriter::Reply(HttpReply reply) {
+  if (gone_) co_return;
+  http::response<http::string_body> response(static_cast<http::status>(reply.status), question_.version);
+  response.set(http::field::content_type, reply.content_type);
+  response.set("x-request-id", question_.name);
+  for (const auto& [key, value] : reply.headers) response.set(key, value);
+  response.keep_alive(question_.keep_alive);
+  response.body() = std::move(reply.body);
+  response.prepare_payload();
+  http::response_serializer<http::string_body> serializer(response);
+  error_code error;
+  BeginWrite();
+  if (question_.head) {
+    co_await http::async_write_header(stream_, serializer, Into(error));
+  } else {
+    co_await http::async_write(stream_, serializer, Into(error));
+  }
+  EndWrite(error.failed());
+}
+
+net::awaitable<void> HttpWriter::StartStream() {
+  if (gone_) co_return;
+  http::response<http::empty_body> response(http::status::ok, question_.version);
+  response.set(http::field::content_type, "text/event-stream");
+  response.set(http::field::cache_control, "no-cache");
+  response.set("x-request-id", question_.name);
+  if (question_.version < 11) question_.keep_alive = false;  // only the end of the connection ends such a body
+  response.keep_alive(question_.keep_alive);
+  if (question_.version >= 11) response.chunked(true);
+  http::response_serializer<http::empty_body> serializer(response);
+  error_code error;
+  BeginWrite();
+  co_await http::async_write_header(stream_, serializer, Into(error));
+  EndWrite(error.failed());
+}
+
+net::awaitable<void> HttpWriter::Event(std::string text) { co_await WriteBody(SseEvent(text)); }
+
+net::awaitable<void> HttpWriter::Ping() { co_await WriteBody(": ping\n\n"); }
+
+net::awaitable<void> HttpWriter::WriteBody(std::string bytes) {
+  if (gone_) co_return;
+  error_code error;
+  BeginWrite();
+  if (question_.version >= 11) {
+    co_await net::async_write(stream_, http::make_chunk(net::buffer(bytes)), Into(error));
+  } else {
+    co_await net::async_write(stream_, net::buffer(bytes), Into(error));
+  }
+  EndWrite(error.failed());
+}
+
+net::awaitable<void> HttpWriter::EndStream() {
+  co_await Event("[DONE]");
+  if (question_.version < 11 || gone_) co_return;
+  error_code error;
+  BeginWrite();
+  co_await net::async_write(stream_, http::make_chunk_last(), Into(error));
+  EndWrite(error.failed());
+}
+
+}  // namespace interlace

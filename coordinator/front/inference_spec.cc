@@ -1,0 +1,60 @@
+#include "coordinator/front/inference_spec.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "proto/inference.pb.h"
+
+namespace interlace {
+namespace {
+
+// The fields that Generate and Chat share.
+GenerationSpec SharedSpec(const std::string& name, const std::string& model, const v1::SamplingOptions& options) {
+  GenerationSpec spec;
+  spec.name = name;
+  spec.model = model;
+  if (options.has_temperature()) spec.temperature = options.temperature();
+  if (options.has_top_p()) spec.top_p = options.top_p();
+  if (options.has_top_k()) spec.top_k = options.top_k();
+  if (options.has_seed()) spec.seed = options.seed();
+  if (options.has_max_tokens()) spec.max_tokens = options.max_tokens();
+  if (options.has_min_p()) spec.min_p = options.min_p();
+  if (options.has_typical_p()) spec.typical_p = options.typical_p();
+  if (options.has_repetition_penalty()) spec.repetition_penalty = options.repetition_penalty();
+  if (options.has_presence_penalty()) spec.presence_penalty = options.presence_penalty();
+  if (options.has_frequency_penalty()) spec.frequency_penalty = options.frequency_penalty();
+  if (options.has_min_tokens()) spec.min_tokens = options.min_tokens();
+  if (options.has_logprobs()) spec.logprobs = options.logprobs();
+  spec.logit_bias.assign(options.logit_bias().begin(), options.logit_bias().end());
+  std::sort(spec.logit_bias.begin(), spec.logit_bias.end());
+  spec.bad_words.assign(options.bad_words().begin(), options.bad_words().end());
+  spec.stop.assign(options.stop().begin(), options.stop().end());
+  spec.stop_token_ids.assign(options.stop_token_ids().begin(), options.stop_token_ids().end());
+  spec.ignore_eos = options.ignore_eos();
+  return spec;
+}
+
+}  // namespace
+
+GenerationSpec SpecOf(const v1::GenerateRequest& request) {
+  GenerationSpec spec = SharedSpec(request.request_id(), request.model(), request.sampling());
+  if (request.has_tokens()) {
+    const auto& ids = request.tokens().ids();
+    spec.prompts.emplace_back(std::vector<int32_t>(ids.begin(), ids.end()));
+  } else if (request.has_text()) {
+    spec.prompts.emplace_back(request.text());
+  }
+  return spec;
+}
+
+GenerationSpec SpecOf(const v1::ChatRequest& request) {
+  GenerationSpec spec = SharedSpec(request.request_id(), request.model(), request.sampling());
+  std::vector<ChatMessage> messages;
+  for (const v1::ChatMessage& message : request.messages()) messages.push_back({message.role(), message.content()});
+  spec.prompts.emplace_back(std::move(messages));
+  return spec;
+}
+
+}  // namespace interlace

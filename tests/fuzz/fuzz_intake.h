@@ -1,0 +1,69 @@
+// An intake with a vocabulary of bytes and an engine that answers each request at once, for the fuzz targets of the
+// doors.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "checkpoint/gguf.h"
+#include "common/check.h"
+#include "common/clock.h"
+#include "common/entropy.h"
+#include "common/log.h"
+#include "coordinator/front/generation.h"
+#include "tests/text/small_tokenizer.h"
+
+namespace interlace {
+
+// Checks what it is given: no door may let a request through that a rank would have to refuse.
+class EchoEngine final : public Engine {
+ public:
+  explicit EchoEngine(int32_t vocab) : vocab_(vocab) {}
+  absl::Status Submit(Request request) override {
+    CHECK(!request.prompt.empty() && request.max_tokens >= 1);
+    for (int32_t token : request.prompt) CHECK(token >= 0 && token < vocab_);
+    for (const LogitBias& bias : request.sampling.logit_bias) CHECK(bias.token >= 0 && bias.token < vocab_);
+    CHECK(request.sampling.temperature >= 0 && request.sampling.top_p > 0 && request.sampling.top_k >= 0);
+    RequestEnd end;
+    end.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+    for (int32_t token : {request.prompt.back(), vocab_ + 7}) {  // models have more rows than tokenizers have pieces
+      if (++end.completion_tokens > request.max_tokens) break;
+      const TokenScore scores[] = {{token, -1}, {vocab_, -2}};
+      if (request.sampling.logprobs >= 0) {
+        request.sink->OnScoredToken(token, scores);
+      } else {
+        request.sink->OnTokens({&token, 1});
+      }
+    }
+    request.sink->OnEnd(end);
+    return absl::OkStatus();
+  }
+  void Cancel(RequestId) override {}
+  void Stop(RequestId) override {}
+  absl::StatusOr<Explanation> Explain(absl::string_view) override { return absl::NotFoundError("no such request"); }
+  EngineLoad Load() override { return {.ranks_ready = 1, .ranks = 1}; }
+
+ private:
+  const int32_t vocab_;
+};
+
+struct FuzzIntake {
+  FuzzIntake() {
+    SetLogSink([](const LogEvent&) {}, LogLevel::kError);
+    const std::string bytes = SmallVocabulary().Writer().Build();
+    auto file = GgufFile::Parse(AsBytes(bytes), "small");
+    CHECK(file.ok());
+    auto loaded = Tokenizer::Load(**file);
+    CHECK(loaded.ok());
+    tokenizer = *std::move(loaded);
+    engine = std::make_unique<EchoEngine>(tokenizer->vocab_size());
+    intake = std::make_unique<Intake>(Intake::Options{.model = "m", .context = 512, .layers = 4}, *tokenizer, nullptr,
+                                      *engine, clock, MakeSeededEntropy(1));
+  }
+  RealClock clock;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<EchoEngine> engine;
+  std::unique_ptr<Intake> intake;
+};
+
+}  // namespace interlace

@@ -1,0 +1,193 @@
+#include "worker/activation_channel.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+
+#include "common/log.h"
+#include "common/thread.h"
+#include "tests/status_matchers.h"
+#include "tests/worker/scripted_transport.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kNow = absl::ZeroDuration();
+constexpr absl::Duration kLong = absl::Seconds(60);
+constexpr PeerId kFrom{71};
+
+Tensor Rows(std::vector<float>& values, int64_t cols = 4) {
+  return {values.data(), DType::kF32, static_cast<int64_t>(values.size()) / cols, cols};
+}
+
+// Stages 0 and 1; what stage 0 sends is carried over by the test.
+class ActivationChannelTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    SetLogSink([](const LogEvent&) {}, LogLevel::kError);
+  }
+  void TearDown() override { SetLogSink(nullptr, LogLevel::kInfo); }
+  // As both ends do when an epoch starts.
+  void Start(Epoch epoch) {
+    receiver_.Interrupt(epoch);
+    ASSERT_OK(sender_.Connect("next", epoch));
+    Carry();
+  }
+  void Carry() {
+    while (!below_.sent.empty()) above_.Arrive(kActivationChannel, kFrom, below_.Take());
+  }
+  absl::Status Send(Epoch epoch, PlanId plan, std::vector<size_t> lost = {}) {
+    return sender_.Send({epoch, plan, std::move(lost)}, Rows(x_));
+  }
+  absl::StatusOr<ActivationNote> Receive(Epoch epoch, PlanId plan, absl::Duration timeout = kNow) {
+    return receiver_.Receive(epoch, plan, Rows(y_), timeout);
+  }
+
+  ScriptedTransport below_, above_;
+  ActivationChannel sender_{below_, StageId{0}}, receiver_{above_, StageId{1}};
+  std::vector<float> x_ = {1, 2, 3, 4, 5, 6, 7, 8}, y_ = std::vector<float>(8);
+};
+
+TEST_F(ActivationChannelTest, CarriesRowsAndAnyNumberOfLostSequences) {
+  Start(Epoch{3});
+  for (size_t count : {0, 1, 508, 509, 5000}) {
+    std::vector<size_t> lost(count);
+    std::iota(lost.begin(), lost.end(), 7);
+    const PlanId plan{count + 1};
+    ASSERT_OK(Send(Epoch{3}, plan, lost)) << count;
+    Carry();
+    const absl::StatusOr<ActivationNote> note = Receive(Epoch{3}, plan);
+    ASSERT_OK(note);
+    EXPECT_EQ(note->lost, lost);
+    EXPECT_EQ(y_, x_);
+  }
+}
+
+TEST_F(ActivationChannelTest, DamageAnywhereIsNeverARow) {
+  Start(Epoch{1});
+  std::mt19937_64 random(3);
+  for (int round = 0; round < 500; ++round) {
+    const PlanId plan{static_cast<uint64_t>(round) + 1};
+    ASSERT_OK(Send(Epoch{1}, plan, {1, 2, 3}));
+    Message message = below_.Take();
+    std::string& part = random() % 2 == 0 ? message.header : message.body;
+    part[random() % part.size()] ^= static_cast<char>(1 + random() % 255);
+    if (random() % 8 == 0) part.resize(random() % part.size());
+    above_.Arrive(kActivationChannel, kFrom, std::move(message));
+    EXPECT_FALSE(Receive(Epoch{1}, plan).ok()) << "round " << round;
+  }
+}
+
+TEST_F(ActivationChannelTest, AFlippedBitOfARowIsDataLoss) {
+  Start(Epoch{1});
+  ASSERT_OK(Send(Epoch{1}, PlanId{1}));
+  Message message = below_.Take();
+  message.body[5] ^= 1;
+  above_.Arrive(kActivationChannel, kFrom, std::move(message));
+  EXPECT_THAT(Receive(Epoch{1}, PlanId{1}), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("plan 1")));
+}
+
+TEST_F(ActivationChannelTest, OnlyThePreviousStageIsHeard) {
+  Start(Epoch{1});
+  ScriptedTransport elsewhere;
+  ActivationChannel stranger(elsewhere, StageId{4});
+  ASSERT_OK(stranger.Connect("next", Epoch{1}));
+  elsewhere.Take();
+  ASSERT_OK(stranger.Send({Epoch{1}, PlanId{1}, {}}, Rows(x_)));
+  above_.Arrive(kActivationChannel, PeerId{9}, elsewhere.Take());
+  EXPECT_THAT(Receive(Epoch{1}, PlanId{1}), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("plan 1")));
+}
+
+TEST_F(ActivationChannelTest, OlderPlansAndEpochsAreForgottenAndLaterOnesWait) {
+  Start(Epoch{2});
+  for (uint64_t plan : {1, 2, 3}) ASSERT_OK(Send(Epoch{2}, PlanId{plan}));
+  Carry();
+  EXPECT_OK(Receive(Epoch{2}, PlanId{2}));
+  EXPECT_FALSE(Receive(Epoch{2}, PlanId{1}).ok());
+  EXPECT_OK(Receive(Epoch{2}, PlanId{3}));
+  ASSERT_OK(Send(Epoch{2}, PlanId{4}));
+  Carry();
+  EXPECT_FALSE(Receive(Epoch{3}, PlanId{4}).ok());
+}
+
+TEST_F(ActivationChannelTest, AMessageOfAnotherShapeIsRefused) {
+  Start(Epoch{1});
+  ASSERT_OK(Send(Epoch{1}, PlanId{1}));
+  Carry();
+  EXPECT_THAT(receiver_.Receive(Epoch{1}, PlanId{1}, Rows(y_, 2), kNow),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("[2, 4], expected [4, 2]")));
+}
+
+TEST_F(ActivationChannelTest, ASendThatFailsIsTheStatusOfTheNextStep) {
+  Start(Epoch{1});
+  ASSERT_OK(Send(Epoch{1}, PlanId{1}));
+  below_.sent.front().done(absl::UnavailableError("cable pulled"));
+  below_.sent.pop_front();
+  EXPECT_THAT(Send(Epoch{1}, PlanId{2}), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("cable pulled")));
+  Start(Epoch{2});  // another connection
+  EXPECT_OK(Send(Epoch{2}, PlanId{1}));
+}
+
+TEST_F(ActivationChannelTest, ALostNextStageIsTheStatusOfTheNextStep) {
+  Start(Epoch{1});
+  below_.Lose(PeerId{1}, absl::UnavailableError("killed"));
+  EXPECT_THAT(Send(Epoch{1}, PlanId{1}), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("killed")));
+}
+
+TEST_F(ActivationChannelTest, ALostPreviousStageEndsTheWait) {
+  Start(Epoch{1});
+  ASSERT_OK(Send(Epoch{1}, PlanId{1}));
+  Carry();
+  above_.Lose(PeerId{kFrom}, absl::UnavailableError("killed"));
+  EXPECT_OK(Receive(Epoch{1}, PlanId{1}, kLong)) << "what had arrived still counts";
+  EXPECT_THAT(Receive(Epoch{1}, PlanId{2}, kLong), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("killed")));
+  // The former connection of a stage that started anew, which it closed: no loss for the new epoch.
+  receiver_.Interrupt(Epoch{2});
+  EXPECT_THAT(Receive(Epoch{2}, PlanId{1}), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("no activations")));
+}
+
+TEST_F(ActivationChannelTest, InterruptEndsTheWaitOfEarlierEpochsForGood) {
+  Start(Epoch{1});
+  {
+    Thread waiting("waiting", [&] {
+      EXPECT_THAT(Receive(Epoch{1}, PlanId{1}, kLong),
+                  StatusIs(absl::StatusCode::kUnavailable, HasSubstr("interrupted")));
+    });
+    receiver_.Interrupt(Epoch{2});
+  }
+  // The second of two Starts comes while the first is still being carried out: nothing that the first one does makes
+  // plans of its epoch wait.
+  receiver_.Interrupt(Epoch{3});
+  receiver_.Interrupt(Epoch{2});
+  EXPECT_THAT(Receive(Epoch{2}, PlanId{1}, kLong), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("interrupted")));
+  Start(Epoch{3});
+  ASSERT_OK(Send(Epoch{3}, PlanId{1}));
+  Carry();
+  EXPECT_OK(Receive(Epoch{3}, PlanId{1}));
+}
+
+TEST_F(ActivationChannelTest, ANewSessionForgetsWhatTheOldOneReceived) {
+  Start(Epoch{5});
+  ASSERT_OK(Send(Epoch{5}, PlanId{1}));
+  Carry();
+  receiver_.Interrupt();
+  EXPECT_THAT(Receive(Epoch{6}, PlanId{1}, kLong), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("interrupted")));
+  receiver_.Resume();
+  EXPECT_THAT(Receive(Epoch{5}, PlanId{1}), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("no activations")));
+}
+
+TEST_F(ActivationChannelTest, AFloodIsBounded) {
+  Start(Epoch{1});
+  for (uint64_t plan = 1; plan <= 1000; ++plan) {
+    ASSERT_OK(Send(Epoch{1}, PlanId{plan}));
+    Carry();
+  }
+  EXPECT_OK(Receive(Epoch{1}, PlanId{1000}));
+  EXPECT_FALSE(Receive(Epoch{1}, PlanId{1}).ok());
+}
+
+}  // namespace
+}  // namespace interlace

@@ -1,0 +1,326 @@
+// A rank's end of the plan stream, against a coordinator that the test plays.
+#include "worker/plan_intake.h"
+
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "common/fault.h"
+#include "common/log.h"
+#include "common/thread.h"
+#include "proto/cluster.grpc.pb.h"
+#include "proto/plan/plan_codec.h"
+#include "tests/status_matchers.h"
+#include "tests/worker/tiny_file.h"
+#include "transport/tcp_socket.h"
+
+namespace interlace {
+namespace {
+
+using ::testing::HasSubstr;
+using Stream = grpc::ServerReaderWriter<v1::ToRank, v1::FromRank>;
+
+constexpr absl::Duration kPatience = absl::Seconds(30);
+constexpr Liveness::Options kQuick{.speak_every = absl::Milliseconds(10), .silence = absl::Milliseconds(300)};
+constexpr Liveness::Options kPatient{.speak_every = absl::Hours(1), .silence = absl::Hours(1)};
+
+v1::ToRank StartOf(uint64_t epoch) {
+  v1::ToRank message;
+  message.mutable_start()->set_epoch(epoch);
+  return message;
+}
+v1::ToRank PlanOf(uint64_t epoch, uint64_t id) {
+  v1::ToRank message;
+  EncodePlan(StepPlan{.epoch = Epoch{epoch}, .id = PlanId{id}}, message.mutable_plan());
+  return message;
+}
+v1::ToRank HeartbeatOf() {
+  v1::ToRank message;
+  message.mutable_heartbeat();
+  return message;
+}
+
+// One attached rank, as the coordinator sees it; its calls run on the test's thread.
+class Attached {
+ public:
+  explicit Attached(Stream* stream) : stream_(stream) {}
+  void Say(const v1::ToRank& message) { stream_->Write(message); }
+  // What the rank says next but heartbeats; empty once it has ended.
+  std::optional<v1::FromRank> Hear() {
+    v1::FromRank message;
+    while (stream_->Read(&message)) {
+      if (!message.has_heartbeat()) return message;
+      ++heartbeats_;
+    }
+    return std::nullopt;
+  }
+  StepResult HearResult() {
+    const std::optional<v1::FromRank> message = Hear();
+    EXPECT_TRUE(message && message->has_result());
+    return message ? DecodeResult(message->result()).value_or(StepResult()) : StepResult();
+  }
+  bool HearHeartbeats(int count) {
+    v1::FromRank message;
+    while (heartbeats_ < count && stream_->Read(&message)) heartbeats_ += message.has_heartbeat();
+    return heartbeats_ >= count;
+  }
+  void End(absl::Status status) {
+    end_ = {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+    ended_.Notify();
+  }
+  grpc::Status AwaitEnd() {
+    ended_.WaitForNotification();
+    return end_;
+  }
+
+ private:
+  Stream* const stream_;
+  int heartbeats_ = 0;
+  grpc::Status end_;
+  absl::Notification ended_;
+};
+
+class Coordinator final : public v1::Cluster::Service {
+ public:
+  explicit Coordinator(const std::string& address = "127.0.0.1:0") {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+    builder.RegisterService(this);
+    server_ = builder.BuildAndStart();
+    EXPECT_NE(server_, nullptr);
+  }
+  ~Coordinator() override {
+    server_->Shutdown(std::chrono::system_clock::now());
+    server_->Wait();
+  }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  grpc::Status Attach(grpc::ServerContext* context, Stream* stream) override {
+    auto attached = std::make_shared<Attached>(stream);
+    ranks_.Push(attached);
+    return attached->AwaitEnd();
+  }
+  // The next rank that attaches, once it has registered; to be ended by the test.
+  std::shared_ptr<Attached> Next() {
+    const std::optional<std::shared_ptr<Attached>> rank = ranks_.PopWithin(kPatience);
+    if (!rank) return nullptr;
+    const std::optional<v1::FromRank> hello = (*rank)->Hear();
+    EXPECT_TRUE(hello && hello->has_register_());
+    if (hello) incarnations_.push_back(hello->register_().incarnation());
+    return *rank;
+  }
+  const std::vector<uint64_t>& incarnations() const { return incarnations_; }
+
+ private:
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+  BoundedQueue<std::shared_ptr<Attached>> ranks_{100};
+  std::vector<uint64_t> incarnations_;
+};
+
+class PlanIntakeTest : public testing::Test {
+ protected:
+  PlanIntakeTest() {
+    SetLogSink([](const LogEvent&) {}, LogLevel::kError);
+    Config config;
+    config.model.path = file_.path();
+    config.engine.threads = 1;
+    config.kv.device_bytes.value = 1 << 20;
+    config.kv.host_bytes.value = 1 << 20;
+    config.sched.step_tokens = 32;
+    auto rank = Rank::Create(config, 4711, clock_, faults_, nullptr, [](int64_t, int64_t) {});
+    EXPECT_OK(rank);
+    rank_ = *std::move(rank);
+  }
+  ~PlanIntakeTest() override {
+    if (intake_ != nullptr) intake_->Stop();
+    if (running_.joinable()) running_.Join();
+    SetLogSink(nullptr, LogLevel::kInfo);
+  }
+  void Run(const std::string& coordinator, const Liveness::Options& liveness, const Backoff::Options& backoff = {}) {
+    intake_ = std::make_unique<PlanIntake>(
+        *rank_, PlanIntake::Options{.coordinator = coordinator, .liveness = liveness, .backoff = backoff}, clock_,
+        MakeSeededEntropy(1));
+    running_ = Thread("intake", [this] {
+      ended_with_ = intake_->Run();
+      ended_.Notify();
+    });
+  }
+  absl::Status AwaitEnd() {
+    if (!ended_.WaitForNotificationWithTimeout(kPatience)) return absl::UnknownError("Run did not end");
+    return ended_with_;
+  }
+
+  const TinyFile file_{{.layers = 2}};
+  RealClock clock_;
+  FaultPoints faults_;
+  std::unique_ptr<Rank> rank_;
+  std::unique_ptr<PlanIntake> intake_;
+  absl::Notification ended_;
+  absl::Status ended_with_;
+  Thread running_;
+};
+
+TEST_F(PlanIntakeTest, ExecutesThePlansOfTheLastEpochThatStarted) {
+  Coordinator coordinator;
+  Run(coordinator.address(), kPatient);
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(PlanOf(1, 1));  // before any start: of nobody
+  rank->Say(StartOf(7));
+  rank->Say(PlanOf(6, 1));  // of an epoch that is over
+  rank->Say(PlanOf(7, 1));
+  const StepResult result = rank->HearResult();
+  EXPECT_OK(result.status);
+  EXPECT_EQ(result.epoch, Epoch{7});
+  EXPECT_EQ(result.plan, PlanId{1});
+  v1::ToRank drain;
+  drain.mutable_drain();
+  rank->Say(drain);
+  while (rank->Hear()) {
+  }
+  rank->End(absl::OkStatus());
+  EXPECT_OK(AwaitEnd());
+}
+
+TEST_F(PlanIntakeTest, ReportsWhenAskedAlsoWithoutAPlan) {
+  Coordinator coordinator;
+  Run(coordinator.address(), kPatient);
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  intake_->Report();  // before the start: nothing to say
+  rank->Say(StartOf(3));
+  rank->Say(PlanOf(3, 1));
+  EXPECT_EQ(rank->HearResult().plan, PlanId{1});
+  for (int i = 0; i < 3; ++i) {
+    intake_->Report();
+    const StepResult report = rank->HearResult();
+    EXPECT_EQ(report.plan, PlanId{0});
+    EXPECT_EQ(report.epoch, Epoch{3});
+  }
+  rank->End(absl::OkStatus());
+}
+
+TEST_F(PlanIntakeTest, SaysThatItLivesWhileNothingHappens) {
+  Coordinator coordinator;
+  Run(coordinator.address(), {.speak_every = absl::Milliseconds(5), .silence = absl::Hours(1)});
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  EXPECT_TRUE(rank->HearHeartbeats(5));
+  rank->End(absl::OkStatus());
+}
+
+// The coordinator is stopped (SIGSTOP): its connection stays open and nothing comes.
+TEST_F(PlanIntakeTest, ASilentCoordinatorIsLeftAndTheRankComesAgain) {
+  Coordinator coordinator;
+  Run(coordinator.address(), kQuick, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  for (uint64_t epoch : {9, 2}) {  // a coordinator that was started anew may count from a lower one
+    const auto rank = coordinator.Next();
+    ASSERT_NE(rank, nullptr);
+    rank->Say(StartOf(epoch));
+    rank->Say(PlanOf(epoch, 1));
+    EXPECT_EQ(rank->HearResult().epoch, Epoch{epoch});
+    while (rank->Hear()) {  // until the rank hangs up
+    }
+    rank->End(absl::OkStatus());
+  }
+  EXPECT_EQ(coordinator.incarnations(), (std::vector<uint64_t>{4711, 4711})) << "the same process, weights and all";
+}
+
+TEST_F(PlanIntakeTest, ACoordinatorThatSpeaksIsKept) {
+  Coordinator coordinator;
+  Run(coordinator.address(), kQuick);
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  // Three times the silence that would be a loss, in heartbeats of either side.
+  for (int i = 1; i <= 90; ++i) {
+    ASSERT_TRUE(rank->HearHeartbeats(i));
+    rank->Say(HeartbeatOf());
+  }
+  rank->Say(StartOf(1));
+  rank->Say(PlanOf(1, 1));
+  EXPECT_OK(rank->HearResult().status);
+  rank->End(absl::OkStatus());
+}
+
+TEST_F(PlanIntakeTest, ARestartedCoordinatorFindsTheRankAgain) {
+  auto coordinator = std::make_unique<Coordinator>();
+  const std::string address = coordinator->address();
+  Run(address, kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(20)});
+  auto rank = coordinator->Next();
+  ASSERT_NE(rank, nullptr);
+  rank->End(absl::UnavailableError("crashed"));
+  coordinator.reset();
+  coordinator = std::make_unique<Coordinator>(address);
+  rank = coordinator->Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(StartOf(1));
+  rank->Say(PlanOf(1, 1));
+  EXPECT_OK(rank->HearResult().status);
+  rank->End(absl::OkStatus());
+}
+
+TEST_F(PlanIntakeTest, ARankThatDoesNotFitEndsWithTheReason) {
+  Coordinator coordinator;
+  Run(coordinator.address(), kPatient);
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->End(absl::FailedPreconditionError("kv.dtype differs"));
+  EXPECT_THAT(AwaitEnd(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("kv.dtype")));
+}
+
+TEST_F(PlanIntakeTest, ARankThatWasPutOutOrToldNonsenseComesAgain) {
+  Coordinator coordinator;
+  Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  for (absl::StatusCode code : {absl::StatusCode::kAborted, absl::StatusCode::kAlreadyExists}) {
+    const auto rank = coordinator.Next();
+    ASSERT_NE(rank, nullptr);
+    rank->End(absl::Status(code, "a newer rank"));
+  }
+  const auto told = coordinator.Next();
+  ASSERT_NE(told, nullptr);
+  v1::ToRank nonsense;
+  nonsense.mutable_plan()->add_sequences()->set_start(-5);
+  told->Say(nonsense);
+  while (told->Hear()) {
+  }
+  told->End(absl::OkStatus());
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->End(absl::OkStatus());
+}
+
+// Each of the places where a rank may wait for an hour.
+TEST_F(PlanIntakeTest, StopEndsTheWaitBetweenAttempts) {
+  Run("127.0.0.1:1", kPatient, {.first = absl::Hours(1), .most = absl::Hours(1)});
+  intake_->Stop();
+  EXPECT_OK(AwaitEnd());
+}
+
+TEST_F(PlanIntakeTest, StopEndsTheWaitForAConnection) {
+  absl::StatusOr<FileDescriptor> mute = ListenOn("127.0.0.1", 0);  // the system accepts, nobody answers
+  ASSERT_OK(mute);
+  Run(absl::StrCat("127.0.0.1:", PortOf(*mute)), kPatient, {.first = absl::Hours(1), .most = absl::Hours(1)});
+  intake_->Stop();
+  EXPECT_OK(AwaitEnd());
+}
+
+TEST_F(PlanIntakeTest, StopEndsASession) {
+  Coordinator coordinator;
+  Run(coordinator.address(), kPatient);
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  intake_->Stop();
+  EXPECT_FALSE(rank->Hear().has_value());
+  rank->End(absl::OkStatus());
+  EXPECT_OK(AwaitEnd());
+}
+
+}  // namespace
+}  // namespace interlace
