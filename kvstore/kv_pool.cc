@@ -240,14 +240,11 @@ void KvPool::Finish(CopyDone& done) {
 
 // ---- slots and frames ----
 
-ArenaSlot KvPool::TakeSlot(LayerId layer) {
+ArenaSlot KvPool::TakeSlot() {
   while (true) {
-    if (ArenaSlot slot = arena_.TryTake()) return slot;
-    if (slots_leaving_ > 0) {
-      Await();
-    } else if (!TakeBackReads(layer)) {
-      return ArenaSlot();
-    }
+    ArenaSlot slot = arena_.TryTake();
+    if (slot || slots_leaving_ == 0) return slot;
+    Await();
   }
 }
 
@@ -257,16 +254,6 @@ HostFrame KvPool::TakeFrame() {
     if (frame || frames_leaving_ == 0) return frame;
     Await();
   }
-}
-
-// Of the farthest layer first.
-bool KvPool::TakeBackReads(LayerId layer) {
-  for (int32_t l = options_.layer_end - 1; l > Value(layer); --l) {
-    if (turns_[l - options_.layer_begin].empty()) continue;
-    EndTurn(LayerId{l});
-    return true;
-  }
-  return false;
 }
 
 void KvPool::EndTurn(LayerId layer) {
@@ -293,7 +280,7 @@ KvPool::Presence KvPool::Read(SharedBlock* block, LayerId layer, bool must, bool
     return place.shown != nullptr ? Presence::kHere : Presence::kComing;
   }
   if (!place.on_host) return place.corrupt ? Presence::kCorrupt : Presence::kMissing;
-  ArenaSlot slot = must ? TakeSlot(layer) : arena_.TryTake();
+  ArenaSlot slot = must ? TakeSlot() : arena_.TryTake();
   if (!slot) return Presence::kNoSlot;
   StartIn(block, layer, std::move(slot), must ? CopyJob::Urgency::kNow : CopyJob::Urgency::kAhead);
   hold_for_turn();
@@ -346,7 +333,7 @@ void KvPool::CopyIn(const BlockId& id, const LayerSet& layers) {
     BlockPlace& place = PlaceOf(block, layer);
     if (place.on_device || !place.on_host) return;
     if (!place.slot) {
-      ArenaSlot slot = TakeSlot(layer);
+      ArenaSlot slot = TakeSlot();
       if (!slot) {
         LOG(WARNING) << "no slot for a block that is to be copied in" << Field("block", IdText(id))
                      << Field("layer", Value(layer));
@@ -386,7 +373,7 @@ void KvPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device) {
       return;
     }
     if (to_device) {
-      part.slot = TakeSlot(layer);
+      part.slot = TakeSlot();
     } else {
       part.frame = TakeFrame();
     }

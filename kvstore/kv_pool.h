@@ -102,12 +102,12 @@ class KvPool {
   // ---- a layer's turn ----
   enum class Presence : uint8_t { kHere, kComing, kMissing, kCorrupt, kNoSlot };
   // Makes the block be on the device until the end of the layer's turn; *started: a copy of it was started now. With
-  // `must`, a slot is found by waiting for copies and by taking back reads ahead; without, only if one is free.
+  // `must`, a slot is waited for; without, it is taken only if one is free.
   Presence Read(SharedBlock* block, LayerId layer, bool must, bool* started);
   // Slots that were held for the turn of this layer are free, once ops queued so far have read them.
   void EndTurn(LayerId layer);
-  // A free slot, waiting for copies out and taking back reads ahead of `layer` if need be. Empty: there is none.
-  ArenaSlot TakeSlot(LayerId layer);
+  // A free slot, waiting for copies out if need be. Empty: there is none.
+  ArenaSlot TakeSlot();
   // Hands the copies that were asked for to the queue. Call it before the step goes on to compute.
   void Flush();
   // Takes note of copies and fetches that are done.
@@ -160,7 +160,6 @@ class KvPool {
   // Gives back what nothing holds any more, and tells the holders where the block is.
   void Settle(SharedBlock* block, LayerId layer);
   void EraseIfIdle(SharedBlock* block);
-  bool TakeBackReads(LayerId layer);
   HostFrame TakeFrame();
 
   const Options options_;

@@ -123,7 +123,7 @@ void LayerPager::TakeTail(LayerId layer) {
     Running& running = running_[i];
     SequenceKv& kv = *running.kv;
     while (!running.lost && kv.TailEnd(l) < kv.Blocks()) {
-      ArenaSlot slot = pool_.TakeSlot(layer);
+      ArenaSlot slot = pool_.TakeSlot();
       if (slot) {
         kv.PushSlot(l, std::move(slot));
       } else {

@@ -96,7 +96,7 @@ class Rig {
     BlockPointers pointers(kEnd - kBegin);
     SharedBlock* const block = pool->Hold(Id(n), {&pointers, 0});
     kAll.ForEach([&](LayerId l) {
-      ArenaSlot slot = pool->TakeSlot(l);
+      ArenaSlot slot = pool->TakeSlot();
       ASSERT_TRUE(slot);
       const std::vector<std::byte> payload = PayloadOf(n, l);
       std::memcpy(slot.data(), payload.data(), payload.size());
