@@ -22,8 +22,7 @@ absl::StatusOr<std::unique_ptr<BlockFetches>> BlockFetches::Create(const Options
   return fetches;
 }
 
-void BlockFetches::Start(const BlockId& block, bool to_device, LayerSet had, LayerSet failed,
-                         std::vector<Part> parts) {
+void BlockFetches::Start(const BlockId& block, bool to_device, LayerSet had, LayerSet failed, std::vector<Part> parts) {
   const uint64_t id = ++last_;
   Fetch& fetch = fetches_[id];
   fetch = {block, to_device, false, had, failed, std::move(parts)};

@@ -119,12 +119,12 @@ class BlockFetches {
   // Shared with callbacks of probes, which may come late.
   struct Answers {
     absl::Mutex mutex;
-    std::vector<std::pair<uint64_t, Probed>> probed;  // protected by mutex; with the epoch of the question
-    std::vector<Landed> landed;                       // protected by mutex
-    absl::flat_hash_map<uint64_t, size_t> open;       // protected by mutex; parts of a fetch that are not done
-    std::deque<Waiting> waiting;                      // protected by mutex
-    std::vector<std::byte*> staging_free;             // protected by mutex
-    bool closed = false;                              // protected by mutex
+    std::vector<std::pair<uint64_t, Probed>> probed;   // protected by mutex; with the epoch of the question
+    std::vector<Landed> landed;                        // protected by mutex
+    absl::flat_hash_map<uint64_t, size_t> open;        // protected by mutex; parts of a fetch that are not done
+    std::deque<Waiting> waiting;                       // protected by mutex
+    std::vector<std::byte*> staging_free;              // protected by mutex
+    bool closed = false;                               // protected by mutex
     std::shared_ptr<absl::AnyInvocable<void()>> wake;  // protected by mutex
     int32_t waking = 0;                                // protected by mutex; calls of it under way
   };

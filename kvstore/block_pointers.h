@@ -11,9 +11,9 @@
 namespace interlace {
 
 // For each layer of the rank one array of addresses, block by block, which attention reads as it is; null: not on the
-// device. The first shared() blocks are sealed: KvPool writes their addresses when they change, and absent(layer) counts
-// the nulls among them that the sequence still sees. The rest are the sequence's own. Layers count from the rank's
-// first. Owned by SequenceKv; thread: runner.
+// device. The first shared() blocks are sealed: KvPool writes their addresses when they change, and absent(layer)
+// counts the nulls among them that the sequence still sees. The rest are the sequence's own. Layers count from the
+// rank's first. Owned by SequenceKv; thread: runner.
 class BlockPointers {
  public:
   explicit BlockPointers(int32_t layers) : counts_(layers) {}

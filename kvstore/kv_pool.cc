@@ -14,15 +14,15 @@ absl::StatusOr<std::unique_ptr<KvPool>> KvPool::Create(const Options& options, B
                                                        FrameStore& frames, std::unique_ptr<TierStack> tiers,
                                                        Clock& clock, FaultPoints& faults) {
   std::unique_ptr<KvPool> pool(new KvPool(options, backend, arena, frames, std::move(tiers)));
-  pool->copies_ = std::make_unique<CopyQueue>(options.payload_bytes, backend.copies(), pool->tiers_.get(), clock, faults);
+  pool->copies_ =
+      std::make_unique<CopyQueue>(options.payload_bytes, backend.copies(), pool->tiers_.get(), clock, faults);
   BlockFetches::Options fetch_options;
   fetch_options.heads = options.heads;
   fetch_options.payload_bytes = options.payload_bytes;
   fetch_options.staging_frames =
       static_cast<int32_t>(std::max<int64_t>(1, options.staging_bytes / FrameStride(options.payload_bytes)));
   fetch_options.timeout = options.fetch_timeout;
-  ASSIGN_OR_RETURN(pool->fetches_,
-                   BlockFetches::Create(fetch_options, backend, *pool->tiers_, *pool->copies_, clock));
+  ASSIGN_OR_RETURN(pool->fetches_, BlockFetches::Create(fetch_options, backend, *pool->tiers_, *pool->copies_, clock));
   return pool;
 }
 
@@ -40,7 +40,7 @@ KvPool::~KvPool() {
   if (fetches_ == nullptr) return;
   Reset();
   fetches_->Close();
-  tiers_.reset();   // its fetches end first; copies of theirs that are under way need no tier
+  tiers_.reset();  // its fetches end first; copies of theirs that are under way need no tier
   copies_.reset();
   fetches_.reset();
 }

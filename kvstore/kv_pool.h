@@ -23,9 +23,9 @@
 
 namespace interlace {
 
-// Where one sealed block of one layer lies. `on_device` and `on_host` are the places that the scheduler counts; slot and
-// frame are what is held in fact, which may outlast a drop until copies from them are done, and which a copy or a turn
-// of the layer may hold besides.
+// Where one sealed block of one layer lies. `on_device` and `on_host` are the places that the scheduler counts; slot
+// and frame are what is held in fact, which may outlast a drop until copies from them are done, and which a copy or a
+// turn of the layer may hold besides.
 struct BlockPlace {
   ArenaSlot slot;
   HostFrame frame;
@@ -38,7 +38,7 @@ struct BlockPlace {
   bool corrupt = false;      // its last copy failed verification
   uint8_t slot_jobs = 0;     // copies under way from or to the slot
   uint8_t frame_jobs = 0;
-  bool slot_leaving = false;   // held by copies alone
+  bool slot_leaving = false;  // held by copies alone
   bool frame_leaving = false;
   bool live = false;           // counted in SharedBlock::live
   std::byte* shown = nullptr;  // what the holders' pointers say

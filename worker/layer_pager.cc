@@ -50,14 +50,16 @@ void LayerPager::Begin(LayerId layer) {
   pool_.Poll();
   if (reading_.empty()) return;
   const int32_t last = std::min(Value(layer) + options_.lookahead, options_.shard.layer_end - 1);
-  for (int32_t l = std::max(read_ahead_, Value(layer)); l <= last && ReadAhead(LayerId{l}); ++l) read_ahead_ = l + 1;
+  // Slots that the step's own new blocks will take in this layer and those behind it are not spare.
+  const int32_t reserved = new_blocks_ * (options_.shard.layer_end - Value(layer));
+  for (int32_t l = std::max(read_ahead_, Value(layer)); l <= last && ReadAhead(LayerId{l}, reserved); ++l) {
+    read_ahead_ = l + 1;
+  }
   pool_.Flush();
 }
 
-bool LayerPager::ReadAhead(LayerId layer) {
+bool LayerPager::ReadAhead(LayerId layer, int32_t reserved) {
   const int32_t l = Local(layer);
-  // What the step's own new blocks may take until it is over is not spare.
-  const int32_t reserved = new_blocks_ * (options_.shard.layer_end - Value(layer));
   for (const size_t i : reading_) {
     Running& running = running_[i];
     const SequenceKv& kv = *running.kv;
@@ -182,7 +184,9 @@ void LayerPager::FillRows(LayerId layer) {
   const auto l = static_cast<size_t>(Local(layer));
   for (size_t i = 0; i < active_.size(); ++i) {
     const Active& active = active_[i];
-    rows_[i] = {active.row, active.rows, active.start,
+    rows_[i] = {active.row,
+                active.rows,
+                active.start,
                 {active.addresses + l * active.stride, static_cast<size_t>(active.blocks)}};
   }
 }
@@ -244,8 +248,10 @@ void LayerPager::Report(StepResult* result) {
   result->transfer_out_us = absl::ToInt64Microseconds(copies.busy_out - reported_copies_.busy_out);
   result->bytes_in = copies.bytes_in - reported_copies_.bytes_in;
   result->bytes_out = copies.bytes_out - reported_copies_.bytes_out;
-  result->corrupt = static_cast<int32_t>(copies.corrupt - reported_copies_.corrupt + tiers.corrupt - reported_tiers_.corrupt);
-  result->missing = static_cast<int32_t>(copies.missing - reported_copies_.missing + tiers.missing - reported_tiers_.missing);
+  result->corrupt =
+      static_cast<int32_t>(copies.corrupt - reported_copies_.corrupt + tiers.corrupt - reported_tiers_.corrupt);
+  result->missing =
+      static_cast<int32_t>(copies.missing - reported_copies_.missing + tiers.missing - reported_tiers_.missing);
   reported_copies_ = copies;
   reported_tiers_ = tiers;
 }

@@ -24,8 +24,8 @@ namespace interlace {
 using Refusals = absl::flat_hash_map<size_t, std::string>;
 
 // Does with KV what a plan says. Of a step: Open takes the plan's changes; for each layer, Begin starts the reads of
-// blocks that are on the host alone, for this layer and, where slots are spare, for the next ones; Attend appends, waits
-// for the reads, attends; End seals what the plan names; Close ends the step.
+// blocks that are on the host alone, for this layer and, where slots are spare, for the next ones; Attend appends,
+// waits for the reads, attends; End seals what the plan names; Close ends the step.
 //
 // Sequences whose blocks are all on the device cost a few words per layer: addresses lie ready in arrays that change
 // when a block moves, and a counter says whether any is missing. Nothing waits for the device's ops. Owned by
@@ -46,8 +46,8 @@ class LayerPager final : public LayerKv {
   void Begin(LayerId layer);
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
   void End(LayerId layer);
-  // Ends the step: sequences that are not lost advance, unless the result's status is an error. Losses, traffic, answers
-  // and usage go into the result.
+  // Ends the step: sequences that are not lost advance, unless the result's status is an error. Losses, traffic,
+  // answers and usage go into the result.
   void Close(StepResult* result);
   // Answers and usage, for a rank that runs no plan.
   void Report(StepResult* result);
@@ -109,8 +109,8 @@ class LayerPager final : public LayerKv {
   // Blocks of all layers are sealed.
   void Share(SequenceKv& kv, int32_t seal_to);
 
-  // False: no slot is spare.
-  bool ReadAhead(LayerId layer);
+  // Starts the layer's reads while more than `reserved` slots are free. False: there are no more.
+  bool ReadAhead(LayerId layer, int32_t reserved);
   void ReadNow(LayerId layer, Running& running);
   void AwaitReads(LayerId layer, Running& running);
   void TakeTail(LayerId layer);

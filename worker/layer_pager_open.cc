@@ -26,8 +26,10 @@ void LayerPager::Open(const StepPlan& plan, const Refusals& refused) {
     if (kv != nullptr) Change(*kv, change.kept, change.names, kv->length());
   }
   for (const PlanSequence& s : plan.sequences) {
-    SequenceKv* const kv = s.kept || s.names ? Find(s.request) : nullptr;
-    if (kv != nullptr && kv->attempt() == s.attempt) Change(*kv, s.kept, s.names, std::min(kv->length(), s.start));
+    SequenceKv* const kv = Find(s.request);
+    if (kv == nullptr || kv->attempt() != s.attempt || kv->lost) continue;
+    Change(*kv, s.kept, s.names, std::min(kv->length(), s.start));
+    if (s.start < kv->length() && kv->CanStart(s.start)) kv->Truncate(s.start);  // guesses that were wrong
   }
   for (const BlockMove& move : plan.moves) Move(move);
   running_.reserve(plan.sequences.size());
@@ -147,7 +149,7 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
     if (planned.kept) kv.kept = *planned.kept;
     if (planned.names) kv.Name(*planned.names);
   }
-  if (planned.start > kv.length() || planned.start < kv.shared() * block_tokens) {
+  if (!kv.CanStart(planned.start)) {
     return absl::StrCat("start: ", planned.start, " is outside of [", kv.shared() * block_tokens, ", ", kv.length(),
                         "], the unsealed positions computed here");
   }
@@ -157,7 +159,7 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
     if (kv.last_sample < 0) return "tokens: its own last sample, and it has sampled none";
     tokens_[0] = kv.last_sample;
   }
-  kv.Extend(planned.start, tokens_);
+  kv.Extend(tokens_);
   return std::string();
 }
 
@@ -202,7 +204,8 @@ void LayerPager::CheckAdopted(Running& running) {
     if (kv.pointers.absent(l) == 0) continue;
     for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
       if (!pool_.Placed(kv.blocks[b], layer)) {
-        return Lose(running, layer, b, LossCause::kMissing, "an adopted block is neither on the device nor on the host");
+        return Lose(running, layer, b, LossCause::kMissing,
+                    "an adopted block is neither on the device nor on the host");
       }
     }
   }

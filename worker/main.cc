@@ -49,8 +49,7 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
   LOG(INFO) << "rank ready" << Field("stage", Value(info.stage)) << Field("stages", info.stages)
             << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
-            << Field("device_slots", info.device_slots)
-            << Field("host_frames", info.host_frames);
+            << Field("device_slots", info.device_slots) << Field("host_frames", info.host_frames);
   PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator}, clock, entropy->Fork("backoff"));
   rank->runner().OnAnswers([&intake] { intake.Report(); });
   Thread signals("signals", [&intake, stop_signals] {

@@ -121,7 +121,7 @@ absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, Step
 
 void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* result) {
   std::vector<SampleAsk> asks;
-  std::vector<int32_t> rows;       // of x, one for each ask
+  std::vector<int32_t> rows;      // of x, one for each ask
   std::vector<size_t> sequences;  // of each ask
   int32_t row = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {

@@ -36,8 +36,8 @@ class ModelRunner {
   StepResult Execute(const StepPlan& plan);
   // What came true since the last result, and what the rank holds: a result of plan 0.
   StepResult Report(Epoch epoch);
-  // `wake` runs, on any thread, when Report would have answers of probes or fetches to give. Null: nobody asks any more,
-  // and the former one runs no longer when this returns.
+  // `wake` runs, on any thread, when Report would have answers of probes or fetches to give. Null: nobody asks any
+  // more, and the former one runs no longer when this returns.
   void OnAnswers(absl::AnyInvocable<void()> wake) { pager_->pool().OnAnswers(std::move(wake)); }
   // Forgets every request and every block.
   void Reset() { pager_->Reset(); }

@@ -16,7 +16,7 @@ namespace interlace {
 namespace {
 
 absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const Config& config, Clock& clock,
-                                                              Transport* transport) {
+                                                               Transport* transport) {
   if (absl::c_linear_search(std::vector<absl::string_view>(absl::StrSplit(config.kv.tiers, ',')), "host")) {
     return absl::InvalidArgumentError(
         absl::StrCat("kv.tiers='", config.kv.tiers,

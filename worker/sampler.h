@@ -14,9 +14,9 @@ namespace interlace {
 struct SampleAsk {
   RequestId request{};
   uint32_t attempt = 0;
-  int32_t index = 0;                    // of the token in the output
-  const Sampling* sampling = nullptr;   // of the request
-  absl::Span<const int32_t> tokens;     // of the sequence, from position 0 to the row's: prompt, then `index` of output
+  int32_t index = 0;                   // of the token in the output
+  const Sampling* sampling = nullptr;  // of the request
+  absl::Span<const int32_t> tokens;    // of the sequence, from position 0 to the row's: prompt, then `index` of output
 };
 
 // Owned by ModelRunner; thread: runner. It remembers nothing of a request: what penalties and bad words look at is

@@ -15,17 +15,19 @@ void SequenceKv::Adopt(absl::Span<const int32_t> tokens) {
   for (Tail& tail : tails_) tail.first = Blocks();
 }
 
-void SequenceKv::Extend(int32_t start, absl::Span<const int32_t> tokens) {
+void SequenceKv::Truncate(int32_t start) {
   CHECK(start <= length_ && start >= shared() * block_tokens_);
   const int32_t left = (start + block_tokens_ - 1) / block_tokens_;  // blocks that hold positions before `start`
-  if (start < end()) {
-    tokens_.resize(start);
-    for (Tail& tail : tails_) {
-      if (static_cast<int32_t>(tail.slots.size()) > left - tail.first) tail.slots.resize(left - tail.first);
-    }
-    pointers.Resize(left);
-  }
+  tokens_.resize(start);
   length_ = start;
+  for (Tail& tail : tails_) {
+    if (static_cast<int32_t>(tail.slots.size()) > left - tail.first) tail.slots.resize(left - tail.first);
+  }
+  pointers.Resize(left);
+}
+
+void SequenceKv::Extend(absl::Span<const int32_t> tokens) {
+  CHECK(length_ == end());
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
   pointers.Resize(Blocks());
 }

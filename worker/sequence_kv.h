@@ -17,8 +17,8 @@
 namespace interlace {
 
 // Its blocks in order: shared ones (sealed in every layer of the rank, held in the pool), then its own. Within a step,
-// blocks that the step seals leave the tail layer by layer, and are shared when it is over. Owned by LayerPager; thread:
-// runner.
+// blocks that the step seals leave the tail layer by layer, and are shared when it is over. Owned by LayerPager;
+// thread: runner.
 class SequenceKv {
  public:
   SequenceKv(RequestId request, uint32_t attempt, int32_t layers, int32_t block_tokens)
@@ -34,9 +34,11 @@ class SequenceKv {
 
   // The tokens of the blocks that it adopts. Requires: a new sequence.
   void Adopt(absl::Span<const int32_t> tokens);
-  // The step's tokens from position `start` on; what lay there is forgotten. Requires: start <= length(), and not below
-  // the shared blocks.
-  void Extend(int32_t start, absl::Span<const int32_t> tokens);
+  // Forgets positions from `start` on, and gives their slots back. Requires: CanStart(start).
+  void Truncate(int32_t start);
+  bool CanStart(int32_t start) const { return start <= length_ && start >= shared() * block_tokens_; }
+  // The step's tokens, behind position length().
+  void Extend(absl::Span<const int32_t> tokens);
   // The step's tokens are computed: they count from now on.
   void Commit() { length_ = end(); }
 
@@ -47,7 +49,9 @@ class SequenceKv {
 
   // ---- the tail: slots of this layer's own blocks; layers count from the rank's first ----
   // The first block whose slot is still missing.
-  int32_t TailEnd(int32_t layer) const { return tails_[layer].first + static_cast<int32_t>(tails_[layer].slots.size()); }
+  int32_t TailEnd(int32_t layer) const {
+    return tails_[layer].first + static_cast<int32_t>(tails_[layer].slots.size());
+  }
   int32_t TailBegin(int32_t layer) const { return tails_[layer].first; }
   void PushSlot(int32_t layer, ArenaSlot slot);
   ArenaSlot TakeSlot(int32_t layer, int32_t block);  // requires: it is in the tail
@@ -66,8 +70,8 @@ class SequenceKv {
  public:
   Sampling sampling;
   LayerSet kept;
-  bool lost = false;             // nothing of it counts any more; it waits to be released
-  int32_t last_sample = -1;      // the token that it sampled last; -1: none
+  bool lost = false;         // nothing of it counts any more; it waits to be released
+  int32_t last_sample = -1;  // the token that it sampled last; -1: none
   BlockPointers pointers;
   std::vector<SharedBlock*> blocks;  // held, in order: the shared ones, then those that the present step seals
 

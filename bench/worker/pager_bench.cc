@@ -142,7 +142,8 @@ BENCHMARK(BM_DecodeStep)
     ->Iterations(32)
     ->Unit(benchmark::kMicrosecond);
 
-// Half of the layers on the host: each step reads them through the ring. Blocks of 512 bytes: it is the count that costs.
+// Half of the layers on the host: each step reads them through the ring. Blocks of 512 bytes: it is the count that
+// costs.
 void BM_StreamedStep(benchmark::State& state) {
   DecodingRank rank(static_cast<int32_t>(state.range(0)), 0, LayerSet::Interleaved(kLayers / 2, kLayers));
   int64_t bytes = 0;

@@ -27,8 +27,8 @@ class CudaCopies final : public DeviceCopies {
 
   CudaStream& ops_;
   CudaDriver::Stream stream_ = nullptr;
-  absl::Status status_;         // of the copies since the last Finish; thread: the one that copies
-  OpFence waited_;              // the stream waits for it already
+  absl::Status status_;          // of the copies since the last Finish; thread: the one that copies
+  OpFence waited_;               // the stream waits for it already
   std::vector<OpFence> fences_;  // of copies that are not finished
   absl::Mutex mutex_;
   std::vector<CudaDriver::Event> free_;  // protected by mutex_

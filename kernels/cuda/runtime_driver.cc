@@ -25,7 +25,9 @@ cudaError_t PrefetchToDevice(void* memory, size_t bytes) {
 #else
 constexpr int kLeastDriver = 525;
 constexpr int kPlace = kDevice;
-cudaError_t PrefetchToDevice(void* memory, size_t bytes) { return cudaMemPrefetchAsync(memory, bytes, kPlace, nullptr); }
+cudaError_t PrefetchToDevice(void* memory, size_t bytes) {
+  return cudaMemPrefetchAsync(memory, bytes, kPlace, nullptr);
+}
 #endif
 cudaError_t PreferDevice(void* memory, size_t bytes) {
   return cudaMemAdvise(memory, bytes, cudaMemAdviseSetPreferredLocation, kPlace);

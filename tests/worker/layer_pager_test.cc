@@ -44,7 +44,8 @@ TEST(LayerPagerTest, LosesNothingWhereTheAccountHolds) {
 }
 
 TEST(LayerPagerTest, DamageIsALossAndNeverAnOutput) {
-  for (const char* point : {"kv.flip_at_rest", "kv.flip_in_flight", "kv.swap_layer", "kv.swap_request", "kv.read_lost"}) {
+  for (const char* point :
+       {"kv.flip_at_rest", "kv.flip_in_flight", "kv.swap_layer", "kv.swap_request", "kv.read_lost"}) {
     for (const char* probability : {"0.02", "0.3", "1"}) {
       int64_t losses = 0;
       for (uint64_t seed = 1; seed <= 6; ++seed) {

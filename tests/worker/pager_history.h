@@ -113,9 +113,9 @@ class PagerHistory {
   };
   struct Shadow {
     uint32_t attempt = 1;
-    std::vector<int32_t> tokens;  // all that it will have; those behind `accepted` may change
-    int32_t length = 0;           // positions computed
-    int32_t accepted = 0;         // of them, that will never change
+    std::vector<int32_t> tokens;    // all that it will have; those behind `accepted` may change
+    int32_t length = 0;             // positions computed
+    int32_t accepted = 0;           // of them, that will never change
     int32_t sealed = 0, named = 0;  // blocks
     int32_t start = 0;              // of its last plan: no later one sees farther back
     LayerSet kept;
@@ -197,7 +197,7 @@ class PagerHistory {
       Shadow& shadow = shadows_.at(planned.id);
       Seal(shadow, std::min(shadow.named, planned.plan.start / kTokens));
     }
-    RandomMoves(RingOf(running), &plan);
+    RandomMoves(running, &plan);
     for (const Planned& planned : running) {
       Shadow& shadow = shadows_.at(planned.id);
       Seal(shadow, std::min(shadow.named, shadow.length / kTokens));
@@ -257,13 +257,15 @@ class PagerHistory {
     plan->changes.push_back(std::move(change));
   }
 
-  void RandomMoves(int32_t ring, StepPlan* plan) {
+  void RandomMoves(const std::vector<Planned>& running, StepPlan* plan) {
     const std::set<BlockId> held = Held();
     for (auto it = known_.begin(); it != known_.end();) {
       auto& [id, known] = *it;
       const int64_t roll = random_.Below(40);
       const LayerSet some = RandomLayers() & kLayers;
-      const auto move = [&, &id = id](MoveKind kind, const LayerSet& layers) { plan->moves.push_back({id, kind, layers}); };
+      const auto move = [&, &id = id](MoveKind kind, const LayerSet& layers) {
+        plan->moves.push_back({id, kind, layers});
+      };
       if (roll == 0 && held.count(id) == 0) {  // evicted
         move(MoveKind::kDropHost, kLayers);
         move(MoveKind::kDropDevice, LayerSet::Range(0, kPagerModelLayers));
@@ -271,14 +273,15 @@ class PagerHistory {
         continue;
       }
       const LayerSet out = (some & known.device) - known.host, in = (some & known.host) - known.device;
-      if (roll == 1 && HostFrames() + out.size() + ring * kPagerShard.layers() <= options_.frames) {  // parked
+      if (roll == 1 &&
+          HostFrames() + out.size() + NamedUnsealed(running) * kPagerShard.layers() <= options_.frames) {  // parked
         move(MoveKind::kCopyOut, some);
         known.host |= out;
         if (random_.Below(3) != 0) {
           move(MoveKind::kDropDevice, some & known.host);
           known.device -= some & known.host;
         }
-      } else if (roll == 2 && Need(ring) + in.size() <= options_.slots) {  // promoted
+      } else if (roll == 2 && Need(RingOf(running)) + in.size() <= options_.slots) {  // promoted
         move(MoveKind::kCopyIn, some);
         known.device |= in;
         if (random_.Below(2) == 0) {
@@ -335,7 +338,8 @@ class PagerHistory {
     s.attempt = shadow.attempt;
     s.start = ChooseStart(shadow);
     const int32_t left = kLongest - s.start;
-    const int32_t count = std::min<int32_t>(left, random_.Below(3) == 0 ? static_cast<int32_t>(random_.Between(1, 30)) : 1);
+    const int32_t count =
+        std::min<int32_t>(left, random_.Below(3) == 0 ? static_cast<int32_t>(random_.Between(1, 30)) : 1);
     if (count == 0) {
       shadows_ = saved_shadows;
       return;
@@ -351,7 +355,7 @@ class PagerHistory {
     if (random_.Below(4) != 0 && FramesFor(static_cast<int32_t>(to - shadow.sealed + NamedUnsealed(*running)))) {
       s.names = Names(shadow, to);
     }
-    if (Need(ring_before + shadow.sealed + Blocks(shadow.length)) > options_.slots) {
+    if (Need(ring_before + Turn(planned)) > options_.slots) {
       shadows_ = saved_shadows;
       return;
     }
@@ -362,10 +366,20 @@ class PagerHistory {
     for (const Planned& p : running) blocks += std::max(0, shadows_.at(p.id).named - shadows_.at(p.id).sealed);
     return blocks;
   }
+  // Of a plan: blocks that one layer's turn may hold besides, in the largest case.
   int32_t RingOf(const std::vector<Planned>& running) const {
     int32_t ring = 0;
-    for (const Planned& p : running) ring += shadows_.at(p.id).sealed + Blocks(shadows_.at(p.id).length);
+    for (const Planned& p : running) ring += Turn(p);
     return ring;
+  }
+  int32_t Turn(const Planned& planned) const {
+    const Shadow& shadow = shadows_.at(planned.id);
+    bool streams = !shadow.kept.Contains(kLayers);
+    for (int32_t b = 0; b < planned.sealed_before && !streams; ++b) {
+      const auto known = known_.find(IdOf(shadow, b));
+      streams = known == known_.end() || !known->second.device.Contains(kLayers);
+    }
+    return streams ? std::max(shadow.named, planned.sealed_before) : 0;  // sealed ones, and those that it names
   }
 
   // The first block that a row at `start` sees in the layer.
@@ -402,7 +416,8 @@ class PagerHistory {
   // The longest known beginning, or less.
   Opening Adopt(Shadow& shadow) {
     Opening opening;
-    auto count = static_cast<int32_t>(random_.Below(3) == 0 ? random_.Below(kLongest / kTokens) : kLongest / kTokens - 1);
+    auto count =
+        static_cast<int32_t>(random_.Below(3) == 0 ? random_.Below(kLongest / kTokens) : kLongest / kTokens - 1);
     while (!Adoptable(shadow, count)) --count;
     for (int32_t b = 0; b < count; ++b) opening.adopted.push_back(IdOf(shadow, b));
     opening.prefix.assign(shadow.tokens.begin(), shadow.tokens.begin() + count * kTokens);
@@ -503,7 +518,8 @@ class PagerHistory {
     for (auto& block : blocks) to.push_back(block.data());
     std::vector<float> k = RowsOf(shadow.tokens, l, 0, start, end), v = RowsOf(shadow.tokens, l, 1, start, end);
     const SequenceRows rows{0, end - start, start, to};
-    world_.backend->ops().kv_append({kPagerShape, TensorOf(k, 8), TensorOf(v, 8), {&rows, 1}}, world_.backend->context());
+    world_.backend->ops().kv_append({kPagerShape, TensorOf(k, 8), TensorOf(v, 8), {&rows, 1}},
+                                    world_.backend->context());
     return to;
   }
 
@@ -529,9 +545,16 @@ class PagerHistory {
           AppendPlainly(shadows_.at(running[i].id), l, s.start, s.start + static_cast<int32_t>(rows));
       const SequenceRows sequence{0, rows, s.start, blocks};
       const AttentionSpec a = PagerAttention(layer);
-      world_.backend->ops().paged_attention(
-          {mine, TensorOf(q, width).Rows(row, rows), nullptr, kPagerShape, {&sequence, 1}, kPagerHeads, a.scale, a.window, a.soft_cap},
-          world_.backend->context());
+      world_.backend->ops().paged_attention({mine,
+                                             TensorOf(q, width).Rows(row, rows),
+                                             nullptr,
+                                             kPagerShape,
+                                             {&sequence, 1},
+                                             kPagerHeads,
+                                             a.scale,
+                                             a.window,
+                                             a.soft_cap},
+                                            world_.backend->context());
       if (world_.pager->IsLost(i)) std::memset(mine.data, 0, static_cast<size_t>(mine.bytes()));
       ++attended_;
       ASSERT_EQ(std::memcmp(mine.data, TensorOf(out, width).Rows(row, rows).data, static_cast<size_t>(mine.bytes())), 0)
@@ -571,8 +594,7 @@ class PagerHistory {
   std::map<uint64_t, uint32_t> attempts_;
   std::map<BlockId, Known> known_;
   std::set<BlockId> forget_;
-  int64_t losses_ = 0, attended_ = 0, streamed_ = 0, adopted_ = 0, duplicates_ = 0, truncated_ = 0,
-          dropped_behind_ = 0;
+  int64_t losses_ = 0, attended_ = 0, streamed_ = 0, adopted_ = 0, duplicates_ = 0, truncated_ = 0, dropped_behind_ = 0;
 };
 
 }  // namespace interlace

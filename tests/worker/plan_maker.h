@@ -1,5 +1,5 @@
-// PlanMaker: a trivial scheduler for one rank of one stage, so that a rank can be tested without a coordinator. It names
-// blocks, keeps the table of where they are, and sends one plan at a time.
+// PlanMaker: a trivial scheduler for one rank of one stage, so that a rank can be tested without a coordinator. It
+// names blocks, keeps the table of where they are, and sends one plan at a time.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -22,13 +22,13 @@ namespace interlace {
 // How the maker treats the requests of one run.
 struct MakerOptions {
   LayerSet kept = LayerSet::Range(0, LayerSet::kMaxLayers);
-  int32_t chunk = 1000;      // tokens of a prompt in one plan
-  bool together = true;      // all requests in one plan, otherwise one after another
-  bool adopt = false;        // what earlier requests sealed
-  bool last_sample = false;  // tokens are sent as "your own last sample"
-  int32_t names_late = 0;    // blocks are named so many plans after they are full
-  int32_t drafts = 0;        // guesses in each plan; `guesses` says which
-  uint64_t moves = 0;        // seed of random parks, promotions and changes of `kept`; 0: none
+  int32_t chunk = 1000;              // tokens of a prompt in one plan
+  bool together = true;              // all requests in one plan, otherwise one after another
+  bool adopt = false;                // what earlier requests sealed
+  bool last_sample = false;          // tokens are sent as "your own last sample"
+  int32_t names_late = 0;            // blocks are named so many plans after they are full
+  int32_t drafts = 0;                // guesses in each plan; `guesses` says which
+  uint64_t moves = 0;                // seed of random parks, promotions and changes of `kept`; 0: none
   std::function<void()> after_plan;  // runs after each plan, if set
   // The tokens of each request's output as the guesses see them; a wrong guess is truncated.
   std::vector<std::vector<int32_t>> guesses;
@@ -128,8 +128,8 @@ class PlanMaker {
     Sampling sampling;
     LayerSet kept;
     std::vector<int32_t> guesses;
-    int32_t computed = 0;  // positions
-    int32_t named = 0;     // blocks
+    int32_t computed = 0;         // positions
+    int32_t named = 0;            // blocks
     std::vector<int32_t> drafts;  // of the plan under way
     bool opened = false;
     bool done() const { return static_cast<int32_t>(tokens.size()) == end; }

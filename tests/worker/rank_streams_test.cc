@@ -56,7 +56,8 @@ std::vector<MakerRequest> Requests(int count, uint64_t seed) {
     r.sampling.repetition_penalty = 1.2f;
     r.sampling.frequency_penalty = 0.3f;
     for (int b = 0; b < 100; ++b) {
-      r.sampling.bad_words.push_back({static_cast<int32_t>(random.Below(kVocab)), static_cast<int32_t>(random.Below(kVocab))});
+      r.sampling.bad_words.push_back(
+          {static_cast<int32_t>(random.Below(kVocab)), static_cast<int32_t>(random.Below(kVocab))});
     }
   }
   return requests;
@@ -145,11 +146,12 @@ TEST_P(RankStreamsTest, ParkedPromotedAndChangedAtRandom) {
     World world(GetParam());
     Random random(seed);
     for (int round = 0; round < 2; ++round) {
-      const MakerOptions options{.kept = LayerSet::Interleaved(static_cast<int32_t>(random.Below(kLayers + 1)), kLayers),
-                                 .chunk = static_cast<int32_t>(random.Between(3, 40)),
-                                 .adopt = true,
-                                 .names_late = static_cast<int32_t>(random.Below(3)),
-                                 .moves = seed};
+      const MakerOptions options{
+          .kept = LayerSet::Interleaved(static_cast<int32_t>(random.Below(kLayers + 1)), kLayers),
+          .chunk = static_cast<int32_t>(random.Between(3, 40)),
+          .adopt = true,
+          .names_late = static_cast<int32_t>(random.Below(3)),
+          .moves = seed};
       ASSERT_EQ(world.maker->Run(Asked(), kOutputs, options), Want()) << "seed " << seed;
     }
     in += world.maker->bytes_in();

@@ -98,8 +98,14 @@ TEST_F(RankTest, RefusesBrokenPlansAsAWhole) {
        }},
       {"twice", [](auto& s) { s[1].request = s[0].request; }},
       {"without tokens", [](auto& s) { s[1].tokens.clear(); }},
-      {"names blocks", [](auto& s) { s[1].names = SealedNames{-1, {BlockId{1, 1}}}; }},
-      {"names blocks", [](auto& s) { s[1].names = SealedNames{1 << 30, {BlockId{1, 1}}}; }},
+      {"names blocks",
+       [](auto& s) {
+         s[1].names = SealedNames{-1, {BlockId{1, 1}}};
+       }},
+      {"names blocks",
+       [](auto& s) {
+         s[1].names = SealedNames{1 << 30, {BlockId{1, 1}}};
+       }},
   };
   for (const Case& c : cases) {
     std::vector<PlanSequence> sequences = {Sequence(1, 0, 9), Sequence(2, 0, 3)};
@@ -121,7 +127,8 @@ TEST_F(RankTest, RefusesOneSequenceAndGoesOnWithTheOthers) {
       {"tokens", [](auto& s) { s.tokens[0] = kLastSample; }},
       {"start", [](auto& s) { s.start = -8; }},
       {"start", [](auto& s) { s.start = 8; }},
-      {"drafts", [](auto& s) {
+      {"drafts",
+       [](auto& s) {
          s.tokens.resize(2);
          s.drafts = 2;
        }},
@@ -129,7 +136,10 @@ TEST_F(RankTest, RefusesOneSequenceAndGoesOnWithTheOthers) {
       {"sample_index", [](auto& s) { s.sample_index = 9; }},
       {"sample_index", [](auto& s) { s.sample_index = -1; }},
       {"opening", [](auto& s) { s.opening.reset(); }},
-      {"opening.prefix", [](auto& s) { s.opening->adopted = {BlockId{1, 2}}; }},
+      {"opening.prefix",
+       [](auto& s) {
+         s.opening->adopted = {BlockId{1, 2}};
+       }},
       {"opening.prefix", [](auto& s) { s.opening->prefix = {1 << 20}; }},
       {"sampling.logprobs", [](auto& s) { s.opening->sampling.logprobs = 21; }},
       {"sampling.end_tokens",
