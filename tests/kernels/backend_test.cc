@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <limits>
@@ -63,6 +64,40 @@ TEST(BackendTest, MemoryIsAlignedZeroedAndWritable) {
     EXPECT_TRUE(std::all_of(buffer->data(), buffer->data() + bytes, [](std::byte b) { return b == std::byte{0}; }));
     std::fill(buffer->data(), buffer->data() + bytes, std::byte{7});
   }
+}
+
+TEST(BackendTest, CopiesGoBetweenMemoryOfTheDeviceAndOfTheHost) {
+  std::unique_ptr<Backend> backend = CreateBackend("cpu", {.ops = "reference", .threads = 1}).value();
+  for (const int64_t bytes : {int64_t{64}, int64_t{4096}, (int64_t{2} << 20) + 64}) {
+    std::unique_ptr<DeviceBuffer> device = backend->AllocateDevice(bytes).value();
+    std::unique_ptr<DeviceBuffer> from = backend->AllocateHost(bytes).value(),
+                                  to = backend->AllocateHost(bytes).value();
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(device->data()) % 64, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(from->data()) % 4096, 0u);
+    for (int64_t i = 0; i < bytes; ++i) from->data()[i] = static_cast<std::byte>(i * 2654435761u >> 13);
+    DeviceCopies& copies = backend->copies();
+    copies.Copy(device->data(), from->data(), bytes, copies.Mark());
+    EXPECT_OK(copies.Finish());
+    copies.Copy(to->data(), device->data(), bytes, copies.Mark());
+    EXPECT_OK(copies.Finish());
+    EXPECT_TRUE(std::equal(from->data(), from->data() + bytes, to->data()));
+  }
+}
+
+// Pages come into being when they are written.
+TEST(BackendTest, HostMemoryThatIsNotUsedCostsNothing) {
+  constexpr int64_t kBytes = int64_t{2} << 30;
+  const auto resident_kib = [] {
+    rusage usage{};
+    EXPECT_EQ(getrusage(RUSAGE_SELF, &usage), 0);
+    return usage.ru_maxrss;
+  };
+  std::unique_ptr<Backend> backend = CreateBackend("cpu", {.ops = "reference", .threads = 1}).value();
+  const int64_t before = resident_kib();
+  std::unique_ptr<DeviceBuffer> buffer = backend->AllocateHost(kBytes).value();
+  buffer->data()[kBytes - 1] = std::byte{7};
+  EXPECT_EQ(buffer->data()[kBytes / 2], std::byte{0});
+  EXPECT_LT(resident_kib() - before, kBytes / 1024 / 8);
 }
 
 TEST(BackendTest, TooMuchIsResourceExhausted) {
