@@ -28,6 +28,8 @@ struct TierCase {
   std::string name;
   std::function<std::unique_ptr<TierUnderTest>(int64_t bytes)> make;
   int64_t least_bytes;  // the smallest size that make takes
+  // Puts are answered before the place that UsageNow speaks of has taken them; it skips those that it is too slow for.
+  bool write_behind = false;
 };
 inline void PrintTo(const TierCase& tier_case, std::ostream* out) { *out << tier_case.name; }
 

@@ -65,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(Memory, TierConformance, testing::Values(TierCase{"memo
 INSTANTIATE_TEST_SUITE_P(Rocksdb, TierConformance,
                          testing::Values(TierCase{"rocksdb", &Make<RocksdbUnderTest>, kLeast}));
 INSTANTIATE_TEST_SUITE_P(Layered, TierConformance,
-                         testing::Values(TierCase{"layered", &Make<LayeredUnderTest>, kLeast}));
+                         testing::Values(TierCase{"layered", &Make<LayeredUnderTest>, kLeast, /*write_behind=*/true}));
 
 TEST(MemoryTierTest, NeedsACapacity) {
   EXPECT_THAT(MakeMemoryTier(0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("host_bytes")));
