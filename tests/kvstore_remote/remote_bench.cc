@@ -50,15 +50,15 @@ void Report(const std::string& what, size_t bytes, int window, int64_t count, ab
 }
 
 // One way: bodies to the peer, acknowledged by a short message.
-void TransportThroughput() {
-  std::unique_ptr<Transport> transport = *MakeUcxTransport({});
+void TransportThroughput(const std::string& tls) {
+  std::unique_ptr<Transport> transport = *MakeUcxTransport({.tls = tls});
   Collected<PeerId> greeted;
   Window* window = nullptr;
   transport->Listen(kActivationChannel, [&](Message m) {
     if (m.header == "hello") return greeted.Add(m.from);
     window->Leave();
   });
-  ChildProcess child(TRANSPORT_PEER, {"echo", transport->address()});
+  ChildProcess child(TRANSPORT_PEER, {"echo", transport->address(), tls});
   if (!greeted.WaitFor(1)) return;
   const PeerId peer = greeted.Take()[0];
   RealClock clock;
@@ -74,7 +74,7 @@ void TransportThroughput() {
         transport->Send(peer, kActivationChannel, "x", {body}, [](absl::Status) {});
       }
       inside.WaitForAll();
-      Report("transport", bytes, most, count, clock.Now() - start);
+      Report(absl::StrCat("transport ", tls), bytes, most, count, clock.Now() - start);
     }
   }
   transport.reset();
@@ -130,8 +130,11 @@ void TierThroughput() {
 }  // namespace
 }  // namespace interlace
 
-int main() {
+// Arguments: the UCX transports to measure, such as none shm rc; without any, what ranks use.
+int main(int argc, char** argv) {
   interlace::KeepFreedMemory();
-  interlace::TransportThroughput();
+  for (int i = 1; i < argc; ++i) interlace::TransportThroughput(argv[i]);
+  if (argc > 1) return 0;
+  interlace::TransportThroughput("auto");
   interlace::TierThroughput();
 }
