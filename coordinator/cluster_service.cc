@@ -14,6 +14,8 @@
 namespace interlace {
 namespace {
 
+constexpr size_t kMostFormer = 64;  // incarnations remembered of a stage
+
 // What all ranks of a replica must have in common: one line a field.
 struct Agreed {
   absl::string_view field;
@@ -162,7 +164,9 @@ absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank
     RETURN_IF_ERROR(CheckIncarnation(rank));
     const auto held = members_.find(stage);
     if (held != members_.end()) {
-      if (held->second.rank.incarnation != rank.incarnation) former_[stage].insert(held->second.rank.incarnation);
+      std::set<uint64_t>& former = former_[stage];
+      if (former.size() >= kMostFormer) former.erase(former.begin());
+      if (held->second.rank.incarnation != rank.incarnation) former.insert(held->second.rank.incarnation);
       Remove(stage, absl::AbortedError(absl::StrCat("stage ", stage, " was taken over by a newer rank")), false);
     }
     former_[stage].erase(rank.incarnation);

@@ -1,4 +1,5 @@
-// The other process of the transport's tests: connects to the address given, greets, then
+// The other process of the transport's tests: connects to the address given (over the UCX transports given), greets,
+// then
 //   echo   answers every request with its own header and body
 //   flood  sends bodies of 8 MiB for ever
 // until the tested process is gone.
@@ -20,9 +21,9 @@ void Flood(Transport& transport, PeerId peer, SharedBytes body) {
   });
 }
 
-int Run(const std::string& mode, const std::string& address) {
+int Run(const std::string& mode, const std::string& address, const std::string& tls) {
   KeepFreedMemory();
-  auto made = MakeUcxTransport({});
+  auto made = MakeUcxTransport({.tls = tls});
   if (!made.ok()) {
     std::fprintf(stderr, "transport_peer: %s\n", made.status().ToString().c_str());
     return 1;
@@ -55,6 +56,6 @@ int Run(const std::string& mode, const std::string& address) {
 }  // namespace interlace
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  return interlace::Run(argv[1], argv[2]);
+  if (argc < 3) return 2;
+  return interlace::Run(argv[1], argv[2], argc > 3 ? argv[3] : "auto");
 }
