@@ -38,8 +38,7 @@ bool StopMatcher::Push(absl::string_view piece, std::string* out, bool exempt) {
     return true;
   }
   size_t open = 0;  // bytes at the end that a stop string begins with
-  for (const Stop& stop : stops_)
-    open = std::max(open, stop.complete() ? size_t{stop.border.back()} : stop.matched);
+  for (const Stop& stop : stops_) open = std::max(open, stop.complete() ? size_t{stop.border.back()} : stop.matched);
   out->append(held_, 0, held_.size() - open);
   held_.erase(0, held_.size() - open);
   return false;
