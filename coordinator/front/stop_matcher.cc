@@ -3,47 +3,45 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "common/check.h"
 
 namespace interlace {
 
-StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {
-  for (const std::string& stop : stops_) {
-    CHECK(!stop.empty());
-    longest_ = std::max(longest_, stop.size());
+StopMatcher::Stop::Stop(std::string t) : text(std::move(t)), border(text.size(), 0) {
+  CHECK(!text.empty());
+  for (size_t i = 1; i < text.size(); ++i) {
+    size_t length = border[i - 1];
+    while (length > 0 && text[length] != text[i]) length = border[length - 1];
+    border[i] = static_cast<uint32_t>(text[length] == text[i] ? length + 1 : 0);
   }
 }
+
+void StopMatcher::Stop::Take(char c) {
+  if (complete()) matched = border.back();
+  while (matched > 0 && text[matched] != c) matched = border[matched - 1];
+  if (text[matched] == c) ++matched;
+}
+
+StopMatcher::StopMatcher(const std::vector<std::string>& stops) : stops_(stops.begin(), stops.end()) {}
 
 bool StopMatcher::Push(absl::string_view piece, std::string* out, bool exempt) {
-  held_.append(piece.data(), piece.size());
-  if (exempt) exempt_ = held_.size();
-  size_t begin = std::string::npos, end = std::string::npos;
-  for (const std::string& stop : stops_) {
-    const size_t at = held_.find(stop, exempt_ < stop.size() ? 0 : exempt_ - stop.size() + 1);
-    if (at == std::string::npos) continue;
-    if (at + stop.size() < end || (at + stop.size() == end && at < begin)) {
-      begin = at;
-      end = at + stop.size();
+  for (char c : piece) {
+    held_.push_back(c);
+    size_t longest = 0;
+    for (Stop& stop : stops_) {
+      stop.Take(c);
+      if (stop.complete() && !exempt) longest = std::max(longest, stop.text.size());
     }
+    if (longest == 0) continue;
+    out->append(held_, 0, held_.size() - longest);
+    held_.clear();
+    return true;
   }
-  const size_t shown = begin == std::string::npos ? HeldFrom() : begin;
-  exempt_ -= std::min(exempt_, shown);
-  out->append(held_, 0, shown);
-  held_.erase(0, begin == std::string::npos ? shown : held_.size());
-  return begin != std::string::npos;
-}
-
-// Where the first suffix begins that a stop string begins with.
-size_t StopMatcher::HeldFrom() const {
-  const absl::string_view held = held_;
-  size_t from = held.size() - std::min(held.size(), longest_ == 0 ? 0 : longest_ - 1);
-  for (; from < held.size(); ++from) {
-    for (const std::string& stop : stops_) {
-      if (absl::StartsWith(stop, held.substr(from))) return from;
-    }
-  }
-  return held.size();
+  size_t open = 0;  // bytes at the end that a stop string begins with
+  for (const Stop& stop : stops_) open = std::max(open, stop.complete() ? size_t{stop.border.back()} : stop.matched);
+  out->append(held_, 0, held_.size() - open);
+  held_.erase(0, held_.size() - open);
+  return false;
 }
 
 void StopMatcher::Flush(std::string* out) {

@@ -63,8 +63,8 @@ TEST(ClientTest, TextComesWholeAndInOrder) {
   EXPECT_THAT(text, HasSubstr("word19"));
 }
 
-// Even if the rest of the answer and its status are here by then: the answers to later questions come behind them on the
-// same connection.
+// Even if the rest of the answer and its status are here by then: the answers to later questions come behind them on
+// the same connection.
 TEST(ClientTest, WhoSaysFalseIsNotCalledAgain) {
   for (const int wanted : {1, 2, 19, 20}) {
     Rig rig;

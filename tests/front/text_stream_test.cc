@@ -31,16 +31,17 @@ Shown ShownOf(const std::string& whole, const std::vector<std::string>& stops) {
 
 const char* const kLetters[] = {"a", "b", "c", "\n", "é", "漢", "🙂"};
 
-std::string RandomText(Entropy& entropy, size_t most) {
+// Of the first `letters` alone: two make texts that repeat themselves.
+std::string RandomText(Entropy& entropy, size_t most, size_t letters = 7) {
   std::string text;
-  for (size_t n = entropy.Next() % (most + 1); n > 0; --n) text += kLetters[entropy.Next() % 7];
+  for (size_t n = entropy.Next() % (most + 1); n > 0; --n) text += kLetters[entropy.Next() % letters];
   return text;
 }
 
-std::vector<std::string> RandomStops(Entropy& entropy, size_t longest) {
+std::vector<std::string> RandomStops(Entropy& entropy, size_t longest, size_t letters = 7) {
   std::vector<std::string> stops;
   for (size_t n = entropy.Next() % 4; n > 0; --n) {
-    std::string stop = RandomText(entropy, longest);
+    std::string stop = RandomText(entropy, longest, letters);
     if (!stop.empty()) stops.push_back(stop);
   }
   return stops;
@@ -49,12 +50,13 @@ std::vector<std::string> RandomStops(Entropy& entropy, size_t longest) {
 TEST(StopMatcherTest, EqualsASearchInTheWholeTextWhereverItIsCut) {
   const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(1);
   for (int round = 0; round < 30000; ++round) {
-    const std::vector<std::string> stops = RandomStops(*entropy, 4);
+    const size_t letters = round % 2 == 0 ? 7 : 2, longest = round % 2 == 0 ? 4 : 8;
+    const std::vector<std::string> stops = RandomStops(*entropy, longest, letters);
     StopMatcher matcher(stops);
     std::string whole, out;
     bool stopped = false;
     for (size_t pieces = entropy->Next() % 12; pieces > 0 && !stopped; --pieces) {
-      const std::string piece = RandomText(*entropy, 4);
+      const std::string piece = RandomText(*entropy, 4, letters);
       whole += piece;
       stopped = matcher.Push(piece, &out);
       // Nothing is shown that must be taken back.
