@@ -206,9 +206,12 @@ void Decoder::Add(const Tensor& x, const Tensor& y) { backend_.ops().residual_ad
 void Decoder::Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) {
   const auto count = static_cast<int64_t>(rows.size());
   CHECK(shard_.last() && count <= max_tokens_);
-  for (int64_t i = 0; i < count; ++i) {
-    backend_.ops().rms_norm({normed_.Rows(i, 1), x.Rows(rows[i], 1), output_norm_, spec_.norm_epsilon},
+  for (int64_t i = 0; i < count;) {  // rows that follow one another, as those of a decode step do, in one call
+    int64_t end = i + 1;
+    while (end < count && rows[end] == rows[end - 1] + 1) ++end;
+    backend_.ops().rms_norm({normed_.Rows(i, end - i), x.Rows(rows[i], end - i), output_norm_, spec_.norm_epsilon},
                             backend_.context());
+    i = end;
   }
   backend_.ops().linear({normed_.Rows(0, count), {{logits, head_}}}, backend_.context());
 }

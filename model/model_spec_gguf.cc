@@ -192,7 +192,8 @@ absl::StatusOr<ModelSpec> Read(const GgufFile& file) {
   spec.digest = file.digest();
   RETURN_IF_ERROR(ReadDimensions(file, keys, &spec));
   RETURN_IF_ERROR(CheckModelSpec(spec, file.name()));
-  spec.pairs = spec.architecture == "llama" ? RopePairs::kAdjacent : RopePairs::kHalves;
+  const bool adjacent = spec.architecture == "llama" || spec.architecture == "mistral";
+  spec.pairs = adjacent ? RopePairs::kAdjacent : RopePairs::kHalves;
   spec.layer.assign(spec.layers, {{.scale = 1 / std::sqrt(static_cast<float>(spec.head_dim))}});
   RETURN_IF_ERROR(ReadRope(file, keys, &spec));
   if (spec.architecture == "gemma3") RETURN_IF_ERROR(ReadGemma3(keys, &spec));

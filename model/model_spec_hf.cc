@@ -124,7 +124,8 @@ absl::StatusOr<RopeSpec> ReadRope(const Values& values, const std::string& group
 // The layers that see a window. Gemma 3 repeats a pattern; the Qwens have a switch, off in all that are published.
 absl::StatusOr<std::vector<bool>> ReadLocalLayers(const Values& values, const ModelSpec& spec) {
   std::vector<bool> local(spec.layers, false);
-  bool used = spec.architecture == "gemma3" || spec.architecture == "mixtral";
+  const bool everywhere = spec.architecture == "mixtral" || spec.architecture == "mistral";
+  bool used = spec.architecture == "gemma3" || everywhere;
   RETURN_IF_ERROR(values.FlagIfAny("use_sliding_window", &used));
   if (!used || !values.Has("sliding_window")) return local;
   if (values.Has("layer_types")) {
@@ -145,7 +146,7 @@ absl::StatusOr<std::vector<bool>> ReadLocalLayers(const Values& values, const Mo
   RETURN_IF_ERROR(values.CountIfAny("sliding_window_pattern", 1, 1024, &pattern));
   RETURN_IF_ERROR(values.CountIfAny("max_window_layers", 0, 1024, &first));
   for (int32_t l = 0; l < spec.layers; ++l) {
-    local[l] = spec.architecture == "gemma3" ? (l + 1) % pattern != 0 : spec.architecture == "mixtral" || l >= first;
+    local[l] = spec.architecture == "gemma3" ? (l + 1) % pattern != 0 : everywhere || l >= first;
   }
   return local;
 }

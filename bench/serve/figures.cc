@@ -12,6 +12,7 @@
 #include "absl/synchronization/blocking_counter.h"
 #include "cli/in_process_replica.h"
 #include "cli/terminal.h"
+#include "checkpoint/model_facts.h"
 #include "common/log.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
@@ -86,7 +87,8 @@ absl::Status Run(const std::string& model, int rounds) {
   RealClock clock;
   FaultPoints faults;
   std::map<int, std::unique_ptr<InProcessReplica>> replicas;  // by layers kept
-  for (int keep : {30, 15, 0}) {
+  ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(model));
+  for (int keep : {facts.layers, facts.layers / 2, 0}) {
     Config config;
     config.model.path = model;
     config.kv.keep_layers = absl::StrCat(keep);
@@ -114,13 +116,13 @@ absl::Status Run(const std::string& model, int rounds) {
       return Median(values);
     };
     const double moved = median(&Measured::moved);
-    rows.push_back({absl::StrFormat("%d of 30", -key.first), absl::StrCat(key.second),
+    rows.push_back({absl::StrFormat("%d of %d", -key.first, facts.layers), absl::StrCat(key.second),
                     absl::StrFormat("%.0f", median(&Measured::prefill)),
                     absl::StrFormat("%.1f", median(&Measured::decode)), HumanBytes(static_cast<int64_t>(moved)),
                     moved > 0 ? absl::StrFormat("%.1f %%", 100 * median(&Measured::hidden)) : "-"});
   }
   std::printf("%d prompt + %d generated tokens a request, %d threads, ops %s, host tier, median of %d rounds\n%s", kPrompt,
-              kGenerated, AvailableCores(), std::string(replicas[30]->rank().backend().ops().name).c_str(), rounds,
+              kGenerated, AvailableCores(), std::string(replicas[0]->rank().backend().ops().name).c_str(), rounds,
               FormatTable(rows).c_str());
   return absl::OkStatus();
 }

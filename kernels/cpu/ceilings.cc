@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "kernels/op_table.h"
+
 namespace interlace {
 namespace {
 
@@ -45,19 +47,12 @@ uint64_t PlainRead(const std::byte* data, int64_t bytes) {
 
 constexpr CeilingLoops kPlain = {"reference", &PlainFma, kChains * 2, &PlainDot, kChains * 2, &PlainRead};
 
-bool HasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool HasAvx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-}
-
 }  // namespace
 
 std::vector<const CeilingLoops*> CeilingLoopsHere() {
-  __builtin_cpu_init();
   std::vector<const CeilingLoops*> all = {&kPlain};
-  if (HasAvx2()) all.push_back(&kAvx2CeilingLoops);
-  if (HasAvx512()) all.push_back(&kAvx512CeilingLoops);
+  if (FindOpTable("avx2").ok()) all.push_back(&kAvx2CeilingLoops);
+  if (FindOpTable("avx512").ok()) all.push_back(&kAvx512CeilingLoops);
   return all;
 }
 

@@ -129,7 +129,9 @@ void AddPairs(const LinearOut& out, Work* work) {
 
 // Gate and up of different types.
 void RunGatedInTwo(const GatedLinearArgs& args, const StripKernels& kernels, OpContext on) {
-  std::vector<float> scratch(static_cast<size_t>(args.x.rows * args.up.rows));
+  static thread_local std::vector<float> scratch;  // of the thread that calls ops; grows, never shrinks
+  const auto floats = static_cast<size_t>(args.x.rows * args.up.rows);
+  if (scratch.size() < floats) scratch.resize(floats);
   const Tensor up{scratch.data(), DType::kF32, args.x.rows, args.up.rows};
   RunLinear({args.x, {{args.out, args.gate}, {up, args.up}}}, kernels, on);
   on.team().ParallelFor(args.x.rows, kQuantiseGrain, [&](int64_t begin, int64_t end) {

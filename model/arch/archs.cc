@@ -11,9 +11,11 @@ struct Row {
   absl::StatusOr<std::unique_ptr<ModelArch>> (*make)(const ArchInput&);
 };
 
-// The table of architectures. GGUF calls a Mixtral "llama"; the reader tells them apart by their experts.
+// The table of architectures. A Mistral is a Llama whose layers may see a window; GGUF files call it "llama". GGUF
+// calls a Mixtral "llama"; the reader tells them apart by their experts.
 constexpr Row kArchs[] = {
     {"llama", "llama", &MakeLlama},          {"LlamaForCausalLM", "llama", &MakeLlama},
+    {"mistral", "mistral", &MakeLlama},      {"MistralForCausalLM", "mistral", &MakeLlama},
     {"qwen2", "qwen2", &MakeQwen2},          {"Qwen2ForCausalLM", "qwen2", &MakeQwen2},
     {"qwen3", "qwen3", &MakeQwen3},          {"Qwen3ForCausalLM", "qwen3", &MakeQwen3},
     {"gemma3", "gemma3", &MakeGemma3},       {"Gemma3ForCausalLM", "gemma3", &MakeGemma3},

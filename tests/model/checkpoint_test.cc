@@ -61,6 +61,29 @@ const TinyCheckpoint& Named(absl::string_view name) {
   std::abort();
 }
 
+// transformers' Mistral computes what its Llama does as long as nothing lies behind the window.
+TEST(CheckpointTest, AMistralFolderRunsAsALlamaWithinItsWindow) {
+  const FolderCopy folder(Named("llama"));
+  const std::string config = folder.Text("config.json");
+  const auto run = [&](const std::string& json) {
+    folder.Write("config.json", json);
+    const auto checkpoint = Checkpoint::Open(folder.path());
+    EXPECT_OK(checkpoint);
+    auto engine = *PlainEngine::Make(**checkpoint, {.ops = "reference"});
+    engine->Step({{0, {1, 2, 3, 4, 5, 6, 7, 8}}});
+    return engine->Logits({7});
+  };
+  const std::string mistral = absl::StrReplaceAll(config, {{"LlamaForCausalLM", "MistralForCausalLM"}});
+  const auto with = [&](int window) {
+    return absl::StrReplaceAll(mistral,
+                               {{"\"vocab_size\"", absl::StrCat("\"sliding_window\": ", window, ", \"vocab_size\"")}});
+  };
+  const std::vector<float> want = run(config);
+  EXPECT_EQ(run(mistral), want);
+  EXPECT_EQ(run(with(8)), want);
+  EXPECT_NE(run(with(7)), want);
+}
+
 TEST(CheckpointTest, WhatAFolderLacksIsNamed) {
   const FolderCopy llama(Named("llama")), qwen(Named("qwen2"));
   EXPECT_OK(llama.Use());

@@ -42,6 +42,23 @@ TEST(ModelSpecHfTest, ReadsALlamaOfTransformers4) {
   EXPECT_FLOAT_EQ(spec->ropes[0].frequencies[1], std::pow(500000.0, -2.0 / 24));
 }
 
+// Mistral 7B v0.1 has a window on every layer, later ones write null.
+TEST(ModelSpecHfTest, AMistralIsALlamaWithAWindowOnEveryLayer) {
+  const auto llama = SpecOf("LlamaForCausalLM", R"("rope_theta":1000000.0)");
+  const auto free = SpecOf("MistralForCausalLM", R"("rope_theta":1000000.0,"sliding_window":null)");
+  const auto window = SpecOf("MistralForCausalLM", R"("rope_theta":1000000.0,"sliding_window":4096)");
+  ASSERT_OK(llama);
+  ASSERT_OK(free);
+  ASSERT_OK(window);
+  EXPECT_EQ(free->architecture, "mistral");
+  EXPECT_EQ(free->ropes, llama->ropes);
+  EXPECT_EQ(free->pairs, llama->pairs);
+  for (int32_t l = 0; l < 12; ++l) {
+    EXPECT_EQ(free->layer[l].attention.window, 0) << l;
+    EXPECT_EQ(window->layer[l].attention.window, 4096) << l;
+  }
+}
+
 TEST(ModelSpecHfTest, RopeScalingOfBothFormsIsTheSame) {
   for (const std::string kind : {R"("rope_type":"linear","factor":4.0)",
                                  R"("rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,)"
