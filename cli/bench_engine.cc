@@ -66,14 +66,16 @@ absl::StatusOr<std::unique_ptr<BenchEngine>> BenchEngine::Create(const Options& 
   return engine;
 }
 
-PlanSequence BenchEngine::Part(const Sequence& sequence, int32_t count, bool sample) const {
+PlanSequence BenchEngine::Part(const Sequence& sequence, int32_t count, bool sample) {
   PlanSequence part;
   part.request = RequestId{sequence.id};
-  part.generation = Generation{sequence.id};
   part.start = sequence.done;
   for (int32_t i = 0; i < count; ++i) part.tokens.push_back(TokenOf(sequence.id, sequence.done + i, spec().vocab));
   part.sample = sample;
-  part.residency = {spec().layers, spec().layers};
+  if (known_.insert(part.request).second) {
+    part.opening.emplace();
+    part.kept = LayerSet::Range(0, spec().layers);
+  }
   return part;
 }
 
@@ -118,7 +120,10 @@ absl::StatusOr<absl::Duration> BenchEngine::Prefill(int32_t batch, int32_t token
   for (int32_t i = 0; i < batch; ++i) sequences[i].id = (uint64_t{1} << 31) + static_cast<uint64_t>(i);
   step_times_.clear();
   absl::StatusOr<absl::Duration> time = Fill(sequences, tokens, /*sample=*/true);
-  for (const Sequence& sequence : sequences) releases_.push_back(RequestId{sequence.id});
+  for (const Sequence& sequence : sequences) {
+    releases_.push_back({RequestId{sequence.id}, std::nullopt});
+    known_.erase(RequestId{sequence.id});
+  }
   if (!time.ok()) return time;
   absl::Duration released = absl::ZeroDuration();
   std::vector<absl::Duration> steps = step_times_;
@@ -135,9 +140,8 @@ absl::StatusOr<absl::Duration> BenchEngine::Decode(int32_t batch, int32_t contex
     for (Sequence& sequence : sequences) sequence.id = ++sequences_;
     found = filled_.insert(filled_.end(), {key, std::move(sequences)});
   }
-  // Back from where the last round ended: to the start of a block, then up to the context.
-  const auto block = static_cast<int32_t>(options_.config.kv.block_tokens);
-  for (Sequence& sequence : found->second) sequence.done = std::min(sequence.done, context / block * block);
+  // Back from where the last round ended, then up to the context: no block has a name, so any position may be cut.
+  for (Sequence& sequence : found->second) sequence.done = std::min(sequence.done, context);
   RETURN_IF_ERROR(Fill(found->second, context, /*sample=*/false).status());
   absl::Duration time = absl::ZeroDuration();
   step_times_.clear();

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "cli/bench_ops.h"
@@ -59,7 +60,10 @@ class BenchEngine {
   absl::StatusOr<std::vector<SampledToken>> Feed(const std::vector<std::vector<int32_t>>& parts,
                                                  const std::vector<int32_t>& starts, bool sample);
   // Forgets every sequence.
-  void Reset() { rank_->runner().Reset(); }
+  void Reset() {
+    rank_->runner().Reset();
+    known_.clear();
+  }
 
   Work PrefillWork(int32_t batch, int32_t tokens) const;
   Work DecodeWork(int32_t batch, int32_t context, int32_t steps) const;
@@ -75,7 +79,7 @@ class BenchEngine {
     int32_t done = 0;
   };
   BenchEngine(const Options& options, Clock& clock) : options_(options), clock_(clock) {}
-  PlanSequence Part(const Sequence& sequence, int32_t count, bool sample) const;
+  PlanSequence Part(const Sequence& sequence, int32_t count, bool sample);
   // Computes every sequence up to `tokens`, in the steps that the scheduler would make; samples after the last if
   // `sample`.
   absl::StatusOr<absl::Duration> Fill(std::vector<Sequence>& sequences, int32_t tokens, bool sample);
@@ -90,7 +94,8 @@ class BenchEngine {
   ModelWork work_;
   std::unique_ptr<Rank> rank_;
   uint64_t plans_ = 0;
-  std::vector<RequestId> releases_;
+  std::vector<Release> releases_;
+  absl::flat_hash_set<RequestId> known_;  // that the rank knows
   std::vector<std::pair<std::pair<int32_t, int32_t>, std::vector<Sequence>>> filled_;  // by (batch, context)
   uint64_t sequences_ = 0;
   std::vector<absl::Duration> step_times_;

@@ -52,6 +52,13 @@ class TappedBackend final : public Backend {
   absl::Status Synchronize() override { return inner_->Synchronize(); }
   int threads() const override { return inner_->threads(); }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(int64_t bytes) override { return inner_->Allocate(bytes); }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateDevice(int64_t bytes) override {
+    return inner_->AllocateDevice(bytes);
+  }
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(int64_t bytes) override {
+    return inner_->AllocateHost(bytes);
+  }
+  DeviceCopies& copies() override { return inner_->copies(); }
 
  private:
   friend struct OpTap;

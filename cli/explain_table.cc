@@ -16,17 +16,13 @@ std::string ExplainTable(const RequestReport& report) {
                   HumanSeconds(absl::ToDoubleSeconds(report.total)), "\n", report.keep_layers, " of ", report.layers,
                   " layers kept; ", report.recomputes, " rollbacks, ", report.recomputed_tokens,
                   " tokens computed again, ", report.preemptions, " preemptions\n");
-  std::vector<std::vector<std::string>> rows = {{"layer", "stage", "mode", "device"}};
-  for (const std::string& tier : report.tiers) rows[0].push_back(tier);
+  std::vector<std::vector<std::string>> rows = {{"layer", "stage", "mode", "device", "host"}};
   for (const char* column : {"bytes in", "bytes out", "stall"}) rows[0].push_back(column);
   int64_t in = 0, stored = 0, stall = 0;
   for (const LayerReport& layer : report.by_layer) {
     std::vector<std::string> row = {absl::StrCat(layer.layer), absl::StrCat(layer.stage),
                                     Paint(layer.mode == "keep" ? Colour::kGreen : Colour::kYellow, layer.mode),
-                                    absl::StrCat(layer.blocks_device)};
-    for (size_t t = 0; t < report.tiers.size(); ++t) {
-      row.push_back(absl::StrCat(t < layer.blocks_tier.size() ? layer.blocks_tier[t] : 0));
-    }
+                                    absl::StrCat(layer.blocks_device), absl::StrCat(layer.blocks_host)};
     row.push_back(HumanBytes(layer.bytes_in));
     row.push_back(HumanBytes(layer.bytes_out));
     row.push_back(absl::StrFormat("%.2f ms", static_cast<double>(layer.stall_us) * 1e-3));
@@ -55,12 +51,11 @@ RequestReport ToReport(const Explanation& e) {
   report.queue = e.end.timing.queue;
   report.first_token = e.end.timing.first_token;
   report.total = e.end.timing.total;
-  report.tiers = e.tiers;
   report.notes = e.notes;
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];
     report.by_layer.push_back({static_cast<int32_t>(l), layer.stage, layer.kept ? "keep" : "stream",
-                               layer.blocks_device, layer.blocks_tier, layer.bytes_in, layer.bytes_out,
+                               layer.blocks_device, layer.blocks_host, layer.bytes_in, layer.bytes_out,
                                layer.stall_us});
   }
   return report;

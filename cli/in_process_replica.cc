@@ -20,9 +20,9 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
   ASSIGN_OR_RETURN(replica->rank_,
                    Rank::Create(config, entropy->Next(), clock, faults, transport, progress, make_backend));
   RETURN_IF_ERROR(CheckLayers(config, replica->rank_->spec().layers));
-  ASSIGN_OR_RETURN(std::unique_ptr<SchedulingPolicy> policy, MakePolicy(config.sched.policy));
-  replica->loop_ = std::make_unique<ReplicaLoop>(LoopOptions(config, replica->rank_->spec().context), std::move(policy),
-                                                 clock, entropy->Fork("generations"), replica->metrics_, *replica);
+  ASSIGN_OR_RETURN(const SchedulingPolicy policy, FindPolicy(config.sched.policy));
+  replica->loop_ = std::make_unique<ReplicaLoop>(LoopOptions(config, replica->rank_->spec().context), policy,
+                                                 clock, replica->metrics_, *replica);
   InProcessReplica* self = replica.get();
   self->runner_ = Thread("runner", [self] {
     while (std::optional<StepPlan> plan = self->plans_.Pop()) {

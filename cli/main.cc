@@ -61,7 +61,7 @@ absl::Status Serve(CommonFlags flags, ServeOptions options) {
   if (options.kvstore) {
     ConfigBuilder given;
     RETURN_IF_ERROR(flags.Read(&given));
-    if (given.OriginOf("kv.tiers") == "default") flags.shorthands.emplace_back("kv.tiers", "host,remote");
+    if (given.OriginOf("kv.tiers") == "default") flags.shorthands.emplace_back("kv.tiers", "remote");
     // The address is known once the kvstore listens; serve hands it to the ranks.
     flags.shorthands.emplace_back("kv.remote", "started-by-serve");
   }
@@ -149,7 +149,7 @@ int Main(int argc, char** argv) {
       "--rocksdb",
       [&](const std::string& folder) {
         serve_flags.shorthands.emplace_back("kv.rocksdb_dir", folder);
-        serve_flags.shorthands.emplace_back("kv.tiers", "host,rocksdb");
+        serve_flags.shorthands.emplace_back("kv.tiers", "rocksdb");
       },
       "folder of a RocksDB tier below the host's (kv.rocksdb_dir)");
   serve->add_flag("--kvstore", serve_options.kvstore, "start a kvstore and use it as the remote tier");

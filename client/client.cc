@@ -145,14 +145,13 @@ absl::StatusOr<RequestReport> Client::Explain(absl::string_view request_id) {
   report.queue = absl::Seconds(reply.queue_seconds());
   report.first_token = absl::Seconds(reply.first_token_seconds());
   report.total = absl::Seconds(reply.total_seconds());
-  report.tiers.assign(reply.tiers().begin(), reply.tiers().end());
   report.notes.assign(reply.notes().begin(), reply.notes().end());
   for (const v1::LayerExplanation& l : reply.by_layer()) {
     report.by_layer.push_back({l.layer(),
                                l.stage(),
                                l.mode(),
                                l.blocks_device(),
-                               {l.blocks_tier().begin(), l.blocks_tier().end()},
+                               l.blocks_host(),
                                l.bytes_in(),
                                l.bytes_out(),
                                l.stall_us()});

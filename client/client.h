@@ -76,7 +76,7 @@ struct LayerReport {
   int32_t stage = 0;
   std::string mode;  // keep, stream
   int32_t blocks_device = 0;
-  std::vector<int32_t> blocks_tier;
+  int32_t blocks_host = 0;
   int64_t bytes_in = 0, bytes_out = 0, stall_us = 0;
 };
 
@@ -85,7 +85,6 @@ struct RequestReport {
   int32_t prompt_tokens = 0, completion_tokens = 0, keep_layers = 0, layers = 0, steps = 0;
   int32_t recomputes = 0, recomputed_tokens = 0, preemptions = 0;
   absl::Duration queue, first_token, total;
-  std::vector<std::string> tiers;
   std::vector<LayerReport> by_layer;
   std::vector<std::string> notes;
 };

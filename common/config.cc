@@ -224,10 +224,11 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
     return refuse("kv.keep_layers", c.kv.keep_layers, "must be auto or a number of layers");
   }
   std::set<absl::string_view> tiers;
-  for (absl::string_view tier : absl::StrSplit(c.kv.tiers, ',')) {
+  const std::vector<absl::string_view> named = absl::StrSplit(c.kv.tiers, ',');
+  for (absl::string_view tier : c.kv.tiers.empty() ? std::vector<absl::string_view>() : named) {
     if (tier.empty()) {
       return refuse("kv.tiers", absl::StrCat("'", c.kv.tiers, "'"),
-                    "has an empty entry; give names such as host,remote");
+                    "has an empty entry; give names such as rocksdb,remote");
     }
     if (!tiers.insert(tier).second) return refuse("kv.tiers", c.kv.tiers, absl::StrCat("names ", tier, " twice"));
     if (tier == "remote" && c.kv.remote.empty()) {

@@ -26,7 +26,13 @@ constexpr Agreed kAgreed[] = {
     {"the model's digest", [](const RankInfo& r) { return r.model_digest; }},
     {"the number of its layers", [](const RankInfo& r) { return absl::StrCat(r.layers); }},
     {"kv.block_tokens", [](const RankInfo& r) { return absl::StrCat(r.block_tokens); }},
-    {"the bytes of a KV slot (kv.dtype)", [](const RankInfo& r) { return absl::StrCat(r.slot_bytes); }},
+    {"kv.dtype", [](const RankInfo& r) { return r.dtype; }},
+    {"the bytes of a KV slot", [](const RankInfo& r) { return absl::StrCat(r.slot_bytes); }},
+    {"the model's KV heads", [](const RankInfo& r) { return absl::StrCat(r.kv_heads); }},
+    {"the size of its heads", [](const RankInfo& r) { return absl::StrCat(r.head_dim); }},
+    {"its vocabulary", [](const RankInfo& r) { return absl::StrCat(r.vocab); }},
+    {"its windows", [](const RankInfo& r) { return absl::StrJoin(r.windows, ","); }},
+    {"engine.backend and engine.ops", [](const RankInfo& r) { return r.numerics; }},
     {"kv.tiers", [](const RankInfo& r) { return absl::StrJoin(r.tiers, ","); }},
 };
 
@@ -174,8 +180,9 @@ absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank
     if (open == streams_.end()) return absl::CancelledError("the stream is gone");
     open->second.stage = stage;
     members_.emplace(stage, Member{stream, rank});
-    Do([stage, stages = rank.stages, slots = rank.arena_slots] {
-      LOG(INFO) << "rank registered" << Field("stage", stage) << Field("stages", stages) << Field("arena_slots", slots);
+    Do([stage, stages = rank.stages, slots = rank.device_slots, frames = rank.host_frames] {
+      LOG(INFO) << "rank registered" << Field("stage", stage) << Field("stages", stages) << Field("slots", slots)
+                << Field("frames", frames);
     });
     FormIfComplete();
   }

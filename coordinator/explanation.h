@@ -22,14 +22,13 @@ struct LayerExplanation {
 
 struct Explanation {
   std::string name;
-  std::string state;  // waiting, running, finished, failed
+  std::string state;  // waiting, fetching, running, parked, finished, failed
   RequestEnd end;     // as far as it is known
   int32_t keep_layers = 0;
   int32_t steps = 0;
   int32_t recomputes = 0;
   int32_t recomputed_tokens = 0;
   int32_t preemptions = 0;
-  std::vector<std::string> tiers;
   std::vector<LayerExplanation> layers;  // one for each layer of the model
   std::vector<std::string> notes;        // why it was lowered, rolled back, preempted, failed; bounded
 };

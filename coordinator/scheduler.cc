@@ -184,14 +184,14 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
                           {{"code", absl::StatusCodeToString(end.status.code())}});
     sequence.Note(std::string(end.status.message()));
   }
+  ended_.push_back(Describe(sequence));
+  ended_.back().end = end;
+  ended_.back().state = end.status.ok() ? "finished" : "failed";
+  if (ended_.size() > 256) ended_.pop_front();
   if (placement_) {
     if (sequence.phase == Phase::kRunning) Halt(sequence);
     placement_->Release(sequence);
   }
-  sequence.explanation.end = end;
-  ended_.push_back(Describe(sequence));
-  ended_.back().state = end.status.ok() ? "finished" : "failed";
-  if (ended_.size() > 256) ended_.pop_front();
   deliveries_.push_back({.sink = request.sink, .end = std::move(end)});
   waiting_.erase(&sequence);
   running_.erase(&sequence);

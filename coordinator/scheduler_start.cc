@@ -83,7 +83,6 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
     metrics_.prefix_hits.Add(sequence.cached_tokens);
     deliveries_.push_back({.sink = sequence.request.sink, .cached = sequence.cached_tokens});
   }
-  sequence.explanation.tiers.assign({"host"});
   sequence.explanation.layers.resize(shape()->layers);
   for (int32_t l = 0; l < shape()->layers; ++l) {
     for (size_t s = 0; s < shape()->stages.size(); ++s) {

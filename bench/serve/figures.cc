@@ -46,7 +46,7 @@ struct Measured {
 
 absl::StatusOr<Measured> RunBatch(InProcessReplica& replica, Clock& clock, int batch, uint64_t* id) {
   const double stall = replica.metrics().Total("interlace_layer_stall_seconds_total");
-  const TransferStats before = replica.rank().transfers().Stats();
+  const CopyStats before = replica.rank().pool().copy_stats();
   absl::BlockingCounter left(batch);
   std::vector<std::shared_ptr<Waiter>> waiters;
   for (int i = 0; i < batch; ++i) {
@@ -68,7 +68,7 @@ absl::StatusOr<Measured> RunBatch(InProcessReplica& replica, Clock& clock, int b
     first = std::max(first, waiter->end.timing.first_token);
     total = std::max(total, waiter->end.timing.total);
   }
-  const TransferStats after = replica.rank().transfers().Stats();
+  const CopyStats after = replica.rank().pool().copy_stats();
   const double busy = absl::ToDoubleSeconds(after.busy_in - before.busy_in);
   Measured m;
   m.prefill = batch * kPrompt / absl::ToDoubleSeconds(first);

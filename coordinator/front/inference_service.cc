@@ -191,7 +191,6 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
   reply->set_queue_seconds(absl::ToDoubleSeconds(e.end.timing.queue));
   reply->set_first_token_seconds(absl::ToDoubleSeconds(e.end.timing.first_token));
   reply->set_total_seconds(absl::ToDoubleSeconds(e.end.timing.total));
-  for (const std::string& tier : e.tiers) reply->add_tiers(tier);
   for (const std::string& note : e.notes) reply->add_notes(note);
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];
@@ -200,7 +199,7 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
     out->set_stage(layer.stage);
     out->set_mode(layer.kept ? "keep" : "stream");
     out->set_blocks_device(layer.blocks_device);
-    out->mutable_blocks_tier()->Assign(layer.blocks_tier.begin(), layer.blocks_tier.end());
+    out->set_blocks_host(layer.blocks_host);
     out->set_bytes_in(layer.bytes_in);
     out->set_bytes_out(layer.bytes_out);
     out->set_stall_us(layer.stall_us);

@@ -224,7 +224,6 @@ std::string ExplanationJson(const Explanation& e) {
   json["queue_seconds"] = absl::ToDoubleSeconds(e.end.timing.queue);
   json["first_token_seconds"] = absl::ToDoubleSeconds(e.end.timing.first_token);
   json["total_seconds"] = absl::ToDoubleSeconds(e.end.timing.total);
-  json["tiers"] = e.tiers;
   json["by_layer"] = Json::array();
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];
@@ -233,7 +232,7 @@ std::string ExplanationJson(const Explanation& e) {
     row["stage"] = layer.stage;
     row["mode"] = layer.kept ? "keep" : "stream";
     row["blocks_device"] = layer.blocks_device;
-    row["blocks_tier"] = layer.blocks_tier;
+    row["blocks_host"] = layer.blocks_host;
     row["bytes_in"] = layer.bytes_in;
     row["bytes_out"] = layer.bytes_out;
     row["stall_us"] = layer.stall_us;

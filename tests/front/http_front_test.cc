@@ -75,8 +75,7 @@ TEST(HttpFrontTest, ExplainsARequest) {
   Explanation explanation;
   explanation.name = "abc/1";
   explanation.state = "finished";
-  explanation.tiers = {"host"};
-  explanation.layers.push_back({.kept = true, .blocks_device = 2, .blocks_tier = {1}});
+  explanation.layers.push_back({.kept = true, .blocks_device = 2, .blocks_host = 1});
   rig.engine.SetExplanation(explanation);
   HttpClient client(rig.port());
   client.Get("/debug/requests/chatcmpl-abc%2F1");
