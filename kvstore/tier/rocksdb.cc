@@ -24,7 +24,8 @@ namespace {
 constexpr int kReaders = 2;
 constexpr size_t kQueuedReads = 4096;
 constexpr int64_t kLeastBytes = 8 << 20;
-constexpr absl::Duration kRetryAfter = absl::Milliseconds(500);  // while the disk is sick or full
+constexpr absl::Duration kRetryAfter = absl::Milliseconds(500);  // while the disk is sick, or stays full
+constexpr absl::Duration kLookAgain = absl::Milliseconds(5);     // at a full disk: files are deleted in the background
 constexpr int kResumesBeforeReopen = 3;
 
 // The writer thread alone changes the folder: it writes what Put queued and deletes what the index gave up, in the
@@ -227,9 +228,9 @@ class RocksdbTier final : public KvTier {
     const auto due = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
       return stopping_ || (!changes_.empty() && !sick_.load()) || (sick_.load() && !noticed_);
     };
-    const bool wait_briefly = sick_.load() || full_.load();
+    const absl::Duration patience = sick_.load() ? kRetryAfter : full_.load() ? full_wait_ : absl::InfiniteDuration();
     noticed_ = sick_.load();
-    mutex_.AwaitWithTimeout(absl::Condition(&due), wait_briefly ? kRetryAfter : absl::InfiniteDuration());
+    mutex_.AwaitWithTimeout(absl::Condition(&due), patience);
     noticed_ = sick_.load();
     std::vector<Change> taken;
     for (int64_t bytes = 0; !changes_.empty() && bytes < batch_bytes_;) {
@@ -330,7 +331,9 @@ class RocksdbTier final : public KvTier {
       LOG(WARNING) << "rocksdb tier could not make room" << status;
       sick_ = true;
     }
-    full_ = known_bytes_ + 2 * batch_bytes_ > bound_ / 8 * 7;
+    const bool full = known_bytes_ + 2 * batch_bytes_ > bound_ / 8 * 7;
+    full_wait_ = full && full_.load() ? std::min(2 * full_wait_, kRetryAfter) : kLookAgain;
+    full_ = full;
   }
 
   // True iff the database takes writes again. `changes` were taken and not written yet.
@@ -407,6 +410,7 @@ class RocksdbTier final : public KvTier {
   int64_t bound_ = 0;            // what the folder may grow to now
   int64_t known_bytes_ = 0;      // of the folder, when it was last looked at
   int64_t unchecked_bytes_ = 0;  // written since
+  absl::Duration full_wait_ = kLookAgain;
   int failed_resumes_ = 0;
 
   BoundedQueue<Job> reads_{kQueuedReads};

@@ -20,9 +20,11 @@ class Folder {
   const std::string& path() const { return path_; }
   int64_t Bytes() const {
     int64_t bytes = 0;
-    for (const auto& file : std::filesystem::recursive_directory_iterator(path_)) {
+    std::error_code error;  // files come and go under RocksDB, and a folder may not be there yet
+    for (std::filesystem::recursive_directory_iterator at(path_, error), end; !error && at != end;
+         at.increment(error)) {
       std::error_code gone;
-      const auto size = file.is_regular_file(gone) ? file.file_size(gone) : 0;
+      const auto size = at->is_regular_file(gone) ? at->file_size(gone) : 0;
       if (!gone) bytes += static_cast<int64_t>(size);
     }
     return bytes;
