@@ -37,7 +37,7 @@ step "cluster: coordinator, 2 pipeline ranks, kvstore; 15 of 30 layers kept on t
 state="$root/out/quickstart"
 bin="$root/out/release/bin"
 rm -rf "$state" && mkdir -p "$state"
-"$bin/interlace" serve "$model" --pp 2 --keep-layers 15 --device-kv 32MiB --host-kv 256KiB --kvstore \
+"$bin/interlace" serve "$model" --pp 2 --keep-layers 15 --device-kv 32MiB --host-kv 64MiB --kvstore \
   --set kvstore.rocksdb_dir="$state/rocksdb" --port "$http" --grpc-port "$grpc" --state "$state" &
 server=$!
 trap 'kill -INT $server 2>/dev/null; wait $server 2>/dev/null' EXIT

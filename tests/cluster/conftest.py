@@ -13,7 +13,7 @@ from cluster import Cluster  # noqa: E402
 @pytest.fixture(scope="session")
 def shared():
     """Two stages, half the layers streamed, a little host memory, the rest in a kvstore."""
-    cluster = Cluster("--pp", "2", "--keep-layers", "15", "--kvstore", "--host-kv", "512KiB", "--device-kv", "64MiB")
+    cluster = Cluster("--pp", "2", "--keep-layers", "15", "--kvstore", "--host-kv", "256MiB", "--device-kv", "64MiB")
     yield cluster
     cluster.await_nothing_held()
     cluster.stop()
