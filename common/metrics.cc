@@ -1,14 +1,10 @@
 #include "common/metrics.h"
 
-#include <prometheus/counter.h>
-#include <prometheus/gauge.h>
-#include <prometheus/histogram.h>
-#include <prometheus/registry.h>
+#include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
 #include <algorithm>
-#include <map>
-#include <variant>
+#include <limits>
 
 #include "absl/strings/str_split.h"
 #include "common/check.h"
@@ -16,94 +12,94 @@
 namespace interlace {
 namespace {
 
-using Family = std::variant<prometheus::Family<prometheus::Counter>*, prometheus::Family<prometheus::Gauge>*,
-                            prometheus::Family<prometheus::Histogram>*>;
-
-const prometheus::Histogram::BucketBoundaries kSeconds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
-                                                          0.5,   1,      2.5,   5,    10,    30,   60};
-
-Family MakeFamily(const MetricRow& row, const prometheus::Labels& constant, prometheus::Registry& registry) {
-  const std::string name(row.name), help(row.meaning);
-  switch (row.kind) {
+prometheus::MetricType TypeOf(MetricKind kind) {
+  switch (kind) {
     case MetricKind::kCounter:
-      return &prometheus::BuildCounter().Name(name).Help(help).Labels(constant).Register(registry);
+      return prometheus::MetricType::Counter;
     case MetricKind::kGauge:
-      return &prometheus::BuildGauge().Name(name).Help(help).Labels(constant).Register(registry);
+      return prometheus::MetricType::Gauge;
     case MetricKind::kHistogram:
-      return &prometheus::BuildHistogram().Name(name).Help(help).Labels(constant).Register(registry);
+      break;
   }
-  return {};
+  return prometheus::MetricType::Histogram;
 }
 
 }  // namespace
 
-struct Metrics::Registry {
-  prometheus::Registry registry;
-  std::map<absl::string_view, Family> families;
-
-  template <typename Kind>
-  prometheus::Family<Kind>& Of(absl::string_view name, MetricLabels labels) {
-    auto it = families.find(name);
-    CHECK_MSG(it != families.end(), std::string(name).c_str());
-    CHECK_MSG(std::holds_alternative<prometheus::Family<Kind>*>(it->second), std::string(name).c_str());
-    const MetricRow& row =
-        *std::find_if(std::begin(kMetrics), std::end(kMetrics), [&](const MetricRow& r) { return r.name == name; });
-    const std::vector<absl::string_view> known = absl::StrSplit(row.labels, ',', absl::SkipEmpty());
-    CHECK_MSG(known.size() == labels.size(), std::string(name).c_str());
-    for (const auto& [key, value] : labels) {
-      CHECK_MSG(std::find(known.begin(), known.end(), key) != known.end(), std::string(name).c_str());
-    }
-    return *std::get<prometheus::Family<Kind>*>(it->second);
-  }
-};
-
-namespace {
-prometheus::Labels ToLabels(MetricLabels labels) {
-  prometheus::Labels out;
-  for (const auto& [key, value] : labels) out.emplace(key, value);
-  return out;
-}
-}  // namespace
-
-Metrics::Metrics(std::string model_name) : registry_(std::make_unique<Registry>()) {
-  const prometheus::Labels constant{{"model_name", std::move(model_name)}};
+Metrics::Metrics(std::string model_name) : model_name_(std::move(model_name)) {
+  for (const MetricRow& row : kMetrics) families_.emplace_back(row);
   for (const MetricRow& row : kMetrics) {
-    registry_->families.emplace(row.name, MakeFamily(row, constant, registry_->registry));
-    if (!row.labels.empty()) continue;  // a series without labels shows from the start
-    switch (row.kind) {
-      case MetricKind::kCounter:
-        Add(row.name, 0);
-        break;
-      case MetricKind::kGauge:
-        Set(row.name, 0);
-        break;
-      case MetricKind::kHistogram:
-        registry_->Of<prometheus::Histogram>(row.name, {}).Add({}, kSeconds);
-        break;
-    }
+    if (row.labels.empty()) Find(row.name, row.kind, {});  // a series without labels shows from the start
   }
 }
 
 Metrics::~Metrics() = default;
 
-void Metrics::Add(absl::string_view counter, double amount, MetricLabels labels) {
-  registry_->Of<prometheus::Counter>(counter, labels).Add(ToLabels(labels)).Increment(amount);
-}
-void Metrics::Set(absl::string_view gauge, double value, MetricLabels labels) {
-  registry_->Of<prometheus::Gauge>(gauge, labels).Add(ToLabels(labels)).Set(value);
-}
-void Metrics::Observe(absl::string_view histogram, double seconds, MetricLabels labels) {
-  registry_->Of<prometheus::Histogram>(histogram, labels).Add(ToLabels(labels), kSeconds).Observe(seconds);
+Metrics::Series& Metrics::Find(absl::string_view name, MetricKind kind, MetricLabels labels) {
+  absl::MutexLock lock(&mutex_);
+  auto family = std::find_if(families_.begin(), families_.end(),
+                             [&](const Family& candidate) { return candidate.row.name == name; });
+  CHECK_MSG(family != families_.end(), std::string(name).c_str());
+  CHECK_MSG(family->row.kind == kind, std::string(name).c_str());
+  const std::vector<absl::string_view> known = absl::StrSplit(family->row.labels, ',', absl::SkipEmpty());
+  LabelValues values;
+  for (const auto& [key, value] : labels) {
+    CHECK_MSG(std::find(known.begin(), known.end(), key) != known.end(), std::string(name).c_str());
+    values.emplace(key, value);
+  }
+  CHECK_MSG(values.size() == known.size(), std::string(name).c_str());
+  Series& series = family->series[std::move(values)];
+  if (kind == MetricKind::kHistogram && series.buckets == nullptr) series.buckets = std::make_unique<Buckets>();
+  return series;
 }
 
-std::string Metrics::Text() const { return prometheus::TextSerializer().Serialize(registry_->registry.Collect()); }
+Metrics::Counter Metrics::counter(absl::string_view name, MetricLabels labels) {
+  return Counter(&Find(name, MetricKind::kCounter, labels).value);
+}
+Metrics::Gauge Metrics::gauge(absl::string_view name, MetricLabels labels) {
+  return Gauge(&Find(name, MetricKind::kGauge, labels).value);
+}
+Metrics::Histogram Metrics::histogram(absl::string_view name, MetricLabels labels) {
+  return Histogram(Find(name, MetricKind::kHistogram, labels).buckets.get());
+}
+
+std::string Metrics::Text() const {
+  std::vector<prometheus::MetricFamily> page;
+  absl::MutexLock lock(&mutex_);
+  for (const Family& family : families_) {
+    prometheus::MetricFamily& out = page.emplace_back();
+    out.name = std::string(family.row.name);
+    out.help = std::string(family.row.meaning);
+    out.type = TypeOf(family.row.kind);
+    for (const auto& [labels, series] : family.series) {
+      prometheus::ClientMetric& metric = out.metric.emplace_back();
+      metric.label.push_back({"model_name", model_name_});
+      for (const auto& [key, value] : labels) metric.label.push_back({key, value});
+      metric.counter.value = metric.gauge.value = series.value.load(std::memory_order_relaxed);
+      if (series.buckets == nullptr) continue;
+      prometheus::ClientMetric::Histogram& histogram = metric.histogram;
+      for (size_t b = 0; b < series.buckets->counts.size(); ++b) {
+        histogram.sample_count += series.buckets->counts[b].load(std::memory_order_relaxed);
+        histogram.bucket.push_back({histogram.sample_count, b < kMetricBuckets.size()
+                                                                ? kMetricBuckets[b]
+                                                                : std::numeric_limits<double>::infinity()});
+      }
+      histogram.sample_sum = series.buckets->sum.load(std::memory_order_relaxed);
+    }
+  }
+  return prometheus::TextSerializer().Serialize(page);
+}
 
 double Metrics::Total(absl::string_view name) const {
   double total = 0;
-  for (const prometheus::MetricFamily& family : registry_->registry.Collect()) {
-    if (family.name != name) continue;
-    for (const prometheus::ClientMetric& metric : family.metric) {
-      total += metric.counter.value + metric.gauge.value + static_cast<double>(metric.histogram.sample_count);
+  absl::MutexLock lock(&mutex_);
+  for (const Family& family : families_) {
+    if (family.row.name != name) continue;
+    for (const auto& [labels, series] : family.series) {
+      total += series.value.load(std::memory_order_relaxed);
+      if (series.buckets == nullptr) continue;
+      for (const auto& count : series.buckets->counts)
+        total += static_cast<double>(count.load(std::memory_order_relaxed));
     }
   }
   return total;

@@ -1,12 +1,17 @@
 // The metric catalogue and the registry behind /metrics.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 
 namespace interlace {
 
@@ -28,16 +33,37 @@ inline constexpr MetricRow kMetrics[] = {
     {"vllm:prompt_tokens_total", MetricKind::kCounter, "", "prompt tokens accepted"},
     {"vllm:generation_tokens_total", MetricKind::kCounter, "", "tokens generated"},
     {"vllm:request_success_total", MetricKind::kCounter, "finished_reason", "requests that ended with a result"},
+    {"vllm:prefix_cache_queries_total", MetricKind::kCounter, "",
+     "prompt tokens that were looked up in the prefix cache"},
+    {"vllm:prefix_cache_hits_total", MetricKind::kCounter, "", "prompt tokens whose KV the prefix cache gave"},
     {"vllm:num_preemptions_total", MetricKind::kCounter, "", "requests put back to waiting for lack of blocks"},
     {"vllm:time_to_first_token_seconds", MetricKind::kHistogram, "", "arrival to first token"},
     {"vllm:inter_token_latency_seconds", MetricKind::kHistogram, "", "gap between tokens of one request"},
     {"vllm:e2e_request_latency_seconds", MetricKind::kHistogram, "", "arrival to last token"},
     {"vllm:request_queue_time_seconds", MetricKind::kHistogram, "", "arrival to first step"},
+    {"interlace_request_parks_total", MetricKind::kCounter, "",
+     "times that a running request was set aside to make room"},
+    {"interlace_request_promotions_total", MetricKind::kCounter, "",
+     "times that layers of a request moved to the device"},
+    {"interlace_requests_quarantined_total", MetricKind::kCounter, "",
+     "requests ended since each loss of a replica met them"},
     {"interlace_requests_failed_total", MetricKind::kCounter, "code", "requests that ended with an error status"},
     {"interlace_steps_total", MetricKind::kCounter, "", "step plans executed"},
+    {"interlace_planned_tokens_total", MetricKind::kCounter, "", "tokens put into step plans, repeated ones included"},
+    {"interlace_recomputed_tokens_total", MetricKind::kCounter, "cause",
+     "planned tokens that had been computed before"},
+    {"interlace_replica_losses_total", MetricKind::kCounter, "",
+     "times that a replica lost a rank and had to form again"},
     {"interlace_step_seconds", MetricKind::kHistogram, "", "plan sent to all its results arrived"},
     {"interlace_ranks_ready", MetricKind::kGauge, "", "ranks of the replica that are registered"},
     {"interlace_kv_blocks_held", MetricKind::kGauge, "", "logical KV blocks held by requests"},
+    {"interlace_kv_blocks_cached", MetricKind::kGauge, "",
+     "sealed KV blocks that no request uses and that may be evicted"},
+    {"interlace_kv_frames_used", MetricKind::kGauge, "stage", "host frames in use after the last step"},
+    {"interlace_kv_probe_blocks_total", MetricKind::kCounter, "",
+     "blocks that ranks were asked to look for in their tiers"},
+    {"interlace_kv_fetched_blocks_total", MetricKind::kCounter, "result",
+     "blocks asked of the tiers; result: ok, missing, corrupt or late"},
     {"interlace_kv_arena_slots_used", MetricKind::kGauge, "stage", "device slots in use after the last step"},
     {"interlace_kv_tier_blocks", MetricKind::kGauge, "stage,tier", "blocks stored in a tier by a rank"},
     {"interlace_kv_tier_bytes", MetricKind::kGauge, "stage,tier", "bytes stored in a tier by a rank"},
@@ -52,25 +78,99 @@ inline constexpr MetricRow kMetrics[] = {
 
 using MetricLabels = std::initializer_list<std::pair<absl::string_view, absl::string_view>>;
 
-// The series of one process. Owned by main; any thread. The trap: an unlisted name or a label that its row does not
-// list is a bug of ours and aborts.
+// Upper bounds of the buckets of a histogram, in seconds; one more bucket holds what is above.
+inline constexpr std::array<double, 15> kMetricBuckets = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                                                          0.5,   1,      2.5,   5,    10,    30,   60};
+
+// The series of one process. Owned by main; any thread. A hot path finds its series once, at construction, and keeps
+// the handle: recording through it is a few atomic additions. Add, Set and Observe by name look the series up each time
+// and are for cold paths. Handles must not outlive their Metrics. An unlisted name, a label that its row does not list
+// and a handle of another kind are bugs of ours and abort.
+//
+//   Metrics::Counter tokens = metrics.counter("vllm:generation_tokens_total");
+//   tokens.Add(3);
 class Metrics {
+  using Cell = std::atomic<double>;
+  struct Buckets {
+    std::array<std::atomic<uint64_t>, kMetricBuckets.size() + 1> counts{};
+    Cell sum{0};
+  };
+
  public:
+  // Never falls: an amount that is not positive adds nothing.
+  class Counter {
+   public:
+    void Add(double amount = 1) const {
+      if (amount > 0) cell_->fetch_add(amount, std::memory_order_relaxed);
+    }
+
+   private:
+    friend class Metrics;
+    explicit Counter(Cell* cell) : cell_(cell) {}
+    Cell* cell_;
+  };
+
+  class Gauge {
+   public:
+    void Set(double value) const { cell_->store(value, std::memory_order_relaxed); }
+
+   private:
+    friend class Metrics;
+    explicit Gauge(Cell* cell) : cell_(cell) {}
+    Cell* cell_;
+  };
+
+  class Histogram {
+   public:
+    void Observe(double seconds) const {
+      size_t bucket = 0;
+      while (bucket < kMetricBuckets.size() && seconds > kMetricBuckets[bucket]) ++bucket;
+      buckets_->counts[bucket].fetch_add(1, std::memory_order_relaxed);
+      buckets_->sum.fetch_add(seconds, std::memory_order_relaxed);
+    }
+
+   private:
+    friend class Metrics;
+    explicit Histogram(Buckets* buckets) : buckets_(buckets) {}
+    Buckets* buckets_;
+  };
+
   // `model_name` becomes a label on every series.
   explicit Metrics(std::string model_name);
   ~Metrics();
 
-  void Add(absl::string_view counter, double amount = 1, MetricLabels labels = {});
-  void Set(absl::string_view gauge, double value, MetricLabels labels = {});
-  void Observe(absl::string_view histogram, double seconds, MetricLabels labels = {});
+  // The series of these labels, made if it is new. Copies of a handle are the same series.
+  Counter counter(absl::string_view name, MetricLabels labels = {});
+  Gauge gauge(absl::string_view name, MetricLabels labels = {});
+  Histogram histogram(absl::string_view name, MetricLabels labels = {});
+
+  void Add(absl::string_view name, double amount = 1, MetricLabels labels = {}) { counter(name, labels).Add(amount); }
+  void Set(absl::string_view name, double value, MetricLabels labels = {}) { gauge(name, labels).Set(value); }
+  void Observe(absl::string_view name, double seconds, MetricLabels labels = {}) {
+    histogram(name, labels).Observe(seconds);
+  }
   // Prometheus text format.
   std::string Text() const;
-  // Sum over all label values of one series; 0 if never recorded.
+  // Sum over all label values of one series, of a histogram the number of observations; 0 if never recorded.
   double Total(absl::string_view name) const;
 
  private:
-  struct Registry;
-  std::unique_ptr<Registry> registry_;
+  using LabelValues = std::map<std::string, std::string>;
+  struct Series {
+    Cell value{0};                     // of a counter or gauge
+    std::unique_ptr<Buckets> buckets;  // of a histogram
+  };
+  struct Family {
+    explicit Family(const MetricRow& r) : row(r) {}
+    const MetricRow& row;
+    std::map<LabelValues, Series> series;  // its nodes stay where they are
+  };
+
+  Series& Find(absl::string_view name, MetricKind kind, MetricLabels labels);
+
+  const std::string model_name_;
+  mutable absl::Mutex mutex_;
+  std::vector<Family> families_;  // protected by mutex_: which series there are; their values are atomic
 };
 
 }  // namespace interlace

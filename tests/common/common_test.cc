@@ -12,6 +12,7 @@
 #include "common/gate.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/thread.h"
 #include "tests/status_matchers.h"
 
 namespace interlace {
@@ -124,6 +125,67 @@ TEST(MetricsTest, TextHoldsEverySeriesWithoutLabelsFromTheStart) {
   }
   EXPECT_THAT(text, HasSubstr("vllm:generation_tokens_total{model_name=\"some-model\"} 3"));
   EXPECT_EQ(metrics.Total("interlace_transfer_bytes_total"), 12);
+}
+
+TEST(MetricsTest, AHandleIsTheSeriesOfItsNameAndLabels) {
+  Metrics metrics("m");
+  const Metrics::Counter in = metrics.counter("interlace_transfer_bytes_total", {{"direction", "in"}});
+  const Metrics::Counter copy = in;
+  in.Add(2);
+  copy.Add(3);
+  copy.Add(-1);  // a counter never falls
+  metrics.Add("interlace_transfer_bytes_total", 4, {{"direction", "in"}});
+  metrics.counter("interlace_transfer_bytes_total", {{"direction", "out"}}).Add(100);
+  metrics.gauge("interlace_kv_tier_blocks", {{"stage", "0"}, {"tier", "host"}}).Set(7);
+  metrics.Set("interlace_kv_tier_blocks", 8, {{"tier", "host"}, {"stage", "0"}});  // the order of labels is free
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("interlace_transfer_bytes_total{model_name=\"m\",direction=\"in\"} 9\n"));
+  EXPECT_THAT(text, HasSubstr("interlace_transfer_bytes_total{model_name=\"m\",direction=\"out\"} 100\n"));
+  EXPECT_THAT(text, HasSubstr("interlace_kv_tier_blocks{model_name=\"m\",stage=\"0\",tier=\"host\"} 8\n"));
+  EXPECT_EQ(metrics.Total("interlace_kv_tier_blocks"), 8);
+}
+
+TEST(MetricsTest, ObservationsFallIntoCumulativeBuckets) {
+  Metrics metrics("m");
+  const Metrics::Histogram steps = metrics.histogram("interlace_step_seconds");
+  for (double seconds : {0.0005, 0.001, 0.002, 59.0, 61.0}) steps.Observe(seconds);
+  const std::string text = metrics.Text();
+  const auto bucket = [](const char* bound, int count) {
+    return absl::StrCat("interlace_step_seconds_bucket{model_name=\"m\",le=\"", bound, "\"} ", count, "\n");
+  };
+  EXPECT_THAT(text, HasSubstr(bucket("0.001", 2)));
+  EXPECT_THAT(text, HasSubstr(bucket("0.0025", 3)));
+  EXPECT_THAT(text, HasSubstr(bucket("30", 3)));
+  EXPECT_THAT(text, HasSubstr(bucket("60", 4)));
+  EXPECT_THAT(text, HasSubstr(bucket("+Inf", 5)));
+  EXPECT_THAT(text, HasSubstr("interlace_step_seconds_count{model_name=\"m\"} 5\n"));
+  EXPECT_THAT(text, HasSubstr("interlace_step_seconds_sum{model_name=\"m\"} 120.00"));
+  EXPECT_EQ(metrics.Total("interlace_step_seconds"), 5);
+}
+
+TEST(MetricsTest, ThreadsThatRecordAtOnceLoseNothing) {
+  Metrics metrics("m");
+  {
+    std::vector<Thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back("recorder", [&metrics] {
+        const Metrics::Counter tokens = metrics.counter("vllm:generation_tokens_total");
+        const Metrics::Histogram steps = metrics.histogram("interlace_step_seconds");
+        for (int i = 0; i < 20000; ++i) {
+          tokens.Add();
+          steps.Observe(0.001 * (i % 7));
+        }
+      });
+    }
+  }
+  EXPECT_EQ(metrics.Total("vllm:generation_tokens_total"), 80000);
+  EXPECT_EQ(metrics.Total("interlace_step_seconds"), 80000);
+}
+
+TEST(MetricsDeathTest, AHandleOfAnotherKindIsABug) {
+  Metrics metrics("m");
+  EXPECT_DEATH(metrics.gauge("vllm:generation_tokens_total"), "generation_tokens");
+  EXPECT_DEATH(metrics.counter("interlace_transfer_bytes_total"), "transfer_bytes");
 }
 
 TEST(MetricsDeathTest, AnUnlistedNameOrLabelIsABug) {
