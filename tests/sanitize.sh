@@ -15,10 +15,11 @@ asan=(common_test checkpoint_gguf_test text_test model_test model_archs_test mod
       kvstore_plan_test kvstore_test kvstore_tier_test kvstore_wire_test plan_codec_test transport_test
       worker_window_test worker_sampler_test coordinator_scheduler_test coordinator_core_test coordinator_cluster_test
       front_text_test front_http_test front_grpc_test)
-# What more than one thread enters.
-tsan=(common_test kernels_thread_team_test kernels_exact_rows_test kernels_linear_test kernels_sample_test
-      kernels_backend_test model_exact_test kvstore_test kvstore_tier_test transport_test worker_window_test
-      coordinator_core_test coordinator_cluster_test front_text_test front_http_test front_grpc_test)
+# What the compute team enters. The system's abseil is not instrumented, so to ThreadSanitizer an absl::Mutex orders
+# nothing: whatever it guards is reported as a race. Rooms that use it (queues, transfers, transport, doors) can be
+# checked only once abseil is built with the sanitizer; a suppression for them would hide true races too.
+tsan=(kernels_thread_team_test kernels_exact_rows_test kernels_linear_test kernels_attention_test kernels_sample_test
+      kernels_moe_test kernels_backend_test model_exact_test)
 seconds=900  # of a test: sanitizers slow them down by up to twenty times
 
 presets=(asan tsan)
@@ -32,7 +33,7 @@ named=("$@")
 
 # The first report ends a test. Leaks count; ODR checks do not, since libraries of the system are not instrumented.
 export ASAN_OPTIONS="detect_leaks=1:halt_on_error=1:detect_odr_violation=0:strict_string_checks=1"
-export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tests/tsan.supp"
+export TSAN_OPTIONS="halt_on_error=1"
 
 failed=()
 for preset in "${presets[@]}"; do
