@@ -54,6 +54,7 @@ struct Config {
     std::string rocksdb_dir;
     Bytes rocksdb_bytes{int64_t{4} << 30};
     std::string remote;
+    std::string secret;
     std::string tiers;
     absl::Duration read_timeout = absl::Seconds(2);
   } kv;
@@ -75,6 +76,7 @@ struct Config {
     int64_t max_running = 64;
     int64_t max_waiting = 256;
     int64_t max_recomputes = 8;
+    int64_t draft_tokens = 0;
   } sched;
   struct {
     int64_t max_tokens = 0;

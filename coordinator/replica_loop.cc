@@ -133,6 +133,8 @@ ReplicaLoop::Options LoopOptions(const Config& config, int32_t context) {
   scheduler.step_tokens = static_cast<int32_t>(config.sched.step_tokens);
   scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
+  scheduler.draft_tokens = static_cast<int32_t>(config.sched.draft_tokens);
+  scheduler.secret = config.kv.secret;
   if (!absl::SimpleAtoi(config.kv.keep_layers, &scheduler.fixed_keep)) scheduler.fixed_keep = -1;  // auto
   scheduler.context = context;
   scheduler.rank_timeout = config.cluster.rank_timeout;

@@ -257,7 +257,10 @@ void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* pla
   PlanSequence& planned = plan->sequences.back();
   const int32_t left =
       std::min(sequence.request.max_tokens - sequence.generated(), options_.context - sequence.length()) - 1;
-  const int32_t most = std::min({options_.draft_tokens, budget, left});
+  // A plan samples in as many rows as there may be streams; each stream that may still join it has one.
+  int32_t rows = std::min(options_.max_running, options_.step_tokens) - static_cast<int32_t>(running_.size());
+  for (const PlanSequence& other : plan->sequences) rows -= other.drafts;
+  const int32_t most = std::min({options_.draft_tokens, budget, left, rows});
   if (planned.tokens[0] == kLastSample || most <= 0) return;
   const std::vector<int32_t> drafts = DraftFromContext(sequence.tokens, most);
   const int32_t end = sequence.scheduled + static_cast<int32_t>(drafts.size());

@@ -33,7 +33,7 @@ step "model"
 model="$(bash deploy/fetch_model.sh | tail -n 1)"
 echo "$model"
 
-step "cluster: coordinator, 2 pipeline ranks, kvstore; 15 of 30 layers kept on the device, 256 KiB of host KV a rank, the rest in the kvstore"
+step "cluster: coordinator, 2 pipeline ranks, kvstore; 15 of 30 layers kept on the device, the others in host memory, a copy of all in the kvstore"
 state="$root/out/quickstart"
 bin="$root/out/release/bin"
 rm -rf "$state" && mkdir -p "$state"
