@@ -7,6 +7,11 @@
 #include "model/model_spec.h"
 
 namespace interlace {
+namespace {
+
+constexpr Epoch kOnlyEpoch{1};  // a process is formed once
+
+}  // namespace
 
 InProcessReplica::InProcessReplica() : metrics_("in-process") {}
 
@@ -21,15 +26,12 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
                    Rank::Create(config, entropy->Next(), clock, faults, transport, progress, make_backend));
   RETURN_IF_ERROR(CheckLayers(config, replica->rank_->spec().layers));
   ASSIGN_OR_RETURN(const SchedulingPolicy policy, FindPolicy(config.sched.policy));
-  replica->loop_ = std::make_unique<ReplicaLoop>(LoopOptions(config, replica->rank_->spec().context), policy,
-                                                 clock, replica->metrics_, *replica);
+  replica->loop_ = std::make_unique<ReplicaLoop>(LoopOptions(config, replica->rank_->spec().context), policy, clock,
+                                                 replica->metrics_, *replica);
   InProcessReplica* self = replica.get();
-  self->runner_ = Thread("runner", [self] {
-    while (std::optional<StepPlan> plan = self->plans_.Pop()) {
-      self->loop_->OnResult(self->rank_->runner().Execute(*plan));
-    }
-  });
-  self->loop_->OnFormed(Epoch{1}, {self->rank_->info()});
+  self->rank_->runner().OnAnswers([self] { self->orders_.TryPush(ReportAsked{}); });
+  self->runner_ = Thread("runner", [self] { self->RunOrders(); });
+  self->loop_->OnFormed(kOnlyEpoch, {self->rank_->info()});
   while (self->loop_->Load().ranks_ready == 0) {
     // The loop takes the event above before any other; Explain answers once it has.
     (void)self->loop_->Explain("");
@@ -38,12 +40,22 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
 }
 
 InProcessReplica::~InProcessReplica() {
-  plans_.Close();
-  runner_.Join();
+  if (rank_ != nullptr) rank_->runner().OnAnswers(nullptr);
+  orders_.Close();
+  if (runner_.joinable()) runner_.Join();
   loop_.reset();
 }
 
-void InProcessReplica::Send(const StepPlan& plan) { plans_.Push(plan); }
+// An order that finds the queue full of plans is not missed: their results say the same.
+void InProcessReplica::RunOrders() {
+  ModelRunner& runner = rank_->runner();
+  while (std::optional<Order> order = orders_.Pop()) {
+    const StepPlan* plan = std::get_if<StepPlan>(&*order);
+    loop_->OnResult(plan != nullptr ? runner.Execute(*plan) : runner.Report(kOnlyEpoch));
+  }
+}
+
+void InProcessReplica::Send(const StepPlan& plan) { orders_.Push(plan); }
 
 void InProcessReplica::Reset(const absl::Status&) {}  // the loop then ends every request after cluster.reform_timeout
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <variant>
 
 #include "absl/status/statusor.h"
 #include "common/bounded_queue.h"
@@ -42,7 +43,11 @@ class InProcessReplica final : public PlanChannel {
   Metrics metrics_;
   std::unique_ptr<ModelText> text_;
   std::unique_ptr<Rank> rank_;
-  BoundedQueue<StepPlan> plans_{16};
+  struct ReportAsked {};  // answers of tiers are there, and perhaps no plan is
+  using Order = std::variant<StepPlan, ReportAsked>;
+  void RunOrders();
+
+  BoundedQueue<Order> orders_{16};
   std::unique_ptr<ReplicaLoop> loop_;
   Thread runner_;
 };

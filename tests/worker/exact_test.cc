@@ -22,16 +22,16 @@ constexpr int32_t kAmple = 6000;  // slots
 // One way to run the same requests.
 struct Variant {
   std::string keep = "auto";
-  std::string tiers = "host";
-  int32_t host_blocks = 100000;
+  std::string tiers;  // below the host
+  int32_t frames = 100000;
   int32_t slots = kAmple;
   int32_t chunk = 512;
   bool together = true;
   int32_t threads = 1;
   int32_t stages = 1;
   std::string ToString() const {
-    return absl::StrCat("keep=", keep, " tiers=", tiers, " host_blocks=", host_blocks, " slots=", slots,
-                        " chunk=", chunk, together ? " together" : " alone", " threads=", threads, " stages=", stages);
+    return absl::StrCat("keep=", keep, " tiers=", tiers, " frames=", frames, " slots=", slots, " chunk=", chunk,
+                        together ? " together" : " alone", " threads=", threads, " stages=", stages);
   }
 };
 
@@ -60,7 +60,7 @@ class Model {
     config.kv.dtype = absl::AsciiStrToLower(TraitsOf(kv_).name);
     config.kv.keep_layers = variant.keep;
     config.kv.device_bytes.value = variant.slots * slot_bytes_;
-    config.kv.host_bytes.value = variant.host_blocks * (slot_bytes_ + 64);
+    config.kv.host_bytes.value = variant.frames * (slot_bytes_ + 64);
     config.kv.tiers = variant.tiers;
     config.kv.read_timeout = absl::Seconds(30);
     config.kv.rocksdb_dir = TestPath("rocksdb");
@@ -87,8 +87,8 @@ class Model {
       EXPECT_OK(replica);
       run((*replica)->engine());
       const Holding held = (*replica)->AwaitNothingHeld(clock);
-      EXPECT_TRUE(held.nothing()) << variant.ToString() << ": " << held.sequences << " sequences, " << held.arena_used
-                                  << " slots, " << held.tier_blocks << " stored blocks are left";
+      EXPECT_TRUE(held.nothing()) << variant.ToString() << ": " << held.sequences << " sequences, "
+                                  << held.scheduled_blocks << " blocks are left";
     } else {
       auto replica = InProcessReplica::Create(
           config, clock, faults, nullptr, [](int64_t, int64_t) {}, make_backend_);
@@ -143,9 +143,8 @@ INSTANTIATE_TEST_SUITE_P(Backends, WorkerExactTest, ::testing::Values("cpu", "mo
 
 TEST_P(WorkerExactTest, KeptLayersAndTiers) {
   for (const char* keep : {"0", "1", "3", "6"}) {
-    for (const char* tiers : {"host", "rocksdb", "host,rocksdb"}) {
-      const bool both = std::string(tiers) == "host,rocksdb";
-      Tiny().Check({.keep = keep, .tiers = tiers, .host_blocks = both ? 40 : 100000});
+    for (const char* tiers : {"", "rocksdb"}) {
+      for (const int32_t frames : {150, 100000}) Tiny().Check({.keep = keep, .tiers = tiers, .frames = frames});
     }
   }
 }
@@ -164,8 +163,8 @@ TEST_P(WorkerExactTest, RemoteTier) {
   auto server = StoreServer::Start({.host_bytes = int64_t{64} << 20});
   ASSERT_OK(server);
   const std::unique_ptr<Transport> transport = *MakeUcxTransport({.host = "127.0.0.1"});
-  for (const char* tiers : {"remote", "host,remote"}) {
-    const Variant variant{.keep = "0", .tiers = tiers, .host_blocks = 40};
+  for (const char* keep : {"0", "6"}) {
+    const Variant variant{.keep = keep, .tiers = "remote", .frames = 150};
     Config config = Tiny().ConfigOf(variant);
     config.kv.remote = (*server)->address();
     RealClock clock;
@@ -180,11 +179,11 @@ TEST_P(WorkerExactTest, RemoteTier) {
 
 // Too few slots for all: requests take turns, lose layers, are preempted.
 TEST_P(WorkerExactTest, ScarceDevice) {
-  for (int32_t slots : {26, 32, 60, 150, 400}) {
+  for (int32_t slots : {40, 60, 150, 400}) {
     Tiny().Check({.slots = slots});
     Tiny().Check({.slots = slots, .chunk = 16, .stages = 2});
   }
-  for (int32_t slots : {26, 60, 150}) Tiny().Check({.keep = "0", .slots = slots, .chunk = 16});
+  for (int32_t slots : {40, 60, 150}) Tiny().Check({.keep = "0", .slots = slots, .chunk = 16});
 }
 
 // A stream that had the device for itself gives layers up when others arrive.
@@ -205,7 +204,7 @@ TEST_P(WorkerExactTest, LoweredWhileRunning) {
       for (const Answer& answer : answers) {
         EXPECT_EQ(answer.explanation.recomputes, 0) << absl::StrJoin(answer.explanation.notes, "\n");
         for (const std::string& note : answer.explanation.notes) {
-          if (note.find("kept layers lowered") != std::string::npos) ++lowered;
+          if (note.find("layers from now on") != std::string::npos) ++lowered;
         }
       }
       EXPECT_GT(lowered, 0) << variant.ToString();
@@ -230,8 +229,8 @@ TEST_P(WorkerExactTest, AnyCombination) {
   for (int i = 0; i < 20; ++i) {
     Variant variant;
     variant.keep = one_of("auto", "0", "2", "3", "5", "6");
-    variant.tiers = one_of("host", "host", "rocksdb", "host,rocksdb");
-    variant.host_blocks = variant.tiers == "host" ? 100000 : one_of(1, 40, 300);
+    variant.tiers = one_of("", "rocksdb");
+    variant.frames = one_of(150, 300, 100000);
     variant.slots = variant.keep == "auto" ? one_of(30, 70, 200, kAmple) : one_of(900, kAmple);
     variant.chunk = one_of(1, 3, 7, 16, 512);
     variant.together = random.Below(4) != 0;
@@ -246,7 +245,7 @@ TEST_P(WorkerExactTest, AnyCombination) {
 TEST(WorkerExactDeviceTest, EmulatedDevice) {
   const TinyFile file({.layers = kTinyLayers});
   const Model model(file.path(), 8, RandomAsks(5, 3, 90, 12, kTinyVocab, 11), &MakeEmulatedBackend);
-  for (const char* keep : {"0", "3"}) model.Check({.keep = keep, .tiers = "host,rocksdb", .host_blocks = 40});
+  for (const char* keep : {"0", "3"}) model.Check({.keep = keep, .tiers = "rocksdb", .frames = 150});
   for (const int32_t stages : {2, 3}) model.Check({.keep = "1", .chunk = 16, .stages = stages});
   for (const int32_t slots : {40, 100}) model.Check({.slots = slots, .chunk = 16});
 }
@@ -255,7 +254,7 @@ TEST(WorkerExactRealTest, RealModel) {
   const Model model(TestModelPath(), 16, RandomAsks(5, 20, 70, 10, 49152, 3));
   for (const char* keep : {"0", "15", "30"}) model.Check({.keep = keep});
   model.Check({.keep = "0", .tiers = "rocksdb", .chunk = 16, .together = false});
-  model.Check({.keep = "15", .tiers = "host,rocksdb", .host_blocks = 60, .chunk = 16});
+  model.Check({.keep = "15", .tiers = "rocksdb", .frames = 300, .chunk = 16});
   model.Check({.keep = "30", .chunk = 1, .threads = 2});
   model.Check({.slots = 150, .chunk = 16});
   model.Check({.slots = 80, .chunk = 16, .stages = 2});

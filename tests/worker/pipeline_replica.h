@@ -22,13 +22,11 @@
 
 namespace interlace {
 
-// What one rank holds between plans.
+// What one rank holds for requests between plans. Sealed blocks that nobody uses stay as cache and do not count.
 struct Holding {
   size_t sequences = 0;
-  int32_t arena_used = 0;
-  int64_t tier_blocks = 0;
-  int32_t scheduled_blocks = 0;  // logical, of the scheduler
-  bool nothing() const { return sequences == 0 && arena_used == 0 && tier_blocks == 0 && scheduled_blocks == 0; }
+  int32_t scheduled_blocks = 0;  // of the scheduler's account
+  bool nothing() const { return sequences == 0 && scheduled_blocks == 0; }
 };
 
 // Every plan goes to every rank's own thread; results go to the loop as they come. Activations travel over UCX.
@@ -37,15 +35,18 @@ class PipelineReplica final : public PlanChannel {
   // config.cluster.stages says how many. A status if a rank cannot be made.
   static absl::StatusOr<std::unique_ptr<PipelineReplica>> Create(const Config& config, Clock& clock,
                                                                  FaultPoints& faults,
-                                                                 MakeBackend make_backend = nullptr) {
+                                                                 MakeBackend make_backend = nullptr,
+                                                                 int32_t draft_tokens = 0) {
     std::unique_ptr<PipelineReplica> replica(new PipelineReplica);
-    absl::Status status = replica->Build(config, clock, faults, make_backend);
+    absl::Status status = replica->Build(config, clock, faults, make_backend, draft_tokens);
     if (!status.ok()) return status;
     return replica;
   }
   ~PipelineReplica() override {
     for (const std::unique_ptr<Stage>& stage : stages_) {
-      if (stage->rank != nullptr && stage->rank->activations() != nullptr) stage->rank->activations()->Interrupt();
+      if (stage->rank == nullptr) continue;
+      stage->rank->runner().OnAnswers(nullptr);
+      if (stage->rank->activations() != nullptr) stage->rank->activations()->Interrupt();
       stage->orders.Close();
     }
     for (const std::unique_ptr<Stage>& stage : stages_) {
@@ -62,7 +63,7 @@ class PipelineReplica final : public PlanChannel {
     return resets_;
   }
 
-  // Asks the ranks until they hold nothing: releases travel with the next plan, tiers forget a little later.
+  // Asks the ranks until they hold nothing for requests: releases travel with the next plan.
   // What the last rank asked still held, if that never happens.
   Holding AwaitNothingHeld(Clock& clock) {
     const absl::Time late = clock.Now() + absl::Seconds(20);
@@ -76,12 +77,26 @@ class PipelineReplica final : public PlanChannel {
     return held;
   }
 
+  // Asks the ranks until the first tier of each holds at least `extents` (blocks x layers): writes come later than the
+  // blocks they are of. False: they never do.
+  bool AwaitStored(Clock& clock, int64_t extents) {
+    const absl::Time late = clock.Now() + absl::Seconds(20);
+    for (const std::unique_ptr<Stage>& stage : stages_) {
+      while (stage->rank->pool().tiers().Usage()[0].blocks < extents) {
+        if (clock.Now() >= late) return false;
+        (void)Ask(*stage);
+      }
+    }
+    return true;
+  }
+
  private:
   struct Question {
     Holding answer;
     absl::Notification answered;
   };
-  using Order = std::variant<StepPlan, std::shared_ptr<Question>>;
+  struct ReportAsked {};  // answers of tiers are there
+  using Order = std::variant<StepPlan, ReportAsked, std::shared_ptr<Question>>;
   struct Stage {
     std::unique_ptr<Transport> transport;
     std::unique_ptr<Rank> rank;
@@ -91,7 +106,7 @@ class PipelineReplica final : public PlanChannel {
 
   PipelineReplica() : metrics_("pipeline") {}
 
-  absl::Status Build(Config config, Clock& clock, FaultPoints& faults, MakeBackend make_backend) {
+  absl::Status Build(Config config, Clock& clock, FaultPoints& faults, MakeBackend make_backend, int32_t draft_tokens) {
     const int64_t count = config.cluster.stages;
     const std::string folder = config.kv.rocksdb_dir;
     std::vector<RankInfo> infos;
@@ -111,10 +126,11 @@ class PipelineReplica final : public PlanChannel {
       absl::Status status = stages_[s]->rank->activations()->Connect(infos[s + 1].transport_address);
       if (!status.ok()) return status;
     }
-    loop_ =
-        std::make_unique<ReplicaLoop>(LoopOptions(config, infos[0].layers > 0 ? spec().context : 0),
-                                      *MakePolicy(config.sched.policy), clock, MakeSeededEntropy(7), metrics_, *this);
+    ReplicaLoop::Options options = LoopOptions(config, spec().context);
+    options.scheduler.draft_tokens = draft_tokens;
+    loop_ = std::make_unique<ReplicaLoop>(options, *FindPolicy(config.sched.policy), clock, metrics_, *this);
     for (const std::unique_ptr<Stage>& stage : stages_) {
+      stage->rank->runner().OnAnswers([stage = stage.get()] { stage->orders.TryPush(ReportAsked{}); });
       stage->runner = Thread("runner", [this, stage = stage.get()] { Run(*stage); });
     }
     loop_->OnFormed(Epoch{1}, infos);
@@ -129,10 +145,11 @@ class PipelineReplica final : public PlanChannel {
         loop_->OnResult(runner.Execute(*plan));
         continue;
       }
-      const StepResult report = runner.Report(Epoch{1});
+      loop_->OnResult(runner.Report(Epoch{1}));
+      if (std::holds_alternative<ReportAsked>(*order)) continue;
       Question& question = *std::get<std::shared_ptr<Question>>(*order);
-      question.answer = {runner.window().sequences(), report.arena_used, 0, loop_->Load().blocks_held};
-      for (const TierUse& tier : report.tiers) question.answer.tier_blocks += tier.blocks;
+      (void)loop_->Explain("");  // the loop has taken the report
+      question.answer = {runner.pager().sequences(), loop_->Load().blocks_held};
       question.answered.Notify();
     }
   }
