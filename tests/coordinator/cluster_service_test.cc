@@ -145,7 +145,7 @@ class ClusterServiceTest : public testing::Test {
     ReplicaLoop::Options options;
     options.scheduler.context = 100;
     options.ranks = stages;
-    loop_ = std::make_unique<ReplicaLoop>(options, MakeFcfs(), clock_, MakeSeededEntropy(1), metrics_, *service_);
+    loop_ = std::make_unique<ReplicaLoop>(options, &FcfsBefore, clock_, metrics_, *service_);
     service_->Connect(loop_.get());
     grpc::ServerBuilder builder;
     int port = 0;
@@ -258,8 +258,15 @@ TEST_F(ClusterServiceTest, RanksThatDoNotFitAreToldWhichFieldIsWrong) {
                                          {"cluster.stages", [](RankInfo& r) { r.stages = 3; }},
                                          {"first layer", [](RankInfo& r) { r.layer_begin = 3; }},
                                          {"layer end", [](RankInfo& r) { r.layer_end = 3; }},
-                                         {"layers", [](RankInfo& r) { r.layers = 5; }},
-                                         {"kv.dtype", [](RankInfo& r) { r.slot_bytes *= 2; }},
+                                         {"layers",
+                                          [](RankInfo& r) {
+                                            r.layers = 5;
+                                            r.windows.push_back(0);
+                                          }},
+                                         {"windows", [](RankInfo& r) { r.windows[0] = 8; }},
+                                         {"kv.dtype", [](RankInfo& r) { r.dtype = "BF16"; }},
+                                         {"bytes of a KV slot", [](RankInfo& r) { r.slot_bytes *= 2; }},
+                                         {"engine.ops", [](RankInfo& r) { r.numerics = "another"; }},
                                          {"kv.tiers", [](RankInfo& r) { r.tiers.push_back("another"); }}}) {
     RankInfo info = ranks_[1];
     row.spoil(info);
@@ -416,7 +423,7 @@ TEST_F(ClusterServiceTest, ATokenOutsideTheVocabularyEndsItsRequestAlone) {
     return plan;
   };
   for (int32_t token : {1000, 2000000000}) {
-    const auto sink = Submit(2);
+    const auto sink = Submit(1);
     const StepPlan plan = next_with_sequences();
     StepResult result = ResultOf(plan, 0, true);
     ASSERT_EQ(result.sampled.size(), 1u);

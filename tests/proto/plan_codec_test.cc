@@ -6,6 +6,8 @@
 
 #include <functional>
 #include <limits>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -36,9 +38,24 @@ std::string Raw(Entropy& e) {
   return bytes;
 }
 
-LayerResidencyPlan Residency(Entropy& e) {
-  const int32_t layers = Draw(e, 1, 100);
-  return {layers, Draw(e, 0, layers)};
+LayerSet RandomLayers(Entropy& e) {
+  LayerSet layers;
+  for (int32_t n = Draw(e, 0, 9); n > 0; --n) layers.Add(LayerId{Draw(e, 0, LayerSet::kMaxLayers - 1)});
+  return layers;
+}
+
+std::vector<BlockId> RandomIds(Entropy& e) {
+  std::vector<BlockId> ids(Draw(e, 0, 5));
+  for (BlockId& id : ids) id = {e.Next(), e.Next()};
+  return ids;
+}
+
+// Present in every second message.
+std::optional<LayerSet> SomeLayers(Entropy& e) {
+  return Draw(e, 0, 1) == 0 ? std::nullopt : std::optional(RandomLayers(e));
+}
+std::optional<SealedNames> SomeNames(Entropy& e) {
+  return Draw(e, 0, 1) == 0 ? std::nullopt : std::optional(SealedNames{Count(e), RandomIds(e)});
 }
 
 Sampling RandomSampling(Entropy& e) {
@@ -59,18 +76,29 @@ StepPlan RandomPlan(Entropy& e) {
   StepPlan plan{.epoch = Epoch{e.Next()}, .id = PlanId{e.Next()}};
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
     PlanSequence s{.request = RequestId{e.Next()}, .attempt = static_cast<uint32_t>(e.Next())};
-    s.generation = Generation{e.Next()};
     s.start = Count(e);
     for (int32_t t = Draw(e, 1, 9); t > 0; --t) s.tokens.push_back(static_cast<int32_t>(e.Next()));
+    if (Draw(e, 0, 3) == 0) s.tokens[0] = kLastSample;
+    s.drafts = Draw(e, 0, static_cast<int32_t>(s.tokens.size()) - 1);
     s.sample = Draw(e, 0, 1) == 1;
     s.sample_index = Count(e);
-    if (s.sample) s.sampling = RandomSampling(e);
-    s.residency = Residency(e);
-    s.salt = Text(e);
+    if (Draw(e, 0, 1) == 1) {
+      s.opening = Opening{RandomSampling(e), RandomIds(e), {}};
+      for (int32_t t = Draw(e, 0, 9); t > 0; --t) s.opening->prefix.push_back(static_cast<int32_t>(e.Next()));
+    }
+    s.kept = SomeLayers(e);
+    s.names = SomeNames(e);
     plan.sequences.push_back(std::move(s));
   }
-  for (int32_t n = Draw(e, 0, 4); n > 0; --n) plan.releases.push_back(RequestId{e.Next()});
-  for (int32_t n = Draw(e, 0, 4); n > 0; --n) plan.residency.push_back({RequestId{e.Next()}, Residency(e)});
+  for (int32_t n = Draw(e, 0, 4); n > 0; --n) plan.releases.push_back({RequestId{e.Next()}, SomeNames(e)});
+  for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
+    plan.changes.push_back({RequestId{e.Next()}, SomeLayers(e), SomeNames(e)});
+  }
+  for (int32_t n = Draw(e, 0, 6); n > 0; --n) {
+    const auto kind = static_cast<MoveKind>(Draw(e, 0, static_cast<int32_t>(MoveKind::kFetchDevice)));
+    plan.moves.push_back({{e.Next(), e.Next()}, kind, RandomLayers(e)});
+  }
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) plan.probes.push_back({RequestId{e.Next()}, RandomIds(e)});
   if (Draw(e, 0, 1) == 0) plan.remaining = absl::Microseconds(Count(e));
   return plan;
 }
@@ -84,16 +112,21 @@ StepResult RandomResult(Entropy& e) {
     for (int32_t k = Draw(e, 0, 4); k > 0; --k) s.scores.push_back({Count(e), static_cast<float>(-Draw(e, 0, 99)) / 8});
     result.sampled.push_back(std::move(s));
   }
+  const auto layer = [&] { return LayerId{Draw(e, 0, LayerSet::kMaxLayers - 1)}; };
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
-    result.lost.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), LayerId{Count(e)}, Count(e),
-                           static_cast<LossCause>(Draw(e, 0, 3)), Text(e)});
+    const auto cause = static_cast<LossCause>(Draw(e, 0, static_cast<int32_t>(LossCause::kRefused)));
+    result.lost.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), layer(), Count(e), cause, Text(e)});
   }
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
-    result.layers.push_back(
-        {RequestId{e.Next()}, LayerId{Count(e)}, Amount(e), Amount(e), Amount(e), Count(e), {Count(e), Count(e)}});
+    result.traffic.push_back({RequestId{e.Next()}, layer(), Amount(e), Amount(e), Amount(e)});
+  }
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) result.probed.push_back({RequestId{e.Next()}, Count(e)});
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) {
+    result.fetched.push_back({{e.Next(), e.Next()}, RandomLayers(e), RandomLayers(e)});
   }
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) result.tiers.push_back({Amount(e), Amount(e), Amount(e)});
-  result.arena_used = Count(e);
+  result.slots_used = Count(e);
+  result.frames_used = Count(e);
   for (int64_t* amount : {&result.run_us, &result.stall_us, &result.transfer_in_us, &result.transfer_out_us,
                           &result.bytes_in, &result.bytes_out}) {
     *amount = Amount(e);
@@ -109,13 +142,22 @@ RankInfo RandomRank(Entropy& e) {
   rank.stage = StageId{Draw(e, 0, rank.stages - 1)};
   rank.incarnation = e.Next();
   rank.model_digest = Text(e);
+  rank.numerics = Text(e);
+  rank.dtype = Text(e);
   rank.layers = Draw(e, 1, 200);
   rank.layer_begin = Draw(e, 0, rank.layers - 1);
   rank.layer_end = Draw(e, rank.layer_begin + 1, rank.layers);
+  for (int32_t l = 0; l < rank.layers; ++l) rank.windows.push_back(Count(e));
+  rank.vocab = Count(e);
+  rank.kv_heads = Draw(e, 1, 32767);
+  rank.head_dim = Count(e);
+  rank.heads.begin = static_cast<int16_t>(Draw(e, 0, rank.kv_heads - 1));
+  rank.heads.end = static_cast<int16_t>(Draw(e, rank.heads.begin + 1, rank.kv_heads));
   rank.block_tokens = Draw(e, 1, 256);
-  rank.arena_slots = Count(e);
+  rank.device_slots = Count(e);
+  rank.host_frames = Count(e);
   rank.slot_bytes = Draw(e, 1, 1 << 30);
-  rank.tier_bytes = Amount(e) >> 4;
+  rank.step_tokens = Count(e);
   rank.transport_address = Raw(e);
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) rank.tiers.push_back(Text(e));
   return rank;
@@ -170,15 +212,20 @@ void ExpectRefusals(const Message& good, const Rows<Message>& rows, Decode decod
 }
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-v1::Sampling* SamplingIn(v1::StepPlanMessage& m) { return m.mutable_sequences(0)->mutable_sampling(); }
+v1::PlanSequenceMessage* SequenceIn(v1::StepPlanMessage& m) { return m.mutable_sequences(0); }
+v1::Sampling* SamplingIn(v1::StepPlanMessage& m) { return SequenceIn(m)->mutable_opening()->mutable_sampling(); }
+const std::string kTooManyLayers(LayerSet::kMaxLayers / 8 + 1, '\1');
 
 TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
   StepPlan plan;
-  plan.sequences.push_back({.request = RequestId{1}, .tokens = {1}, .residency = {4, 2}});
-  plan.sequences[0].sample = true;
-  plan.sequences[0].sampling.logit_bias = {{3, 1}};
-  plan.sequences[0].sampling.bad_words = {{4}};
-  plan.residency.push_back({RequestId{2}, {4, 2}});
+  plan.sequences.push_back({.request = RequestId{1}, .tokens = {1}});
+  plan.sequences[0].opening.emplace();
+  plan.sequences[0].opening->sampling.logit_bias = {{3, 1}};
+  plan.sequences[0].opening->sampling.bad_words = {{4}};
+  plan.sequences[0].names = SealedNames{0, {{1, 2}}};
+  plan.changes.push_back({RequestId{2}, LayerSet::Range(0, 2), SealedNames{0, {{1, 2}}}});
+  plan.releases.push_back({RequestId{3}, SealedNames{0, {{1, 2}}}});
+  plan.moves.push_back({{1, 2}, MoveKind::kCopyOut, LayerSet::Range(0, 2)});
   v1::StepPlanMessage good;
   EncodePlan(plan, &good);
   using M = v1::StepPlanMessage;
@@ -201,18 +248,25 @@ TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
                      {"min_tokens", [](M& m) { SamplingIn(m)->set_min_tokens(-1); }},
                      {"logit_bias", [](M& m) { SamplingIn(m)->mutable_logit_bias(0)->set_bias(kNan); }},
                      {"bad_words", [](M& m) { SamplingIn(m)->mutable_bad_words(0)->clear_tokens(); }},
-                     {"layers", [](M& m) { m.mutable_sequences(0)->set_layers(0); }},
-                     {"keep_layers", [](M& m) { m.mutable_sequences(0)->set_keep_layers(5); }},
-                     {"keep_layers", [](M& m) { m.mutable_sequences(0)->set_keep_layers(-1); }},
-                     {"residency.layers", [](M& m) { m.mutable_residency(0)->set_layers(0); }},
-                     {"residency.keep_layers", [](M& m) { m.mutable_residency(0)->set_keep_layers(5); }}},
+                     {"drafts", [](M& m) { SequenceIn(m)->set_drafts(1); }},
+                     {"drafts", [](M& m) { SequenceIn(m)->set_drafts(-1); }},
+                     {"names.first", [](M& m) { SequenceIn(m)->mutable_names()->set_first(-1); }},
+                     {"names.first", [](M& m) { m.mutable_changes(0)->mutable_names()->set_first(-1); }},
+                     {"names.first", [](M& m) { m.mutable_releases(0)->mutable_names()->set_first(-1); }},
+                     {"layer set", [](M& m) { SequenceIn(m)->set_kept(kTooManyLayers); }},
+                     {"layer set", [](M& m) { m.mutable_changes(0)->set_kept(kTooManyLayers); }},
+                     {"layer set", [](M& m) { m.mutable_moves(0)->set_layers(kTooManyLayers); }},
+                     {"moves.kind", [](M& m) { m.mutable_moves(0)->set_kind(6); }}},
                     DecodePlan);
 }
 
 TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
   StepResult result;
   result.lost.push_back({.request = RequestId{1}});
-  result.layers.push_back({.request = RequestId{1}});
+  result.traffic.push_back({.request = RequestId{1}});
+  result.probed.push_back({});
+  result.fetched.push_back({});
+  result.sampled.push_back({});
   result.tiers.push_back({});
   v1::StepResultMessage good;
   EncodeResult(result, &good);
@@ -224,8 +278,18 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
                      {"result", [](M& m) { m.set_bytes_in(~uint64_t{0}); }},
                      {"lost.block", [](M& m) { m.mutable_lost(0)->set_block(-1); }},
                      {"lost.cause", [](M& m) { m.mutable_lost(0)->set_cause(9); }},
-                     {"layers.layer", [](M& m) { m.mutable_layers(0)->set_layer(-1); }},
-                     {"layers", [](M& m) { m.mutable_layers(0)->set_bytes_out(~uint64_t{0}); }},
+                     {"lost.layer", [](M& m) { m.mutable_lost(0)->set_layer(LayerSet::kMaxLayers); }},
+                     {"traffic.layer", [](M& m) { m.mutable_traffic(0)->set_layer(-1); }},
+                     {"traffic", [](M& m) { m.mutable_traffic(0)->set_bytes_out(~uint64_t{0}); }},
+                     {"probed.blocks", [](M& m) { m.mutable_probed(0)->set_blocks(-1); }},
+                     {"layer set", [](M& m) { m.mutable_fetched(0)->set_arrived(kTooManyLayers); }},
+                     {"layer set", [](M& m) { m.mutable_fetched(0)->set_failed(kTooManyLayers); }},
+                     {"result", [](M& m) { m.set_frames_used(-1); }},
+                     {"sampled.scores",
+                      [](M& m) {
+                        for (int32_t k = 0; k < kMostLogprobs + 2; ++k) m.mutable_sampled(0)->add_scores();
+                      }},
+                     {"tiers.blocks", [](M& m) { m.mutable_tiers(0)->set_blocks(-1); }},
                      {"tiers.bytes", [](M& m) { m.mutable_tiers(0)->set_bytes(-1); }}},
                     DecodeResult);
   v1::StepResultMessage strange = good;
@@ -235,7 +299,11 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
 }
 
 TEST(PlanCodecTest, RanksThatCannotBeAreRefused) {
-  RankInfo rank{.stage = StageId{1}, .stages = 2, .layers = 4, .layer_begin = 2, .layer_end = 4, .block_tokens = 16};
+  RankInfo rank{.stage = StageId{1}, .stages = 2, .layers = 4, .layer_begin = 2, .layer_end = 4};
+  rank.windows = {0, 8, 0, 8};
+  rank.kv_heads = 4;
+  rank.heads = {1, 3};
+  rank.block_tokens = 16;
   rank.slot_bytes = 1024;
   v1::Register good;
   EncodeRank(rank, &good);
@@ -248,8 +316,15 @@ TEST(PlanCodecTest, RanksThatCannotBeAreRefused) {
                      {"register.block_tokens", [](M& m) { m.set_block_tokens(0); }},
                      {"register.slot_bytes", [](M& m) { m.set_slot_bytes(0); }},
                      {"register.slot_bytes", [](M& m) { m.set_slot_bytes(~uint64_t{255}); }},
-                     {"register.tier_bytes", [](M& m) { m.set_tier_bytes(~uint64_t{0}); }},
-                     {"register", [](M& m) { m.set_arena_slots(0xffffffffu); }}},
+                     {"register.windows", [](M& m) { m.add_windows(0); }},
+                     {"register.windows", [](M& m) { m.set_windows(0, 0xffffffffu); }},
+                     {"register.layers", [](M& m) { m.set_layers(LayerSet::kMaxLayers + 1); }},
+                     {"register.kv_heads", [](M& m) { m.set_kv_heads(32768); }},
+                     {"register.head_end", [](M& m) { m.set_head_end(5); }},
+                     {"register.head_end", [](M& m) { m.set_head_begin(3); }},
+                     {"register.head_dim", [](M& m) { m.set_head_dim(0xffffffffu); }},
+                     {"register", [](M& m) { m.set_device_slots(0xffffffffu); }},
+                     {"register", [](M& m) { m.set_host_frames(0xffffffffu); }}},
                     DecodeRank);
 }
 
