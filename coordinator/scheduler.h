@@ -76,8 +76,6 @@ class Scheduler {
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
   bool idle() const { return sequences_.empty() && deliveries_.empty(); }
   void CheckInvariants() const;
-  const KvPlacement* placement_for_tests() const { return placement_.get(); }
-  const auto& sequences_for_tests() const { return sequences_; }
 
  private:
   struct InFlight {

@@ -41,7 +41,9 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   if (sequence.drafting || budget <= 0) return 0;
   const int32_t known = sequence.unscheduled();
   if (known > 0) return std::min({known, options_.chunk_tokens, budget});
-  const bool follows = shape()->stages.size() == 1 && sequence.pending > 0 && known == 1 - sequence.pending;
+  // A stream that drafts does not run ahead: what may follow is guessed from the token that came last.
+  const bool follows = shape()->stages.size() == 1 && options_.draft_tokens == 0 && sequence.pending > 0 &&
+                       known == 1 - sequence.pending;
   const bool ends = sequence.generated() + sequence.pending >= sequence.request.max_tokens ||
                     sequence.length() + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
@@ -70,8 +72,13 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   const auto stages = static_cast<int64_t>(shape()->stages.size());
   const int64_t streams =
       std::count_if(order.begin(), order.end(), [](const SequenceState* s) { return s->decodes(); });
+  // Streams leave rows to those who have none yet, so that everybody gets on.
+  const auto begun = static_cast<int32_t>(sequences_.size() - waiting_.size());
+  const bool others = prompts != ready.end() || (!waiting_.empty() && begun < options_.max_running);
+  const int64_t most = others && all > 1 ? all - std::max(1, all / 4) : all;
   int64_t share = std::min<int64_t>(prompts - ready.begin(), (streams + stages - 1) / stages);
-  if (share > all) {  // not all fit into one plan: this one begins behind the last of the former
+  if (share > most) {  // not all fit into one plan: this one begins behind the last of the former
+    share = most;
     const auto next =
         std::find_if(ready.begin(), prompts, [&](const SequenceState* s) { return s->request.id == served_last_; });
     if (next != prompts) std::rotate(ready.begin(), next + 1, prompts);
