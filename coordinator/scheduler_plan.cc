@@ -11,8 +11,8 @@
 namespace interlace {
 namespace {
 
-constexpr int64_t kMostRaised = 512;   // extents that one plan promotes
-constexpr int32_t kMostLookedAt = 64;  // waiting requests that one plan tries to start
+constexpr int64_t kMostRaised = 512;  // extents that one plan promotes
+constexpr size_t kMostLookedAt = 64;  // waiting requests that one plan tries to start
 
 }  // namespace
 
@@ -20,6 +20,7 @@ std::optional<StepPlan> Scheduler::Plan() {
   if (!placement_ || in_flight_.size() > shape()->stages.size()) return std::nullopt;
   StepPlan plan{.epoch = epoch_, .id = PlanId{next_plan_}};
   placement_->BeginPlan();
+  tightest_ = absl::InfiniteFuture();
   if (SequenceState* suspect = FirstSuspect()) {
     PlanSuspect(*suspect, &plan);
   } else {
@@ -83,6 +84,7 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
         std::find_if(ready.begin(), prompts, [&](const SequenceState* s) { return s->request.id == served_last_; });
     if (next != prompts) std::rotate(ready.begin(), next + 1, prompts);
   }
+  plan->sequences.reserve(static_cast<size_t>(share + (ready.end() - prompts)));
   int32_t budget = all;
   for (auto it = ready.begin(); it != ready.end(); ++it) {
     if (it < prompts && share-- <= 0) continue;
@@ -98,9 +100,11 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
 
 void Scheduler::PlanWaiting(StepPlan* plan) {
   int32_t budget = std::min(options_.step_tokens, shape()->step_tokens) - plan->tokens();
-  int32_t looked_at = 0;
-  for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && looked_at < kMostLookedAt; ++looked_at) {
-    SequenceState& sequence = **it++;  // starting takes it out of the set
+  std::vector<SequenceState*> first;  // starting takes them out of the queue
+  for (auto it = waiting_.begin(); it != waiting_.end() && first.size() < kMostLookedAt; ++it) first.push_back(*it);
+  for (SequenceState* next : first) {
+    SequenceState& sequence = *next;
+    if (budget <= 0) return;
     if (static_cast<int32_t>(sequences_.size() - waiting_.size()) >= options_.max_running) return;
     const bool alone = running_.empty() && fetching_.empty() && in_flight_.empty();
     const Started started = TryStart(sequence, alone, plan);
@@ -112,12 +116,14 @@ void Scheduler::PlanWaiting(StepPlan* plan) {
 
 // ---- a request that may have brought the replica down
 
-SequenceState* Scheduler::FirstSuspect() const {
+SequenceState* Scheduler::FirstSuspect() {
+  if (!suspects_) return nullptr;
   const auto suspect = [](const SequenceState* s) { return s->losses >= 2; };
   for (const Ordered* queue : {&running_, &waiting_}) {
     auto it = std::find_if(queue->begin(), queue->end(), suspect);
     if (it != queue->end()) return *it;
   }
+  suspects_ = !fetching_.empty();
   return nullptr;
 }
 
@@ -253,6 +259,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   }
   sequence.scheduled = end;
   sequence.last_plan = plan->id;
+  tightest_ = std::min(tightest_, sequence.request.deadline);
   ++sequence.in_flight;
   if (planned.sample) ++sequence.pending;
 }
@@ -283,11 +290,7 @@ void Scheduler::Attach(StepPlan* plan) {
   }
   plan->moves = placement_->TakeMoves();
   metrics_.planned_tokens.Add(plan->tokens());
-  absl::Time deadline = absl::InfiniteFuture();
-  for (const PlanSequence& planned : plan->sequences) {
-    deadline = std::min(deadline, Find(planned.request)->request.deadline);
-  }
-  plan->remaining = deadline - clock_.Now();
+  plan->remaining = tightest_ - clock_.Now();
 }
 
 }  // namespace interlace
