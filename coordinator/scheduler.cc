@@ -109,6 +109,7 @@ void Scheduler::OnLost(const absl::Status& why) {
   lost_since_ = clock_.Now();
   lost_why_ = why;
   for (SequenceState* sequence : met) {
+    suspects_ = true;
     if (++sequence->losses < options_.max_losses) continue;
     metrics_.quarantined.Add();
     LOG(ERROR) << "request ended: it was in flight at each of the last losses"

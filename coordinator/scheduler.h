@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -76,8 +77,6 @@ class Scheduler {
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
   bool idle() const { return sequences_.empty() && deliveries_.empty(); }
   void CheckInvariants() const;
-  const KvPlacement* placement_for_tests() const { return placement_.get(); }
-  const auto& sequences_for_tests() const { return sequences_; }
 
  private:
   struct InFlight {
@@ -96,7 +95,7 @@ class Scheduler {
     SchedulingPolicy before;
     bool operator()(const SequenceState* a, const SequenceState* b) const;
   };
-  using Ordered = std::set<SequenceState*, PolicyOrder>;
+  using Ordered = absl::btree_set<SequenceState*, PolicyOrder>;
   enum class Started : uint8_t { kYes, kLater, kNoRoom };
 
   // scheduler_plan.cc
@@ -104,7 +103,7 @@ class Scheduler {
   bool PlanRunning(StepPlan* plan);
   void PlanWaiting(StepPlan* plan);
   void PlanSuspect(SequenceState& suspect, StepPlan* plan);
-  SequenceState* FirstSuspect() const;
+  SequenceState* FirstSuspect();
   void Raise();
   bool MakeProgress();
   int32_t Rows(const SequenceState& sequence, int32_t budget) const;
@@ -160,6 +159,9 @@ class Scheduler {
   std::unique_ptr<KvPlacement> placement_;  // set while the replica is formed
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
+  bool suspects_ = false;    // there may be one
+  absl::Time tightest_;      // deadline of the sequences of the plan being made
+  absl::Time commit_time_;   // when the result being committed was taken
   RequestId served_last_{};  // where the next plan's decoding streams begin, when not all fit into one
   double prefill_rate_ = 0;  // tokens/s of steps with many tokens; 0: none seen yet
   double below_rate_ = 0;    // bytes/s of fetches; 0: none seen yet

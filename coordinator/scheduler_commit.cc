@@ -92,8 +92,9 @@ void Scheduler::Account(const StepResult& result, const InFlight& step) {
 
 void Scheduler::Commit(InFlight step) {
   placement_->EndPlan(step.plan.id);
+  commit_time_ = clock_.Now();
   metrics_.steps.Add();
-  metrics_.step_seconds.Observe(absl::ToDoubleSeconds(clock_.Now() - step.sent));
+  metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));
   absl::flat_hash_map<RequestId, const LostSequence*> lost;  // the earliest block that any stage lost
   const std::vector<SampledToken>* sampled = nullptr;
   for (const StepResult& result : step.results) {
@@ -103,6 +104,7 @@ void Scheduler::Commit(InFlight step) {
     }
     if (Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size())) sampled = &result.sampled;
   }
+  deliveries_.reserve(deliveries_.size() + sampled->size());
   size_t next = 0;  // sampled tokens come in the order of the plan's sequences
   for (const PlanSequence& planned : step.plan.sequences) {
     const size_t first = next;
@@ -208,7 +210,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, const SampledToken& sampled
     Finish(sequence, absl::OkStatus(), FinishReason::kStop);
     return false;
   }
-  const absl::Time now = clock_.Now();
+  const absl::Time now = commit_time_;
   if (sequence.first_token == absl::InfinitePast()) {
     sequence.first_token = now;
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));

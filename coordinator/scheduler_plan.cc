@@ -11,8 +11,8 @@
 namespace interlace {
 namespace {
 
-constexpr int64_t kMostRaised = 512;   // extents that one plan promotes
-constexpr int32_t kMostLookedAt = 64;  // waiting requests that one plan tries to start
+constexpr int64_t kMostRaised = 512;  // extents that one plan promotes
+constexpr size_t kMostLookedAt = 64;  // waiting requests that one plan tries to start
 
 }  // namespace
 
@@ -20,6 +20,7 @@ std::optional<StepPlan> Scheduler::Plan() {
   if (!placement_ || in_flight_.size() > shape()->stages.size()) return std::nullopt;
   StepPlan plan{.epoch = epoch_, .id = PlanId{next_plan_}};
   placement_->BeginPlan();
+  tightest_ = absl::InfiniteFuture();
   if (SequenceState* suspect = FirstSuspect()) {
     PlanSuspect(*suspect, &plan);
   } else {
@@ -41,7 +42,9 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   if (sequence.drafting || budget <= 0) return 0;
   const int32_t known = sequence.unscheduled();
   if (known > 0) return std::min({known, options_.chunk_tokens, budget});
-  const bool follows = shape()->stages.size() == 1 && sequence.pending > 0 && known == 1 - sequence.pending;
+  // A stream that drafts does not run ahead: what may follow is guessed from the token that came last.
+  const bool follows = shape()->stages.size() == 1 && options_.draft_tokens == 0 && sequence.pending > 0 &&
+                       known == 1 - sequence.pending;
   const bool ends = sequence.generated() + sequence.pending >= sequence.request.max_tokens ||
                     sequence.length() + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
@@ -70,12 +73,18 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   const auto stages = static_cast<int64_t>(shape()->stages.size());
   const int64_t streams =
       std::count_if(order.begin(), order.end(), [](const SequenceState* s) { return s->decodes(); });
+  // Streams leave rows to those who have none yet, so that everybody gets on.
+  const auto begun = static_cast<int32_t>(sequences_.size() - waiting_.size());
+  const bool others = prompts != ready.end() || (!waiting_.empty() && begun < options_.max_running);
+  const int64_t most = others && all > 1 ? all - std::max(1, all / 4) : all;
   int64_t share = std::min<int64_t>(prompts - ready.begin(), (streams + stages - 1) / stages);
-  if (share > all) {  // not all fit into one plan: this one begins behind the last of the former
+  if (share > most) {  // not all fit into one plan: this one begins behind the last of the former
+    share = most;
     const auto next =
         std::find_if(ready.begin(), prompts, [&](const SequenceState* s) { return s->request.id == served_last_; });
     if (next != prompts) std::rotate(ready.begin(), next + 1, prompts);
   }
+  plan->sequences.reserve(static_cast<size_t>(share + (ready.end() - prompts)));
   int32_t budget = all;
   for (auto it = ready.begin(); it != ready.end(); ++it) {
     if (it < prompts && share-- <= 0) continue;
@@ -91,9 +100,11 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
 
 void Scheduler::PlanWaiting(StepPlan* plan) {
   int32_t budget = std::min(options_.step_tokens, shape()->step_tokens) - plan->tokens();
-  int32_t looked_at = 0;
-  for (auto it = waiting_.begin(); it != waiting_.end() && budget > 0 && looked_at < kMostLookedAt; ++looked_at) {
-    SequenceState& sequence = **it++;  // starting takes it out of the set
+  std::vector<SequenceState*> first;  // starting takes them out of the queue
+  for (auto it = waiting_.begin(); it != waiting_.end() && first.size() < kMostLookedAt; ++it) first.push_back(*it);
+  for (SequenceState* next : first) {
+    SequenceState& sequence = *next;
+    if (budget <= 0) return;
     if (static_cast<int32_t>(sequences_.size() - waiting_.size()) >= options_.max_running) return;
     const bool alone = running_.empty() && fetching_.empty() && in_flight_.empty();
     const Started started = TryStart(sequence, alone, plan);
@@ -105,12 +116,14 @@ void Scheduler::PlanWaiting(StepPlan* plan) {
 
 // ---- a request that may have brought the replica down
 
-SequenceState* Scheduler::FirstSuspect() const {
+SequenceState* Scheduler::FirstSuspect() {
+  if (!suspects_) return nullptr;
   const auto suspect = [](const SequenceState* s) { return s->losses >= 2; };
   for (const Ordered* queue : {&running_, &waiting_}) {
     auto it = std::find_if(queue->begin(), queue->end(), suspect);
     if (it != queue->end()) return *it;
   }
+  suspects_ = !fetching_.empty();
   return nullptr;
 }
 
@@ -248,6 +261,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   }
   sequence.scheduled = end;
   sequence.last_plan = plan->id;
+  tightest_ = std::min(tightest_, sequence.request.deadline);
   ++sequence.in_flight;
   if (planned.sample) ++sequence.pending;
 }
@@ -281,11 +295,7 @@ void Scheduler::Attach(StepPlan* plan) {
   }
   plan->moves = placement_->TakeMoves();
   metrics_.planned_tokens.Add(plan->tokens());
-  absl::Time deadline = absl::InfiniteFuture();
-  for (const PlanSequence& planned : plan->sequences) {
-    deadline = std::min(deadline, Find(planned.request)->request.deadline);
-  }
-  plan->remaining = deadline - clock_.Now();
+  plan->remaining = tightest_ - clock_.Now();
 }
 
 }  // namespace interlace

@@ -114,19 +114,6 @@ class FakeReplica final : public PlanChannel {
     return result;
   }
 
-  void Dump() const {
-    for (const Rank& rank : ranks_) {
-      std::printf("stage %d\n", Value(rank.info.stage));
-      for (const auto& [id, places] : rank.pool) {
-        std::printf("  pool %s device %s host %s\n", IdText(id).c_str(), places.device.ToString().c_str(),
-                    places.host.ToString().c_str());
-      }
-      for (const auto& [request, kv] : rank.known) {
-        std::printf("  known %lu tokens %zu sealed %zu kept %s lost %d\n", (unsigned long)Value(request),
-                    kv.tokens.size(), kv.sealed.size(), kv.kept.ToString().c_str(), kv.lost);
-      }
-    }
-  }
   bool formed() const { return formed_; }
   bool busy() const {
     return !unanswered_.empty() ||
