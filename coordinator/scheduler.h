@@ -106,6 +106,7 @@ class Scheduler {
   void PlanSuspect(SequenceState& suspect, StepPlan* plan);
   SequenceState* FirstSuspect() const;
   void Raise();
+  bool AwaitsTiers() const;
   bool MakeProgress();
   int32_t Rows(const SequenceState& sequence, int32_t budget) const;
   bool ReserveFor(SequenceState& sequence, bool* room);

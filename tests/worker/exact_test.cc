@@ -101,7 +101,7 @@ class Model {
 
   const std::vector<Answer>& Baseline() const {
     if (baseline_.empty()) {
-      baseline_ = Run({.keep = "1000", .together = false, .threads = 1});
+      baseline_ = Run({.together = false, .threads = 1});
       size_t distinct = 0;
       std::map<std::vector<int32_t>, int> seen;
       for (size_t i = 0; i < baseline_.size(); ++i) {
