@@ -132,7 +132,7 @@ class Scheduler {
   // scheduler_commit.cc
   void Commit(InFlight step);
   void TakeAnswers(const StepResult& result);
-  void Account(const StepResult& result, const InFlight& step);
+  void Account(const StepResult& result);
   void CommitSequence(const PlanSequence& planned, const LostSequence* loss, absl::Span<const SampledToken> sampled);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
   void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<const SampledToken> sampled);

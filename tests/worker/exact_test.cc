@@ -261,6 +261,28 @@ TEST(WorkerExactRealTest, RealModel) {
   model.Check({.keep = "15", .tiers = "rocksdb", .stages = 3});
 }
 
+// Prompts that begin alike share blocks of the real model, whether its layers are kept or streamed.
+TEST(WorkerExactRealTest, SharedPrefix) {
+  std::vector<Ask> asks = RandomAsks(4, 5, 30, 8, 49152, 9);
+  for (size_t i = 1; i < asks.size(); ++i) {
+    const std::vector<Ask> prefix = RandomAsks(1, 40, 40, 1, 49152, 10);
+    asks[i].prompt.insert(asks[i].prompt.begin(), prefix[0].prompt.begin(), prefix[0].prompt.end());
+  }
+  // The baseline keeps what it computed, so each request there that could adopt a prefix is alone on its own replica.
+  const auto model_of = [](std::vector<Ask> some) { return Model(TestModelPath(), 16, std::move(some)); };
+  std::vector<Answer> alone;
+  for (const Ask& ask : asks) alone.push_back(model_of({ask}).Run({})[0]);
+  const Model model = model_of(asks);
+  for (const char* keep : {"0", "15", "30", "auto"}) {
+    const Variant variant{.keep = keep, .stages = keep == std::string("15") ? 2 : 1};
+    const std::vector<Answer> answers = model.Run(variant);
+    ExpectSameStreams(alone, answers, variant.ToString());
+    for (size_t i = 2; i < asks.size(); ++i) {
+      EXPECT_GE(answers[i].explanation.end.cached_tokens, 32) << variant.ToString() << ", request " << i;
+    }
+  }
+}
+
 // KV of BF16, which has attention of its own where the CPU has products of BF16.
 TEST(WorkerExactRealTest, Bf16Kv) {
   const Model model(TestModelPath(), 32, RandomAsks(5, 20, 70, 10, 49152, 3), nullptr, DType::kBF16);

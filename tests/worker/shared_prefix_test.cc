@@ -187,6 +187,28 @@ TEST_P(WorkerSharedPrefixTest, AdoptedFromRocksdbInOneProcess) {
   }
 }
 
+// What a rank reports beside its results counts: a damaged block of a tier is found while no plan runs.
+TEST_P(WorkerSharedPrefixTest, DamageBelowIsCountedAndComputedInstead) {
+  const std::vector<Ask> asks = AsksWithPrefix(2, kPrefix, 12, kVocab, 41);
+  const std::vector<Answer> alone = Alone(asks);
+  for (const int stages : {1, 2}) {
+    const TierFolder folder("prefix_damaged");
+    const Place place{.stages = stages, .folder = folder.path()};
+    {
+      const std::unique_ptr<PipelineReplica> first = Make(place);
+      ExpectSameStreams({alone[0]}, Clients(first->engine(), clock_).Run({asks[0]}, false), "first");
+      ASSERT_TRUE(first->AwaitStored(clock_, kPrefix / kBlockTokens * (kLayers / stages)));
+    }
+    const std::unique_ptr<FaultPoints> faults = *FaultPoints::Parse("kv.flip_at_rest:1", 1);
+    auto second = PipelineReplica::Create(ConfigOf(place), clock_, *faults, Backend());
+    ASSERT_OK(second);
+    ExpectSameStreams({alone[1]}, Clients((*second)->engine(), clock_).Run({asks[1]}, false), place.ToString());
+    EXPECT_GT(faults->fired("kv.flip_at_rest"), 0);
+    EXPECT_GT((*second)->metrics().Total("interlace_kv_block_corrupt_total"), 0) << place.ToString();
+    ExpectNothingHeld(**second, place.ToString());
+  }
+}
+
 // Fetches that come too late are as good as none.
 TEST_P(WorkerSharedPrefixTest, LateFetchesAreComputedInstead) {
   const std::vector<Ask> asks = AsksWithPrefix(2, kPrefix, 12, kVocab, 36);
