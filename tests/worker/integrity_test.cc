@@ -89,6 +89,7 @@ TEST(WorkerIntegrityTest, DamageNeverShowsInAStream) {
         Rig rig(config, points, 3 + stages);
         const std::vector<Answer> answers = rig.clients().Run(Asks(), true);
         ExpectSameStreams(Clean(), answers, absl::StrCat(points, " stages=", stages));
+        if (probability < 0.1 && rig.faults().fired(point) == 0) continue;  // rare damage may not come at all
         EXPECT_GT(rig.faults().fired(point), 0) << points;
         EXPECT_GT(rig.Total("interlace_kv_block_corrupt_total") + rig.Total("interlace_kv_block_missing_total"), 0)
             << points;
