@@ -294,6 +294,12 @@ void KvPlacement::OnFetched(const FetchAnswer& answer) {
   Place(*entry, entry->device - failed, entry->host - failed);
 }
 
+bool KvPlacement::AnyArriving() const {
+  bool any = false;
+  directory_.ForEach([&](const BlockEntry& entry) { any = any || !entry.arriving.empty(); });
+  return any;
+}
+
 bool KvPlacement::SealedBy(const SequenceState& sequence, int32_t block, PlanId plan) const {
   if (block >= static_cast<int32_t>(sequence.ids.size())) return false;
   const BlockEntry* entry = directory_.Find(sequence.ids[block]);

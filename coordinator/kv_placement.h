@@ -40,6 +40,7 @@ class KvPlacement {
   int32_t Match(const SequenceState& sequence, int32_t most, PlanId now) const;
   // Whether a block of the sequence is on its way from the tiers, for whichever request asked first.
   bool Arriving(const SequenceState& sequence, int32_t block) const;
+  bool AnyArriving() const;
   // Whether the block is there once the plan is executed, and not before.
   bool SealedBy(const SequenceState& sequence, int32_t block, PlanId plan) const;
 

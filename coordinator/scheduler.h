@@ -105,6 +105,7 @@ class Scheduler {
   void PlanSuspect(SequenceState& suspect, StepPlan* plan);
   SequenceState* FirstSuspect();
   void Raise();
+  bool AwaitsTiers() const;
   bool MakeProgress();
   int32_t Rows(const SequenceState& sequence, int32_t budget) const;
   bool ReserveFor(SequenceState& sequence, bool* room);
@@ -130,7 +131,7 @@ class Scheduler {
   // scheduler_commit.cc
   void Commit(InFlight step);
   void TakeAnswers(const StepResult& result);
-  void Account(const StepResult& result, const InFlight& step);
+  void Account(const StepResult& result);
   void CommitSequence(const PlanSequence& planned, const LostSequence* loss, absl::Span<const SampledToken> sampled);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
   void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<const SampledToken> sampled);

@@ -34,9 +34,13 @@ void Scheduler::OnResult(StepResult result) {
     return OnLost(why);
   }
   TakeAnswers(result);
+  Account(result);
   if (of_no_plan) return;
   InFlight& step = it->second;
-  Account(result, step);
+  const int32_t tokens = step.plan.tokens();
+  if (tokens >= kManyTokens && result.run_us > 0) {
+    Blend(1e6 * tokens / static_cast<double>(result.run_us), &prefill_rate_);
+  }
   step.results.push_back(std::move(result));
   if (step.results.size() < shape()->stages.size()) return;
   InFlight done = std::move(step);
@@ -58,7 +62,7 @@ void Scheduler::TakeAnswers(const StepResult& result) {
   if (!result.fetched.empty()) SettleFetching();
 }
 
-void Scheduler::Account(const StepResult& result, const InFlight& step) {
+void Scheduler::Account(const StepResult& result) {
   const std::string stage = absl::StrCat(Value(result.stage));
   Metrics& registry = metrics_.registry;
   registry.Set("interlace_kv_arena_slots_used", result.slots_used, {{"stage", stage}});
@@ -76,9 +80,6 @@ void Scheduler::Account(const StepResult& result, const InFlight& step) {
   metrics_.stall.Add(1e-6 * static_cast<double>(result.stall_us));
   metrics_.corrupt.Add(result.corrupt);
   metrics_.missing.Add(result.missing);
-  const int32_t tokens = step.plan.tokens();
-  if (tokens >= kManyTokens && result.run_us > 0)
-    Blend(1e6 * tokens / static_cast<double>(result.run_us), &prefill_rate_);
   for (const LayerTraffic& traffic : result.traffic) {
     SequenceState* sequence = Find(traffic.request);
     if (sequence == nullptr || Value(traffic.layer) < 0) continue;

@@ -27,12 +27,19 @@ std::optional<StepPlan> Scheduler::Plan() {
     if (waiting_.empty()) Raise();
     if (PlanRunning(&plan)) PlanWaiting(&plan);
   }
-  const bool stuck = plan.sequences.empty() && plan.probes.empty() && in_flight_.empty() && fetching_.empty();
+  const bool stuck = plan.sequences.empty() && plan.probes.empty() && in_flight_.empty() && !AwaitsTiers();
   if (stuck && !sequences_.empty() && MakeProgress()) return Plan();
   Attach(&plan);
   if (plan.empty()) return std::nullopt;
   ++next_plan_;
   return plan;
+}
+
+// Somebody waits for an answer that ranks give beside their results: to a probe, or to a fetch, which may be that of a
+// request that is gone.
+bool Scheduler::AwaitsTiers() const {
+  const auto asked = [](const SequenceState* s) { return s->below == Below::kAsked; };
+  return !fetching_.empty() || std::any_of(waiting_.begin(), waiting_.end(), asked) || placement_->AnyArriving();
 }
 
 // ---- who runs

@@ -10,16 +10,20 @@
 namespace interlace {
 namespace {
 
-constexpr size_t kBatch = 16;  // jobs between two waits for the device
-
 absl::string_view StoredIn(const std::byte* frame, int64_t payload_bytes) {
   return {reinterpret_cast<const char*>(frame), kBlockHeaderBytes + static_cast<size_t>(payload_bytes)};
 }
 
 }  // namespace
 
-CopyQueue::CopyQueue(int64_t payload_bytes, DeviceCopies& copies, TierStack* tiers, Clock& clock, FaultPoints& faults)
-    : payload_bytes_(payload_bytes), copies_(copies), tiers_(tiers), clock_(clock), faults_(faults) {
+CopyQueue::CopyQueue(int64_t payload_bytes, DeviceCopies& copies, TierStack* tiers,
+                     std::unique_ptr<DeviceBuffer> offered, Clock& clock, FaultPoints& faults)
+    : payload_bytes_(payload_bytes),
+      copies_(copies),
+      tiers_(tiers),
+      offered_(std::move(offered)),
+      clock_(clock),
+      faults_(faults) {
   thread_ = Thread("copies", [this] { Run(); });
 }
 
@@ -169,25 +173,25 @@ void CopyQueue::RunOut(std::vector<Queued>& batch, std::vector<absl::Status>* st
 }
 
 void CopyQueue::RunOffers(std::vector<Queued>& batch) {
-  if (tiers_ == nullptr || !tiers_->Wants()) return;
-  std::vector<std::shared_ptr<std::string>> stored;
-  for (const Queued& q : batch) {
-    if (q.job.frame != nullptr) {
-      stored.push_back(std::make_shared<std::string>(StoredIn(q.job.frame, payload_bytes_)));
-      continue;
-    }
-    stored.push_back(std::make_shared<std::string>(kBlockHeaderBytes + static_cast<size_t>(payload_bytes_), '\0'));
-    copies_.Copy(stored.back()->data() + kBlockHeaderBytes, q.job.slot, payload_bytes_, q.fence);
+  if (tiers_ == nullptr || offered_ == nullptr || !tiers_->Wants()) return;
+  const auto payload = [this](size_t i) { return offered_->data() + static_cast<int64_t>(i) * payload_bytes_; };
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (batch[i].job.frame == nullptr) copies_.Copy(payload(i), batch[i].job.slot, payload_bytes_, batch[i].fence);
   }
   if (!copies_.Finish().ok()) return;
   for (size_t i = 0; i < batch.size(); ++i) {
-    char* const bytes = stored[i]->data();
-    if (batch[i].job.frame == nullptr) {
-      EncodeHeader(batch[i].job.key,
-                   {reinterpret_cast<const std::byte*>(bytes) + kBlockHeaderBytes, static_cast<size_t>(payload_bytes_)},
-                   bytes);
+    const CopyJob& job = batch[i].job;
+    if (job.frame != nullptr) {
+      Offer(job, std::make_shared<std::string>(StoredIn(job.frame, payload_bytes_)));
+      continue;
     }
-    Offer(batch[i].job, std::move(stored[i]));
+    const auto bytes = static_cast<size_t>(payload_bytes_);
+    auto stored = std::make_shared<std::string>();
+    stored->reserve(kBlockHeaderBytes + bytes);
+    stored->resize(kBlockHeaderBytes);
+    EncodeHeader(job.key, {payload(i), bytes}, stored->data());
+    stored->append(reinterpret_cast<const char*>(payload(i)), bytes);
+    Offer(job, std::move(stored));
   }
 }
 

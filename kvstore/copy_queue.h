@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -13,6 +14,7 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "common/thread.h"
+#include "kernels/backend.h"
 #include "kernels/device_copies.h"
 #include "kvstore/block_id.h"
 #include "kvstore/tier_stack.h"
@@ -58,8 +60,11 @@ struct CopyStats {
 // Owned by KvPool. Threads: Reap and Await are the runner's, Submit any.
 class CopyQueue {
  public:
-  // `tiers` may be null: then nothing is offered.
-  CopyQueue(int64_t payload_bytes, DeviceCopies& copies, TierStack* tiers, Clock& clock, FaultPoints& faults);
+  static constexpr size_t kBatch = 16;  // jobs between two waits for the device
+  // `tiers` and `offered` (host memory that the device may write, kBatch payloads: through it blocks go from slots to
+  // the tiers) may be null: then nothing is offered.
+  CopyQueue(int64_t payload_bytes, DeviceCopies& copies, TierStack* tiers, std::unique_ptr<DeviceBuffer> offered,
+            Clock& clock, FaultPoints& faults);
   ~CopyQueue();  // runs what was submitted first
 
   // The jobs' copies start after `fence`.
@@ -92,6 +97,7 @@ class CopyQueue {
   const int64_t payload_bytes_;
   DeviceCopies& copies_;
   TierStack* const tiers_;
+  const std::unique_ptr<DeviceBuffer> offered_;
   Clock& clock_;
   FaultPoints& faults_;
   // What faults answer with in the place of a block. Thread: the queue's.

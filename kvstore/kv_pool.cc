@@ -14,8 +14,12 @@ absl::StatusOr<std::unique_ptr<KvPool>> KvPool::Create(const Options& options, B
                                                        FrameStore& frames, std::unique_ptr<TierStack> tiers,
                                                        Clock& clock, FaultPoints& faults) {
   std::unique_ptr<KvPool> pool(new KvPool(options, backend, arena, frames, std::move(tiers)));
-  pool->copies_ =
-      std::make_unique<CopyQueue>(options.payload_bytes, backend.copies(), pool->tiers_.get(), clock, faults);
+  std::unique_ptr<DeviceBuffer> offered;
+  if (!pool->tiers_->empty()) {
+    ASSIGN_OR_RETURN(offered, backend.AllocateHost(int64_t{CopyQueue::kBatch} * options.payload_bytes));
+  }
+  pool->copies_ = std::make_unique<CopyQueue>(options.payload_bytes, backend.copies(), pool->tiers_.get(),
+                                              std::move(offered), clock, faults);
   BlockFetches::Options fetch_options;
   fetch_options.heads = options.heads;
   fetch_options.payload_bytes = options.payload_bytes;

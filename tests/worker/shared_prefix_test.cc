@@ -187,6 +187,28 @@ TEST_P(WorkerSharedPrefixTest, AdoptedFromRocksdbInOneProcess) {
   }
 }
 
+// What a rank reports beside its results counts: a damaged block of a tier is found while no plan runs.
+TEST_P(WorkerSharedPrefixTest, DamageBelowIsCountedAndComputedInstead) {
+  const std::vector<Ask> asks = AsksWithPrefix(2, kPrefix, 12, kVocab, 41);
+  const std::vector<Answer> alone = Alone(asks);
+  for (const int stages : {1, 2}) {
+    const TierFolder folder("prefix_damaged");
+    const Place place{.stages = stages, .folder = folder.path()};
+    {
+      const std::unique_ptr<PipelineReplica> first = Make(place);
+      ExpectSameStreams({alone[0]}, Clients(first->engine(), clock_).Run({asks[0]}, false), "first");
+      ASSERT_TRUE(first->AwaitStored(clock_, kPrefix / kBlockTokens * (kLayers / stages)));
+    }
+    const std::unique_ptr<FaultPoints> faults = *FaultPoints::Parse("kv.flip_at_rest:1", 1);
+    auto second = PipelineReplica::Create(ConfigOf(place), clock_, *faults, Backend());
+    ASSERT_OK(second);
+    ExpectSameStreams({alone[1]}, Clients((*second)->engine(), clock_).Run({asks[1]}, false), place.ToString());
+    EXPECT_GT(faults->fired("kv.flip_at_rest"), 0);
+    EXPECT_GT((*second)->metrics().Total("interlace_kv_block_corrupt_total"), 0) << place.ToString();
+    ExpectNothingHeld(**second, place.ToString());
+  }
+}
+
 // Fetches that come too late are as good as none.
 TEST_P(WorkerSharedPrefixTest, LateFetchesAreComputedInstead) {
   const std::vector<Ask> asks = AsksWithPrefix(2, kPrefix, 12, kVocab, 36);
@@ -228,12 +250,13 @@ TEST_P(WorkerSharedPrefixTest, IdenticalPrompts) {
 
 // Eight streams where few have room: they give layers up, are parked, run on from where they stopped.
 TEST_P(WorkerSharedPrefixTest, ParkedAndPromoted) {
-  std::vector<Ask> asks = AsksWithPrefix(4, kPrefix, 24, kVocab, 38);
-  for (Ask& ask : RandomAsks(4, 30, 100, 24, kVocab, 39)) asks.push_back(std::move(ask));
+  std::vector<Ask> asks = AsksWithPrefix(3, kPrefix, 40, kVocab, 38);
+  // Short prompts find room at once and grow together until it is used up, however fast the requests come.
+  for (Ask& ask : RandomAsks(5, 5, 20, 100, kVocab, 39)) asks.push_back(std::move(ask));
   const std::vector<Answer> alone = Alone(asks);
   double parks = 0, promotions = 0;
   for (const int stages : {1, 2}) {
-    for (const int slots : {60, 120, 240, 480}) {
+    for (const int slots : {90, 240, 480}) {
       for (const int frames : {250, kAmple}) {
         const Place place{.stages = stages, .slots = slots / stages, .frames = frames / stages};
         const std::unique_ptr<PipelineReplica> replica = Make(place);
