@@ -178,8 +178,6 @@ bool Scheduler::ReserveFor(SequenceState& sequence, bool* room) {
 // Nothing is in flight and nobody can be planned. Whoever comes last gives up its room, or what is held for it; a
 // request that does not fit with all room free never will: ranks that formed anew hold less than it was admitted for.
 bool Scheduler::MakeProgress() {
-  const auto asked = [](const SequenceState* s) { return s->below == Below::kAsked; };
-  if (running_.empty() && std::any_of(waiting_.begin(), waiting_.end(), asked)) return false;  // a tier will answer
   if (running_.size() > 1) {
     metrics_.parks.Add();
     Park(**running_.rbegin(), "parked: the device holds too few blocks for all that run");

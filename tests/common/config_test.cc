@@ -63,7 +63,6 @@ TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
                                                         {"kv.keep_layers=some", "auto"},
                                                         {"kv.tiers=remote", "kv.remote"},
                                                         {"kv.tiers=host,rocksdb", "kv.rocksdb_dir"},
-                                                        {"kv.tiers=", "empty entry"},
                                                         {"kv.tiers=host,,", "empty entry"},
                                                         {"kv.tiers=host,host", "twice"}}) {
     ConfigBuilder builder;
