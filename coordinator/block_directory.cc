@@ -82,6 +82,10 @@ void BlockDirectory::SetHolds(BlockEntry& entry, int32_t holds) {
   Update(entry, [&] { entry.holds = holds; });
 }
 
+void BlockDirectory::SetArriving(BlockEntry& entry, const LayerSet& arriving) {
+  Update(entry, [&] { entry.arriving = arriving; });
+}
+
 void BlockDirectory::SetPlaces(BlockEntry& entry, const LayerSet& device, const LayerSet& host) {
   Update(entry, [&] {
     entry.device = device;

@@ -54,6 +54,7 @@ class BlockDirectory {
   void SetHolds(BlockEntry& entry, int32_t holds);
   // Where the block lies from now on; its room was charged by the caller.
   void SetPlaces(BlockEntry& entry, const LayerSet& device, const LayerSet& host);
+  void SetArriving(BlockEntry& entry, const LayerSet& arriving);
   // A user moved on: layers whose window it left may have become idle.
   void FindIdle(BlockEntry& entry);
   // Requires: no user, no hold, no place.
@@ -63,10 +64,11 @@ class BlockDirectory {
   // be evicted first.
   const std::list<BlockEntry*>& idle_on_device() const { return idle_on_device_; }
   const std::list<BlockEntry*>& idle_on_host() const { return idle_on_host_; }
-  LayerSet EvictableDevice(const BlockEntry& entry) const { return entry.device & entry.idle; }
+  // What is on its way stays until it has arrived: its answer must not be taken for that of a later fetch.
+  LayerSet EvictableDevice(const BlockEntry& entry) const { return entry.device & (entry.idle - entry.arriving); }
   // A frame beside a slot may go too, whoever uses the block.
   LayerSet EvictableHost(const BlockEntry& entry) const {
-    return entry.holds > 0 ? LayerSet() : entry.host & (entry.idle | entry.device);
+    return entry.holds > 0 ? LayerSet() : entry.host & ((entry.idle | entry.device) - entry.arriving);
   }
   // The room of all of these.
   const KvAmounts& idle_room() const { return idle_room_; }

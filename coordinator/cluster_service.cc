@@ -220,6 +220,7 @@ void ClusterService::Remove(int32_t stage, const absl::Status& why, bool abandon
 }
 
 absl::Status ClusterService::OnResult(RankStream* stream, StepResult result) {
+  int32_t vocab = 0;  // of the rank
   {
     absl::MutexLock lock(&mutex_);
     const auto open = streams_.find(stream);
@@ -228,10 +229,11 @@ absl::Status ClusterService::OnResult(RankStream* stream, StepResult result) {
       return absl::InvalidArgumentError(
           absl::StrCat("a result names stage ", Value(result.stage), ", this rank holds stage ", open->second.stage));
     }
+    vocab = members_.at(open->second.stage).rank.vocab;
   }
-  if (const int unknown = TakeOutUnknownTokens(options_.vocab, &result); unknown > 0) {
+  if (const int unknown = TakeOutUnknownTokens(vocab, &result); unknown > 0) {
     LOG(ERROR) << "a rank chose tokens outside the vocabulary" << Field("stage", Value(result.stage))
-               << Field("tokens", unknown) << Field("vocab", options_.vocab);
+               << Field("tokens", unknown) << Field("vocab", vocab);
   }
   loop_->OnResult(std::move(result));
   return absl::OkStatus();

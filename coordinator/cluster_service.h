@@ -38,7 +38,6 @@ class ClusterService final : public PlanChannel {
     int32_t stages = 1;
     std::string model_digest;
     int32_t block_tokens = 16;
-    int32_t vocab = std::numeric_limits<int32_t>::max();  // tokens from here on are nobody's
     uint64_t first_epoch = 1;  // main gives one that grows from start to start, so that ranks tell a new coordinator's
     Liveness::Options liveness;
     absl::Duration register_within = absl::Seconds(5);

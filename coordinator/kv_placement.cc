@@ -169,7 +169,7 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
       Move(entry, MoveKind::kCopyIn, from_host);
       Move(entry, MoveKind::kFetchDevice, to_device - from_host);
       Move(entry, MoveKind::kFetchHost, missing);
-      entry.arriving |= (to_device - from_host) | missing;
+      directory_.SetArriving(entry, entry.arriving | (to_device - from_host) | missing);
     }
     FindFloor();
     return true;
@@ -290,7 +290,7 @@ void KvPlacement::OnFetched(const FetchAnswer& answer) {
   BlockEntry* entry = directory_.Find(answer.block);
   if (entry == nullptr) return;  // forgotten meanwhile
   const LayerSet failed = answer.failed & entry->arriving;
-  entry->arriving -= answer.arrived | answer.failed;
+  directory_.SetArriving(*entry, entry->arriving - (answer.arrived | answer.failed));
   Place(*entry, entry->device - failed, entry->host - failed);
 }
 

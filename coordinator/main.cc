@@ -92,7 +92,6 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
                           .model_digest = model.facts.digest,
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
-                          .vocab = model.text.tokenizer->vocab_size(),
                           .first_epoch = static_cast<uint64_t>(WallSeconds()) << 20},
                          clock);
   ReplicaLoop loop(LoopOptions(config, model.facts.context), policy, clock, metrics, cluster);

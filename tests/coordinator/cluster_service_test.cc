@@ -134,11 +134,13 @@ class ClusterServiceTest : public testing::Test {
   void Start(int32_t stages,
              const ClusterService::Options& timing = {.liveness = kPatient, .register_within = absl::Hours(1)}) {
     ranks_ = MakeRanks(2 * stages, stages, 8, 100, 0);
-    for (RankInfo& rank : ranks_) rank.transport_address = absl::StrCat("address ", Value(rank.stage));
+    for (RankInfo& rank : ranks_) {
+      rank.transport_address = absl::StrCat("address ", Value(rank.stage));
+      rank.vocab = 1000;
+    }
     service_ = std::make_unique<ClusterService>(ClusterService::Options{.stages = stages,
                                                                         .model_digest = "digest",
                                                                         .block_tokens = 8,
-                                                                        .vocab = 1000,
                                                                         .liveness = timing.liveness,
                                                                         .register_within = timing.register_within},
                                                 clock_);
