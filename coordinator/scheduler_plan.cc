@@ -265,7 +265,6 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
     metrics_.recomputed_after_park.Add(again);
   }
   sequence.scheduled = end;
-  sequence.last_plan = plan->id;
   tightest_ = std::min(tightest_, sequence.request.deadline);
   ++sequence.in_flight;
   if (planned.sample) ++sequence.pending;

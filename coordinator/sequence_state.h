@@ -34,7 +34,6 @@ struct SequenceState {
   int32_t pending = 0;    // sampling steps in flight
   int32_t in_flight = 0;  // plans of the attempt whose results are not all back
   bool drafting = false;  // a step with drafts is in flight: nothing is planned until it is back
-  PlanId last_plan{};     // that it is in
 
   // Its KV. KvPlacement alone writes these.
   std::vector<BlockEntry*> blocks;  // sealed ones, in order: used while it runs, held while it is parked
