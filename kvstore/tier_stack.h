@@ -19,7 +19,7 @@ namespace interlace {
 
 // Offers go to every tier that wants them, in the background (write-behind); a fetch asks the tiers in order, and
 // fetches of one block that is already under way share its read. A tier that answered Unavailable is left alone for
-// `retry_after`. Owned by Rank; thread-safe; no call waits. The callbacks run on the stack's own thread.
+// `retry_after`. Owned by KvPool; thread-safe; no call waits. The callbacks run on the stack's own thread.
 class TierStack {
  public:
   struct Options {
