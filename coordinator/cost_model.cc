@@ -1,0 +1,141 @@
+#include "coordinator/cost_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace interlace {
+namespace {
+
+constexpr double kFade = 0.995;      // of a step's weight with each one after it: some 200 steps count
+constexpr double kFadeBytes = 0.98;  // of a transfer's
+constexpr int kSweeps = 8;           // of coordinate descent, from where the last fit ended
+constexpr int kEvery = 16;           // steps between two looks at the errors
+constexpr int64_t kKnee = 32;        // rows up to which weights are read faster than they are used
+
+}  // namespace
+
+// Scaled, so that sums of squares stay near one another.
+CostModel::Terms CostModel::TermsOf(const StepWork& work) {
+  return {1, static_cast<double>(work.rows) / 32, static_cast<double>(std::max<int64_t>(0, work.rows - kKnee)) / 128,
+          static_cast<double>(work.context) / 4096, static_cast<double>(work.products) / 65536};
+}
+
+double CostModel::Seconds(const StepWork& work) const {
+  const Terms x = TermsOf(work);
+  double sum = 0;
+  for (int i = 0; i < kTerms; ++i) sum += coefficients_[i] * x[i];
+  return sum;
+}
+
+void CostModel::Observe(const StepWork& work, absl::Duration compute) {
+  const double y = absl::ToDoubleSeconds(compute);
+  if (y <= 0 || work.rows <= 0) return;
+  if (known()) {
+    ratios_[seen_ % static_cast<int64_t>(ratios_.size())] = static_cast<float>(y / std::max(1e-9, Seconds(work)));
+  }
+  const Terms x = TermsOf(work);
+  for (int i = 0; i < kTerms; ++i) {
+    for (int j = 0; j < kTerms; ++j) squares_[i][j] = kFade * squares_[i][j] + x[i] * x[j] / (y * y);
+    targets_[i] = kFade * targets_[i] + x[i] / y;
+  }
+  ++seen_;
+  Fit();
+  if (seen_ % kEvery == 0) FindError();
+}
+
+// Coordinate descent on the quadratic: each coefficient in turn takes its best value that is not negative.
+void CostModel::Fit() {
+  for (int sweep = 0; sweep < kSweeps; ++sweep) {
+    for (int i = 0; i < kTerms; ++i) {
+      if (squares_[i][i] <= 0) continue;
+      double rest = targets_[i];
+      for (int j = 0; j < kTerms; ++j) {
+        if (j != i) rest -= squares_[i][j] * coefficients_[j];
+      }
+      coefficients_[i] = std::max(0.0, rest / squares_[i][i]);
+    }
+  }
+}
+
+void CostModel::FindError() {
+  const int64_t count = std::min<int64_t>(seen_ - kFewest, static_cast<int64_t>(ratios_.size()));
+  std::vector<float> ratios;
+  for (float ratio : ratios_) {
+    if (ratio > 0) ratios.push_back(ratio);
+  }
+  if (count < kEvery || ratios.empty()) return;
+  const auto at = ratios.begin() + static_cast<ptrdiff_t>(kQuantile * static_cast<double>(ratios.size() - 1));
+  std::nth_element(ratios.begin(), at, ratios.end());
+  error_ = std::max(1.0, static_cast<double>(*at));
+}
+
+absl::Duration CostModel::Expect(const StepWork& work) const { return absl::Seconds(Seconds(work)); }
+absl::Duration CostModel::Bound(const StepWork& work) const { return absl::Seconds(error_ * Seconds(work)); }
+
+int32_t CostModel::RowsWithin(const StepWork& work, int32_t start, int32_t most, absl::Duration limit) const {
+  int32_t fits = 0;
+  for (int32_t more = most; fits < most && more > 0;) {  // the largest steps first: most often all fit
+    StepWork with = work;
+    if (Bound(with.Add(start, fits + more)) <= limit) {
+      fits += more;
+      more = std::min(more, most - fits);
+    } else {
+      more /= 2;
+    }
+  }
+  return fits;
+}
+
+absl::Duration CostModel::Prefill(int32_t from, int32_t to, int32_t chunk) const {
+  absl::Duration sum;
+  for (int32_t at = from; at < to; at += chunk) sum += Expect(StepWork().Add(at, std::min(chunk, to - at)));
+  return sum;
+}
+
+void CostModel::ObserveTransfer(Route route, int64_t bytes, absl::Duration busy) {
+  if (bytes <= 0 || busy <= absl::ZeroDuration()) return;
+  Rate& rate = rates_[static_cast<size_t>(route)];
+  rate.bytes = kFadeBytes * rate.bytes + static_cast<double>(bytes);
+  rate.seconds = kFadeBytes * rate.seconds + absl::ToDoubleSeconds(busy);
+}
+
+double CostModel::bytes_per_second(Route route) const {
+  const Rate& rate = rates_[static_cast<size_t>(route)];
+  return rate.seconds <= 0 ? 0 : rate.bytes / rate.seconds;
+}
+
+absl::Duration CostModel::Transfer(Route route, int64_t bytes) const {
+  const double rate = bytes_per_second(route);
+  return rate <= 0 ? absl::ZeroDuration() : absl::Seconds(static_cast<double>(bytes) / rate);
+}
+
+// ---- from run to run
+
+std::string CostModel::Save() const {
+  std::string text = absl::StrCat("cost 1 ", error_);
+  for (double c : coefficients_) absl::StrAppend(&text, " ", c);
+  for (const Rate& rate : rates_) absl::StrAppend(&text, " ", rate.bytes, " ", rate.seconds);
+  return text;
+}
+
+bool CostModel::Load(const std::string& text) {
+  const std::vector<std::string> words = absl::StrSplit(text, ' ', absl::SkipWhitespace());
+  constexpr size_t kNumbers = 1 + kTerms + 6;
+  if (words.size() != 2 + kNumbers || words[0] != "cost" || words[1] != "1") return false;
+  std::vector<double> numbers(kNumbers);
+  for (size_t i = 0; i < kNumbers; ++i) {
+    if (!absl::SimpleAtod(words[2 + i], &numbers[i]) || !std::isfinite(numbers[i]) || numbers[i] < 0) return false;
+  }
+  error_ = std::max(1.0, numbers[0]);
+  std::copy_n(numbers.begin() + 1, kTerms, coefficients_.begin());
+  for (size_t r = 0; r < rates_.size(); ++r) rates_[r] = {numbers[1 + kTerms + 2 * r], numbers[2 + kTerms + 2 * r]};
+  if (Seconds(StepWork().Add(0, 1)) > 0) seen_ = kFewest;
+  return true;
+}
+
+}  // namespace interlace

@@ -1,0 +1,81 @@
+// CostModel: how long a step will take, and how long moving KV will.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace interlace {
+
+// What decides how long a stage computes a step.
+struct StepWork {
+  int64_t rows = 0;      // positions that are computed
+  int64_t context = 0;   // sum over sequences of the positions that the last row sees: KV that is read
+  int64_t products = 0;  // sum over rows of the positions that each sees
+
+  // `count` rows of one sequence from position `start` on, each of which sees itself and all before it.
+  StepWork& Add(int32_t start, int32_t count) {
+    rows += count;
+    context += start + count;
+    products += int64_t{count} * start + int64_t{count} * (count + 1) / 2;
+    return *this;
+  }
+  friend bool operator==(const StepWork&, const StepWork&) = default;
+};
+
+enum class Route : uint8_t { kIn, kOut, kBelow };  // host to device, device to host, from the tiers below the host
+
+// T = c0 + c1 rows + c2 max(0, rows - 32) + c3 context + c4 products, with no coefficient below zero, fitted by least
+// squares of the relative error over the last few hundred steps; beside it the error that 95 of 100 steps stay within.
+// It starts from nothing, or from what an earlier run has learned (Save, Load): until it has seen kFewest steps, known()
+// is false and it promises nothing. What it has not seen stays as the earlier fit left it: a stream of decode steps
+// does not make it forget what prompts cost.
+// Owned by the Scheduler; thread: the replica's. Pure: no clock.
+class CostModel {
+ public:
+  static constexpr int kFewest = 4;  // steps
+  static constexpr double kQuantile = 0.95;
+
+  // A step that took `compute` on the slowest stage, waits for KV not counted.
+  void Observe(const StepWork& work, absl::Duration compute);
+  void ObserveTransfer(Route route, int64_t bytes, absl::Duration busy);
+
+  bool known() const { return seen_ >= kFewest; }
+  absl::Duration Expect(const StepWork& work) const;
+  absl::Duration Bound(const StepWork& work) const;  // not exceeded by 95 of 100 steps
+  // The most rows from position `start` on, at most `most`, that may join `work` within `limit` by Bound.
+  int32_t RowsWithin(const StepWork& work, int32_t start, int32_t most, absl::Duration limit) const;
+  // A prompt's positions [from, to), alone, in chunks of `chunk`.
+  absl::Duration Prefill(int32_t from, int32_t to, int32_t chunk) const;
+  double bytes_per_second(Route route) const;  // 0: not known yet
+  // Zero while the route is not known.
+  absl::Duration Transfer(Route route, int64_t bytes) const;
+  double error() const { return error_; }  // Bound over Expect
+
+  // One line of text, which Load takes back. Load: false, and nothing has changed, if it is no such line.
+  std::string Save() const;
+  bool Load(const std::string& text);
+
+ private:
+  static constexpr int kTerms = 5;
+  using Terms = std::array<double, kTerms>;
+  struct Rate {
+    double bytes = 0, seconds = 0;  // of the past, fading
+  };
+  static Terms TermsOf(const StepWork& work);
+  double Seconds(const StepWork& work) const;
+  void Fit();
+  void FindError();
+
+  Terms coefficients_{};
+  std::array<Terms, kTerms> squares_{};  // sum of x x' / y^2, fading
+  Terms targets_{};                      // sum of x / y, fading
+  std::array<float, 256> ratios_{};      // measured over expected, of the last steps
+  int64_t seen_ = 0;
+  double error_ = 1;
+  std::array<Rate, 3> rates_{};
+};
+
+}  // namespace interlace

@@ -1,0 +1,180 @@
+// CostModel against machines whose law is known.
+#include "coordinator/cost_model.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+
+#include "common/entropy.h"
+
+namespace interlace {
+namespace {
+
+// A machine that follows the model's law, with noise.
+class Machine {
+ public:
+  explicit Machine(uint64_t seed) : entropy_(MakeSeededEntropy(seed)) {
+    fixed_ = 1e-3 * (1 + 10 * Uniform());
+    row_ = 1e-4 * (1 + 5 * Uniform());
+    read_ = 1e-7 * (1 + 20 * Uniform());
+    product_ = 1e-9 * (1 + 300 * Uniform());
+  }
+  double Uniform() { return static_cast<double>(entropy_->Next() >> 11) / 9007199254740992.0; }
+  int32_t Draw(int32_t low, int32_t high) { return low + static_cast<int32_t>(Uniform() * (high - low + 1)); }
+  double Exact(const StepWork& work) const {
+    return slow * (fixed_ + row_ * static_cast<double>(work.rows) + read_ * static_cast<double>(work.context) +
+                   product_ * static_cast<double>(work.products));
+  }
+  absl::Duration Run(const StepWork& work) {
+    return absl::Seconds(Exact(work) * (1 + noise * (2 * Uniform() - 1)));
+  }
+  StepWork Decode() {
+    StepWork work;
+    for (int32_t i = Draw(1, 32); i > 0; --i) work.Add(Draw(16, 2000), 1);
+    return work;
+  }
+  StepWork Mixed() { return Decode().Add(Draw(0, 1500), Draw(16, 256)); }
+
+  double slow = 1;
+  double noise = 0.05;
+
+ private:
+  const std::unique_ptr<Entropy> entropy_;
+  double fixed_, row_, read_, product_;
+};
+
+void ExpectClose(Machine& machine, const CostModel& model, double tolerance, uint64_t seed) {
+  for (int i = 0; i < 50; ++i) {
+    const StepWork work = i % 2 == 0 ? machine.Decode() : machine.Mixed();
+    const double exact = machine.Exact(work);
+    EXPECT_NEAR(absl::ToDoubleSeconds(model.Expect(work)), exact, tolerance * exact)
+        << "seed " << seed << " rows " << work.rows;
+  }
+}
+
+TEST(CostModel, LearnsTheLawOfAMachine) {
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    Machine machine(seed);
+    CostModel model;
+    EXPECT_FALSE(model.known());
+    for (int i = 0; i < 400; ++i) {
+      const StepWork work = i % 3 == 0 ? machine.Mixed() : machine.Decode();
+      model.Observe(work, machine.Run(work));
+    }
+    EXPECT_TRUE(model.known());
+    ExpectClose(machine, model, 0.06, seed);
+  }
+}
+
+TEST(CostModel, BoundHoldsForNinetyFiveOfAHundredSteps) {
+  int64_t steps = 0, within = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    Machine machine(seed);
+    machine.noise = 0.3;
+    CostModel model;
+    for (int i = 0; i < 1200; ++i) {
+      const StepWork work = i % 3 == 0 ? machine.Mixed() : machine.Decode();
+      const absl::Duration took = machine.Run(work);
+      if (i >= 400) {
+        ++steps;
+        within += took <= model.Bound(work) ? 1 : 0;
+      }
+      model.Observe(work, took);
+    }
+  }
+  EXPECT_GE(within, 93 * steps / 100);
+  EXPECT_LE(within, 98 * steps / 100) << "a bound that nothing ever reaches is no bound";
+}
+
+TEST(CostModel, FollowsAMachineThatBecomesSlower) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    Machine machine(seed);
+    CostModel model;
+    for (int i = 0; i < 1200; ++i) {
+      if (i == 400) machine.slow = 2;
+      const StepWork work = i % 3 == 0 ? machine.Mixed() : machine.Decode();
+      model.Observe(work, machine.Run(work));
+    }
+    ExpectClose(machine, model, 0.08, seed);
+  }
+}
+
+TEST(CostModel, DecodingDoesNotMakeItForgetWhatPromptsCost) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    Machine machine(seed);
+    CostModel model;
+    for (int i = 0; i < 300; ++i) {
+      const StepWork work = machine.Mixed();
+      model.Observe(work, machine.Run(work));
+    }
+    for (int i = 0; i < 2000; ++i) {  // one stream alone, whose context grows
+      const StepWork work = StepWork().Add(100 + i, 1);
+      model.Observe(work, machine.Run(work));
+    }
+    const StepWork prompt = StepWork().Add(0, 256);
+    const double exact = machine.Exact(prompt);
+    EXPECT_NEAR(absl::ToDoubleSeconds(model.Expect(prompt)), exact, 0.5 * exact) << "seed " << seed;
+  }
+}
+
+TEST(CostModel, RowsWithinIsTheLargestNumberThatFits) {
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    Machine machine(seed);
+    CostModel model;
+    for (int i = 0; i < 100; ++i) {
+      const StepWork work = machine.Mixed();
+      model.Observe(work, machine.Run(work));
+    }
+    const StepWork others = machine.Decode();
+    const int32_t start = machine.Draw(0, 1000), most = machine.Draw(1, 512);
+    const absl::Duration limit = absl::Seconds(machine.Exact(others) * (0.5 + 4 * machine.Uniform()));
+    const int32_t rows = model.RowsWithin(others, start, most, limit);
+    const auto with = [&](int32_t count) {
+      StepWork work = others;
+      return model.Bound(work.Add(start, count));
+    };
+    ASSERT_GE(rows, 0);
+    ASSERT_LE(rows, most);
+    if (rows > 0) {
+      EXPECT_LE(with(rows), limit) << "seed " << seed;
+    }
+    if (rows < most) {
+      EXPECT_GT(with(rows + 1), limit) << "seed " << seed;
+    }
+  }
+}
+
+TEST(CostModel, TransfersHaveARateForEachRoute) {
+  CostModel model;
+  EXPECT_EQ(model.Transfer(Route::kIn, 1 << 20), absl::ZeroDuration());
+  for (int i = 0; i < 200; ++i) model.ObserveTransfer(Route::kIn, 2'000'000, absl::Milliseconds(1));
+  for (int i = 0; i < 200; ++i) model.ObserveTransfer(Route::kBelow, 1'000'000, absl::Milliseconds(10));
+  EXPECT_NEAR(model.bytes_per_second(Route::kIn), 2e9, 1e6);
+  EXPECT_NEAR(absl::ToDoubleSeconds(model.Transfer(Route::kBelow, 50'000'000)), 0.5, 1e-3);
+  EXPECT_EQ(model.bytes_per_second(Route::kOut), 0);
+}
+
+TEST(CostModel, WhatOneRunLearnsAnotherStartsFrom) {
+  Machine machine(7);
+  CostModel model, next;
+  for (int i = 0; i < 200; ++i) {
+    const StepWork work = machine.Mixed();
+    model.Observe(work, machine.Run(work));
+  }
+  model.ObserveTransfer(Route::kIn, 1000, absl::Seconds(1));
+  ASSERT_TRUE(next.Load(model.Save()));
+  EXPECT_TRUE(next.known());
+  EXPECT_EQ(next.bytes_per_second(Route::kIn), 1000);
+  const StepWork work = machine.Mixed();
+  EXPECT_NEAR(absl::ToDoubleSeconds(next.Expect(work)), absl::ToDoubleSeconds(model.Expect(work)),
+              1e-4 * absl::ToDoubleSeconds(model.Expect(work)));
+  for (const char* text : {"", "cost", "cost 2 1 1 1 1 1 1 1 1 1 1 1 1", "cost 1 1 1 1 1 1 -1 1 1 1 1 1 1",
+                           "cost 1 1 1 1 1 1 nan 1 1 1 1 1 1", "cost 1 1 1 1 1 1 x 1 1 1 1 1 1"}) {
+    EXPECT_FALSE(next.Load(text)) << text;
+  }
+}
+
+}  // namespace
+}  // namespace interlace
