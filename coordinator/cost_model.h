@@ -29,10 +29,9 @@ enum class Route : uint8_t { kIn, kOut, kBelow };  // host to device, device to 
 
 // T = c0 + c1 rows + c2 max(0, rows - 32) + c3 context + c4 products, with no coefficient below zero, fitted by least
 // squares of the relative error over the last few hundred steps; beside it the error that 95 of 100 steps stay within.
-// It starts from nothing, or from what an earlier run has learned (Save, Load): until it has seen kFewest steps, known()
-// is false and it promises nothing. What it has not seen stays as the earlier fit left it: a stream of decode steps
-// does not make it forget what prompts cost.
-// Owned by the Scheduler; thread: the replica's. Pure: no clock.
+// It starts from nothing, or from what an earlier run has learned (Save, Load): until it has seen kFewest steps,
+// known() is false and it promises nothing. What it has not seen stays as the earlier fit left it: a stream of decode
+// steps does not make it forget what prompts cost. Owned by the Scheduler; thread: the replica's. Pure: no clock.
 class CostModel {
  public:
   static constexpr int kFewest = 4;  // steps

@@ -8,13 +8,10 @@
 #include "common/ids.h"
 #include "coordinator/block_directory.h"
 #include "coordinator/explanation.h"
+#include "coordinator/policy/step_view.h"
 #include "coordinator/request.h"
 
 namespace interlace {
-
-// kWaiting: no rank knows it; it may hold sealed blocks from an earlier attempt (then it is parked). kFetching: its
-// room is taken and blocks of it are on their way from the tiers. kRunning: ranks know it.
-enum class Phase : uint8_t { kWaiting, kFetching, kRunning };
 
 // What the tiers below are known to have of a waiting request's prefix.
 enum class Below : uint8_t { kUnknown, kAsked, kKnown };

@@ -27,9 +27,7 @@ class Machine {
     return slow * (fixed_ + row_ * static_cast<double>(work.rows) + read_ * static_cast<double>(work.context) +
                    product_ * static_cast<double>(work.products));
   }
-  absl::Duration Run(const StepWork& work) {
-    return absl::Seconds(Exact(work) * (1 + noise * (2 * Uniform() - 1)));
-  }
+  absl::Duration Run(const StepWork& work) { return absl::Seconds(Exact(work) * (1 + noise * (2 * Uniform() - 1))); }
   StepWork Decode() {
     StepWork work;
     for (int32_t i = Draw(1, 32); i > 0; --i) work.Add(Draw(16, 2000), 1);

@@ -1,0 +1,94 @@
+#include "coordinator/policy/pace.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace interlace {
+namespace {
+
+constexpr double kUnsure = 0.1;  // share of answers that may end before the tokens that are counted on
+
+StepWork Decoding(const StepView& view) {
+  StepWork work;
+  for (const SequenceView* sequence : view.running) {
+    if (sequence->phase == Phase::kRunning && sequence->decodes()) work.Add(sequence->known, 1);
+  }
+  return work;
+}
+
+}  // namespace
+
+absl::Time Due(const SequenceView& sequence) {
+  if (!sequence.begun()) {
+    return std::min(sequence.deadline, sequence.arrival + std::min(sequence.ttft, kNominalTtft));
+  }
+  const absl::Time by_pace = sequence.first_token + sequence.tpot * std::max(1, sequence.generated());
+  const absl::Time by_gap = sequence.last_token + std::min(sequence.largest_gap, kNominalGap);
+  return std::min({sequence.deadline, by_pace, by_gap});
+}
+
+absl::Duration AllowedPause(const SequenceView& sequence, absl::Time now, int32_t future, absl::Duration per_token) {
+  if (!sequence.begun()) return absl::InfiniteDuration();
+  absl::Duration pause = absl::InfiniteDuration();
+  if (sequence.tpot < absl::InfiniteDuration()) {
+    const int32_t tokens = sequence.generated() - 1 + future;
+    pause = sequence.tpot * tokens - (now - sequence.first_token) - per_token * future;
+  }
+  return std::min(pause, sequence.last_token + sequence.largest_gap - now);
+}
+
+absl::Duration AllowedStep(const StepView& view) {
+  absl::Duration allowed = absl::InfiniteDuration();
+  absl::Duration per_token;
+  bool predicted = false;
+  for (const SequenceView* sequence : view.running) {
+    if (sequence->phase != Phase::kRunning || !sequence->begun() || !sequence->decodes()) continue;
+    if (sequence->tpot == absl::InfiniteDuration() && sequence->largest_gap == absl::InfiniteDuration()) continue;
+    if (!predicted) {
+      per_token = view.cost->Expect(Decoding(view));
+      predicted = true;
+    }
+    const int32_t left = std::max(0, sequence->max_tokens - sequence->generated());
+    const int32_t future = std::max(1, view.lengths->AtLeast(sequence->generated(), kUnsure, left));
+    // The pause is what the step takes beyond a token's own time.
+    allowed = std::min(allowed, per_token + AllowedPause(*sequence, view.now, future, per_token));
+  }
+  return allowed;
+}
+
+int32_t PromptRows(const StepView& view) {
+  if (!view.cost->known()) return kAll;
+  const absl::Duration allowed = AllowedStep(view);
+  if (allowed == absl::InfiniteDuration()) return kAll;
+  const int32_t rows = view.cost->RowsWithin(Decoding(view), /*start=*/0, view.rows, allowed);
+  return std::max(view.block_tokens, rows);
+}
+
+int64_t StreamBytes(const StepView& view) {
+  const double rate = view.cost->bytes_per_second(Route::kIn);
+  if (rate <= 0 || !view.cost->known()) return std::numeric_limits<int64_t>::max();
+  return static_cast<int64_t>(rate * absl::ToDoubleSeconds(view.cost->Expect(Decoding(view))));
+}
+
+int32_t LayersToKeep(const StepView& view, int32_t tokens) {
+  const double rate = view.cost->bytes_per_second(Route::kOut);
+  if (rate <= 0 || !view.cost->known()) return 0;
+  const auto blocks = (tokens + view.block_tokens - 1) / view.block_tokens;
+  const double bytes = static_cast<double>(blocks) * static_cast<double>(view.block_bytes);  // of one layer
+  const double prefill = absl::ToDoubleSeconds(view.cost->Prefill(0, tokens, std::max(1, view.rows)));
+  const double leave = prefill * rate / bytes;
+  return std::clamp(static_cast<int32_t>(std::ceil(view.layers - leave - 1e-9)), 0, view.layers);
+}
+
+absl::Duration ExpectedPark(const StepView& view, int32_t blocks) {
+  int64_t wanted = blocks - view.free_blocks;
+  for (const SequenceView* sequence : view.running) {
+    if (sequence->kept_layers < view.layers) wanted += sequence->sealed;
+  }
+  if (wanted <= 0) return absl::ZeroDuration();
+  if (view.freed_per_second <= 0) return view.running.empty() ? absl::ZeroDuration() : absl::InfiniteDuration();
+  return absl::Seconds(static_cast<double>(wanted) / view.freed_per_second);
+}
+
+}  // namespace interlace

@@ -1,0 +1,44 @@
+// How long running streams may be kept waiting, and what a step may therefore hold; LayerKV's rules. Pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "coordinator/policy/step_view.h"
+
+namespace interlace {
+
+// What a request without targets is held to where requests are compared: nobody waits without end.
+inline constexpr absl::Duration kNominalTtft = absl::Seconds(2);
+inline constexpr absl::Duration kNominalGap = absl::Seconds(4);
+
+// When the sequence's next token is due: the first by its TTFT; a later one so that the mean time per token stays
+// within TPOT, and no later than the largest gap after the one before. The deadline bounds all. Nominal targets where
+// it has none.
+absl::Time Due(const SequenceView& sequence);
+
+// How long the sequence may produce nothing from `now` on, so that after `future` further tokens at `per_token` each
+// its mean time per token is at most TPOT, and no gap is larger than its target:
+//   min(TPOT (N_past + N_future) - (T_past + T_future), last token + largest gap - now)
+// where N counts the tokens after the first. LayerKV, arXiv 2410.00428, equations 1 and 2. Infinite without targets.
+absl::Duration AllowedPause(const SequenceView& sequence, absl::Time now, int32_t future, absl::Duration per_token);
+
+// The longest step that makes no running stream late; infinite if none has targets.
+absl::Duration AllowedStep(const StepView& view);
+
+// Rows for prompts beside the streams that decode, so that the step stays within AllowedStep; not less than one block,
+// so that prompts get on however late the streams are.
+int32_t PromptRows(const StepView& view);
+
+// Bytes that the link brings from the host while the streams that decode are computed: reading so many costs no time.
+// Unlimited while the link's rate is not known.
+int64_t StreamBytes(const StepView& view);
+
+// The fewest layers that a prompt of `tokens` keeps, so that the others leave while it is computed:
+//   max(0, ceil(L - T_prefill rate / (blocks x block bytes)))
+int32_t LayersToKeep(const StepView& view, int32_t tokens);
+
+// How long a request that starts now would be parked after its first token: until those who end have given back the
+// blocks that the parked ones before it, and it, want. Zero if all is free already.
+absl::Duration ExpectedPark(const StepView& view, int32_t blocks);
+
+}  // namespace interlace

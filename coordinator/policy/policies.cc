@@ -1,0 +1,114 @@
+// The policies: what each adds to the others is seen side by side.
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/policy/pace.h"
+#include "coordinator/policy/policy.h"
+#include "coordinator/policy/reserve.h"
+
+namespace interlace {
+namespace {
+
+constexpr double kAging = 30;  // seconds of waiting that outweigh one step of priority
+
+double Seconds(absl::Time time) { return absl::ToDoubleSeconds(time - absl::UnixEpoch()); }
+
+// ---- orders
+
+double Arrival(const SequenceView& sequence, const CostModel&) { return Seconds(sequence.arrival); }
+
+double Deadline(const SequenceView& sequence, const CostModel&) {
+  return Seconds(sequence.begun() ? sequence.deadline : std::min(sequence.deadline, sequence.arrival + sequence.ttft));
+}
+
+// Priority that ages: who waits long enough comes before whoever arrives now, at any priority.
+double Priority(const SequenceView& sequence, const CostModel&) {
+  return Seconds(sequence.arrival) + kAging * sequence.priority;
+}
+
+// What the request's tenant had been served, or had ahead of it, when it came: tenants advance side by side.
+double Attained(const SequenceView& sequence, const CostModel&) { return sequence.tenant_tag; }
+
+// The latest moment at which it can go on and have its next token in time: least slack first, at any moment.
+double LatestStart(const SequenceView& sequence, const CostModel& cost) {
+  absl::Time latest = Due(sequence);
+  if (cost.known()) latest -= cost.Prefill(std::min(sequence.scheduled, sequence.known), sequence.known, 256);
+  return Seconds(latest) + kAging * sequence.priority;
+}
+
+// ---- what a step may hold
+
+// Paged KV by request: all layers or none; whoever comes last computes again.
+StepDraft Whole(const StepView& view) {
+  StepDraft draft;
+  draft.least_layers = draft.resume_layers = view.layers;
+  draft.spare_blocks = ReservedBlocks(view);
+  draft.give_way = GiveWay::kRecompute;
+  return draft;
+}
+
+// The same, and whoever comes last waits with its KV on the host.
+StepDraft Swap(const StepView& view) {
+  StepDraft draft = Whole(view);
+  draft.give_way = GiveWay::kPark;
+  return draft;
+}
+
+// Starts with as many layers as fit and reads the others from the host in every step, whatever that costs: the literal
+// reading of offloading by layer, kept as what the others are compared with.
+StepDraft Stream(const StepView& view) {
+  StepDraft draft;
+  draft.spare_blocks = ReservedBlocks(view);
+  return draft;
+}
+
+// LayerKV (arXiv 2410.00428): starts early while the streams that run can afford the pause; keeps no more layers of a
+// prompt than must stay so that the others leave while it is computed.
+StepDraft LayerKv(const StepView& view) {
+  StepDraft draft = Stream(view);
+  draft.prompt_rows = PromptRows(view);
+  if (AllowedStep(view) <= absl::ZeroDuration()) draft.starts = 0;
+  return draft;
+}
+
+// Ours: starts early with what is free; a stream whose host layers do not travel within the step's own time is parked,
+// and runs again once it is whole, least slack first. As many may be parked after their first token as the operator
+// bounds, since parking moves waiting from before the first token to after it.
+StepDraft Slack(const StepView& view) {
+  StepDraft draft = LayerKv(view);
+  draft.stream_bytes = StreamBytes(view);
+  draft.park_streams = true;
+  draft.resume_layers = view.layers;
+  draft.overtake = true;
+  draft.give_way = GiveWay::kPark;
+  draft.starts = std::min(draft.starts, std::max(0, view.options.max_parked - view.parked));
+  if (view.parked > 0) draft.most_layers = 0;  // what is free is for those who wait for the rest of their answer
+  return draft;
+}
+
+constexpr Policy kPolicies[] = {
+    {"slack", "least slack first; starts early, parks what cannot stream, resumes whole", &LatestStart, &Slack},
+    {"layerkv", "first come first; starts early while running streams can afford it", &Arrival, &LayerKv},
+    {"fcfs", "first come first; all layers or none, computes again", &Arrival, &Whole},
+    {"swap", "first come first; all layers or none, parks on the host", &Arrival, &Swap},
+    {"stream", "first come first; starts early, reads host layers in every step", &Arrival, &Stream},
+    {"priority", "slack's steps; by priority, which ages", &Priority, &Slack},
+    {"edf", "slack's steps; by deadline", &Deadline, &Slack},
+    {"fair", "slack's steps; tenants advance side by side", &Attained, &Slack},
+};
+
+}  // namespace
+
+absl::Span<const Policy> Policies() { return kPolicies; }
+
+absl::StatusOr<const Policy*> FindPolicy(absl::string_view name) {
+  std::string known;
+  for (const Policy& policy : kPolicies) {
+    if (policy.name == name) return &policy;
+    absl::StrAppend(&known, known.empty() ? "" : ", ", policy.name);
+  }
+  return absl::NotFoundError(absl::StrCat("sched.policy='", name, "' is not built in; known: ", known));
+}
+
+}  // namespace interlace
