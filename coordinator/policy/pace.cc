@@ -35,7 +35,7 @@ absl::Duration AllowedPause(const SequenceView& sequence, absl::Time now, int32_
     const int32_t tokens = sequence.generated() - 1 + future;
     pause = sequence.tpot * tokens - (now - sequence.first_token) - per_token * future;
   }
-  return std::min(pause, sequence.last_token + sequence.largest_gap - now);
+  return std::min(pause, sequence.last_token + sequence.largest_gap - now - per_token);
 }
 
 absl::Duration AllowedStep(const StepView& view) {

@@ -18,7 +18,7 @@ absl::Time Due(const SequenceView& sequence);
 
 // How long the sequence may produce nothing from `now` on, so that after `future` further tokens at `per_token` each
 // its mean time per token is at most TPOT, and no gap is larger than its target:
-//   min(TPOT (N_past + N_future) - (T_past + T_future), last token + largest gap - now)
+//   min(TPOT (N_past + N_future) - (T_past + T_future), last token + largest gap - now - per_token)
 // where N counts the tokens after the first. LayerKV, arXiv 2410.00428, equations 1 and 2. Infinite without targets.
 absl::Duration AllowedPause(const SequenceView& sequence, absl::Time now, int32_t future, absl::Duration per_token);
 

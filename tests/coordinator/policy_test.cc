@@ -111,7 +111,7 @@ TEST(Pace, AllowedPauseIsTheLargestThatKeepsThePromise) {
     EXPECT_GT(mean(pause + absl::Milliseconds(1)), s.tpot) << "seed " << seed;
     s.largest_gap = chance.Milliseconds(1, 3000);
     const absl::Duration bounded = AllowedPause(s, now, future, per_token);
-    EXPECT_EQ(bounded, std::min(pause, s.last_token + s.largest_gap - now));
+    EXPECT_EQ(bounded, std::min(pause, s.last_token + s.largest_gap - now - per_token));
   }
 }
 
