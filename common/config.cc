@@ -128,6 +128,9 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(kv, remote, "control address of the kvstore behind the remote tier"),
       FIELD(kv, secret, "of the cluster; part of the names of blocks, so that nobody can make them up; empty: none"),
       FIELD(kv, tiers, "tiers below the host memory, first choice first: rocksdb, remote; empty: none"),
+      FIELD(kv, link_bytes,
+            "bytes a second of an emulated link between device and host, for experiments on machines where both are the "
+            "same memory; 0: none"),
       BOUNDED(kv, read_timeout, kWait, "how long a tier may take to give a block before it counts as not held"),
       FIELD(transport, host,
             "numeric address on which a rank or kvstore takes activations and KV; empty: of a rank, the one from which "

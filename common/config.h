@@ -57,6 +57,7 @@ struct Config {
     std::string secret;
     std::string tiers;
     absl::Duration read_timeout = absl::Seconds(2);
+    Bytes link_bytes;
   } kv;
   struct {
     std::string host;

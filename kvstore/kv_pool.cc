@@ -13,13 +13,14 @@ namespace interlace {
 absl::StatusOr<std::unique_ptr<KvPool>> KvPool::Create(const Options& options, Backend& backend, KvArena& arena,
                                                        FrameStore& frames, std::unique_ptr<TierStack> tiers,
                                                        Clock& clock, FaultPoints& faults) {
-  std::unique_ptr<KvPool> pool(new KvPool(options, backend, arena, frames, std::move(tiers)));
+  std::unique_ptr<KvPool> pool(new KvPool(options, backend, arena, frames, std::move(tiers), clock));
   std::unique_ptr<DeviceBuffer> offered;
   if (!pool->tiers_->empty()) {
     ASSIGN_OR_RETURN(offered, backend.AllocateHost(int64_t{CopyQueue::kBatch} * options.payload_bytes));
   }
-  pool->copies_ = std::make_unique<CopyQueue>(options.payload_bytes, backend.copies(), pool->tiers_.get(),
-                                              std::move(offered), clock, faults);
+  DeviceCopies& copies = pool->link_ != nullptr ? *pool->link_ : backend.copies();
+  pool->copies_ =
+      std::make_unique<CopyQueue>(options.payload_bytes, copies, pool->tiers_.get(), std::move(offered), clock, faults);
   BlockFetches::Options fetch_options;
   fetch_options.heads = options.heads;
   fetch_options.payload_bytes = options.payload_bytes;
@@ -31,13 +32,16 @@ absl::StatusOr<std::unique_ptr<KvPool>> KvPool::Create(const Options& options, B
 }
 
 KvPool::KvPool(const Options& options, Backend& backend, KvArena& arena, FrameStore& frames,
-               std::unique_ptr<TierStack> tiers)
+               std::unique_ptr<TierStack> tiers, Clock& clock)
     : options_(options),
       layers_(LayerSet::Range(options.layer_begin, options.layer_end)),
       backend_(backend),
       arena_(arena),
       frames_(frames),
       tiers_(std::move(tiers)),
+      link_(options.link_bytes_per_second > 0
+                ? std::make_unique<SlowLink>(backend.copies(), options.link_bytes_per_second, clock)
+                : nullptr),
       turns_(options.layer_end - options.layer_begin) {}
 
 KvPool::~KvPool() {

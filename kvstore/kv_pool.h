@@ -19,6 +19,7 @@
 #include "kvstore/frame_store.h"
 #include "kvstore/kv_arena.h"
 #include "kvstore/layer_set.h"
+#include "kvstore/slow_link.h"
 #include "kvstore/tier_stack.h"
 
 namespace interlace {
@@ -73,6 +74,7 @@ class KvPool {
     absl::Duration fetch_timeout = absl::Seconds(2);
     int64_t staging_bytes = int64_t{4} << 20;  // of frames through which blocks come from the tiers to the device
     int64_t offer_bytes = int64_t{64} << 20;   // of blocks that wait to be handed to the tiers
+    int64_t link_bytes_per_second = 0;         // of an emulated link between device and host; 0: none
   };
   // `tiers` has no tiers where none are configured. Arena, frames and backend outlive the pool.
   static absl::StatusOr<std::unique_ptr<KvPool>> Create(const Options& options, Backend& backend, KvArena& arena,
@@ -142,8 +144,8 @@ class KvPool {
   std::byte* AddressOf(const SharedBlock* block, int32_t rank_layer) const { return block->places[rank_layer].shown; }
 
  private:
-  KvPool(const Options& options, Backend& backend, KvArena& arena, FrameStore& frames,
-         std::unique_ptr<TierStack> tiers);
+  KvPool(const Options& options, Backend& backend, KvArena& arena, FrameStore& frames, std::unique_ptr<TierStack> tiers,
+         Clock& clock);
   SharedBlock* Find(const BlockId& id);  // null: unknown
   SharedBlock* FindOrAdd(const BlockId& id);
   BlockPlace& PlaceOf(SharedBlock* block, LayerId layer) { return block->places[Value(layer) - options_.layer_begin]; }
@@ -168,6 +170,7 @@ class KvPool {
   KvArena& arena_;
   FrameStore& frames_;
   std::unique_ptr<TierStack> tiers_;
+  const std::unique_ptr<SlowLink> link_;  // null: none is emulated
   std::unique_ptr<CopyQueue> copies_;
   std::unique_ptr<BlockFetches> fetches_;
   absl::flat_hash_map<BlockId, std::unique_ptr<SharedBlock>> blocks_;

@@ -90,6 +90,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   pool_options.layer_end = shard.layer_end;
   pool_options.heads = heads;
   pool_options.payload_bytes = shape.bytes();
+  pool_options.link_bytes_per_second = config.kv.link_bytes.value;
   pool_options.fetch_timeout = config.kv.read_timeout;
   ASSIGN_OR_RETURN(rank->pool_, KvPool::Create(pool_options, backend, *rank->arena_, *rank->frames_, std::move(stack),
                                                clock, faults));
