@@ -26,6 +26,7 @@ class Channel final : public PlanChannel {
  public:
   void Send(const StepPlan& plan) override {
     StepResult result{.epoch = plan.epoch, .plan = plan.id};
+    result.sampled.reserve(plan.sequences.size());
     for (const PlanSequence& s : plan.sequences) {
       if (s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 7, {}});
     }
