@@ -1,5 +1,7 @@
 #include "cli/bench_command.h"
 
+#include <xxhash.h>
+
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -27,13 +29,12 @@ constexpr int32_t kMostTokens = 1 << 24;
 class LogitsHash {
  public:
   void Add(const Tensor& logits) {
-    const auto* words = static_cast<const uint32_t*>(logits.data);
-    for (int64_t i = 0; i < logits.rows * logits.cols; ++i) value_ = (value_ ^ words[i]) * 0x100000001b3ull;
+    value_ = XXH3_64bits_withSeed(logits.data, sizeof(float) * static_cast<size_t>(logits.rows * logits.cols), value_);
   }
   uint64_t value() const { return value_; }
 
  private:
-  uint64_t value_ = 0xcbf29ce484222325ull;
+  uint64_t value_ = 0;
 };
 
 class ModelBench {

@@ -63,7 +63,7 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_kv_probe_blocks_total", MetricKind::kCounter, "",
      "blocks that ranks were asked to look for in their tiers"},
     {"interlace_kv_fetched_blocks_total", MetricKind::kCounter, "result",
-     "blocks asked of the tiers; result: ok, missing, corrupt or late"},
+     "blocks asked of the tiers; result: ok or missing"},
     {"interlace_kv_arena_slots_used", MetricKind::kGauge, "stage", "device slots in use after the last step"},
     {"interlace_kv_tier_blocks", MetricKind::kGauge, "stage,tier", "blocks stored in a tier by a rank"},
     {"interlace_kv_tier_bytes", MetricKind::kGauge, "stage,tier", "bytes stored in a tier by a rank"},
@@ -122,11 +122,12 @@ class Metrics {
 
   class Histogram {
    public:
-    void Observe(double seconds) const {
+    // `count` observations of the same value.
+    void Observe(double seconds, uint64_t count = 1) const {
       size_t bucket = 0;
       while (bucket < kMetricBuckets.size() && seconds > kMetricBuckets[bucket]) ++bucket;
-      buckets_->counts[bucket].fetch_add(1, std::memory_order_relaxed);
-      buckets_->sum.fetch_add(seconds, std::memory_order_relaxed);
+      buckets_->counts[bucket].fetch_add(count, std::memory_order_relaxed);
+      buckets_->sum.fetch_add(seconds * static_cast<double>(count), std::memory_order_relaxed);
     }
 
    private:

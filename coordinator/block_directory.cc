@@ -19,6 +19,7 @@ BlockEntry& BlockDirectory::Ensure(const BlockId& id, int32_t index) {
 }
 
 void BlockDirectory::Count(const BlockEntry& entry, int sign) {
+  arriving_ += entry.arriving.empty() ? 0 : sign;
   const LayerSet device = EvictableDevice(entry), host = EvictableHost(entry);
   for (size_t s = 0; s < shape_.stages.size(); ++s) {
     idle_room_[s].slots += sign * (device & shape_.stages[s].layers).size();

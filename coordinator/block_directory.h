@@ -72,6 +72,8 @@ class BlockDirectory {
   }
   // The room of all of these.
   const KvAmounts& idle_room() const { return idle_room_; }
+  // How many entries are on their way in some layer.
+  int64_t arriving() const { return arriving_; }
   size_t size() const { return entries_.size(); }
   template <typename Body>
   void ForEach(Body body) const {
@@ -91,6 +93,7 @@ class BlockDirectory {
   absl::flat_hash_map<BlockId, std::unique_ptr<BlockEntry>> entries_;
   std::list<BlockEntry*> idle_on_device_, idle_on_host_;
   KvAmounts idle_room_;
+  int64_t arriving_ = 0;
 };
 
 }  // namespace interlace

@@ -112,7 +112,7 @@ int32_t KvPlacement::Match(const SequenceState& sequence, int32_t most, PlanId n
 }
 
 bool KvPlacement::Arriving(const SequenceState& sequence, int32_t block) const {
-  if (block >= static_cast<int32_t>(sequence.ids.size())) return false;
+  if (!AnyArriving() || block >= static_cast<int32_t>(sequence.ids.size())) return false;
   const BlockEntry* entry = directory_.Find(sequence.ids[block]);
   return entry != nullptr && !entry->arriving.empty();
 }
@@ -184,7 +184,7 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
 
 bool KvPlacement::Reserve(SequenceState& sequence, int32_t end) {
   const int32_t needed = shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size());
-  return needed <= sequence.reserved || Keep(sequence, sequence.kept, needed);
+  return needed <= sequence.reserved || Grow(sequence, needed);
 }
 
 bool KvPlacement::Stream(const SequenceState& sequence, int32_t end, PlanId plan) {
@@ -218,7 +218,7 @@ bool KvPlacement::PassWindows(SequenceState& sequence, int32_t start) {
       directory_.FindIdle(*sequence.blocks[from++]);
     }
   }
-  return !moved || Keep(sequence, sequence.kept, sequence.reserved);
+  return !moved || Grow(sequence, sequence.reserved);
 }
 
 void KvPlacement::BeginPlan() {
@@ -292,12 +292,6 @@ void KvPlacement::OnFetched(const FetchAnswer& answer) {
   const LayerSet failed = answer.failed & entry->arriving;
   directory_.SetArriving(*entry, entry->arriving - (answer.arrived | answer.failed));
   Place(*entry, entry->device - failed, entry->host - failed);
-}
-
-bool KvPlacement::AnyArriving() const {
-  bool any = false;
-  directory_.ForEach([&](const BlockEntry& entry) { any = any || !entry.arriving.empty(); });
-  return any;
 }
 
 bool KvPlacement::SealedBy(const SequenceState& sequence, int32_t block, PlanId plan) const {

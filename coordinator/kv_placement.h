@@ -40,7 +40,7 @@ class KvPlacement {
   int32_t Match(const SequenceState& sequence, int32_t most, PlanId now) const;
   // Whether a block of the sequence is on its way from the tiers, for whichever request asked first.
   bool Arriving(const SequenceState& sequence, int32_t block) const;
-  bool AnyArriving() const;
+  bool AnyArriving() const { return directory_.arriving() > 0; }
   // Whether the block is there once the plan is executed, and not before.
   bool SealedBy(const SequenceState& sequence, int32_t block, PlanId plan) const;
 
@@ -127,6 +127,8 @@ class KvPlacement {
   KvAmounts CostOfKeeping(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const;
   // Does it; false, and nothing has changed, if there is no room.
   bool Keep(SequenceState& sequence, const LayerSet& kept, int32_t reserved);
+  // The same where the layers stay as they are: the cost does not depend on how many blocks are sealed.
+  bool Grow(SequenceState& sequence, int32_t reserved);
   int32_t ReservedFor(const SequenceState& sequence, int32_t end) const;
   // The layers to keep with which [0, end) fits into `room`: those that it keeps, else as many as possible.
   std::optional<LayerSet> FitIn(const KvAmounts& room, const SequenceState& sequence, int32_t end) const;

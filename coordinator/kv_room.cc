@@ -131,7 +131,23 @@ KvAmounts KvPlacement::CostOfKeeping(const SequenceState& sequence, const LayerS
   return cost;
 }
 
+bool KvPlacement::Grow(SequenceState& sequence, int32_t reserved) {
+  KvAmounts charge = TailCharge(sequence, sequence.kept, reserved), more = charge;
+  TakeFrom(&more, sequence.charge);
+  const bool streams = sequence.kept != shape_.all;
+  const KvAmounts ring = streams ? RingGrowth(sequence.kept, static_cast<int64_t>(sequence.blocks.size()) + reserved)
+                                 : KvAmounts(more.size());
+  AddTo(&more, ring);
+  if (!Obtain(more)) return false;
+  budget_.Give(ring);  // it is the floor's from now on
+  sequence.reserved = reserved;
+  sequence.charge = std::move(charge);
+  if (streams) FindFloor();
+  return true;
+}
+
 bool KvPlacement::Keep(SequenceState& sequence, const LayerSet& kept, int32_t reserved) {
+  if (kept == sequence.kept) return Grow(sequence, reserved);
   const KvAmounts cost = CostOfKeeping(sequence, kept, reserved);
   // Frames beside slots of the sequence's own blocks are cache, but what leaves the device is about to need them.
   const bool leaves = !kept.Contains(sequence.kept);
@@ -147,7 +163,7 @@ bool KvPlacement::Keep(SequenceState& sequence, const LayerSet& kept, int32_t re
   budget_.Give(sequence.charge);
   const auto blocks = static_cast<int32_t>(sequence.blocks.size());
   std::vector<Shift> shifts;
-  for (int32_t b = 0; b < blocks && kept != sequence.kept; ++b) shifts.push_back(ShiftOf(sequence, b, kept));
+  for (int32_t b = 0; b < blocks; ++b) shifts.push_back(ShiftOf(sequence, b, kept));
   for (size_t b = 0; b < shifts.size(); ++b) {  // what leaves makes room for what comes
     BlockEntry& entry = *sequence.blocks[b];
     Move(entry, MoveKind::kCopyOut, shifts[b].out - entry.host);
@@ -160,11 +176,11 @@ bool KvPlacement::Keep(SequenceState& sequence, const LayerSet& kept, int32_t re
     Move(entry, MoveKind::kDropHost, shifts[b].in & entry.host);
     Place(entry, entry.device | shifts[b].in, entry.host - shifts[b].in);
   }
-  if (kept != sequence.kept) SetKept(sequence, kept);
+  SetKept(sequence, kept);
   sequence.reserved = reserved;
   sequence.charge = TailCharge(sequence, kept, reserved);
   CHECK(budget_.Try(sequence.charge));
-  if (!streaming_.empty() || !shifts.empty()) FindFloor();
+  FindFloor();
   return true;
 }
 

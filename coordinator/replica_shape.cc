@@ -26,14 +26,14 @@ bool Covers(const KvAmounts& room, const KvAmounts& need) {
 }
 
 KvAmounts ReplicaShape::Slots(int64_t blocks, const LayerSet& layers) const {
-  KvAmounts amounts;
-  for (const StageShape& stage : stages) amounts.push_back({blocks * (layers & stage.layers).size(), 0});
+  KvAmounts amounts(stages.size());
+  for (size_t s = 0; s < stages.size(); ++s) amounts[s].slots = blocks * (layers & stages[s].layers).size();
   return amounts;
 }
 
 KvAmounts ReplicaShape::Frames(int64_t blocks, const LayerSet& layers) const {
-  KvAmounts amounts;
-  for (const StageShape& stage : stages) amounts.push_back({0, blocks * (layers & stage.layers).size()});
+  KvAmounts amounts(stages.size());
+  for (size_t s = 0; s < stages.size(); ++s) amounts[s].frames = blocks * (layers & stages[s].layers).size();
   return amounts;
 }
 

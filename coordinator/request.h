@@ -49,19 +49,19 @@ class TokenSink {
   virtual void OnEnd(const RequestEnd& end) = 0;
 };
 
-// A tokenised request. Immutable once submitted.
+// A tokenised request. Immutable once submitted. What each step looks at stands first.
 struct Request {
   RequestId id{};
-  std::string name;             // the client's request id, or one drawn by the front door; what explain asks for
-  std::vector<int32_t> prompt;  // not empty
-  Sampling sampling;
   int32_t max_tokens = 0;            // >= 1
   bool max_tokens_given = true;      // false: a default, which the engine lowers to what the replica can hold
   std::vector<int32_t> stop_tokens;  // end the request, and are not delivered
-  absl::Time arrival;                // of the scheduler's Clock
-  absl::Time deadline;
-  std::string salt;
   std::shared_ptr<TokenSink> sink;
+  std::string name;             // the client's request id, or one drawn by the front door; what explain asks for
+  std::vector<int32_t> prompt;  // not empty
+  absl::Time arrival;           // of the scheduler's Clock
+  absl::Time deadline;
+  Sampling sampling;
+  std::string salt;
 };
 
 }  // namespace interlace

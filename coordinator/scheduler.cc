@@ -40,7 +40,9 @@ void Scheduler::RunOnce() {
   while (std::optional<StepPlan> plan = Plan()) {
     channel_.Send(*plan);
     const PlanId id = plan->id;
-    in_flight_.emplace(id, InFlight{*std::move(plan), clock_.Now(), {}});
+    const int32_t tokens = plan->tokens();
+    metrics_.planned_tokens.Add(tokens);
+    in_flight_.emplace(id, InFlight{*std::move(plan), tokens, clock_.Now(), {}});
   }
   Deliver();
 }
@@ -101,6 +103,8 @@ void Scheduler::OnLost(const absl::Status& why) {
     sequence->ForgetReplica();
   }
   running_.clear();
+  order_stale_ = true;
+  asked_ = 0;
   fetching_.clear();
   computing_.clear();
   releases_.clear();  // ranks forget everything at Start
@@ -193,24 +197,36 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
     if (sequence.phase == Phase::kRunning) Halt(sequence);
     placement_->Release(sequence);
   }
-  deliveries_.push_back({.sink = request.sink, .end = std::move(end)});
+  deliveries_.push_back({request.sink.get(), Delivery::Kind::kEnd, 0, ends_.size()});
+  ends_.push_back({request.sink, std::move(end)});
+  SetBelow(sequence, Below::kUnknown);
   waiting_.erase(&sequence);
-  running_.erase(&sequence);
+  order_stale_ |= running_.erase(&sequence) > 0;
   fetching_.erase(std::remove(fetching_.begin(), fetching_.end(), &sequence), fetching_.end());
   deadlines_.erase({request.deadline, request.id});
   sequences_.erase(RequestId{request.id});
 }
 
 void Scheduler::Deliver() {
-  for (Delivery& delivery : std::exchange(deliveries_, {})) {
-    if (delivery.cached) delivery.sink->OnCached(*delivery.cached);
-    if (delivery.token && delivery.scored) {
-      delivery.sink->OnScoredToken(delivery.token->token, delivery.token->scores);
-    } else if (delivery.token) {
-      delivery.sink->OnTokens({&delivery.token->token, 1});
+  for (const Delivery& delivery : deliveries_) {
+    switch (delivery.kind) {
+      case Delivery::Kind::kCached:
+        delivery.sink->OnCached(delivery.value);
+        break;
+      case Delivery::Kind::kToken:
+        delivery.sink->OnTokens({&delivery.value, 1});
+        break;
+      case Delivery::Kind::kScored:
+        delivery.sink->OnScoredToken(delivery.value, scores_[delivery.at]);
+        break;
+      case Delivery::Kind::kEnd:
+        delivery.sink->OnEnd(ends_[delivery.at].end);
+        break;
     }
-    if (delivery.end) delivery.sink->OnEnd(*delivery.end);
   }
+  deliveries_.clear();  // its memory is used again for the next step's
+  scores_.clear();
+  ends_.clear();
 }
 
 SequenceState* Scheduler::Find(RequestId id) {
@@ -257,6 +273,7 @@ Explanation Scheduler::Describe(const SequenceState& sequence) const {
                       : sequence.parked()                  ? "parked"
                                                            : "waiting";
   explanation.keep_layers = sequence.kept.size();
+  explanation.steps = sequence.steps;
   explanation.end.prompt_tokens = sequence.prompt_tokens();
   explanation.end.completion_tokens = sequence.generated();
   explanation.end.cached_tokens = std::max(0, sequence.cached_tokens);
@@ -279,14 +296,17 @@ void Scheduler::CheckInvariants() const {
             "contracts.phases: a request is in no queue, or in two");
   CHECK_MSG(!placement_ || in_flight_.size() <= shape()->stages.size() + 1, "contracts.plans-in-flight");
   std::vector<SequenceState*> all;
+  int32_t asked = 0;
   for (const auto& [id, sequence] : sequences_) {
     all.push_back(sequence.get());
+    asked += sequence->below == Below::kAsked ? 1 : 0;
     const int32_t chosen = sequence->length() + sequence->pending + options_.draft_tokens;
     CHECK_MSG(sequence->phase != Phase::kRunning ||
                   (sequence->confirmed <= sequence->scheduled && sequence->scheduled <= chosen),
               "contracts.positions: a position is planned before its token is chosen");
     if (!placement_) CHECK_MSG(sequence->blocks.empty(), "contracts.waiting: KV is held and no replica is formed");
   }
+  CHECK_MSG(asked == asked_, "contracts.probes: the requests whose probe is not answered are counted wrongly");
   if (placement_) placement_->CheckInvariants(all);
   if (placement_ && sequences_.empty()) {
     for (const KvRoom& room : placement_->budget().taken()) {

@@ -81,15 +81,22 @@ class Scheduler {
  private:
   struct InFlight {
     StepPlan plan;
+    int32_t tokens;  // of the plan
     absl::Time sent;
     std::vector<StepResult> results;  // of the stages that answered
   };
+  // What a sink gets, in the order in which it came about. There is one for each token, so it is small: scores and ends
+  // lie in lists of their own, and the sink is kept alive by its request or by its end, which stands behind.
   struct Delivery {
+    enum class Kind : uint8_t { kCached, kToken, kScored, kEnd };
+    TokenSink* sink;
+    Kind kind;
+    int32_t value = 0;  // tokens of the prompt, or the token
+    size_t at = 0;      // in scores_ or ends_
+  };
+  struct Ending {
     std::shared_ptr<TokenSink> sink;
-    std::optional<int32_t> cached;  // one of these three
-    std::optional<SampledToken> token;
-    std::optional<RequestEnd> end;
-    bool scored = false;
+    RequestEnd end;
   };
   struct PolicyOrder {
     SchedulingPolicy before;
@@ -108,7 +115,9 @@ class Scheduler {
   bool AwaitsTiers() const;
   bool MakeProgress();
   int32_t Rows(const SequenceState& sequence, int32_t budget) const;
-  bool ReserveFor(SequenceState& sequence, bool* room);
+  const std::vector<SequenceState*>& RunningInOrder();
+  bool ReserveFor(SequenceState& sequence, int32_t rows, bool* room);
+  bool MakeRoomFor(SequenceState& sequence, int32_t end, bool* room);
   bool AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan);
   bool Awaited(const SequenceState& sequence, int32_t end) const;
@@ -117,6 +126,7 @@ class Scheduler {
   int32_t SpareBlocks() const;
 
   // scheduler_start.cc
+  void SetBelow(SequenceState& sequence, Below below);
   Started TryStart(SequenceState& sequence, bool alone, StepPlan* plan);
   void Open(SequenceState& sequence, int32_t adopted, int32_t fetched);
   int32_t WorthFetching(const SequenceState& sequence, int32_t adopted) const;
@@ -132,10 +142,11 @@ class Scheduler {
   void Commit(InFlight step);
   void TakeAnswers(const StepResult& result);
   void Account(const StepResult& result);
-  void CommitSequence(const PlanSequence& planned, const LostSequence* loss, absl::Span<const SampledToken> sampled);
+  void CommitSequence(const PlanSequence& planned, const LostSequence* loss, absl::Span<SampledToken> sampled);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
-  void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<const SampledToken> sampled);
-  bool AcceptToken(SequenceState& sequence, const SampledToken& sampled);
+  void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<SampledToken> sampled);
+  bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
+  void RecordTokens();
 
   void ExpireDeadlines();
   void WatchRanks();
@@ -160,15 +171,24 @@ class Scheduler {
   std::unique_ptr<KvPlacement> placement_;  // set while the replica is formed
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
-  bool suspects_ = false;    // there may be one
-  absl::Time tightest_;      // deadline of the sequences of the plan being made
-  absl::Time commit_time_;   // when the result being committed was taken
-  RequestId served_last_{};  // where the next plan's decoding streams begin, when not all fit into one
-  double prefill_rate_ = 0;  // tokens/s of steps with many tokens; 0: none seen yet
-  double below_rate_ = 0;    // bytes/s of fetches; 0: none seen yet
+  bool suspects_ = false;                          // there may be one
+  int32_t asked_ = 0;                              // requests whose probe is not answered
+  std::vector<SequenceState*> order_;              // running_, in order, unless order_stale_
+  std::vector<SequenceState*> streams_, prompts_;  // of the plan being made; here so that their memory is used again
+  bool order_stale_ = false;
+  std::vector<PlanSequence> spare_;  // empty; its memory is that of a plan that was committed
+  absl::Time commit_time_;           // when the result being committed was taken
+  int64_t accepted_ = 0;             // tokens of the result being committed
+  absl::Duration gap_;               // between tokens of one stream: most of a step have the same
+  uint64_t gaps_ = 0;                // so many are not recorded yet
+  RequestId served_last_{};          // where the next plan's decoding streams begin, when not all fit into one
+  double prefill_rate_ = 0;          // tokens/s of steps with many tokens; 0: none seen yet
+  double below_rate_ = 0;            // bytes/s of fetches; 0: none seen yet
   absl::Time lost_since_ = absl::InfiniteFuture();
   absl::Status lost_why_;
   std::vector<Delivery> deliveries_;
+  std::vector<std::vector<TokenScore>> scores_;
+  std::vector<Ending> ends_;
   std::deque<Explanation> ended_;  // the last 256
 };
 

@@ -37,9 +37,8 @@ void Scheduler::OnResult(StepResult result) {
   Account(result);
   if (of_no_plan) return;
   InFlight& step = it->second;
-  const int32_t tokens = step.plan.tokens();
-  if (tokens >= kManyTokens && result.run_us > 0) {
-    Blend(1e6 * tokens / static_cast<double>(result.run_us), &prefill_rate_);
+  if (step.tokens >= kManyTokens && result.run_us > 0) {
+    Blend(1e6 * step.tokens / static_cast<double>(result.run_us), &prefill_rate_);
   }
   step.results.push_back(std::move(result));
   if (step.results.size() < shape()->stages.size()) return;
@@ -55,7 +54,7 @@ void Scheduler::TakeAnswers(const StepResult& result) {
     if (sequence == nullptr || sequence->below != Below::kAsked) continue;
     sequence->probe_answers = std::min(sequence->probe_answers, answer.blocks);
     if (++sequence->stages_answered < static_cast<int32_t>(shape()->stages.size())) continue;
-    sequence->below = Below::kKnown;
+    SetBelow(*sequence, Below::kKnown);
     sequence->below_blocks += sequence->probe_answers;
   }
   for (const FetchAnswer& answer : result.fetched) placement_->OnFetched(answer);
@@ -97,8 +96,8 @@ void Scheduler::Commit(InFlight step) {
   metrics_.steps.Add();
   metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));
   absl::flat_hash_map<RequestId, const LostSequence*> lost;  // the earliest block that any stage lost
-  const std::vector<SampledToken>* sampled = nullptr;
-  for (const StepResult& result : step.results) {
+  std::vector<SampledToken>* sampled = nullptr;
+  for (StepResult& result : step.results) {
     for (const LostSequence& loss : result.lost) {
       const LostSequence*& earliest = lost[loss.request];
       if (earliest == nullptr || loss.block < earliest->block) earliest = &loss;
@@ -110,10 +109,13 @@ void Scheduler::Commit(InFlight step) {
   for (const PlanSequence& planned : step.plan.sequences) {
     const size_t first = next;
     while (next < sampled->size() && (*sampled)[next].request == planned.request) ++next;
-    auto loss = lost.find(planned.request);
+    auto loss = lost.empty() ? lost.end() : lost.find(planned.request);
     CommitSequence(planned, loss == lost.end() ? nullptr : loss->second,
-                   absl::MakeConstSpan(*sampled).subspan(first, next - first));
+                   absl::MakeSpan(*sampled).subspan(first, next - first));
   }
+  RecordTokens();
+  step.plan.sequences.clear();
+  spare_ = std::move(step.plan.sequences);
   const EngineLoad load = Load();
   metrics_.running.Set(load.running);
   metrics_.waiting.Set(load.waiting);
@@ -123,12 +125,12 @@ void Scheduler::Commit(InFlight step) {
 }
 
 void Scheduler::CommitSequence(const PlanSequence& planned, const LostSequence* loss,
-                               absl::Span<const SampledToken> sampled) {
+                               absl::Span<SampledToken> sampled) {
   SequenceState* found = Find(planned.request);
   if (found == nullptr || found->attempt != planned.attempt || found->in_flight == 0) return;
   SequenceState& sequence = *found;
   --sequence.in_flight;
-  ++sequence.explanation.steps;
+  ++sequence.steps;
   if (sequence.void_attempt) return;
   if (loss != nullptr) return OnLoss(sequence, *loss);
   sequence.confirmed = planned.start + static_cast<int32_t>(planned.tokens.size()) - planned.drafts;
@@ -166,7 +168,7 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
                         {{"cause", LossCauseName(loss.cause)}});
   sequence.Note(absl::StrCat("layer ", Value(loss.layer), " block ", loss.block, " ", LossCauseName(loss.cause),
                              ": computed again from position ", kept, " (", loss.detail, ")"));
-  if (loss.cause != LossCause::kLate && sequence.explanation.recomputes > options_.max_recomputes) {
+  if (sequence.explanation.recomputes > options_.max_recomputes) {
     const std::string text = absl::StrCat("KV was lost ", sequence.explanation.recomputes,
                                           " times (sched.max_recomputes=", options_.max_recomputes,
                                           "), at last: ", LossCauseName(loss.cause), ", ", loss.detail);
@@ -174,14 +176,13 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
                   loss.cause == LossCause::kNoSlot ? absl::ResourceExhaustedError(text) : absl::DataLossError(text),
                   FinishReason::kStop);
   }
-  sequence.below = Below::kUnknown;
+  SetBelow(sequence, Below::kUnknown);
   if (sequence.phase == Phase::kRunning) Park(sequence, "begins a new attempt");
 }
 
 // The first token is the model's; each draft that equals the token before it makes the next one the model's too. What
 // follows a wrong guess is dropped, and so is its KV: the next step starts where the accepted tokens end.
-void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planned,
-                             absl::Span<const SampledToken> sampled) {
+void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<SampledToken> sampled) {
   sequence.drafting = false;
   if (planned.drafts > 0) sequence.scheduled = sequence.confirmed;
   const absl::Span<const int32_t> guesses = absl::MakeConstSpan(planned.tokens).last(planned.drafts);
@@ -192,8 +193,15 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
   }
 }
 
+void Scheduler::RecordTokens() {
+  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(gap_), gaps_);
+  metrics_.generation_tokens.Add(static_cast<double>(accepted_));
+  gaps_ = 0;
+  accepted_ = 0;
+}
+
 // False if the sequence ended with it, and is gone.
-bool Scheduler::AcceptToken(SequenceState& sequence, const SampledToken& sampled) {
+bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
   const Request& request = sequence.request;
   if (sampled.token < 0) {
     Finish(sequence, absl::InternalError("the logits hold no finite value"), FinishReason::kStop);
@@ -216,17 +224,22 @@ bool Scheduler::AcceptToken(SequenceState& sequence, const SampledToken& sampled
     sequence.first_token = now;
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));
   } else {
-    metrics_.between_tokens.Observe(absl::ToDoubleSeconds(now - sequence.last_token));
+    const absl::Duration gap = now - sequence.last_token;
+    if (gap != gap_) RecordTokens();
+    gap_ = gap;
+    ++gaps_;
   }
   sequence.last_token = now;
   sequence.losses = 0;  // it got on
   sequence.tokens.push_back(sampled.token);
   if (sequence.length() % shape()->block_tokens == 0) ExtendIds(sequence);
-  metrics_.generation_tokens.Add();
-  Delivery& delivery = deliveries_.emplace_back();
-  delivery.sink = request.sink;
-  delivery.token = sampled;
-  delivery.scored = request.sampling.logprobs >= 0;
+  ++accepted_;
+  Delivery& delivery = deliveries_.emplace_back(Delivery{request.sink.get(), Delivery::Kind::kToken, sampled.token});
+  if (sequence.scored) {
+    delivery.kind = Delivery::Kind::kScored;
+    delivery.at = scores_.size();
+    scores_.push_back(std::move(sampled.scores));
+  }
   const bool full = sequence.length() >= options_.context;
   if (sequence.generated() < request.max_tokens && !full) return true;
   Finish(sequence, absl::OkStatus(), FinishReason::kLength);

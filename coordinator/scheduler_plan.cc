@@ -19,8 +19,8 @@ constexpr size_t kMostLookedAt = 64;  // waiting requests that one plan tries to
 std::optional<StepPlan> Scheduler::Plan() {
   if (!placement_ || in_flight_.size() > shape()->stages.size()) return std::nullopt;
   StepPlan plan{.epoch = epoch_, .id = PlanId{next_plan_}};
+  plan.sequences = std::exchange(spare_, {});
   placement_->BeginPlan();
-  tightest_ = absl::InfiniteFuture();
   if (SequenceState* suspect = FirstSuspect()) {
     PlanSuspect(*suspect, &plan);
   } else {
@@ -30,17 +30,17 @@ std::optional<StepPlan> Scheduler::Plan() {
   const bool stuck = plan.sequences.empty() && plan.probes.empty() && in_flight_.empty() && !AwaitsTiers();
   if (stuck && !sequences_.empty() && MakeProgress()) return Plan();
   Attach(&plan);
-  if (plan.empty()) return std::nullopt;
+  if (plan.empty()) {
+    spare_ = std::move(plan.sequences);
+    return std::nullopt;
+  }
   ++next_plan_;
   return plan;
 }
 
 // Somebody waits for an answer that ranks give beside their results: to a probe, or to a fetch, which may be that of a
 // request that is gone.
-bool Scheduler::AwaitsTiers() const {
-  const auto asked = [](const SequenceState* s) { return s->below == Below::kAsked; };
-  return !fetching_.empty() || std::any_of(waiting_.begin(), waiting_.end(), asked) || placement_->AnyArriving();
-}
+bool Scheduler::AwaitsTiers() const { return !fetching_.empty() || asked_ > 0 || placement_->AnyArriving(); }
 
 // ---- who runs
 
@@ -57,55 +57,64 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   return follows && !ends ? 1 : 0;
 }
 
+// running_, in the policy's order; it stays as it is while those in it are parked.
+const std::vector<SequenceState*>& Scheduler::RunningInOrder() {
+  if (order_stale_) order_.assign(running_.begin(), running_.end());
+  order_stale_ = false;
+  return order_;
+}
+
 // Streams that decode come first, so that they keep their pace; then prompts, in the policy's order. On several stages
 // the streams are spread over the plans in flight. True if everybody who runs found room, so that others may start.
 bool Scheduler::PlanRunning(StepPlan* plan) {
-  const std::vector<SequenceState*> order(running_.begin(), running_.end());
   const int32_t all = std::min(options_.step_tokens, shape()->step_tokens);
   bool room = true;
-  std::vector<SequenceState*> ready;
-  ready.reserve(order.size());
-  for (SequenceState* sequence : order) {
-    if (sequence->phase != Phase::kRunning || Rows(*sequence, all) == 0) continue;
-    if (ReserveFor(*sequence, &room)) {
-      ready.push_back(sequence);
+  int64_t streams = 0;  // ready or not
+  streams_.clear();
+  prompts_.clear();
+  for (SequenceState* sequence : RunningInOrder()) {
+    if (sequence->phase != Phase::kRunning) continue;  // parked just now, by one before it
+    const bool decodes = sequence->decodes();
+    streams += decodes ? 1 : 0;
+    const int32_t rows = Rows(*sequence, all);
+    if (rows == 0) continue;
+    if (ReserveFor(*sequence, rows, &room)) {
+      (decodes ? streams_ : prompts_).push_back(sequence);
     } else {
       room = false;
     }
   }
-  const auto parked = [](const SequenceState* s) { return s->phase != Phase::kRunning; };
-  ready.erase(std::remove_if(ready.begin(), ready.end(), parked), ready.end());
-  const auto prompts =
-      std::stable_partition(ready.begin(), ready.end(), [](const SequenceState* s) { return s->decodes(); });
   const auto stages = static_cast<int64_t>(shape()->stages.size());
-  const int64_t streams =
-      std::count_if(order.begin(), order.end(), [](const SequenceState* s) { return s->decodes(); });
   // Streams leave rows to those who have none yet, so that everybody gets on.
   const auto begun = static_cast<int32_t>(sequences_.size() - waiting_.size());
-  const bool others = prompts != ready.end() || (!waiting_.empty() && begun < options_.max_running);
+  const bool others = !prompts_.empty() || (!waiting_.empty() && begun < options_.max_running);
   const int64_t most = others && all > 1 ? all - std::max(1, all / 4) : all;
-  int64_t share = std::min<int64_t>(prompts - ready.begin(), (streams + stages - 1) / stages);
+  int64_t share = std::min<int64_t>(static_cast<int64_t>(streams_.size()), (streams + stages - 1) / stages);
   if (share > most) {  // not all fit into one plan: this one begins behind the last of the former
     share = most;
-    const auto next =
-        std::find_if(ready.begin(), prompts, [&](const SequenceState* s) { return s->request.id == served_last_; });
-    if (next != prompts) std::rotate(ready.begin(), next + 1, prompts);
+    const auto served = [&](const SequenceState* s) { return s->request.id == served_last_; };
+    const auto next = std::find_if(streams_.begin(), streams_.end(), served);
+    if (next != streams_.end()) std::rotate(streams_.begin(), next + 1, streams_.end());
   }
-  plan->sequences.reserve(static_cast<size_t>(share + (ready.end() - prompts)));
+  plan->sequences.reserve(static_cast<size_t>(share) + prompts_.size());
   int32_t budget = all;
-  for (auto it = ready.begin(); it != ready.end(); ++it) {
-    if (it < prompts && share-- <= 0) continue;
-    if (!AddToPlan(**it, budget, plan)) {
+  const auto add = [&](SequenceState& sequence) {
+    if (!AddToPlan(sequence, budget, plan)) {
       room = room && budget <= 0;
-      continue;
+      return false;
     }
     budget -= static_cast<int32_t>(plan->sequences.back().tokens.size());
-    if (it < prompts) served_last_ = (*it)->request.id;
+    return true;
+  };
+  for (auto it = streams_.begin(); it != streams_.end() && share-- > 0; ++it) {
+    if (add(**it)) served_last_ = (*it)->request.id;
   }
+  for (SequenceState* prompt : prompts_) add(*prompt);
   return room;
 }
 
 void Scheduler::PlanWaiting(StepPlan* plan) {
+  if (waiting_.empty()) return;
   int32_t budget = std::min(options_.step_tokens, shape()->step_tokens) - plan->tokens();
   std::vector<SequenceState*> first;  // starting takes them out of the queue
   for (auto it = waiting_.begin(); it != waiting_.end() && first.size() < kMostLookedAt; ++it) first.push_back(*it);
@@ -145,17 +154,22 @@ void Scheduler::PlanSuspect(SequenceState& suspect, StepPlan* plan) {
     if (running_.empty()) return;
     Park(**running_.rbegin(), "set aside: a request that may bring the replica down runs alone");
   }
-  if (suspect.phase != Phase::kRunning || Rows(suspect, options_.step_tokens) == 0) return;
-  if (ReserveFor(suspect, &room)) AddToPlan(suspect, std::min(options_.step_tokens, shape()->step_tokens), plan);
+  const int32_t all = std::min(options_.step_tokens, shape()->step_tokens);
+  const int32_t rows = suspect.phase == Phase::kRunning ? Rows(suspect, all) : 0;
+  if (rows > 0 && ReserveFor(suspect, rows, &room)) AddToPlan(suspect, all, plan);
 }
 
 // ---- who makes room
 
 // Room for the sequence's next positions: out of the cache, from layers that others keep, from those that come after it
 // in the policy's order. Nobody gives anything unless it is enough.
-bool Scheduler::ReserveFor(SequenceState& sequence, bool* room) {
-  const int32_t end = sequence.scheduled + Rows(sequence, options_.step_tokens);
+bool Scheduler::ReserveFor(SequenceState& sequence, int32_t rows, bool* room) {
+  const int32_t end = sequence.scheduled + rows;
   if (placement_->PassWindows(sequence, sequence.scheduled) && placement_->Reserve(sequence, end)) return true;
+  return MakeRoomFor(sequence, end, room);
+}
+
+bool Scheduler::MakeRoomFor(SequenceState& sequence, int32_t end, bool* room) {
   if (placement_->Refit(sequence, end)) return true;
   const std::vector<SequenceState*> running(running_.begin(), running_.end());
   if (placement_->LowerFor(sequence, end, running) && placement_->Reserve(sequence, end)) return true;
@@ -204,14 +218,12 @@ int32_t Scheduler::SpareBlocks() const {
 
 // Layers come back to those who gave them up, in the policy's order, when room comes back.
 void Scheduler::Raise() {
-  for (SequenceState* sequence : running_) {
-    if (placement_->streaming().empty()) return;
-    if (sequence->kept == shape()->all) continue;
-    if (placement_->Raise(*sequence, 1 + 2 * SpareBlocks(), kMostRaised)) {
-      metrics_.promotions.Add();
-    }
-    return;  // one at a time
+  SequenceState* first = nullptr;  // one at a time
+  for (SequenceState* sequence : placement_->streaming()) {
+    const bool sooner = first == nullptr || running_.key_comp()(sequence, first);
+    if (sequence->phase == Phase::kRunning && sooner) first = sequence;
   }
+  if (first != nullptr && placement_->Raise(*first, 1 + 2 * SpareBlocks(), kMostRaised)) metrics_.promotions.Add();
 }
 
 // ---- the plan
@@ -219,7 +231,6 @@ void Scheduler::Raise() {
 bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan) {
   const int32_t count = Rows(sequence, budget);
   if (count == 0 || Awaited(sequence, sequence.scheduled + count)) return false;
-  if (!placement_->Reserve(sequence, sequence.scheduled + count)) return false;
   if (!placement_->Stream(sequence, sequence.scheduled + count, plan->id)) return false;
   FillPlanned(sequence, count, plan);
   if (options_.draft_tokens > 0 && sequence.pending == 1 && count == 1) AddDrafts(sequence, budget - 1, plan);
@@ -265,7 +276,6 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
     metrics_.recomputed_after_park.Add(again);
   }
   sequence.scheduled = end;
-  tightest_ = std::min(tightest_, sequence.request.deadline);
   ++sequence.in_flight;
   if (planned.sample) ++sequence.pending;
 }
@@ -298,8 +308,6 @@ void Scheduler::Attach(StepPlan* plan) {
     plan->changes.push_back({sequence->request.id, placement_->TakeKept(*sequence), std::nullopt});
   }
   plan->moves = placement_->TakeMoves();
-  metrics_.planned_tokens.Add(plan->tokens());
-  plan->remaining = tightest_ - clock_.Now();
 }
 
 }  // namespace interlace

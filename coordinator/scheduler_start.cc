@@ -48,6 +48,11 @@ int32_t Scheduler::WorthFetching(const SequenceState& sequence, int32_t adopted)
   return bytes / below_rate_ < compute ? blocks : 0;
 }
 
+void Scheduler::SetBelow(SequenceState& sequence, Below below) {
+  asked_ += (below == Below::kAsked ? 1 : 0) - (sequence.below == Below::kAsked ? 1 : 0);
+  sequence.below = below;
+}
+
 Scheduler::Started Scheduler::TryStart(SequenceState& sequence, bool alone, StepPlan* plan) {
   if (sequence.in_flight > 0) return Started::kLater;  // tokens of it may still be on their way
   const int32_t most = (sequence.length() - 1) / shape()->block_tokens;
@@ -56,7 +61,7 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, bool alone, Step
   if (!shape()->tiers.empty() && adopted < most && sequence.below == Below::kUnknown) {
     plan->probes.push_back({sequence.request.id, {sequence.ids.begin() + adopted, sequence.ids.begin() + most}});
     metrics_.probed_blocks.Add(most - adopted);
-    sequence.below = Below::kAsked;
+    SetBelow(sequence, Below::kAsked);
     sequence.below_blocks = adopted;
     sequence.stages_answered = 0;
     sequence.probe_answers = most - adopted;
@@ -81,7 +86,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
     sequence.cached_tokens = sequence.scheduled;
     metrics_.prefix_queries.Add(sequence.prompt_tokens());
     metrics_.prefix_hits.Add(sequence.cached_tokens);
-    deliveries_.push_back({.sink = sequence.request.sink, .cached = sequence.cached_tokens});
+    deliveries_.push_back({sequence.request.sink.get(), Delivery::Kind::kCached, sequence.cached_tokens});
   }
   sequence.explanation.layers.resize(shape()->layers);
   for (int32_t l = 0; l < shape()->layers; ++l) {
@@ -102,6 +107,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
 void Scheduler::Run(SequenceState& sequence) {
   sequence.phase = Phase::kRunning;
   running_.insert(&sequence);
+  order_stale_ = true;
   for (size_t b = sequence.blocks.size(); b < sequence.ids.size(); ++b) {
     computing_.try_emplace(sequence.ids[b], sequence.request.id);
   }
@@ -154,6 +160,7 @@ std::optional<SealedNames> Scheduler::NamesFor(SequenceState& sequence, int32_t 
 // The ranks forget a running sequence; blocks that it has filled stay under their names.
 void Scheduler::Halt(SequenceState& sequence) {
   running_.erase(&sequence);
+  order_stale_ = true;
   if (sequence.opened) {
     Release release{sequence.request.id, std::nullopt};
     if (!sequence.void_attempt) release.names = NamesFor(sequence, sequence.scheduled, PlanId{next_plan_});

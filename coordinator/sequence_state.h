@@ -20,28 +20,34 @@ enum class Below : uint8_t { kUnknown, kAsked, kKnown };
 // [0, scheduled) are computed or in plans. While a plan is in flight that samples, the ranks know a token more than
 // `tokens` does (pending).
 struct SequenceState {
-  Request request;
+  // What each step of a stream looks at stands together, so that a step touches few cache lines of each.
   Phase phase = Phase::kWaiting;
-  uint32_t attempt = 0;         // of its latest opening; results of others are stale
-  bool void_attempt = false;    // a step of the attempt was lost: what else comes of it counts for nothing
-  std::vector<int32_t> tokens;  // prompt, then what was accepted
-  std::vector<BlockId> ids;     // of the whole blocks of `tokens`
+  bool opened = false;        // the ranks know the attempt
+  bool void_attempt = false;  // a step of the attempt was lost: what else comes of it counts for nothing
+  bool drafting = false;      // a step with drafts is in flight: nothing is planned until it is back
+  bool kept_changed = false;  // the ranks do not know `kept` yet
+  const bool scored;          // the client wants the scores of tokens
+  uint32_t attempt = 0;       // of its latest opening; results of others are stale
   int32_t confirmed = 0;
   int32_t scheduled = 0;
-  int32_t pending = 0;    // sampling steps in flight
-  int32_t in_flight = 0;  // plans of the attempt whose results are not all back
-  bool drafting = false;  // a step with drafts is in flight: nothing is planned until it is back
+  int32_t pending = 0;                          // sampling steps in flight
+  int32_t in_flight = 0;                        // plans of the attempt whose results are not all back
+  int32_t named = 0;                            // blocks whose name the ranks know
+  int32_t reserved = 0;                         // blocks after the sealed ones that it has room for
+  int32_t losses = 0;                           // of a replica that met it since it last got on
+  int32_t steps = 0;                            // of all attempts
+  int32_t computed_before = 0;                  // positions below it were computed in an earlier attempt
+  absl::Time started, first_token, last_token;  // infinite past: not yet
+  std::vector<int32_t> tokens;                  // prompt, then what was accepted
+  std::vector<BlockId> ids;                     // of the whole blocks of `tokens`
+  Request request;
 
-  // Its KV. KvPlacement alone writes these.
+  // Its KV. KvPlacement alone writes these, `reserved` and `kept_changed`.
   std::vector<BlockEntry*> blocks;  // sealed ones, in order: used while it runs, held while it is parked
   LayerSet kept;                    // layers whose blocks all lie on the device
-  bool kept_changed = false;        // the ranks do not know yet
-  int32_t reserved = 0;             // blocks after the sealed ones that it has room for
-  KvAmounts charge;                 // of these
   std::vector<int32_t> seen_from;   // by window group: the first block that it still sees
+  KvAmounts charge;                 // of the reserved blocks
 
-  bool opened = false;  // the ranks know the attempt
-  int32_t named = 0;    // blocks whose name the ranks know
   int32_t adopted = 0;  // blocks of this attempt that others computed
   Below below = Below::kUnknown;
   int32_t below_blocks = 0;  // from the first on, that replica and tiers hold together
@@ -49,14 +55,10 @@ struct SequenceState {
   int32_t probe_answers = 0;  // the least of theirs
   int32_t fetched = 0;        // blocks under way from the tiers
   absl::Time fetch_began;
-  int32_t losses = 0;  // of a replica that met it since it last got on
+  int32_t cached_tokens = -1;  // of the prompt, when it first started; -1: not yet
+  Explanation explanation;     // of what is not counted above
 
-  absl::Time started, first_token, last_token;  // infinite past: not yet
-  int32_t computed_before = 0;                  // positions below it were computed in an earlier attempt
-  int32_t cached_tokens = -1;                   // of the prompt, when it first started; -1: not yet
-  Explanation explanation;
-
-  explicit SequenceState(Request r) : request(std::move(r)), tokens(request.prompt) {}
+  explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), tokens(r.prompt), request(std::move(r)) {}
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   int32_t generated() const { return length() - prompt_tokens(); }

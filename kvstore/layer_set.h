@@ -36,10 +36,14 @@ class LayerSet {
   constexpr void Add(LayerId layer) { words_[Value(layer) / 64] |= uint64_t{1} << (Value(layer) % 64); }
   constexpr void Remove(LayerId layer) { words_[Value(layer) / 64] &= ~(uint64_t{1} << (Value(layer) % 64)); }
   constexpr bool Has(LayerId layer) const { return (words_[Value(layer) / 64] >> (Value(layer) % 64)) & 1; }
-  constexpr bool empty() const { return *this == LayerSet(); }
+  constexpr bool empty() const {
+    uint64_t any = 0;
+    for (uint64_t word : words_) any |= word;
+    return any == 0;
+  }
   constexpr int32_t size() const {
     int32_t count = 0;
-    for (uint64_t word : words_) count += std::popcount(word);
+    for (uint64_t word : words_) count += word == 0 ? 0 : std::popcount(word);  // most models fill one word or two
     return count;
   }
   constexpr bool Contains(const LayerSet& other) const { return (other - *this).empty(); }
@@ -60,7 +64,11 @@ class LayerSet {
   constexpr LayerSet& operator|=(const LayerSet& b) { return *this = *this | b; }
   constexpr LayerSet& operator&=(const LayerSet& b) { return *this = *this & b; }
   constexpr LayerSet& operator-=(const LayerSet& b) { return *this = *this - b; }
-  friend constexpr bool operator==(const LayerSet&, const LayerSet&) = default;
+  friend constexpr bool operator==(const LayerSet& a, const LayerSet& b) {
+    uint64_t differ = 0;
+    for (size_t i = 0; i < kWords; ++i) differ |= a.words_[i] ^ b.words_[i];
+    return differ == 0;
+  }
 
   // Calls body(LayerId) for each layer, ascending.
   template <typename Body>

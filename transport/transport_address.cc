@@ -5,6 +5,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <fstream>
@@ -79,9 +80,7 @@ std::string ThisMachine() {
   char name[128] = {};
   const ssize_t length = readlink("/proc/self/ns/net", name, sizeof name - 1);
   if (length > 0) absl::StrAppend(&boot, absl::string_view(name, static_cast<size_t>(length)));
-  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a: equal on every process of the machine
-  for (const char c : boot) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return absl::StrFormat("%016x", hash);
+  return absl::StrFormat("%016x", XXH3_64bits(boot.data(), boot.size()));  // equal on every process of the machine
 }
 
 std::vector<std::string> LocalHosts() {

@@ -1,14 +1,12 @@
 #include "transport/wire_frame.h"
 
+#include <xxhash.h>
+
 namespace interlace {
 namespace {
 
-// FNV-1a. The fabric's address goes to a library that does not expect damage.
-uint64_t Checksum(absl::string_view bytes) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return hash;
-}
+// The fabric's address goes to a library that does not expect damage.
+uint64_t Checksum(absl::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 void AppendWord(uint64_t word, std::string* bytes) { bytes->append(reinterpret_cast<const char*>(&word), sizeof word); }
 

@@ -153,7 +153,7 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
     return absl::StrCat("start: ", planned.start, " is outside of [", kv.shared() * block_tokens, ", ", kv.length(),
                         "], the unsealed positions computed here");
   }
-  tokens_ = planned.tokens;
+  tokens_.assign(planned.tokens.begin(), planned.tokens.end());
   if (tokens_[0] == kLastSample) {
     if (options_.shard.stages > 1) return "tokens: its own last sample, which only the last of several stages knows";
     if (kv.last_sample < 0) return "tokens: its own last sample, and it has sampled none";

@@ -1,5 +1,8 @@
 // scheduler_bench [sequences [steps]]: the time of one decision while that many sequences decode on one stage. Each
-// step, a result comes back (OnResult: commit) and the next plan is made and sent (RunOnce: plan, deliver).
+// step, a result comes back (OnResult: commit) and the next plan is made and sent (RunOnce: plan, deliver). Wall time
+// holds what other processes took of the core meanwhile; the thread's own CPU time does not.
+#include <time.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +26,7 @@ class Channel final : public PlanChannel {
  public:
   void Send(const StepPlan& plan) override {
     StepResult result{.epoch = plan.epoch, .plan = plan.id};
+    result.sampled.reserve(plan.sequences.size());
     for (const PlanSequence& s : plan.sequences) {
       if (s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 7, {}});
     }
@@ -54,12 +58,37 @@ RankInfo Rank(int32_t sequences, int32_t tokens) {
   return rank;
 }
 
-void Report(const char* what, std::vector<double> micros) {
-  std::sort(micros.begin(), micros.end());
-  const auto at = [&](double share) {
-    return micros[static_cast<size_t>(share * static_cast<double>(micros.size() - 1))];
-  };
-  std::printf("%-24s p50 %8.1f us   p99 %8.1f us   max %8.1f us\n", what, at(0.5), at(0.99), at(1));
+struct Moment {
+  absl::Time wall;
+  double cpu_us = 0;  // of this thread
+};
+
+Moment Now(Clock& clock) {
+  timespec cpu{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+  return {clock.Now(), 1e6 * static_cast<double>(cpu.tv_sec) + 1e-3 * static_cast<double>(cpu.tv_nsec)};
+}
+
+struct Times {
+  std::vector<double> wall_us, cpu_us;
+  void Add(const Moment& from, const Moment& to) {
+    wall_us.push_back(absl::ToDoubleMicroseconds(to.wall - from.wall));
+    cpu_us.push_back(to.cpu_us - from.cpu_us);
+  }
+};
+
+double At(double share, std::vector<double>* micros) {
+  const auto at = static_cast<ptrdiff_t>(share * static_cast<double>(micros->size() - 1));
+  std::nth_element(micros->begin(), micros->begin() + at, micros->end());
+  return (*micros)[at];
+}
+
+void Report(const char* what, Times times) {
+  std::printf("%-24s", what);
+  for (auto [clock, micros] : {std::pair{"wall", &times.wall_us}, std::pair{"cpu", &times.cpu_us}}) {
+    std::printf("   %s p50 %6.1f  p99 %6.1f  max %7.1f us", clock, At(0.5, micros), At(0.99, micros), At(1, micros));
+  }
+  std::printf("\n");
 }
 
 void Run(int32_t sequences, int32_t steps) {
@@ -84,28 +113,29 @@ void Run(int32_t sequences, int32_t steps) {
     request.sink = sink;
     scheduler.Admit(std::move(request));
   }
-  const auto step = [&](std::vector<double>* commit, std::vector<double>* plan) {
+  const auto step = [&](Times* commit, Times* plan, Times* both) {
     StepResult result = std::move(channel.results.front());
     channel.results.pop_front();
-    const absl::Time begin = clock.Now();
+    const Moment begin = Now(clock);
     scheduler.OnResult(std::move(result));
-    const absl::Time middle = clock.Now();
+    const Moment middle = Now(clock);
     scheduler.RunOnce();
-    const absl::Time end = clock.Now();
-    if (commit != nullptr) commit->push_back(absl::ToDoubleMicroseconds(middle - begin));
-    if (plan != nullptr) plan->push_back(absl::ToDoubleMicroseconds(end - middle));
+    const Moment end = Now(clock);
+    commit->Add(begin, middle);
+    plan->Add(middle, end);
+    both->Add(begin, end);
   };
   scheduler.RunOnce();
-  for (int32_t i = 0; i < 2 * sequences && channel.sequences < static_cast<size_t>(sequences); ++i)
-    step(nullptr, nullptr);
-  for (int32_t i = 0; i < 20; ++i) step(nullptr, nullptr);
-  std::vector<double> commit, plan;
-  for (int32_t i = 0; i < steps; ++i) step(&commit, &plan);
+  Times warm_up, commit, plan, both;
+  for (int32_t i = 0; i < 2 * sequences && channel.sequences < static_cast<size_t>(sequences); ++i) {
+    step(&warm_up, &warm_up, &warm_up);
+  }
+  for (int32_t i = 0; i < 20; ++i) step(&warm_up, &warm_up, &warm_up);
+  for (int32_t i = 0; i < steps; ++i) step(&commit, &plan, &both);
   std::printf("%zu sequences in a plan, %d steps\n", channel.sequences, steps);
   Report("OnResult (commit)", commit);
   Report("RunOnce (plan, deliver)", plan);
-  for (size_t i = 0; i < plan.size(); ++i) plan[i] += commit[i];
-  Report("both", plan);
+  Report("both", both);
 }
 
 }  // namespace

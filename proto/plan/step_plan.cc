@@ -5,11 +5,13 @@
 namespace interlace {
 namespace {
 
-void AppendNames(const std::optional<SealedNames>& names, std::string* text) {
+template <typename Names>
+void AppendNames(const Names& names, std::string* text) {
   if (names) absl::StrAppend(text, " names ", names->first, "+", names->ids.size());
 }
 
-void AppendKept(const std::optional<LayerSet>& kept, std::string* text) {
+template <typename Kept>
+void AppendKept(const Kept& kept, std::string* text) {
   if (kept) absl::StrAppend(text, " kept ", kept->ToString());
 }
 
@@ -76,7 +78,7 @@ absl::string_view MoveKindName(MoveKind kind) {
 }
 
 absl::string_view LossCauseName(LossCause cause) {
-  constexpr absl::string_view kNames[] = {"missing", "corrupt", "late", "no slot", "refused"};
+  constexpr absl::string_view kNames[] = {"missing", "corrupt", "no slot", "refused"};
   return kNames[static_cast<size_t>(cause)];
 }
 

@@ -10,9 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
+#include "common/boxed.h"
 #include "common/ids.h"
 #include "kvstore/block_id.h"
 #include "kvstore/layer_set.h"
@@ -39,6 +40,9 @@ struct SealedNames {
   friend bool operator==(const SealedNames&, const SealedNames&) = default;
 };
 
+// Streams have one or a few tokens in a plan: they need no memory of their own.
+using PlanTokens = absl::InlinedVector<int32_t, 4>;
+
 // One request's share of a step: the ranks compute positions start .. start + tokens.size() - 1. There is no prefill
 // and no decode: a position catches up with its tokens. `start` is where the sequence's former plan ended, or lower but
 // not below its first unsealed block: what lies from there on is forgotten first (drafts that were not accepted).
@@ -46,14 +50,14 @@ struct PlanSequence {
   RequestId request{};
   uint32_t attempt = 0;  // of the request; results of older attempts are dropped
   int32_t start = 0;
-  std::vector<int32_t> tokens;     // known ones, or kLastSample as the first
-  int32_t drafts = 0;              // the last so many tokens are guesses
-  bool sample = false;             // the last 1 + drafts positions' logits choose tokens
-  int32_t sample_index = 0;        // of the first of them in the output
-  std::optional<Opening> opening;  // in the attempt's first plan
-  std::optional<LayerSet> kept;    // layers whose sealed blocks stay on the device from now on; in the first plan, and
-                                   // where it changes. Blocks sealed in other layers go to the host.
-  std::optional<SealedNames> names;  // may name blocks that this very step fills
+  PlanTokens tokens;         // known ones, or kLastSample as the first
+  int32_t drafts = 0;        // the last so many tokens are guesses
+  bool sample = false;       // the last 1 + drafts positions' logits choose tokens
+  int32_t sample_index = 0;  // of the first of them in the output
+  Boxed<Opening> opening;    // in the attempt's first plan
+  Boxed<LayerSet> kept;      // layers whose sealed blocks stay on the device from now on; in the first plan, and where
+                             // it changes. Blocks sealed in other layers go to the host.
+  Boxed<SealedNames> names;  // may name blocks that this very step fills
   friend bool operator==(const PlanSequence&, const PlanSequence&) = default;
 };
 
@@ -106,7 +110,6 @@ struct StepPlan {
   std::vector<BlockMove> moves;  // one after another
   std::vector<PlanSequence> sequences;
   std::vector<Probe> probes;
-  absl::Duration remaining = absl::InfiniteDuration();  // until the tightest deadline of the step
   int32_t tokens() const;
   bool empty() const;
   std::string ToString() const;
@@ -122,7 +125,7 @@ struct SampledToken {
   friend bool operator==(const SampledToken&, const SampledToken&) = default;
 };
 
-enum class LossCause : uint8_t { kMissing, kCorrupt, kLate, kNoSlot, kRefused };
+enum class LossCause : uint8_t { kMissing, kCorrupt, kNoSlot, kRefused };
 absl::string_view LossCauseName(LossCause cause);
 
 // A sequence's step that counts for nothing on this stage: it needed a block of a layer and could not have it, or

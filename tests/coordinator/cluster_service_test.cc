@@ -241,7 +241,7 @@ TEST_F(ClusterServiceTest, ALostRankIsWaitedForAndTheStreamGoesOn) {
   first->Answer(ResultOf(lost, 0, false));  // of the former epoch: ignored
   plan = first->NextPlan();
   EXPECT_EQ(plan.sequences.at(0).start, 0) << "what the former epoch computed is gone";
-  EXPECT_EQ(plan.sequences[0].tokens, (std::vector<int32_t>{1, 2, 3, 3}));
+  EXPECT_EQ(plan.sequences[0].tokens, (PlanTokens{1, 2, 3, 3}));
   first->Answer(ResultOf(plan, 0, false));
   last->Answer(ResultOf(plan, 1, true));
   EXPECT_OK(sink->AwaitEnd().status);

@@ -230,7 +230,7 @@ TEST_F(SchedulerKv, OneStageHasTwoPlansInFlightWhileAStreamDecodes) {
   const auto client = Admit(Text(5, 1), 20);
   scheduler_->RunOnce();
   EXPECT_EQ(replica_.plans().size(), 2u);
-  EXPECT_EQ(replica_.plans().back().sequences.at(0).tokens, std::vector<int32_t>{kLastSample});
+  EXPECT_EQ(replica_.plans().back().sequences.at(0).tokens, PlanTokens{kLastSample});
   EXPECT_EQ(replica_.plans().back().sequences[0].sample_index, 1);
   Finish();
   ExpectRight(*client);

@@ -99,7 +99,6 @@ StepPlan RandomPlan(Entropy& e) {
     plan.moves.push_back({{e.Next(), e.Next()}, kind, RandomLayers(e)});
   }
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) plan.probes.push_back({RequestId{e.Next()}, RandomIds(e)});
-  if (Draw(e, 0, 1) == 0) plan.remaining = absl::Microseconds(Count(e));
   return plan;
 }
 

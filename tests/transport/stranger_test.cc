@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -11,6 +12,8 @@
 #include <sstream>
 #include <string>
 
+#include "common/clock.h"
+#include "common/log.h"
 #include "tests/status_matchers.h"
 #include "tests/transport/waiting.h"
 #include "transport/tcp_socket.h"
@@ -162,6 +165,26 @@ TEST(Strangers, DamagedGreetingsAreRefused) {
   }
   EXPECT_EQ(server.got.size(), 0u);
   server.ExpectServes();
+}
+
+TEST(Strangers, CannotFillTheLog) {
+  static std::atomic<int> lines{0};
+  SetLogSink([](const LogEvent& event) { lines += event.text == "transport peer refused" ? 1 : 0; },
+             LogLevel::kWarning);
+  RealClock clock;
+  const absl::Time start = clock.Now();
+  {
+    Server server;
+    Frame frame{.kind = FrameKind::kGreeting};
+    for (int i = 0; i < 300; ++i) {
+      Stranger stranger(server.address.port);
+      stranger.Say(frame.With(Hello{.nonce = "of another process", .token = 9}.Encode()));
+      EXPECT_TRUE(stranger.AwaitEnd());
+    }
+  }
+  EXPECT_GE(lines, 1);
+  EXPECT_LE(lines, 1 + absl::ToInt64Seconds(clock.Now() - start)) << "more than a line a second";
+  SetLogSink(nullptr, LogLevel::kInfo);
 }
 
 TEST(Strangers, AbsurdLengthsCostNoMemory) {

@@ -1,0 +1,88 @@
+// What a rank says of itself, to and from its wire form.
+#include "common/status_macros.h"
+#include "proto/plan/codec_parts.h"
+#include "proto/plan/plan_codec.h"
+
+namespace interlace {
+
+void EncodeRank(const RankInfo& rank, v1::Register* out) {
+  out->set_stage(static_cast<uint32_t>(Value(rank.stage)));
+  out->set_stages(static_cast<uint32_t>(rank.stages));
+  out->set_incarnation(rank.incarnation);
+  out->set_model_digest(rank.model_digest);
+  out->set_numerics(rank.numerics);
+  out->set_dtype(rank.dtype);
+  out->set_layers(static_cast<uint32_t>(rank.layers));
+  out->set_layer_begin(static_cast<uint32_t>(rank.layer_begin));
+  out->set_layer_end(static_cast<uint32_t>(rank.layer_end));
+  for (int32_t window : rank.windows) out->add_windows(static_cast<uint32_t>(window));
+  out->set_vocab(static_cast<uint32_t>(rank.vocab));
+  out->set_kv_heads(static_cast<uint32_t>(rank.kv_heads));
+  out->set_head_dim(static_cast<uint32_t>(rank.head_dim));
+  out->set_head_begin(static_cast<uint32_t>(rank.heads.begin));
+  out->set_head_end(static_cast<uint32_t>(rank.heads.end));
+  out->set_block_tokens(static_cast<uint32_t>(rank.block_tokens));
+  out->set_device_slots(static_cast<uint32_t>(rank.device_slots));
+  out->set_host_frames(static_cast<uint32_t>(rank.host_frames));
+  out->set_slot_bytes(static_cast<uint64_t>(rank.slot_bytes));
+  out->set_step_tokens(static_cast<uint32_t>(rank.step_tokens));
+  out->set_transport_address(rank.transport_address);
+  for (const std::string& tier : rank.tiers) out->add_tiers(tier);
+}
+
+namespace {
+
+absl::Status CheckRegister(const v1::Register& m) {
+  for (uint32_t v : {m.stages(), m.vocab(), m.block_tokens(), m.device_slots(), m.host_frames(), m.step_tokens()}) {
+    if (v > static_cast<uint32_t>(kMost)) return Refuse("register", v);
+  }
+  for (uint32_t v : m.windows()) {
+    if (v > static_cast<uint32_t>(kMost)) return Refuse("register.windows", v);
+  }
+  if (m.slot_bytes() < 1 || m.slot_bytes() > uint64_t{1} << 40) {
+    return Refuse("register.slot_bytes", static_cast<int64_t>(m.slot_bytes()));
+  }
+  if (m.stages() < 1 || m.stage() >= m.stages()) return Refuse("register.stage", m.stage());
+  if (m.layers() > static_cast<uint32_t>(LayerSet::kMaxLayers)) return Refuse("register.layers", m.layers());
+  if (m.layer_begin() >= m.layer_end() || m.layer_end() > m.layers()) {
+    return Refuse("register.layer_end", m.layer_end());
+  }
+  if (m.windows_size() != static_cast<int>(m.layers()))
+    return Refuse("the number of register.windows", m.windows_size());
+  if (m.kv_heads() > 32767) return Refuse("register.kv_heads", m.kv_heads());
+  if (m.head_dim() > static_cast<uint32_t>(kMost)) return Refuse("register.head_dim", m.head_dim());
+  if (m.head_begin() >= m.head_end() || m.head_end() > m.kv_heads()) return Refuse("register.head_end", m.head_end());
+  if (m.block_tokens() < 1) return Refuse("register.block_tokens", m.block_tokens());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<RankInfo> DecodeRank(const v1::Register& m) {
+  RETURN_IF_ERROR(CheckRegister(m));
+  RankInfo rank;
+  rank.stage = StageId{static_cast<int32_t>(m.stage())};
+  rank.stages = static_cast<int32_t>(m.stages());
+  rank.incarnation = m.incarnation();
+  rank.model_digest = m.model_digest();
+  rank.numerics = m.numerics();
+  rank.dtype = m.dtype();
+  rank.layers = static_cast<int32_t>(m.layers());
+  rank.layer_begin = static_cast<int32_t>(m.layer_begin());
+  rank.layer_end = static_cast<int32_t>(m.layer_end());
+  rank.windows.assign(m.windows().begin(), m.windows().end());
+  rank.vocab = static_cast<int32_t>(m.vocab());
+  rank.kv_heads = static_cast<int32_t>(m.kv_heads());
+  rank.head_dim = static_cast<int32_t>(m.head_dim());
+  rank.heads = {static_cast<int16_t>(m.head_begin()), static_cast<int16_t>(m.head_end())};
+  rank.block_tokens = static_cast<int32_t>(m.block_tokens());
+  rank.device_slots = static_cast<int32_t>(m.device_slots());
+  rank.host_frames = static_cast<int32_t>(m.host_frames());
+  rank.slot_bytes = static_cast<int64_t>(m.slot_bytes());
+  rank.step_tokens = static_cast<int32_t>(m.step_tokens());
+  rank.transport_address = m.transport_address();
+  rank.tiers.assign(m.tiers().begin(), m.tiers().end());
+  return rank;
+}
+
+}  // namespace interlace

@@ -1,0 +1,234 @@
+// UcxTransport: its thread's loop, commands and sockets.
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "transport/ucx_peers.h"
+
+namespace interlace {
+namespace {
+
+constexpr size_t kMostStrangers = 64;  // accepted and not greeted yet; the oldest goes first
+constexpr size_t kMostCommands = 64;   // between two looks at the sockets
+constexpr int kSocketsEvery = 16;      // rounds of a busy fabric between two looks at the sockets
+constexpr int kMostSocketEvents = 64;
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);  // when the process has no descriptor left
+
+}  // namespace
+
+void UcxTransport::Run() {
+  loop_id_.store(LoopMark());
+  absl::Time last_activity = clock_.Now();
+  for (int round = 0; !Stopping(); ++round) {
+    bool active = RunCommands();
+    if (fabric_ != nullptr) {
+      active |= fabric_->Progress();
+      while (std::optional<UcxEvent> event = fabric_->NextEvent()) Handle(*std::move(event));
+    }
+    if (!active || round % kSocketsEvery == 0) active |= PollSockets(absl::ZeroDuration());
+    const absl::Time now = clock_.Now();
+    if (active) last_activity = now;
+    if (!active && now - last_activity >= options_.spin) Sleep();
+  }
+  Shutdown();
+  loop_id_.store(nullptr);
+}
+
+void UcxTransport::Sleep() {
+  sleeping_.store(true);
+  bool idle = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    idle = commands_.empty() && !stopping_;
+  }
+  if (idle && (fabric_ == nullptr || fabric_->Arm())) PollSockets(NextExpiry() - clock_.Now());
+  sleeping_.store(false);
+}
+
+bool UcxTransport::Stopping() {
+  absl::MutexLock lock(&mutex_);
+  return stopping_;
+}
+
+// One by one, so that a Close inside a completion finds the commands that are left.
+bool UcxTransport::RunCommands() {
+  size_t run = 0;
+  for (; run < kMostCommands; ++run) {
+    std::optional<Command> command;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (commands_.empty()) break;
+      command = std::move(commands_.front());
+      commands_.pop_front();
+    }
+    std::visit([this](auto& c) { Execute(std::move(c)); }, *command);
+  }
+  while (!unwritten_.empty()) WriteLink(*unwritten_.begin());
+  return run > 0;
+}
+
+void UcxTransport::Execute(SendCommand command) {
+  const auto channel = static_cast<uint16_t>(command.channel);
+  const auto it = peers_.find(command.peer);
+  if (it == peers_.end()) {
+    return command.done(absl::UnavailableError(absl::StrCat("peer ", static_cast<uint64_t>(command.peer), " is gone")));
+  }
+  Peer& peer = *it->second;
+  SharedBytes body = command.parts.empty() ? nullptr : std::move(command.parts[0]);
+  Frame frame{.kind = FrameKind::kMessage,
+              .channel = channel,
+              .body_bytes = body == nullptr ? 0 : body->size(),
+              .sequence = peer.sent[channel]++,
+              .token = peer.peer_token};
+  std::string head = frame.With(command.header);
+  if (peer.fabric != 0) return fabric_->Send(peer.fabric, std::move(head), std::move(body), std::move(command.done));
+  peer.link.Push(std::move(head), std::move(body), std::move(command.done));
+  unwritten_.insert(command.peer);
+}
+
+void UcxTransport::Execute(DialCommand command) {
+  absl::StatusOr<FileDescriptor> socket = DialTo(command.host, command.port);
+  if (!socket.ok()) return command.greeting->Answer(socket.status());
+  const PeerId id{++last_peer_};
+  {
+    absl::MutexLock lock(&command.greeting->mutex);
+    command.greeting->peer = id;
+  }
+  Peer& peer = AddPeer(id, Peer::State::kDialling, *std::move(socket));
+  peer.greeting = command.greeting;
+  Frame frame{.kind = FrameKind::kGreeting};
+  // Written once the connection is made, which epoll says.
+  peer.link.Push(frame.With(OwnHello(peer, command.nonce).Encode()), nullptr, [](absl::Status) {});
+}
+
+void UcxTransport::Execute(CloseCommand command) {
+  ClosePeer(command.peer);
+  command.closed->Notify();
+}
+
+void UcxTransport::Watch(int fd, uint64_t key, uint32_t interest) {
+  epoll_event event{};
+  event.events = interest;
+  event.data.u64 = key;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return;
+  CHECK_MSG(epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0, "epoll refuses a descriptor");
+}
+
+Peer& UcxTransport::AddPeer(PeerId id, Peer::State state, FileDescriptor socket) {
+  auto peer = std::make_unique<Peer>(Peer{.state = state,
+                                          .link = TcpLink(std::move(socket)),
+                                          .interest = EPOLLIN | (state == Peer::State::kDialling ? EPOLLOUT : 0u),
+                                          .token = entropy_->Next(),
+                                          .greet_until = clock_.Now() + options_.connect_timeout});
+  Watch(peer->link.fd(), static_cast<uint64_t>(id), peer->interest);
+  by_token_[peer->token] = id;
+  strangers_.insert(id);
+  return *(peers_[id] = std::move(peer));
+}
+
+Hello UcxTransport::OwnHello(const Peer& peer, const std::string& nonce) const {
+  return {.nonce = nonce, .token = peer.token, .fabric = fabric_ == nullptr ? "" : fabric_->address()};
+}
+
+// Each direction on its own: where no endpoint can be made, we send over the link and the peer may still use the
+// fabric.
+void UcxTransport::OpenFabric(PeerId id, Peer& peer, const std::string& address) {
+  if (fabric_ == nullptr || address.empty()) return;
+  const absl::StatusOr<EndpointId> endpoint = fabric_->Open(address);
+  if (!endpoint.ok()) return;
+  peer.fabric = *endpoint;
+  by_endpoint_[*endpoint] = id;
+}
+
+bool UcxTransport::PollSockets(absl::Duration timeout) {
+  ExpireStrangers();
+  epoll_event events[kMostSocketEvents];
+  const int64_t ms =
+      timeout == absl::InfiniteDuration() ? -1 : absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)));
+  const int count =
+      epoll_wait(epoll_.get(), events, kMostSocketEvents, static_cast<int>(std::clamp<int64_t>(ms, -1, 60000)));
+  for (int i = 0; i < count; ++i) {
+    const uint64_t key = events[i].data.u64;
+    if (key == kListenerKey) {
+      AcceptAll();
+    } else if (key == kWakeKey) {
+      eventfd_t value = 0;
+      eventfd_read(wake_.get(), &value);
+    } else if (key != kFabricKey) {
+      // An earlier event of this round may have ended the peer: both look it up.
+      if ((events[i].events & EPOLLOUT) != 0) WriteLink(PeerId{key});
+      if ((events[i].events & ~static_cast<uint32_t>(EPOLLOUT)) != 0) ReadLink(PeerId{key});
+    }
+  }
+  return count > 0;
+}
+
+void UcxTransport::AcceptAll() {
+  while (true) {
+    absl::StatusOr<FileDescriptor> socket = AcceptFrom(listener_);
+    if (absl::IsResourceExhausted(socket.status())) {
+      // The connection stays in the backlog, which would wake us at once for ever.
+      if (not_accepted_.Pass(clock_.Now())) LOG(WARNING) << "transport cannot accept" << socket.status();
+      accept_again_ = clock_.Now() + kAcceptPause;
+      Watch(listener_.get(), kListenerKey, 0);
+    }
+    if (!socket.ok()) return;
+    if (strangers_.size() >= kMostStrangers) Refuse(*strangers_.begin(), "too many connections that do not greet");
+    AddPeer(PeerId{++last_peer_}, Peer::State::kAccepted, *std::move(socket));
+  }
+}
+
+absl::Time UcxTransport::NextExpiry() const {
+  const absl::Time stranger = strangers_.empty() ? absl::InfiniteFuture() : peers_.at(*strangers_.begin())->greet_until;
+  return accept_again_ == absl::InfinitePast() ? stranger : std::min(stranger, accept_again_);
+}
+
+void UcxTransport::ExpireStrangers() {
+  if (NextExpiry() > clock_.Now()) return;
+  if (accept_again_ <= clock_.Now() && accept_again_ != absl::InfinitePast()) {
+    accept_again_ = absl::InfinitePast();
+    Watch(listener_.get(), kListenerKey, EPOLLIN);
+  }
+  while (!strangers_.empty() && peers_.at(*strangers_.begin())->greet_until <= clock_.Now()) {
+    Refuse(*strangers_.begin(), "no greeting in time");
+  }
+}
+
+void UcxTransport::ReadLink(PeerId id) {
+  bool more = true;
+  while (more) {
+    const auto it = peers_.find(id);
+    if (it == peers_.end()) return;
+    const bool open = it->second->state == Peer::State::kOpen;
+    const TcpLink::Bounds bounds = {open ? kMostHeaderBytes : kMostHelloBytes,
+                                    open ? static_cast<uint64_t>(options_.max_body_bytes) : 0};
+    std::vector<InboundFrame> frames;
+    const absl::Status status = it->second->link.Read(bounds, &frames);
+    more = status.ok() && it->second->link.paused();
+    for (InboundFrame& in : frames) {
+      if (peers_.contains(id)) HandleFrame(id, in.frame, std::move(in.header), std::move(in.body));
+    }
+    if (!status.ok()) return LosePeer(id, status);
+  }
+}
+
+void UcxTransport::WriteLink(PeerId id) {
+  unwritten_.erase(id);
+  const auto it = peers_.find(id);
+  if (it == peers_.end()) return;
+  Peer& peer = *it->second;
+  std::vector<FinishedSend> finished;
+  const absl::Status status = peer.link.Write(&finished);
+  const uint32_t interest = EPOLLIN | (peer.link.has_unsent() ? EPOLLOUT : 0u);
+  if (interest != std::exchange(peer.interest, interest)) Watch(peer.link.fd(), static_cast<uint64_t>(id), interest);
+  Finish(std::move(finished));  // may close the peer
+  if (!status.ok()) LosePeer(id, status);
+}
+
+}  // namespace interlace
