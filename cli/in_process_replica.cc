@@ -25,8 +25,8 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
   ASSIGN_OR_RETURN(replica->rank_,
                    Rank::Create(config, entropy->Next(), clock, faults, transport, progress, make_backend));
   RETURN_IF_ERROR(CheckLayers(config, replica->rank_->spec().layers));
-  ASSIGN_OR_RETURN(const SchedulingPolicy policy, FindPolicy(config.sched.policy));
-  replica->loop_ = std::make_unique<ReplicaLoop>(LoopOptions(config, replica->rank_->spec().context), policy, clock,
+  ASSIGN_OR_RETURN(const Policy* const policy, FindPolicy(config.sched.policy));
+  replica->loop_ = std::make_unique<ReplicaLoop>(LoopOptions(config, replica->rank_->spec().context), *policy, clock,
                                                  replica->metrics_, *replica);
   InProcessReplica* self = replica.get();
   self->rank_->runner().OnAnswers([self] { self->orders_.TryPush(ReportAsked{}); });

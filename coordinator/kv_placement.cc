@@ -119,7 +119,7 @@ bool KvPlacement::Arriving(const SequenceState& sequence, int32_t block) const {
 
 // ---- the life of a sequence
 
-bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetched, int32_t spare) {
+bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetched, const StartRoom& limits) {
   const std::vector<BlockEntry*> held = std::exchange(sequence.blocks, {});
   SetSeenFrom(sequence, (adopted + fetched) * shape_.block_tokens);
   std::vector<int64_t> lacking(shape_.layers);  // [layer] seen blocks that no slot holds
@@ -133,13 +133,14 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
   for (int32_t b = adopted; b < adopted + fetched; ++b) {
     (Seen(sequence, b) - sequence.blocks[b]->placed()).ForEach([&](LayerId l) { ++nowhere[Value(l)]; });
   }
-  const int32_t total = shape_.BlocksFor(sequence.length());
+  const int32_t total = shape_.BlocksFor(sequence.known);
   const int32_t reserved = total - adopted - fetched;
   KvAmounts room = Obtainable();
-  TakeFrom(&room, shape_.Slots(spare, shape_.all));
+  TakeFrom(&room, shape_.Slots(limits.spare, shape_.all));
 
-  const int32_t most = options_.fixed_keep < 0 ? shape_.layers : std::min(options_.fixed_keep, shape_.layers);
-  const int32_t least = options_.fixed_keep < 0 ? 0 : most;
+  const bool fixed = options_.fixed_keep >= 0;
+  const int32_t most = std::min(fixed ? options_.fixed_keep : limits.most, shape_.layers);
+  const int32_t least = fixed ? most : std::min(limits.least, most);
   for (int32_t x = most; x >= least; --x) {
     const LayerSet kept = LayerSet::Interleaved(x, shape_.layers);
     KvAmounts need = TailCharge(sequence, kept, reserved);
@@ -172,6 +173,7 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
       directory_.SetArriving(entry, entry.arriving | (to_device - from_host) | missing);
     }
     FindFloor();
+    CountSealed(sequence);
     return true;
   }
   for (size_t b = sequence.blocks.size(); b-- > 0;) {
@@ -236,6 +238,7 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
     const KvAmounts before = budget_.taken();
     budget_.Give(sequence.charge);  // a reserved block becomes a sealed one: never more than before
     sequence.blocks.push_back(&entry);
+    CountSealed(sequence);
     sequence.charge = TailCharge(sequence, sequence.kept, --sequence.reserved);
     directory_.AddUser(entry, &sequence);
     entry.sealed_in = plan;
@@ -254,6 +257,7 @@ void KvPlacement::Park(SequenceState& sequence) {
   for (BlockEntry* entry : blocks) directory_.SetHolds(*entry, entry->holds + 1);
   Release(sequence);
   sequence.blocks = blocks;
+  CountSealed(sequence);
 }
 
 void KvPlacement::Release(SequenceState& sequence) {
@@ -268,10 +272,12 @@ void KvPlacement::Release(SequenceState& sequence) {
     EraseIfGone(entry);
   }
   sequence.blocks.clear();
+  CountSealed(sequence);
   budget_.Give(sequence.charge);
   sequence.charge.clear();
   sequence.reserved = 0;
   sequence.kept = {};
+  sequence.kept_layers = 0;
   sequence.kept_changed = false;
   changed_.erase(&sequence);
   if (streaming_.erase(&sequence) > 0) FindFloor();
@@ -320,7 +326,23 @@ LayerSet KvPlacement::TakeKept(SequenceState& sequence) {
 
 std::vector<BlockMove> KvPlacement::TakeMoves() { return std::exchange(moves_, {}); }
 
+int64_t KvPlacement::FreeBlocks() const {
+  const KvAmounts room = Obtainable();
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (size_t s = 0; s < room.size(); ++s) least = std::min(least, room[s].slots / shape_.stages[s].layers.size());
+  return std::max<int64_t>(0, least);
+}
+
+bool KvPlacement::CouldBeWhole(int32_t tokens) const {
+  const std::vector<int32_t> live(shape_.windows.size(), 0);
+  return Covers(shape_.Total(), TailCharge(shape_.all, shape_.BlocksFor(tokens), live));
+}
+
 // ---- pieces
+
+void KvPlacement::CountSealed(SequenceState& sequence) {
+  sequence.sealed = static_cast<int32_t>(sequence.blocks.size());
+}
 
 void KvPlacement::Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host) {
   KvAmounts before = shape_.Slots(1, entry.device);
@@ -342,6 +364,7 @@ void KvPlacement::EraseIfGone(BlockEntry& entry) {
 
 void KvPlacement::SetKept(SequenceState& sequence, const LayerSet& kept) {
   sequence.kept = kept;
+  sequence.kept_layers = kept.size();
   sequence.kept_changed = true;
   changed_.insert(&sequence);
   if (kept == shape_.all) {

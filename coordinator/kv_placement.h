@@ -1,6 +1,7 @@
 // KvPlacement: where the KV of a replica's requests lies, on device and host.
 #pragma once
 
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -46,9 +47,14 @@ class KvPlacement {
 
   // ---- the life of a sequence
   // Gives a waiting sequence the first `adopted` blocks, room for `fetched` ones after them, which the moves fetch, and
-  // room for the rest of its tokens, with as many layers kept as fit (none is a number too). `spare` blocks must be
-  // left in every layer of every stage. False, and nothing has changed, if there is no room.
-  bool Start(SequenceState& sequence, int32_t adopted, int32_t fetched, int32_t spare);
+  // room for the rest of its tokens, with as many layers kept as fit, `least` to `most` of them (none is a number too).
+  // `spare` blocks must be left in every layer of every stage. False, and nothing has changed, if there is no room.
+  struct StartRoom {
+    int32_t least = 0;
+    int32_t most = std::numeric_limits<int32_t>::max();
+    int64_t spare = 0;
+  };
+  bool Start(SequenceState& sequence, int32_t adopted, int32_t fetched, const StartRoom& limits);
   // Room for positions [0, end), given by the cache where nothing is free.
   bool Reserve(SequenceState& sequence, int32_t end);
   // Room in the plan's ring for what of the sequence streams while positions up to `end` are computed.
@@ -66,16 +72,21 @@ class KvPlacement {
   void EndPlan(PlanId plan);
 
   // ---- room
-  // Room for positions [0, end) with whatever layers of it kept that takes.
-  bool Refit(SequenceState& sequence, int32_t end);
+  // Room for positions [0, end) with whatever layers of it kept that takes, if `shift`; else with those that it keeps.
+  bool Refit(SequenceState& sequence, int32_t end, bool shift);
   // Lowers the layers that running sequences keep, few at a time, the largest holder first, until the sequence could
   // Reserve [0, end). False if it still could not; nothing is lowered if that shows beforehand.
   bool LowerFor(const SequenceState& sequence, int32_t end, absl::Span<SequenceState* const> running);
-  // Whether parking these would let the sequence Reserve [0, end).
-  bool ParkingHelps(const SequenceState& sequence, int32_t end, absl::Span<SequenceState* const> victims) const;
+  // Whether parking these would let the sequence Refit [0, end).
+  bool ParkingHelps(const SequenceState& sequence, int32_t end, absl::Span<SequenceState* const> victims,
+                    bool shift) const;
   // Raises what a running sequence keeps by as many layers as fit while `spare` blocks are left, moving at most
   // `most_extents`. True if it changed.
-  bool Raise(SequenceState& sequence, int32_t spare, int64_t most_extents);
+  bool Raise(SequenceState& sequence, int64_t spare, int64_t most_extents);
+  // Whole blocks, all layers, that may be had on the device: what is free, and what is cache.
+  int64_t FreeBlocks() const;
+  // Whether the device alone could ever hold so many tokens of one request, in all layers.
+  bool CouldBeWhole(int32_t tokens) const;
   const std::set<SequenceState*, SequenceBefore>& streaming() const { return streaming_; }
 
   // ---- faults and answers
@@ -131,7 +142,7 @@ class KvPlacement {
   bool Grow(SequenceState& sequence, int32_t reserved);
   int32_t ReservedFor(const SequenceState& sequence, int32_t end) const;
   // The layers to keep with which [0, end) fits into `room`: those that it keeps, else as many as possible.
-  std::optional<LayerSet> FitIn(const KvAmounts& room, const SequenceState& sequence, int32_t end) const;
+  std::optional<LayerSet> FitIn(const KvAmounts& room, const SequenceState& sequence, int32_t end, bool shift) const;
   // One layer less, of those in `of`, or one more, so that what is kept stays spread evenly.
   LayerSet OneLess(const LayerSet& kept, const LayerSet& of) const;
   LayerSet OneMore(const LayerSet& kept) const;
@@ -140,6 +151,7 @@ class KvPlacement {
   void Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host);  // charges or frees the difference
   void Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers);
   void EraseIfGone(BlockEntry& entry);
+  static void CountSealed(SequenceState& sequence);
   void SetKept(SequenceState& sequence, const LayerSet& kept);
   void FindFloor();
 

@@ -211,11 +211,12 @@ LayerSet KvPlacement::OneMore(const LayerSet& kept) const {
 }
 
 // Layers only leave, or only come: a swap would need room for both on the way. Fewer give slots, more give frames.
-std::optional<LayerSet> KvPlacement::FitIn(const KvAmounts& room, const SequenceState& sequence, int32_t end) const {
+std::optional<LayerSet> KvPlacement::FitIn(const KvAmounts& room, const SequenceState& sequence, int32_t end,
+                                           bool shift) const {
   const int32_t reserved = ReservedFor(sequence, end);
   const auto fits = [&](const LayerSet& kept) { return Covers(room, CostOfKeeping(sequence, kept, reserved)); };
   if (fits(sequence.kept)) return sequence.kept;
-  if (options_.fixed_keep >= 0) return std::nullopt;
+  if (options_.fixed_keep >= 0 || !shift) return std::nullopt;
   for (LayerSet kept = sequence.kept; !kept.empty();) {
     if (kept = OneLess(kept, shape_.all); fits(kept)) return kept;
   }
@@ -225,8 +226,8 @@ std::optional<LayerSet> KvPlacement::FitIn(const KvAmounts& room, const Sequence
   return std::nullopt;
 }
 
-bool KvPlacement::Refit(SequenceState& sequence, int32_t end) {
-  const std::optional<LayerSet> kept = FitIn(Obtainable(), sequence, end);
+bool KvPlacement::Refit(SequenceState& sequence, int32_t end, bool shift) {
+  const std::optional<LayerSet> kept = FitIn(Obtainable(), sequence, end, shift);
   return kept && Keep(sequence, *kept, ReservedFor(sequence, end));
 }
 
@@ -283,8 +284,8 @@ bool KvPlacement::LowerFor(const SequenceState& sequence, int32_t end, absl::Spa
   }
 }
 
-bool KvPlacement::ParkingHelps(const SequenceState& sequence, int32_t end,
-                               absl::Span<SequenceState* const> victims) const {
+bool KvPlacement::ParkingHelps(const SequenceState& sequence, int32_t end, absl::Span<SequenceState* const> victims,
+                               bool shift) const {
   const absl::flat_hash_set<const SequenceState*> gone(victims.begin(), victims.end());
   const auto goes = [&](const SequenceState* user) { return gone.contains(user); };
   absl::flat_hash_set<const BlockEntry*> counted;
@@ -296,10 +297,10 @@ bool KvPlacement::ParkingHelps(const SequenceState& sequence, int32_t end,
       AddTo(&room, shape_.Slots(1, entry->device - directory_.EvictableDevice(*entry)));
     }
   }
-  return FitIn(room, sequence, end).has_value();
+  return FitIn(room, sequence, end, shift).has_value();
 }
 
-bool KvPlacement::Raise(SequenceState& sequence, int32_t spare, int64_t most_extents) {
+bool KvPlacement::Raise(SequenceState& sequence, int64_t spare, int64_t most_extents) {
   if (options_.fixed_keep >= 0) return false;
   bool raised = false;
   while (sequence.kept != shape_.all) {
@@ -329,6 +330,9 @@ void KvPlacement::CheckInvariants(absl::Span<SequenceState* const> sequences) co
                                                    : std::count(entry.users.begin(), entry.users.end(), sequence) == 1,
                 "contracts.blocks: a sequence's block does not know it");
     }
+    CHECK_MSG(sequence->sealed == static_cast<int32_t>(sequence->blocks.size()) &&
+                  sequence->kept_layers == sequence->kept.size(),
+              "contracts.views: a policy sees what is not so");
   }
   CHECK_MSG(taken == budget_.taken(), "contracts.kv-budget: what is charged is not what is placed");
   CHECK_MSG(Covers(budget_.Free(), KvAmounts(taken.size())), "contracts.kv-budget: more is taken than there is");

@@ -83,7 +83,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ASSIGN_OR_RETURN(const ServedModel model, LoadServedModel(config));
   RETURN_IF_ERROR(CheckLayers(config, model.facts.layers));
   ASSIGN_OR_RETURN(const auto cluster_at, SplitAddress("cluster.listen", config.cluster.listen));
-  ASSIGN_OR_RETURN(const SchedulingPolicy policy, FindPolicy(config.sched.policy));
+  ASSIGN_OR_RETURN(const Policy* const policy, FindPolicy(config.sched.policy));
   RealClock clock;
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   Metrics metrics(model.name);
@@ -94,7 +94,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
                           .first_epoch = static_cast<uint64_t>(WallSeconds()) << 20},
                          clock);
-  ReplicaLoop loop(LoopOptions(config, model.facts.context), policy, clock, metrics, cluster);
+  ReplicaLoop loop(LoopOptions(config, model.facts.context), *policy, clock, metrics, cluster);
   cluster.Connect(&loop);
   Intake intake({.model = model.name,
                  .context = model.facts.context,

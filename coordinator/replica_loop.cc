@@ -9,7 +9,7 @@
 
 namespace interlace {
 
-ReplicaLoop::ReplicaLoop(const Options& options, SchedulingPolicy policy, Clock& clock, Metrics& metrics,
+ReplicaLoop::ReplicaLoop(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics,
                          PlanChannel& channel)
     : options_(options),
       clock_(clock),

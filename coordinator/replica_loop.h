@@ -25,7 +25,7 @@ class ReplicaLoop final : public Engine {
     int32_t ranks = 1;
     int32_t max_waiting = 256;
   };
-  ReplicaLoop(const Options& options, SchedulingPolicy policy, Clock& clock, Metrics& metrics, PlanChannel& channel);
+  ReplicaLoop(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics, PlanChannel& channel);
   ~ReplicaLoop() override;
 
   absl::Status Submit(Request request) override;

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
+#include "coordinator/targets.h"
 #include "proto/plan/step_plan.h"
 
 namespace interlace {
@@ -60,6 +61,7 @@ struct Request {
   std::vector<int32_t> prompt;  // not empty
   absl::Time arrival;           // of the scheduler's Clock
   absl::Time deadline;
+  Targets targets;
   Sampling sampling;
   std::string salt;
 };

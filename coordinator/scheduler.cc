@@ -11,21 +11,8 @@
 
 namespace interlace {
 
-bool Scheduler::PolicyOrder::operator()(const SequenceState* a, const SequenceState* b) const {
-  const RequestView left{a->request.id, a->request.arrival, a->request.deadline};
-  const RequestView right{b->request.id, b->request.arrival, b->request.deadline};
-  if (before(left, right)) return true;
-  return !before(right, left) && left.request < right.request;
-}
-
-Scheduler::Scheduler(const Options& options, SchedulingPolicy policy, Clock& clock, Metrics& metrics,
-                     PlanChannel& channel)
-    : options_(options),
-      clock_(clock),
-      metrics_(metrics),
-      channel_(channel),
-      waiting_(PolicyOrder{policy}),
-      running_(PolicyOrder{policy}) {}
+Scheduler::Scheduler(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics, PlanChannel& channel)
+    : options_(options), policy_(policy), clock_(clock), metrics_(metrics), channel_(channel) {}
 
 Scheduler::~Scheduler() {
   while (!sequences_.empty()) {
@@ -40,9 +27,10 @@ void Scheduler::RunOnce() {
   while (std::optional<StepPlan> plan = Plan()) {
     channel_.Send(*plan);
     const PlanId id = plan->id;
-    const int32_t tokens = plan->tokens();
-    metrics_.planned_tokens.Add(tokens);
-    in_flight_.emplace(id, InFlight{*std::move(plan), tokens, clock_.Now(), {}});
+    StepWork work;
+    for (const PlanSequence& s : plan->sequences) work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
+    metrics_.planned_tokens.Add(static_cast<double>(work.rows));
+    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), {}});
   }
   Deliver();
 }
@@ -54,10 +42,10 @@ void Scheduler::Admit(Request request) {
   deadlines_.emplace(request.deadline, request.id);
   const RequestId id = request.id;
   auto sequence = std::make_unique<SequenceState>(std::move(request));
-  sequence->started = sequence->first_token = sequence->last_token = absl::InfinitePast();
+  sequence->tenant_tag = tenants_.Tag(sequence->request.targets.tenant, sequence->prompt + sequence->max_tokens);
   sequence->explanation.name = sequence->request.name;
   if (placement_) ExtendIds(*sequence);
-  waiting_.insert(sequence.get());
+  Wait(*sequence);
   sequences_.emplace(id, std::move(sequence));
 }
 
@@ -94,15 +82,16 @@ void Scheduler::OnLost(const absl::Status& why) {
       if (sequence != nullptr && sequence->attempt == planned.attempt) met.insert(sequence);
     }
   }
+  running_.clear();
   for (auto& [id, sequence] : sequences_) {
-    if (sequence->phase != Phase::kWaiting) {
+    const bool known_to_ranks = sequence->phase != Phase::kWaiting;
+    if (known_to_ranks) {
       sequence->Note(absl::StrCat("replica lost: ", why.message()));
       sequence->computed_before = std::max(sequence->computed_before, sequence->confirmed);
-      waiting_.insert(sequence.get());
     }
     sequence->ForgetReplica();
+    if (known_to_ranks) Wait(*sequence);
   }
-  running_.clear();
   order_stale_ = true;
   asked_ = 0;
   fetching_.clear();
@@ -174,7 +163,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   const absl::Time now = clock_.Now();
   const Request& request = sequence.request;
   RequestEnd end{.status = std::move(status), .reason = reason};
-  end.prompt_tokens = sequence.prompt_tokens();
+  end.prompt_tokens = sequence.prompt;
   end.completion_tokens = sequence.generated();
   end.cached_tokens = std::max(0, sequence.cached_tokens);
   end.timing.total = now - request.arrival;
@@ -193,14 +182,17 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   ended_.back().end = end;
   ended_.back().state = end.status.ok() ? "finished" : "failed";
   if (ended_.size() > 256) ended_.pop_front();
+  tenants_.Ended(request.targets.tenant, sequence.generated() - sequence.max_tokens);
+  if (end.status.ok()) lengths_.Ended(sequence.generated());
   if (placement_) {
     if (sequence.phase == Phase::kRunning) Halt(sequence);
+    NoteFreed(sequence.sealed);
     placement_->Release(sequence);
   }
   deliveries_.push_back({request.sink.get(), Delivery::Kind::kEnd, 0, ends_.size()});
   ends_.push_back({request.sink, std::move(end)});
   SetBelow(sequence, Below::kUnknown);
-  waiting_.erase(&sequence);
+  StopWaiting(sequence);
   order_stale_ |= running_.erase(&sequence) > 0;
   fetching_.erase(std::remove(fetching_.begin(), fetching_.end(), &sequence), fetching_.end());
   deadlines_.erase({request.deadline, request.id});
@@ -274,7 +266,7 @@ Explanation Scheduler::Describe(const SequenceState& sequence) const {
                                                            : "waiting";
   explanation.keep_layers = sequence.kept.size();
   explanation.steps = sequence.steps;
-  explanation.end.prompt_tokens = sequence.prompt_tokens();
+  explanation.end.prompt_tokens = sequence.prompt;
   explanation.end.completion_tokens = sequence.generated();
   explanation.end.cached_tokens = std::max(0, sequence.cached_tokens);
   for (size_t l = 0; l < explanation.layers.size(); ++l) {
@@ -300,7 +292,7 @@ void Scheduler::CheckInvariants() const {
   for (const auto& [id, sequence] : sequences_) {
     all.push_back(sequence.get());
     asked += sequence->below == Below::kAsked ? 1 : 0;
-    const int32_t chosen = sequence->length() + sequence->pending + options_.draft_tokens;
+    const int32_t chosen = sequence->known + sequence->pending + options_.draft_tokens;
     CHECK_MSG(sequence->phase != Phase::kRunning ||
                   (sequence->confirmed <= sequence->scheduled && sequence->scheduled <= chosen),
               "contracts.positions: a position is planned before its token is chosen");

@@ -15,10 +15,13 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/metrics.h"
+#include "coordinator/cost_model.h"
 #include "coordinator/engine.h"
 #include "coordinator/kv_placement.h"
+#include "coordinator/policy/length_history.h"
+#include "coordinator/policy/policy.h"
+#include "coordinator/policy/tenant_ledger.h"
 #include "coordinator/scheduler_metrics.h"
-#include "coordinator/scheduling_policy.h"
 #include "coordinator/sequence_state.h"
 #include "proto/plan/step_plan.h"
 
@@ -51,10 +54,11 @@ class Scheduler {
     int32_t draft_tokens = 0;  // guessed per step from what the sequence said before; 0: off
     int32_t max_losses = 3;    // of a replica, each meeting the same request at the same place
     std::string secret;        // of the cluster; part of the names of blocks
+    PolicyOptions policy;
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);
   };
-  Scheduler(const Options& options, SchedulingPolicy policy, Clock& clock, Metrics& metrics, PlanChannel& channel);
+  Scheduler(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics, PlanChannel& channel);
   ~Scheduler();  // ends what is left with Cancelled
 
   // Events.
@@ -81,7 +85,7 @@ class Scheduler {
  private:
   struct InFlight {
     StepPlan plan;
-    int32_t tokens;  // of the plan
+    StepWork work;
     absl::Time sent;
     std::vector<StepResult> results;  // of the stages that answered
   };
@@ -99,11 +103,18 @@ class Scheduler {
     RequestEnd end;
   };
   struct PolicyOrder {
-    SchedulingPolicy before;
-    bool operator()(const SequenceState* a, const SequenceState* b) const;
+    bool operator()(const SequenceState* a, const SequenceState* b) const {
+      return a->key < b->key || (a->key == b->key && a->id < b->id);
+    }
   };
   using Ordered = absl::btree_set<SequenceState*, PolicyOrder>;
   enum class Started : uint8_t { kYes, kLater, kNoRoom };
+
+  // scheduler_view.cc
+  StepView View();
+  void Wait(SequenceState& sequence);
+  void StopWaiting(SequenceState& sequence);
+  void NoteFreed(int64_t blocks);
 
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
@@ -123,11 +134,14 @@ class Scheduler {
   bool Awaited(const SequenceState& sequence, int32_t end) const;
   void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void Attach(StepPlan* plan);
-  int32_t SpareBlocks() const;
+  bool MayStream(SequenceState& sequence, int64_t* bytes);
+  void ChooseStreams();
+  void GiveWayTo(SequenceState& sequence, SequenceState& victim);
 
   // scheduler_start.cc
   void SetBelow(SequenceState& sequence, Below below);
-  Started TryStart(SequenceState& sequence, bool alone, StepPlan* plan);
+  Started TryStart(SequenceState& sequence, const KvPlacement::StartRoom& limits, StepPlan* plan);
+  KvPlacement::StartRoom LimitsFor(const SequenceState& sequence, bool alone) const;
   void Open(SequenceState& sequence, int32_t adopted, int32_t fetched);
   int32_t WorthFetching(const SequenceState& sequence, int32_t adopted) const;
   bool AnotherComputes(const SequenceState& sequence, int32_t block) const;
@@ -156,6 +170,7 @@ class Scheduler {
   Explanation Describe(const SequenceState& sequence) const;
 
   const Options options_;
+  const Policy& policy_;
   Clock& clock_;
   const SchedulerMetrics metrics_;
   PlanChannel& channel_;
@@ -174,6 +189,7 @@ class Scheduler {
   bool suspects_ = false;                          // there may be one
   int32_t asked_ = 0;                              // requests whose probe is not answered
   std::vector<SequenceState*> order_;              // running_, in order, unless order_stale_
+  std::vector<const SequenceView*> seen_;          // the same, as policies see them
   std::vector<SequenceState*> streams_, prompts_;  // of the plan being made; here so that their memory is used again
   bool order_stale_ = false;
   std::vector<PlanSequence> spare_;  // empty; its memory is that of a plan that was committed
@@ -182,8 +198,15 @@ class Scheduler {
   absl::Duration gap_;               // between tokens of one stream: most of a step have the same
   uint64_t gaps_ = 0;                // so many are not recorded yet
   RequestId served_last_{};          // where the next plan's decoding streams begin, when not all fit into one
-  double prefill_rate_ = 0;          // tokens/s of steps with many tokens; 0: none seen yet
-  double below_rate_ = 0;            // bytes/s of fetches; 0: none seen yet
+  CostModel cost_;
+  LengthHistory lengths_;
+  TenantLedger tenants_;
+  StepDraft draft_;            // what the policy proposes for the plan being made
+  int32_t prompt_rows_ = 0;    // rows that it may still have for prompts
+  int32_t starts_ = 0;         // requests that may still start with less than all layers
+  int32_t begun_waiting_ = 0;  // of waiting_, those that have had a token
+  double freed_ = 0;           // blocks that ended requests gave back lately, fading
+  absl::Time freed_at_ = absl::InfinitePast();
   absl::Time lost_since_ = absl::InfiniteFuture();
   absl::Status lost_why_;
   std::vector<Delivery> deliveries_;

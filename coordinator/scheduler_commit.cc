@@ -10,9 +10,12 @@
 namespace interlace {
 namespace {
 
-constexpr int32_t kManyTokens = 64;  // a step with so many is a measure of how fast prompts are computed
-
-void Blend(double sample, double* average) { *average = *average <= 0 ? sample : 0.8 * *average + 0.2 * sample; }
+// Of a step: the slowest stage's, without what it waited for KV.
+absl::Duration ComputeTime(const std::vector<StepResult>& results) {
+  int64_t slowest = 0;
+  for (const StepResult& result : results) slowest = std::max(slowest, result.run_us - result.stall_us);
+  return absl::Microseconds(slowest);
+}
 
 }  // namespace
 
@@ -37,9 +40,6 @@ void Scheduler::OnResult(StepResult result) {
   Account(result);
   if (of_no_plan) return;
   InFlight& step = it->second;
-  if (step.tokens >= kManyTokens && result.run_us > 0) {
-    Blend(1e6 * step.tokens / static_cast<double>(result.run_us), &prefill_rate_);
-  }
   step.results.push_back(std::move(result));
   if (step.results.size() < shape()->stages.size()) return;
   InFlight done = std::move(step);
@@ -72,6 +72,8 @@ void Scheduler::Account(const StepResult& result) {
     registry.Set("interlace_kv_tier_bytes", static_cast<double>(result.tiers[t].bytes),
                  {{"stage", stage}, {"tier", shape()->tiers[t]}});
   }
+  cost_.ObserveTransfer(Route::kIn, result.bytes_in, absl::Microseconds(result.transfer_in_us));
+  cost_.ObserveTransfer(Route::kOut, result.bytes_out, absl::Microseconds(result.transfer_out_us));
   metrics_.bytes_in.Add(static_cast<double>(result.bytes_in));
   metrics_.bytes_out.Add(static_cast<double>(result.bytes_out));
   metrics_.busy_in.Add(1e-6 * static_cast<double>(result.transfer_in_us));
@@ -93,6 +95,7 @@ void Scheduler::Account(const StepResult& result) {
 void Scheduler::Commit(InFlight step) {
   placement_->EndPlan(step.plan.id);
   commit_time_ = clock_.Now();
+  cost_.Observe(step.work, ComputeTime(step.results));
   metrics_.steps.Add();
   metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));
   absl::flat_hash_map<RequestId, const LostSequence*> lost;  // the earliest block that any stage lost
@@ -232,7 +235,8 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
   sequence.last_token = now;
   sequence.losses = 0;  // it got on
   sequence.tokens.push_back(sampled.token);
-  if (sequence.length() % shape()->block_tokens == 0) ExtendIds(sequence);
+  ++sequence.known;
+  if (sequence.known % shape()->block_tokens == 0) ExtendIds(sequence);
   ++accepted_;
   Delivery& delivery = deliveries_.emplace_back(Delivery{request.sink.get(), Delivery::Kind::kToken, sampled.token});
   if (sequence.scored) {
@@ -240,7 +244,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     delivery.at = scores_.size();
     scores_.push_back(std::move(sampled.scores));
   }
-  const bool full = sequence.length() >= options_.context;
+  const bool full = sequence.known >= options_.context;
   if (sequence.generated() < request.max_tokens && !full) return true;
   Finish(sequence, absl::OkStatus(), FinishReason::kLength);
   return false;

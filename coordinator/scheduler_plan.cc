@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "coordinator/ngram_drafter.h"
+#include "coordinator/policy/pace.h"
 #include "coordinator/scheduler.h"
 
 namespace interlace {
@@ -21,10 +22,13 @@ std::optional<StepPlan> Scheduler::Plan() {
   StepPlan plan{.epoch = epoch_, .id = PlanId{next_plan_}};
   plan.sequences = std::exchange(spare_, {});
   placement_->BeginPlan();
+  draft_ = policy_.compose(View());
+  starts_ = draft_.starts;
   if (SequenceState* suspect = FirstSuspect()) {
     PlanSuspect(*suspect, &plan);
   } else {
     if (waiting_.empty()) Raise();
+    if (!placement_->streaming().empty()) ChooseStreams();
     if (PlanRunning(&plan)) PlanWaiting(&plan);
   }
   const bool stuck = plan.sequences.empty() && plan.probes.empty() && in_flight_.empty() && !AwaitsTiers();
@@ -53,8 +57,48 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   const bool follows = shape()->stages.size() == 1 && options_.draft_tokens == 0 && sequence.pending > 0 &&
                        known == 1 - sequence.pending;
   const bool ends = sequence.generated() + sequence.pending >= sequence.request.max_tokens ||
-                    sequence.length() + sequence.pending >= options_.context;
+                    sequence.known + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
+}
+
+// Streams that read layers from the host: those that the policy's bytes allow, least slack first. Where there is room,
+// one takes its layers back instead; the others sit this plan out, or leave the device.
+void Scheduler::ChooseStreams() {
+  if (draft_.stream_bytes == std::numeric_limits<int64_t>::max()) return;
+  std::vector<std::pair<absl::Time, SequenceState*>> streams;
+  for (SequenceState* sequence : placement_->streaming()) {
+    if (sequence->phase != Phase::kRunning || !sequence->decodes()) continue;
+    // While its first token is on its way, it waits; a last row of the prompt is computed like those before.
+    sequence->held_in = !sequence->begun() && sequence->pending > 0 ? next_plan_ : 0;
+    if (sequence->begun()) streams.emplace_back(Due(*sequence), sequence);
+  }
+  std::sort(streams.begin(), streams.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.first, a.second->id) < std::pair(b.first, b.second->id);
+  });
+  int64_t bytes = draft_.stream_bytes;
+  for (const auto& [due, sequence] : streams) {
+    if (!MayStream(*sequence, &bytes)) sequence->held_in = next_plan_;
+  }
+}
+
+// Nobody is kept from running for longer than its gap allows: then it runs, whatever it reads.
+bool Scheduler::MayStream(SequenceState& sequence, int64_t* bytes) {
+  if (placement_->Raise(sequence, draft_.spare_blocks, kMostRaised)) {
+    metrics_.promotions.Add();
+    return sequence.kept_layers == shape()->layers;
+  }
+  const int64_t reads = int64_t{sequence.sealed} * (shape()->layers - sequence.kept_layers) * shape()->slot_bytes;
+  const bool late = sequence.last_token + std::min(sequence.largest_gap, kNominalGap) <= clock_.Now();
+  const bool alone = running_.size() == 1;
+  if (reads <= *bytes || late || alone) {
+    *bytes -= reads;
+    return true;
+  }
+  if (draft_.park_streams && placement_->CouldBeWhole(sequence.known)) {
+    metrics_.parks.Add();
+    Park(sequence, "parked: its layers on the host are more than a step can read; it runs again when all fit");
+  }
+  return false;
 }
 
 // running_, in the policy's order; it stays as it is while those in it are parked.
@@ -73,7 +117,8 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   streams_.clear();
   prompts_.clear();
   for (SequenceState* sequence : RunningInOrder()) {
-    if (sequence->phase != Phase::kRunning) continue;  // parked just now, by one before it
+    if (sequence->phase != Phase::kRunning || sequence->held_in == next_plan_)
+      continue;  // parked just now, by one before it; or held
     const bool decodes = sequence->decodes();
     streams += decodes ? 1 : 0;
     const int32_t rows = Rows(*sequence, all);
@@ -109,23 +154,39 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   for (auto it = streams_.begin(); it != streams_.end() && share-- > 0; ++it) {
     if (add(**it)) served_last_ = (*it)->request.id;
   }
-  for (SequenceState* prompt : prompts_) add(*prompt);
+  prompt_rows_ = draft_.prompt_rows;
+  for (SequenceState* prompt : prompts_) {
+    if (prompt_rows_ <= 0) break;
+    if (AddToPlan(*prompt, std::min(budget, prompt_rows_), plan)) {
+      const auto rows = static_cast<int32_t>(plan->sequences.back().tokens.size());
+      budget -= rows;
+      prompt_rows_ -= rows;
+    } else {
+      room = room && budget <= 0;
+    }
+  }
   return room;
 }
 
 void Scheduler::PlanWaiting(StepPlan* plan) {
   if (waiting_.empty()) return;
-  int32_t budget = std::min(options_.step_tokens, shape()->step_tokens) - plan->tokens();
+  int32_t budget = std::min(std::min(options_.step_tokens, shape()->step_tokens) - plan->tokens(), prompt_rows_);
   std::vector<SequenceState*> first;  // starting takes them out of the queue
   for (auto it = waiting_.begin(); it != waiting_.end() && first.size() < kMostLookedAt; ++it) first.push_back(*it);
+  bool resumes = true;
   for (SequenceState* next : first) {
     SequenceState& sequence = *next;
     if (budget <= 0) return;
+    if (sequence.begun() && !resumes) continue;
     if (static_cast<int32_t>(sequences_.size() - waiting_.size()) >= options_.max_running) return;
     const bool alone = running_.empty() && fetching_.empty() && in_flight_.empty();
-    const Started started = TryStart(sequence, alone, plan);
-    if (started == Started::kNoRoom) return;  // nobody overtakes whom memory alone holds up
-    if (started == Started::kLater || sequence.phase != Phase::kRunning) continue;
+    const Started started = TryStart(sequence, LimitsFor(sequence, alone), plan);
+    if (started == Started::kNoRoom) {  // nobody overtakes whom memory alone holds up, unless the policy says so
+      if (!draft_.overtake || !sequence.begun()) return;
+      resumes = false;
+      draft_.most_layers = 0;  // what becomes free is for those who wait for the rest of their answer
+    }
+    if (started != Started::kYes || sequence.phase != Phase::kRunning) continue;
     if (AddToPlan(sequence, budget, plan)) budget -= static_cast<int32_t>(plan->sequences.back().tokens.size());
   }
 }
@@ -148,7 +209,7 @@ void Scheduler::PlanSuspect(SequenceState& suspect, StepPlan* plan) {
   if (!in_flight_.empty()) return;
   bool room = true;
   while (suspect.phase == Phase::kWaiting) {
-    const Started started = TryStart(suspect, /*alone=*/true, plan);
+    const Started started = TryStart(suspect, {}, plan);
     if (started == Started::kLater) return;
     if (started == Started::kYes) break;
     if (running_.empty()) return;
@@ -170,23 +231,33 @@ bool Scheduler::ReserveFor(SequenceState& sequence, int32_t rows, bool* room) {
 }
 
 bool Scheduler::MakeRoomFor(SequenceState& sequence, int32_t end, bool* room) {
-  if (placement_->Refit(sequence, end)) return true;
+  const bool shift = draft_.give_way == GiveWay::kLower || sequence.kept_layers < shape()->layers;
+  if (placement_->Refit(sequence, end, shift)) return true;
   const std::vector<SequenceState*> running(running_.begin(), running_.end());
-  if (placement_->LowerFor(sequence, end, running) && placement_->Reserve(sequence, end)) return true;
+  if (draft_.give_way == GiveWay::kLower && placement_->LowerFor(sequence, end, running) &&
+      placement_->Reserve(sequence, end))
+    return true;
   std::vector<SequenceState*> victims;
   for (auto it = running.rbegin(); it != running.rend() && *it != &sequence; ++it) {
     victims.push_back(*it);
-    if (!placement_->ParkingHelps(sequence, end, victims)) continue;
-    for (SequenceState* victim : victims) {
-      metrics_.parks.Add();
-      metrics_.preemptions.Add();
-      ++victim->explanation.preemptions;
-      Park(*victim, absl::StrCat("parked: request ", sequence.request.name, ", which came before it, needs room"));
-    }
+    if (!placement_->ParkingHelps(sequence, end, victims, shift)) continue;
+    for (SequenceState* victim : victims) GiveWayTo(sequence, *victim);
     *room = false;
-    return placement_->Refit(sequence, end);
+    return placement_->Refit(sequence, end, shift);
   }
   return false;
+}
+
+void Scheduler::GiveWayTo(SequenceState& sequence, SequenceState& victim) {
+  metrics_.preemptions.Add();
+  ++victim.explanation.preemptions;
+  const absl::string_view whom = sequence.request.name;
+  if (draft_.give_way != GiveWay::kRecompute) {
+    metrics_.parks.Add();
+    return Park(victim, absl::StrCat("parked: request ", whom, ", which comes before it, needs room"));
+  }
+  Park(victim, absl::StrCat("preempted: request ", whom, ", which comes before it, needs room"));
+  placement_->Release(victim);
 }
 
 // Nothing is in flight and nobody can be planned. Whoever comes last gives up its room, or what is held for it; a
@@ -204,16 +275,10 @@ bool Scheduler::MakeProgress() {
     placement_->Release(**it);
     return true;
   }
-  absl::Status why = KvPlacement::CheckCanRun(*shape(), {options_.fixed_keep, options_.chunk_tokens}, first->length());
+  absl::Status why = KvPlacement::CheckCanRun(*shape(), {options_.fixed_keep, options_.chunk_tokens}, first->known);
   if (why.ok()) why = absl::ResourceExhaustedError("the request's next step does not fit the replica");
   Finish(*first, std::move(why), FinishReason::kStop);
   return !sequences_.empty();
-}
-
-int32_t Scheduler::SpareBlocks() const {
-  int64_t most = std::numeric_limits<int32_t>::max();
-  for (const StageShape& stage : shape()->stages) most = std::min(most, stage.room.slots / stage.layers.size() / 8);
-  return static_cast<int32_t>(std::min<int64_t>(most, static_cast<int64_t>(running_.size())));
 }
 
 // Layers come back to those who gave them up, in the policy's order, when room comes back.
@@ -223,7 +288,8 @@ void Scheduler::Raise() {
     const bool sooner = first == nullptr || running_.key_comp()(sequence, first);
     if (sequence->phase == Phase::kRunning && sooner) first = sequence;
   }
-  if (first != nullptr && placement_->Raise(*first, 1 + 2 * SpareBlocks(), kMostRaised)) metrics_.promotions.Add();
+  if (first != nullptr && placement_->Raise(*first, 1 + 2 * draft_.spare_blocks, kMostRaised))
+    metrics_.promotions.Add();
 }
 
 // ---- the plan
@@ -255,12 +321,12 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   planned.attempt = sequence.attempt;
   planned.start = sequence.scheduled;
   const int32_t end = planned.start + count;
-  if (planned.start < sequence.length()) {
+  if (planned.start < sequence.known) {
     planned.tokens.assign(sequence.tokens.begin() + planned.start, sequence.tokens.begin() + end);
   } else {
     planned.tokens.push_back(kLastSample);
   }
-  planned.sample = end == sequence.length() + sequence.pending;
+  planned.sample = end == sequence.known + sequence.pending;
   planned.sample_index = sequence.generated() + sequence.pending;
   if (!sequence.opened) {
     Opening& opening = planned.opening.emplace();
@@ -284,7 +350,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
 void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan) {
   PlanSequence& planned = plan->sequences.back();
   const int32_t left =
-      std::min(sequence.request.max_tokens - sequence.generated(), options_.context - sequence.length()) - 1;
+      std::min(sequence.request.max_tokens - sequence.generated(), options_.context - sequence.known) - 1;
   // A plan samples in as many rows as there may be streams; each stream that may still join it has one.
   int32_t rows = std::min(options_.max_running, options_.step_tokens) - static_cast<int32_t>(running_.size());
   for (const PlanSequence& other : plan->sequences) rows -= other.drafts;

@@ -10,7 +10,7 @@ namespace interlace {
 
 void Scheduler::ExtendIds(SequenceState& sequence) {
   const int32_t block_tokens = shape()->block_tokens;
-  const size_t whole = static_cast<size_t>(sequence.length() / block_tokens);
+  const size_t whole = static_cast<size_t>(sequence.known / block_tokens);
   if (sequence.ids.size() >= whole) return;
   auto chain = chains_.find(sequence.request.salt);
   if (chain == chains_.end()) {
@@ -39,13 +39,13 @@ bool Scheduler::AnotherComputes(const SequenceState& sequence, int32_t block) co
 // Blocks after the adopted ones that the tiers below are said to have, if fetching them is predicted to be faster than
 // computing them.
 int32_t Scheduler::WorthFetching(const SequenceState& sequence, int32_t adopted) const {
-  const int32_t most = (sequence.length() - 1) / shape()->block_tokens;
+  const int32_t most = (sequence.known - 1) / shape()->block_tokens;
   const int32_t blocks = std::min(sequence.below_blocks, most) - adopted;
   if (blocks <= 0) return 0;
-  if (prefill_rate_ <= 0 || below_rate_ <= 0) return blocks;  // nothing was measured yet: try
-  const double bytes = static_cast<double>(blocks) * shape()->layers * static_cast<double>(shape()->slot_bytes);
-  const double compute = static_cast<double>(blocks) * shape()->block_tokens / prefill_rate_;
-  return bytes / below_rate_ < compute ? blocks : 0;
+  if (!cost_.known() || cost_.bytes_per_second(Route::kBelow) <= 0) return blocks;  // nothing was measured yet: try
+  const int64_t bytes = int64_t{blocks} * shape()->layers * shape()->slot_bytes;
+  const int32_t from = adopted * shape()->block_tokens, to = from + blocks * shape()->block_tokens;
+  return cost_.Transfer(Route::kBelow, bytes) < cost_.Prefill(from, to, options_.chunk_tokens) ? blocks : 0;
 }
 
 void Scheduler::SetBelow(SequenceState& sequence, Below below) {
@@ -53,9 +53,21 @@ void Scheduler::SetBelow(SequenceState& sequence, Below below) {
   sequence.below = below;
 }
 
-Scheduler::Started Scheduler::TryStart(SequenceState& sequence, bool alone, StepPlan* plan) {
+// A request with a token already runs on as the policy resumes, a new one as it starts; one that is alone as it can.
+KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool alone) const {
+  if (alone) return {};
+  KvPlacement::StartRoom limits{draft_.resume_layers, kAll, draft_.spare_blocks};
+  if (!sequence.begun()) {
+    limits.least = starts_ > 0 ? draft_.least_layers : shape()->layers;
+    limits.most = std::max(draft_.most_layers, limits.least);
+  }
+  if (!placement_->CouldBeWhole(sequence.known)) limits.least = 0;
+  return limits;
+}
+
+Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacement::StartRoom& limits, StepPlan* plan) {
   if (sequence.in_flight > 0) return Started::kLater;  // tokens of it may still be on their way
-  const int32_t most = (sequence.length() - 1) / shape()->block_tokens;
+  const int32_t most = (sequence.known - 1) / shape()->block_tokens;
   const int32_t adopted = placement_->Match(sequence, most, plan->id);
   if (adopted < most && AnotherComputes(sequence, adopted)) return Started::kLater;
   if (!shape()->tiers.empty() && adopted < most && sequence.below == Below::kUnknown) {
@@ -68,13 +80,15 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, bool alone, Step
   }
   if (sequence.below == Below::kAsked) return Started::kLater;
   const int32_t fetched = WorthFetching(sequence, adopted);
-  if (!placement_->Start(sequence, adopted, fetched, alone ? 0 : SpareBlocks())) return Started::kNoRoom;
+  if (!placement_->Start(sequence, adopted, fetched, limits)) return Started::kNoRoom;
   Open(sequence, adopted, fetched);
   return Started::kYes;
 }
 
 void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) {
-  waiting_.erase(&sequence);
+  StopWaiting(sequence);
+  tenants_.Started(sequence.tenant_tag);
+  if (!sequence.begun() && sequence.kept_layers < shape()->layers) --starts_;
   const int32_t block_tokens = shape()->block_tokens;
   ++sequence.attempt;
   sequence.void_attempt = false;
@@ -84,7 +98,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
   sequence.opened = false;
   if (sequence.cached_tokens < 0) {
     sequence.cached_tokens = sequence.scheduled;
-    metrics_.prefix_queries.Add(sequence.prompt_tokens());
+    metrics_.prefix_queries.Add(sequence.prompt);
     metrics_.prefix_hits.Add(sequence.cached_tokens);
     deliveries_.push_back({sequence.request.sink.get(), Delivery::Kind::kCached, sequence.cached_tokens});
   }
@@ -106,6 +120,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
 
 void Scheduler::Run(SequenceState& sequence) {
   sequence.phase = Phase::kRunning;
+  sequence.key = policy_.key(sequence, cost_);
   running_.insert(&sequence);
   order_stale_ = true;
   for (size_t b = sequence.blocks.size(); b < sequence.ids.size(); ++b) {
@@ -123,9 +138,8 @@ void Scheduler::SettleFetching() {
     }
     fetching_.erase(fetching_.begin() + static_cast<ptrdiff_t>(i));
     if (placement_->Whole(sequence)) {
-      const double bytes = static_cast<double>(sequence.fetched) * shape()->layers * shape()->slot_bytes;
-      const double seconds = std::max(1e-6, absl::ToDoubleSeconds(clock_.Now() - sequence.fetch_began));
-      below_rate_ = below_rate_ <= 0 ? bytes / seconds : 0.8 * below_rate_ + 0.2 * bytes / seconds;
+      cost_.ObserveTransfer(Route::kBelow, int64_t{sequence.fetched} * shape()->layers * shape()->slot_bytes,
+                            std::max(absl::Microseconds(1), clock_.Now() - sequence.fetch_began));
       metrics_.fetched_ok.Add(sequence.fetched);
       Run(sequence);
       continue;
@@ -136,7 +150,7 @@ void Scheduler::SettleFetching() {
     sequence.phase = Phase::kWaiting;
     sequence.below_blocks = 0;
     sequence.cached_tokens = -1;  // counted again at the next start
-    waiting_.insert(&sequence);
+    Wait(sequence);
   }
 }
 
@@ -178,7 +192,7 @@ void Scheduler::Park(SequenceState& sequence, std::string note) {
   placement_->Park(sequence);
   sequence.phase = Phase::kWaiting;
   sequence.computed_before = std::max(sequence.computed_before, sequence.scheduled);
-  waiting_.insert(&sequence);
+  Wait(sequence);
 }
 
 }  // namespace interlace

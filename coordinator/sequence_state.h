@@ -19,27 +19,25 @@ enum class Below : uint8_t { kUnknown, kAsked, kKnown };
 // Owned by the Scheduler; thread: the replica's. Positions [0, confirmed) are computed and acknowledged, positions
 // [0, scheduled) are computed or in plans. While a plan is in flight that samples, the ranks know a token more than
 // `tokens` does (pending).
-struct SequenceState {
+struct SequenceState : SequenceView {
   // What each step of a stream looks at stands together, so that a step touches few cache lines of each.
-  Phase phase = Phase::kWaiting;
   bool opened = false;        // the ranks know the attempt
   bool void_attempt = false;  // a step of the attempt was lost: what else comes of it counts for nothing
   bool drafting = false;      // a step with drafts is in flight: nothing is planned until it is back
   bool kept_changed = false;  // the ranks do not know `kept` yet
   const bool scored;          // the client wants the scores of tokens
   uint32_t attempt = 0;       // of its latest opening; results of others are stale
+  uint64_t held_in = 0;       // the plan that it sits out: its layers on the host are too much for it
   int32_t confirmed = 0;
-  int32_t scheduled = 0;
-  int32_t pending = 0;                          // sampling steps in flight
-  int32_t in_flight = 0;                        // plans of the attempt whose results are not all back
-  int32_t named = 0;                            // blocks whose name the ranks know
-  int32_t reserved = 0;                         // blocks after the sealed ones that it has room for
-  int32_t losses = 0;                           // of a replica that met it since it last got on
-  int32_t steps = 0;                            // of all attempts
-  int32_t computed_before = 0;                  // positions below it were computed in an earlier attempt
-  absl::Time started, first_token, last_token;  // infinite past: not yet
-  std::vector<int32_t> tokens;                  // prompt, then what was accepted
-  std::vector<BlockId> ids;                     // of the whole blocks of `tokens`
+  int32_t in_flight = 0;                      // plans of the attempt whose results are not all back
+  int32_t named = 0;                          // blocks whose name the ranks know
+  int32_t reserved = 0;                       // blocks after the sealed ones that it has room for
+  int32_t losses = 0;                         // of a replica that met it since it last got on
+  int32_t steps = 0;                          // of all attempts
+  int32_t computed_before = 0;                // positions below it were computed in an earlier attempt
+  absl::Time started = absl::InfinitePast();  // infinite past: not yet
+  std::vector<int32_t> tokens;                // prompt, then what was accepted; `known` of them
+  std::vector<BlockId> ids;                   // of the whole blocks of `tokens`
   Request request;
 
   // Its KV. KvPlacement alone writes these, `reserved` and `kept_changed`.
@@ -58,15 +56,17 @@ struct SequenceState {
   int32_t cached_tokens = -1;  // of the prompt, when it first started; -1: not yet
   Explanation explanation;     // of what is not counted above
 
-  explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), tokens(r.prompt), request(std::move(r)) {}
-  int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
-  int32_t length() const { return static_cast<int32_t>(tokens.size()); }
-  int32_t generated() const { return length() - prompt_tokens(); }
-  bool parked() const { return phase == Phase::kWaiting && !blocks.empty(); }
-  // Known tokens that are in no plan.
-  int32_t unscheduled() const { return length() - scheduled; }
-  // At most one known token is in no plan: a step of one position makes the next one.
-  bool decodes() const { return unscheduled() <= 1; }
+  explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), tokens(r.prompt), request(std::move(r)) {
+    id = request.id;
+    arrival = request.arrival;
+    deadline = request.deadline;
+    prompt = known = static_cast<int32_t>(tokens.size());
+    max_tokens = request.max_tokens;
+    priority = request.targets.priority;
+    ttft = request.targets.ttft.value_or(absl::InfiniteDuration());
+    tpot = request.targets.tpot.value_or(absl::InfiniteDuration());
+    largest_gap = request.targets.largest_gap.value_or(absl::InfiniteDuration());
+  }
   // The replica is gone, and all that it held. Requires: its placement goes too.
   void ForgetReplica() {
     phase = Phase::kWaiting;
@@ -75,6 +75,7 @@ struct SequenceState {
     scheduled = confirmed = 0;
     drafting = opened = kept_changed = false;
     blocks.clear();
+    sealed = kept_layers = 0;
     kept = {};
     reserved = named = adopted = 0;
     charge.clear();

@@ -99,7 +99,7 @@ void Run(int32_t sequences, int32_t steps) {
   options.step_tokens = 1 << 20;
   options.max_running = sequences;
   options.context = kPrompt + 2 * steps + 1000;
-  Scheduler scheduler(options, &FcfsBefore, clock, metrics, channel);
+  Scheduler scheduler(options, **FindPolicy("stream"), clock, metrics, channel);
   const RankInfo rank = Rank(sequences, options.context);
   scheduler.OnFormed(Epoch{1}, {&rank, 1});
   const auto sink = std::make_shared<Sink>();

@@ -15,7 +15,6 @@ namespace {
 int64_t Quantile(const StepView& view) {
   double mean = 0, variance = 0;
   for (const SequenceView* sequence : view.running) {
-    if (!sequence->decodes()) continue;  // a prompt's room was taken when it started
     const int32_t fill = sequence->known % view.block_tokens;
     const int32_t until = (view.block_tokens - fill) % view.block_tokens + 1;  // tokens until it needs one block more
     if (sequence->generated() + until > sequence->max_tokens) continue;

@@ -147,7 +147,7 @@ class ClusterServiceTest : public testing::Test {
     ReplicaLoop::Options options;
     options.scheduler.context = 100;
     options.ranks = stages;
-    loop_ = std::make_unique<ReplicaLoop>(options, &FcfsBefore, clock_, metrics_, *service_);
+    loop_ = std::make_unique<ReplicaLoop>(options, **FindPolicy("stream"), clock_, metrics_, *service_);
     service_->Connect(loop_.get());
     grpc::ServerBuilder builder;
     int port = 0;

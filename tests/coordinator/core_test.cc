@@ -10,7 +10,7 @@
 #include "coordinator/block_directory.h"
 #include "coordinator/kv_budget.h"
 #include "coordinator/replica_shape.h"
-#include "coordinator/scheduling_policy.h"
+#include "coordinator/policy/policy.h"
 #include "coordinator/sequence_state.h"
 #include "tests/coordinator/fake_replica.h"
 #include "tests/status_matchers.h"
@@ -259,18 +259,6 @@ TEST_F(AdmissionTest, ADefaultIsTheLargestThatFits) {
 
 TEST(PolicyTest, UnknownNamesListTheKnown) {
   EXPECT_THAT(FindPolicy("lifo"), StatusIs(absl::StatusCode::kNotFound, AllOf(HasSubstr("lifo"), HasSubstr("fcfs"))));
-}
-
-TEST(PolicyTest, FcfsIsTheOrderOfArrival) {
-  const SchedulingPolicy before = FindPolicy("fcfs").value();
-  const RequestView early{RequestId{9}, absl::FromUnixSeconds(1), absl::InfiniteFuture()};
-  const RequestView late{RequestId{2}, absl::FromUnixSeconds(2), absl::FromUnixSeconds(3)};
-  const RequestView tied{RequestId{3}, absl::FromUnixSeconds(2), absl::InfiniteFuture()};
-  EXPECT_TRUE(before(early, late));
-  EXPECT_FALSE(before(late, early));
-  EXPECT_TRUE(before(late, tied)) << "of those that came at once, the lower id";
-  EXPECT_FALSE(before(tied, late));
-  EXPECT_FALSE(before(tied, tied));
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ class KvPlacementTest : public testing::Test {
     return sequence;
   }
   bool Start(SequenceState& sequence, int32_t adopted = 0, int32_t fetched = 0, int32_t spare = 0) {
-    const bool started = placement_->Start(sequence, adopted, fetched, spare);
+    const bool started = placement_->Start(sequence, adopted, fetched, {.spare = spare});
     if (started) sequence.phase = Phase::kRunning;
     Check();
     return started;

@@ -43,7 +43,7 @@ class ReplicaLoopTest : public testing::Test {
     SetLogSink(nullptr, LogLevel::kInfo);
   }
   void Start(bool formed = true) {
-    loop_ = std::make_unique<ReplicaLoop>(options_, &FcfsBefore, clock_, metrics_, channel_);
+    loop_ = std::make_unique<ReplicaLoop>(options_, **FindPolicy("stream"), clock_, metrics_, channel_);
     if (!formed) return;
     loop_->OnFormed(Epoch{1}, MakeRanks(2, 1, 8, /*slots=*/16, /*frames=*/0));  // 8 blocks of 8 tokens
     ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.ranks_ready == 1; }));

@@ -46,7 +46,7 @@ class SchedulerCase : public testing::Test {
   // `slots` hold the KV of `stages` stages that have two layers each; blocks of 8 tokens.
   void Form(int32_t stages, int32_t slots = 1000, int32_t frames = 0) {
     if (scheduler_ == nullptr) {
-      scheduler_ = std::make_unique<Scheduler>(options_, &FcfsBefore, clock_, metrics_, channel_);
+      scheduler_ = std::make_unique<Scheduler>(options_, **FindPolicy("stream"), clock_, metrics_, channel_);
     }
     scheduler_->OnFormed(Epoch{++epoch_}, MakeRanks(2 * stages, stages, 8, slots, frames));
     answered_.assign(stages, channel_.plans.size());

@@ -47,7 +47,7 @@ class SchedulerKv : public testing::Test {
 
   void Form(const std::vector<RankInfo>& ranks) {
     if (scheduler_ == nullptr) {
-      scheduler_ = std::make_unique<Scheduler>(options_, &FcfsBefore, clock_, metrics_, replica_);
+      scheduler_ = std::make_unique<Scheduler>(options_, **FindPolicy("stream"), clock_, metrics_, replica_);
     }
     replica_.Start(Epoch{++epoch_}, ranks);
     scheduler_->OnFormed(Epoch{epoch_}, ranks);

@@ -50,7 +50,12 @@ class History {
       std::vector<int32_t>& prefix = prefixes_.emplace_back(Draw(*entropy_, 0, options_.context / 2));
       for (int32_t& token : prefix) token = Draw(*entropy_, 0, kVocab - 1);
     }
-    scheduler_ = std::make_unique<Scheduler>(options_, &FcfsBefore, clock_, metrics_, replica_);
+    constexpr ReserveRule kRules[] = {ReserveRule::kNone, ReserveRule::kShare, ReserveRule::kCap, ReserveRule::kQuantile};
+    options_.policy.reserve = kRules[Draw(*entropy_, 0, 3)];
+    options_.policy.reserve_factor = Draw(*entropy_, 0, 12);
+    options_.policy.max_parked = Draw(*entropy_, 0, 8);
+    const Policy& policy = Policies()[Draw(*entropy_, 0, static_cast<int32_t>(Policies().size()) - 1)];
+    scheduler_ = std::make_unique<Scheduler>(options_, policy, clock_, metrics_, replica_);
   }
 
   void Run() {
@@ -125,6 +130,11 @@ class History {
       if (roll > 900) clock_.Advance(absl::Seconds(61));
       if (!replica_.busy()) replica_.mute = false;
     } else if (std::optional<StepResult> result = replica_.Turn()) {
+      result->run_us = Draw(*entropy_, 0, 20000);
+      result->bytes_in = Draw(*entropy_, 0, 100000);
+      result->transfer_in_us = Draw(*entropy_, 0, 5000);
+      result->bytes_out = Draw(*entropy_, 0, 100000);
+      result->transfer_out_us = Draw(*entropy_, 0, 5000);
       scheduler_->OnResult(*std::move(result));
     }
     scheduler_->CheckInvariants();
@@ -157,6 +167,11 @@ class History {
     request.arrival = clock_.Now();
     request.deadline = !calm_ && Chance(*entropy_, 15) ? clock_.Now() + absl::Milliseconds(Draw(*entropy_, 1, 4000))
                                                        : absl::InfiniteFuture();
+    const auto target = [&](int32_t longest) {
+      return Chance(*entropy_, 40) ? std::optional(absl::Milliseconds(Draw(*entropy_, 1, longest))) : std::nullopt;
+    };
+    request.targets = {target(2000), target(200), target(2000), Draw(*entropy_, -1, 1),
+                       Chance(*entropy_, 50) ? "a" : "b", ""};
     client.sink = std::make_shared<WatchedSink>();
     request.sink = client.sink;
     --to_admit_;

@@ -128,7 +128,7 @@ class PipelineReplica final : public PlanChannel {
     }
     ReplicaLoop::Options options = LoopOptions(config, spec().context);
     options.scheduler.draft_tokens = draft_tokens;
-    loop_ = std::make_unique<ReplicaLoop>(options, *FindPolicy(config.sched.policy), clock, metrics_, *this);
+    loop_ = std::make_unique<ReplicaLoop>(options, **FindPolicy(config.sched.policy), clock, metrics_, *this);
     for (const std::unique_ptr<Stage>& stage : stages_) {
       stage->rank->runner().OnAnswers([stage = stage.get()] { stage->orders.TryPush(ReportAsked{}); });
       stage->runner = Thread("runner", [this, stage = stage.get()] { Run(*stage); });
