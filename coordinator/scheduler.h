@@ -203,6 +203,7 @@ class Scheduler {
   TenantLedger tenants_;
   StepDraft draft_;            // what the policy proposes for the plan being made
   int32_t prompt_rows_ = 0;    // rows that it may still have for prompts
+  int32_t started_ = 0;        // requests that it starts
   int32_t starts_ = 0;         // requests that may still start with less than all layers
   int32_t begun_waiting_ = 0;  // of waiting_, those that have had a token
   double freed_ = 0;           // blocks that ended requests gave back lately, fading

@@ -24,6 +24,7 @@ std::optional<StepPlan> Scheduler::Plan() {
   placement_->BeginPlan();
   draft_ = policy_.compose(View());
   starts_ = draft_.starts;
+  started_ = 0;
   if (SequenceState* suspect = FirstSuspect()) {
     PlanSuspect(*suspect, &plan);
   } else {
@@ -231,7 +232,8 @@ bool Scheduler::ReserveFor(SequenceState& sequence, int32_t rows, bool* room) {
 }
 
 bool Scheduler::MakeRoomFor(SequenceState& sequence, int32_t end, bool* room) {
-  const bool shift = draft_.give_way == GiveWay::kLower || sequence.kept_layers < shape()->layers;
+  const bool shift =
+      draft_.give_way == GiveWay::kLower || sequence.kept_layers < shape()->layers || running_.size() == 1;
   if (placement_->Refit(sequence, end, shift)) return true;
   const std::vector<SequenceState*> running(running_.begin(), running_.end());
   if (draft_.give_way == GiveWay::kLower && placement_->LowerFor(sequence, end, running) &&
@@ -276,6 +278,18 @@ bool Scheduler::MakeProgress() {
     return true;
   }
   absl::Status why = KvPlacement::CheckCanRun(*shape(), {options_.fixed_keep, options_.chunk_tokens}, first->known);
+  // It fits alone, with other layers kept or with its blocks elsewhere: what lies where it is in the way gives way.
+  if (why.ok() && first->phase == Phase::kRunning) {
+    metrics_.parks.Add();
+    Park(*first, "parked: it begins again with other layers kept");
+    return true;
+  }
+  if (why.ok() && placement_->directory().size() > 0) {
+    first->Note("what was held for it and what is cached is given up: it does not fit beside them");
+    placement_->Release(*first);
+    placement_->ForgetCache();
+    return true;
+  }
   if (why.ok()) why = absl::ResourceExhaustedError("the request's next step does not fit the replica");
   Finish(*first, std::move(why), FinishReason::kStop);
   return !sequences_.empty();

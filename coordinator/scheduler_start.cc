@@ -56,7 +56,9 @@ void Scheduler::SetBelow(SequenceState& sequence, Below below) {
 // A request with a token already runs on as the policy resumes, a new one as it starts; one that is alone as it can.
 KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool alone) const {
   if (alone) return {};
-  KvPlacement::StartRoom limits{draft_.resume_layers, kAll, draft_.spare_blocks};
+  // Those who start in this plan will want a block each, too.
+  const bool reserves = options_.policy.reserve != ReserveRule::kNone;
+  KvPlacement::StartRoom limits{draft_.resume_layers, kAll, draft_.spare_blocks + (reserves ? started_ : 0)};
   if (!sequence.begun()) {
     limits.least = starts_ > 0 ? draft_.least_layers : shape()->layers;
     limits.most = std::max(draft_.most_layers, limits.least);
@@ -88,6 +90,7 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
 void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) {
   StopWaiting(sequence);
   tenants_.Started(sequence.tenant_tag);
+  ++started_;
   if (!sequence.begun() && sequence.kept_layers < shape()->layers) --starts_;
   const int32_t block_tokens = shape()->block_tokens;
   ++sequence.attempt;
