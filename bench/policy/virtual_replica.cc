@@ -146,6 +146,7 @@ VirtualOutcome RunVirtually(const VirtualRun& setup, absl::Span<const PlannedReq
   }
   run.duration = requests.empty() ? absl::ZeroDuration() : requests.back().due;
   run.elapsed = clock.Now() - begin;
+  outcome.parks = metrics.Total("interlace_request_parks_total");
   outcome.computed_rows = replica.computed_rows();
   outcome.busy_seconds = replica.busy_seconds();
   outcome.stall_seconds = replica.stall_seconds();

@@ -10,6 +10,7 @@
 #include "absl/types/span.h"
 #include "bench/serve/load_record.h"
 #include "common/clock.h"
+#include "coordinator/policy/policy.h"
 #include "coordinator/scheduler.h"
 
 namespace interlace {
