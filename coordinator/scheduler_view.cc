@@ -18,8 +18,7 @@ StepView Scheduler::View() {
   seen_.assign(running.begin(), running.end());
   view.running = seen_;
   view.waiting = static_cast<int32_t>(waiting_.size());
-  view.parked = begun_waiting_;
-  for (const SequenceState* sequence : placement_->streaming()) view.parked += sequence->begun() ? 1 : 0;
+  view.parked = begun_waiting_ + static_cast<int32_t>(placement_->streaming().size());
   view.rows = std::min(options_.step_tokens, shape()->step_tokens);
   view.stages = static_cast<int32_t>(shape()->stages.size());
   view.layers = shape()->layers;

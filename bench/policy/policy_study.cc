@@ -1,4 +1,4 @@
-// policy_study [prompt answer device_MB link_GBs requests seeds max_parked rates policies]: every policy at rates
+// policy_study [prompt answer device_MB link_GBs requests seeds max_parked rates policies gap_s]: every policy at rates
 // around the one at which KV memory is the limit, in virtual time.
 #include <algorithm>
 #include <cmath>
@@ -74,6 +74,7 @@ int Main(int argc, char** argv) {
   const int requests = static_cast<int>(number(5, "200")), seeds = static_cast<int>(number(6, "3"));
   setup.options.policy.max_parked = static_cast<int32_t>(number(7, "16"));
   const absl::Duration slo = absl::Milliseconds(150);
+  const double gap = number(10, "0");
   setup.options.context = 1 << 20;
   setup.options.max_running = 256;
   // The limits of the machine: requests that fit at once, and how long each stays.
@@ -104,6 +105,7 @@ int Main(int argc, char** argv) {
           p.expected_prompt_tokens = prompt;
           p.max_tokens = answer;
           p.targets.tpot = slo;
+          if (gap > 0) p.targets.largest_gap = absl::Seconds(gap);
         }
         const Sums s = Summarise(RunVirtually(setup, planned), slo);
         all.ttft += s.ttft / seeds;

@@ -12,6 +12,8 @@ namespace {
 
 constexpr double kAging = 30;  // seconds of waiting that outweigh one step of priority
 
+constexpr double kNothingYet = 1e10;
+
 double Seconds(absl::Time time) { return absl::ToDoubleSeconds(time - absl::UnixEpoch()); }
 
 // ---- orders
@@ -30,11 +32,13 @@ double Priority(const SequenceView& sequence, const CostModel&) {
 // What the request's tenant had been served, or had ahead of it, when it came: tenants advance side by side.
 double Attained(const SequenceView& sequence, const CostModel&) { return sequence.tenant_tag; }
 
-// The latest moment at which it can go on and have its next token in time: least slack first, at any moment.
+// The latest moment at which it can go on and have its next token in time: least slack first, at any moment. Those who
+// wait for the rest of an answer come before those who have nothing yet: these start early all the same, with few layers,
+// and when all are late it is of no use that everybody is.
 double LatestStart(const SequenceView& sequence, const CostModel& cost) {
   absl::Time latest = Due(sequence);
   if (cost.known()) latest -= cost.Prefill(std::min(sequence.scheduled, sequence.known), sequence.known, 256);
-  return Seconds(latest) + kAging * sequence.priority;
+  return Seconds(latest) + kAging * sequence.priority + (sequence.begun() ? 0 : kNothingYet);
 }
 
 // ---- what a step may hold

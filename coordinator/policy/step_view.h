@@ -60,7 +60,7 @@ struct StepView {
   absl::Time now;
   absl::Span<const SequenceView* const> running;
   int32_t waiting = 0;  // requests that no rank knows
-  int32_t parked = 0;   // of them, and of those that run without all layers: begun() ones
+  int32_t parked = 0;  // requests that wait after their first token, or run with less than all layers
   int32_t rows = 0;     // the most of one plan
   int32_t stages = 1;
   int32_t layers = 0;
