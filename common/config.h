@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -71,7 +72,9 @@ struct Config {
     Bytes rocksdb_bytes{int64_t{4} << 30};
   } kvstore;
   struct {
-    std::string policy = "fcfs";
+    std::string policy = "slack";
+    std::string reserve = "quantile";
+    int64_t max_parked = 16;
     int64_t chunk_tokens = 256;
     int64_t step_tokens = 512;
     int64_t max_running = 64;
@@ -84,6 +87,9 @@ struct Config {
     absl::Duration deadline = absl::Seconds(600);
     Bytes max_body{int64_t{16} << 20};
   } request;
+  struct {
+    std::optional<absl::Duration> ttft, tpot, largest_gap;
+  } slo;
   struct {
     std::string level = "info";
     std::string format = "text";

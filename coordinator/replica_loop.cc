@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "coordinator/policy/reserve.h"
 
 namespace interlace {
 
@@ -124,7 +125,7 @@ bool ReplicaLoop::Drain(absl::Duration timeout) {
   return mutex_.AwaitWithTimeout(absl::Condition(&empty), timeout);
 }
 
-ReplicaLoop::Options LoopOptions(const Config& config, int32_t context) {
+absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t context) {
   ReplicaLoop::Options options;
   options.ranks = static_cast<int32_t>(config.cluster.stages);
   options.max_waiting = static_cast<int32_t>(config.sched.max_waiting);
@@ -135,6 +136,8 @@ ReplicaLoop::Options LoopOptions(const Config& config, int32_t context) {
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   scheduler.draft_tokens = static_cast<int32_t>(config.sched.draft_tokens);
   scheduler.secret = config.kv.secret;
+  RETURN_IF_ERROR(ParseReserve(config.sched.reserve, &scheduler.policy));
+  scheduler.policy.max_parked = static_cast<int32_t>(config.sched.max_parked);
   if (!absl::SimpleAtoi(config.kv.keep_layers, &scheduler.fixed_keep)) scheduler.fixed_keep = -1;  // auto
   scheduler.context = context;
   scheduler.rank_timeout = config.cluster.rank_timeout;

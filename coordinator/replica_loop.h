@@ -83,6 +83,6 @@ class ReplicaLoop final : public Engine {
 };
 
 // The options that follow from a configuration. `context`: tokens of the model.
-ReplicaLoop::Options LoopOptions(const Config& config, int32_t context);
+absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t context);
 
 }  // namespace interlace

@@ -231,6 +231,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     if (gap != gap_) RecordTokens();
     gap_ = gap;
     ++gaps_;
+    sequence.largest_so_far = std::max(sequence.largest_so_far, gap);
   }
   sequence.last_token = now;
   sequence.losses = 0;  // it got on

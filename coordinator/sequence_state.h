@@ -36,6 +36,7 @@ struct SequenceState : SequenceView {
   int32_t steps = 0;                          // of all attempts
   int32_t computed_before = 0;                // positions below it were computed in an earlier attempt
   absl::Time started = absl::InfinitePast();  // infinite past: not yet
+  absl::Duration largest_so_far;              // gap between two of its tokens
   std::vector<int32_t> tokens;                // prompt, then what was accepted; `known` of them
   std::vector<BlockId> ids;                   // of the whole blocks of `tokens`
   Request request;
@@ -66,6 +67,13 @@ struct SequenceState : SequenceView {
     ttft = request.targets.ttft.value_or(absl::InfiniteDuration());
     tpot = request.targets.tpot.value_or(absl::InfiniteDuration());
     largest_gap = request.targets.largest_gap.value_or(absl::InfiniteDuration());
+  }
+  // What is known by now of its first token and its gaps.
+  void FillPace(RequestTiming* timing) const {
+    if (!begun()) return;
+    timing->first_token = first_token - arrival;
+    timing->largest_gap = largest_so_far;
+    if (generated() > 1) timing->tpot = (last_token - first_token) / (generated() - 1);
   }
   // The replica is gone, and all that it held. Requires: its placement goes too.
   void ForgetReplica() {

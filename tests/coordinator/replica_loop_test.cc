@@ -172,12 +172,12 @@ TEST_F(ReplicaLoopTest, WhatWasTakenEndsWhenTheLoopDies) {
 
 TEST(LoopOptionsTest, FollowFromTheConfiguration) {
   Config config;
-  EXPECT_EQ(LoopOptions(config, 77).scheduler.fixed_keep, -1);
-  EXPECT_EQ(LoopOptions(config, 77).scheduler.context, 77);
+  EXPECT_EQ(LoopOptions(config, 77)->scheduler.fixed_keep, -1);
+  EXPECT_EQ(LoopOptions(config, 77)->scheduler.context, 77);
   config.kv.keep_layers = "3";
   config.cluster.stages = 2;
-  EXPECT_EQ(LoopOptions(config, 77).scheduler.fixed_keep, 3);
-  EXPECT_EQ(LoopOptions(config, 77).ranks, 2);
+  EXPECT_EQ(LoopOptions(config, 77)->scheduler.fixed_keep, 3);
+  EXPECT_EQ(LoopOptions(config, 77)->ranks, 2);
 }
 
 }  // namespace

@@ -126,7 +126,7 @@ class PipelineReplica final : public PlanChannel {
       absl::Status status = stages_[s]->rank->activations()->Connect(infos[s + 1].transport_address);
       if (!status.ok()) return status;
     }
-    ReplicaLoop::Options options = LoopOptions(config, spec().context);
+    ReplicaLoop::Options options = *LoopOptions(config, spec().context);
     options.scheduler.draft_tokens = draft_tokens;
     loop_ = std::make_unique<ReplicaLoop>(options, **FindPolicy(config.sched.policy), clock, metrics_, *this);
     for (const std::unique_ptr<Stage>& stage : stages_) {
