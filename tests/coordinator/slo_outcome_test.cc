@@ -125,7 +125,7 @@ class TargetHistory {
     options.max_running = Draw(*entropy_, 1, 4);
     options.max_recomputes = 1000;
     options.draft_tokens = Chance(*entropy_, 30) ? 3 : 0;
-    scheduler_ = std::make_unique<Scheduler>(options, &FcfsBefore, clock_, metrics_, replica_);
+    scheduler_ = std::make_unique<Scheduler>(options, **FindPolicy("fcfs"), clock_, metrics_, replica_);
     const std::vector<RankInfo> ranks = MakeRanks(2, 1, 8, 40, 20);
     replica_.Start(Epoch{1}, ranks);
     scheduler_->OnFormed(Epoch{1}, ranks);
