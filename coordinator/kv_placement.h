@@ -137,6 +137,8 @@ class KvPlacement {
   LayerSet OneMore(const LayerSet& kept) const;
   LayerSet LayersToLower(const SequenceState& sequence, size_t stage) const;
 
+  // What more the block takes when it lies there instead.
+  KvAmounts RoomToPlace(const BlockEntry& entry, const LayerSet& device, const LayerSet& host) const;
   void Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host);  // charges or frees the difference
   void Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers);
   void EraseIfGone(BlockEntry& entry);

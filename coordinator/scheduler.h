@@ -179,7 +179,7 @@ class Scheduler {
   std::vector<PlanSequence> spare_;  // empty; its memory is that of a plan that was committed
   absl::Time commit_time_;           // when the result being committed was taken
   int64_t accepted_ = 0;             // tokens of the result being committed
-  absl::Duration gap_;               // between tokens of one stream: most of a step have the same
+  absl::Time gap_began_;             // when a stream got its token before: most streams of a step at once
   uint64_t gaps_ = 0;                // so many are not recorded yet
   RequestId served_last_{};          // where the next plan's decoding streams begin, when not all fit into one
   double prefill_rate_ = 0;          // tokens/s of steps with many tokens; 0: none seen yet

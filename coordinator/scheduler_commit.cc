@@ -194,7 +194,7 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
 }
 
 void Scheduler::RecordTokens() {
-  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(gap_), gaps_);
+  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(commit_time_ - gap_began_), gaps_);
   metrics_.generation_tokens.Add(static_cast<double>(accepted_));
   gaps_ = 0;
   accepted_ = 0;
@@ -224,9 +224,8 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     sequence.first_token = now;
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));
   } else {
-    const absl::Duration gap = now - sequence.last_token;
-    if (gap != gap_) RecordTokens();
-    gap_ = gap;
+    if (sequence.last_token != gap_began_) RecordTokens();
+    gap_began_ = sequence.last_token;
     ++gaps_;
   }
   sequence.last_token = now;

@@ -1,6 +1,7 @@
 // SequenceState: one request in the scheduler's eyes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ enum class Below : uint8_t { kUnknown, kAsked, kKnown };
 // [0, scheduled) are computed or in plans. While a plan is in flight that samples, the ranks know a token more than
 // `tokens` does (pending).
 struct SequenceState {
+  static constexpr int32_t kTokensAhead = 4096;
+
   // What each step of a stream looks at stands together, so that a step touches few cache lines of each.
   Phase phase = Phase::kWaiting;
   bool opened = false;        // the ranks know the attempt
@@ -61,7 +64,11 @@ struct SequenceState {
   int32_t cached_tokens = -1;  // of the prompt, when it first started; -1: not yet
   Explanation explanation;     // of what is not counted above
 
-  explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), tokens(r.prompt), request(std::move(r)) {}
+  explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), request(std::move(r)) {
+    // Streams that began together would else copy all their tokens in the same steps. Untouched room costs no memory.
+    tokens.reserve(request.prompt.size() + static_cast<size_t>(std::min(request.max_tokens, kTokensAhead)));
+    tokens = request.prompt;
+  }
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   int32_t generated() const { return length() - prompt_tokens(); }
