@@ -48,6 +48,8 @@ class BlockDirectory {
     auto it = entries.find(id);
     return it == entries.end() ? nullptr : it->second.get();
   }
+  // The id is about to be looked up: its part of the table, which is large, is asked of memory.
+  void Prefetch(const BlockId& id) const { entries_[id.low % kParts].prefetch(id); }
   // The entry of the id, new and placed nowhere if there was none.
   BlockEntry& Ensure(const BlockId& id, int32_t index);
   void AddUser(BlockEntry& entry, SequenceState* user);
@@ -96,9 +98,12 @@ class BlockDirectory {
   LayerSet IdleLayers(const BlockEntry& entry) const;
 
   const ReplicaShape& shape_;
-  // By a part of the id, which is as good as random: a table that grows moves all it holds at once, and a quarter of a
-  // million entries would make a step wait for 4 ms.
-  using Entries = absl::flat_hash_map<BlockId, std::unique_ptr<BlockEntry>>;
+  // By a part of the id, which is a digest and as good as random: a table that grows moves all it holds at once, and a
+  // quarter of a million entries would make a step wait for 4 ms.
+  struct PartOfId {
+    size_t operator()(const BlockId& id) const { return id.high; }
+  };
+  using Entries = absl::flat_hash_map<BlockId, std::unique_ptr<BlockEntry>, PartOfId>;
   static constexpr size_t kParts = 64;
   std::array<Entries, kParts> entries_;
   size_t size_ = 0;

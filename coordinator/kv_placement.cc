@@ -110,8 +110,8 @@ int32_t KvPlacement::Match(const SequenceState& sequence, int32_t most, PlanId n
   return 0;
 }
 
-bool KvPlacement::Arriving(const SequenceState& sequence, int32_t block) const {
-  if (!AnyArriving() || block >= static_cast<int32_t>(sequence.ids.size())) return false;
+bool KvPlacement::EntryArrives(const SequenceState& sequence, int32_t block) const {
+  if (block >= static_cast<int32_t>(sequence.ids.size())) return false;
   const BlockEntry* entry = directory_.Find(sequence.ids[block]);
   return entry != nullptr && !entry->arriving.empty();
 }
@@ -181,13 +181,7 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
   return false;
 }
 
-bool KvPlacement::Reserve(SequenceState& sequence, int32_t end) {
-  const int32_t needed = shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size());
-  return needed <= sequence.reserved || Grow(sequence, needed);
-}
-
-bool KvPlacement::Stream(const SequenceState& sequence, int32_t end, PlanId plan) {
-  if (sequence.kept == shape_.all) return true;
+bool KvPlacement::WidenRing(const SequenceState& sequence, int32_t end, PlanId plan) {
   auto [it, fresh] = rings_.try_emplace(plan, KvAmounts(shape_.stages.size()));
   KvAmounts ring = it->second;
   AddTo(&ring, RingNeed(sequence.kept, shape_.BlocksFor(end)));
@@ -208,7 +202,7 @@ void KvPlacement::EndPlan(PlanId plan) {
   if (rings_.erase(plan) > 0) budget_.EndRing(plan);
 }
 
-bool KvPlacement::PassWindows(SequenceState& sequence, int32_t start) {
+bool KvPlacement::LeaveBehind(SequenceState& sequence, int32_t start) {
   bool moved = false;
   for (size_t g = 0; g < shape_.windows.size(); ++g) {
     const int32_t first =

@@ -142,7 +142,8 @@ class Scheduler {
   void Commit(InFlight step);
   void TakeAnswers(const StepResult& result);
   void Account(const StepResult& result);
-  void CommitSequence(const PlanSequence& planned, const LostSequence* loss, absl::Span<SampledToken> sampled);
+  void CommitSequence(SequenceState* found, const PlanSequence& planned, const LostSequence* loss,
+                      absl::Span<SampledToken> sampled);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
   void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<SampledToken> sampled);
   bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
@@ -176,14 +177,15 @@ class Scheduler {
   std::vector<SequenceState*> order_;              // running_, in order, unless order_stale_
   std::vector<SequenceState*> streams_, prompts_;  // of the plan being made; here so that their memory is used again
   bool order_stale_ = false;
-  std::vector<PlanSequence> spare_;  // empty; its memory is that of a plan that was committed
-  absl::Time commit_time_;           // when the result being committed was taken
-  int64_t accepted_ = 0;             // tokens of the result being committed
-  absl::Time gap_began_;             // when a stream got its token before: most streams of a step at once
-  uint64_t gaps_ = 0;                // so many are not recorded yet
-  RequestId served_last_{};          // where the next plan's decoding streams begin, when not all fit into one
-  double prefill_rate_ = 0;          // tokens/s of steps with many tokens; 0: none seen yet
-  double below_rate_ = 0;            // bytes/s of fetches; 0: none seen yet
+  std::vector<SequenceState*> found_;  // of the plan being committed
+  std::vector<PlanSequence> spare_;    // empty; its memory is that of a plan that was committed
+  absl::Time commit_time_;             // when the result being committed was taken
+  int64_t accepted_ = 0;               // tokens of the result being committed
+  absl::Time gap_began_;               // when a stream got its token before: most streams of a step at once
+  uint64_t gaps_ = 0;                  // so many are not recorded yet
+  RequestId served_last_{};            // where the next plan's decoding streams begin, when not all fit into one
+  double prefill_rate_ = 0;            // tokens/s of steps with many tokens; 0: none seen yet
+  double below_rate_ = 0;              // bytes/s of fetches; 0: none seen yet
   absl::Time lost_since_ = absl::InfiniteFuture();
   absl::Status lost_why_;
   std::vector<Delivery> deliveries_;

@@ -10,6 +10,7 @@
 namespace interlace {
 namespace {
 
+constexpr size_t kAhead = 8;         // sequences whose tokens are asked of memory before their turn
 constexpr int32_t kManyTokens = 64;  // a step with so many is a measure of how fast prompts are computed
 
 void Blend(double sample, double* average) { *average = *average <= 0 ? sample : 0.8 * *average + 0.2 * sample; }
@@ -105,12 +106,23 @@ void Scheduler::Commit(InFlight step) {
     if (Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size())) sampled = &result.sampled;
   }
   deliveries_.reserve(deliveries_.size() + sampled->size());
-  size_t next = 0;  // sampled tokens come in the order of the plan's sequences
+  // Looked up together, so that the memory of one is waited for while the next is found. A sequence that ends in the
+  // loop below is in the plan once, and ends no other.
+  found_.clear();
   for (const PlanSequence& planned : step.plan.sequences) {
+    found_.push_back(Find(planned.request));
+    if (found_.back() != nullptr) found_.back()->Prefetch();
+  }
+  size_t next = 0;  // sampled tokens come in the order of the plan's sequences
+  for (size_t i = 0; i < found_.size(); ++i) {
+    const PlanSequence& planned = step.plan.sequences[i];
+    if (i + kAhead < found_.size() && found_[i + kAhead] != nullptr) {
+      __builtin_prefetch(found_[i + kAhead]->tokens.data() + found_[i + kAhead]->tokens.size(), 1);
+    }
     const size_t first = next;
     while (next < sampled->size() && (*sampled)[next].request == planned.request) ++next;
     auto loss = lost.empty() ? lost.end() : lost.find(planned.request);
-    CommitSequence(planned, loss == lost.end() ? nullptr : loss->second,
+    CommitSequence(found_[i], planned, loss == lost.end() ? nullptr : loss->second,
                    absl::MakeSpan(*sampled).subspan(first, next - first));
   }
   RecordTokens();
@@ -124,9 +136,8 @@ void Scheduler::Commit(InFlight step) {
   metrics_.usage.Set(load.blocks > 0 ? static_cast<double>(load.blocks_held) / load.blocks : 0);
 }
 
-void Scheduler::CommitSequence(const PlanSequence& planned, const LostSequence* loss,
+void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned, const LostSequence* loss,
                                absl::Span<SampledToken> sampled) {
-  SequenceState* found = Find(planned.request);
   if (found == nullptr || found->attempt != planned.attempt || found->in_flight == 0) return;
   SequenceState& sequence = *found;
   --sequence.in_flight;

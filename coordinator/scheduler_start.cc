@@ -26,6 +26,7 @@ void Scheduler::ExtendIds(SequenceState& sequence) {
     const BlockId parent = sequence.ids.empty() ? BlockId{} : sequence.ids.back();
     sequence.ids.push_back(chain->second.Next(
         parent, absl::MakeConstSpan(sequence.tokens).subspan(size_t{1} * block * block_tokens, block_tokens)));
+    placement_->directory().Prefetch(sequence.ids.back());  // it is sealed soon
   }
 }
 

@@ -23,8 +23,9 @@ enum class Below : uint8_t { kUnknown, kAsked, kKnown };
 // Owned by the Scheduler; thread: the replica's. Positions [0, confirmed) are computed and acknowledged, positions
 // [0, scheduled) are computed or in plans. While a plan is in flight that samples, the ranks know a token more than
 // `tokens` does (pending).
-struct SequenceState {
+struct alignas(64) SequenceState {
   static constexpr int32_t kTokensAhead = 4096;
+  static constexpr size_t kHotBytes = 256;
 
   // What each step of a stream looks at stands together, so that a step touches few cache lines of each.
   Phase phase = Phase::kWaiting;
@@ -36,23 +37,24 @@ struct SequenceState {
   uint32_t attempt = 0;       // of its latest opening; results of others are stale
   int32_t confirmed = 0;
   int32_t scheduled = 0;
-  int32_t pending = 0;                          // sampling steps in flight
-  int32_t in_flight = 0;                        // plans of the attempt whose results are not all back
-  int32_t named = 0;                            // blocks whose name the ranks know
-  int32_t reserved = 0;                         // blocks after the sealed ones that it has room for
-  int32_t losses = 0;                           // of a replica that met it since it last got on
-  int32_t steps = 0;                            // of all attempts
-  int32_t computed_before = 0;                  // positions below it were computed in an earlier attempt
+  int32_t pending = 0;          // sampling steps in flight
+  int32_t in_flight = 0;        // plans of the attempt whose results are not all back
+  int32_t named = 0;            // blocks whose name the ranks know
+  int32_t reserved = 0;         // blocks after the sealed ones that it has room for
+  int32_t losses = 0;           // of a replica that met it since it last got on
+  int32_t steps = 0;            // of all attempts
+  int32_t computed_before = 0;  // positions below it were computed in an earlier attempt
+  const int32_t prompt_size;
   absl::Time started, first_token, last_token;  // infinite past: not yet
   std::vector<int32_t> tokens;                  // prompt, then what was accepted
   std::vector<BlockId> ids;                     // of the whole blocks of `tokens`
-  Request request;
+  std::vector<BlockEntry*> blocks;              // sealed ones, in order: used while it runs, held while it is parked
+  LayerSet kept;                                // layers whose blocks all lie on the device
+  Request request;                              // its first members are part of each step
 
-  // Its KV. KvPlacement alone writes these, `reserved` and `kept_changed`.
-  std::vector<BlockEntry*> blocks;  // sealed ones, in order: used while it runs, held while it is parked
-  LayerSet kept;                    // layers whose blocks all lie on the device
-  std::vector<int32_t> seen_from;   // by window group: the first block that it still sees
-  KvAmounts charge;                 // of the reserved blocks
+  // KvPlacement alone writes these, `blocks`, `kept`, `kept_changed` and `reserved`.
+  std::vector<int32_t> seen_from;  // by window group: the first block that it still sees
+  KvAmounts charge;                // of the reserved blocks
 
   int32_t adopted = 0;  // blocks of this attempt that others computed
   Below below = Below::kUnknown;
@@ -64,12 +66,17 @@ struct SequenceState {
   int32_t cached_tokens = -1;  // of the prompt, when it first started; -1: not yet
   Explanation explanation;     // of what is not counted above
 
-  explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), request(std::move(r)) {
+  explicit SequenceState(Request r)
+      : scored(r.sampling.logprobs >= 0), prompt_size(static_cast<int32_t>(r.prompt.size())), request(std::move(r)) {
     // Streams that began together would else copy all their tokens in the same steps. Untouched room costs no memory.
     tokens.reserve(request.prompt.size() + static_cast<size_t>(std::min(request.max_tokens, kTokensAhead)));
     tokens = request.prompt;
   }
-  int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
+  // Asks for what the next step looks at, some sequences ahead.
+  void Prefetch() const {
+    for (size_t at = 0; at < kHotBytes; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(this) + at, 1);
+  }
+  int32_t prompt_tokens() const { return prompt_size; }
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   int32_t generated() const { return length() - prompt_tokens(); }
   bool parked() const { return phase == Phase::kWaiting && !blocks.empty(); }
