@@ -8,8 +8,9 @@
 namespace interlace {
 
 BlockEntry& BlockDirectory::Ensure(const BlockId& id, int32_t index) {
-  std::unique_ptr<BlockEntry>& entry = entries_[id];
+  std::unique_ptr<BlockEntry>& entry = entries_[id.low % kParts][id];
   if (entry == nullptr) {
+    ++size_;
     entry = std::make_unique<BlockEntry>();
     entry->id = id;
     entry->index = index;
@@ -18,13 +19,8 @@ BlockEntry& BlockDirectory::Ensure(const BlockId& id, int32_t index) {
   return *entry;
 }
 
-void BlockDirectory::Count(const BlockEntry& entry, int sign) {
-  arriving_ += entry.arriving.empty() ? 0 : sign;
-  const LayerSet device = EvictableDevice(entry), host = EvictableHost(entry);
-  for (size_t s = 0; s < shape_.stages.size(); ++s) {
-    idle_room_[s].slots += sign * (device & shape_.stages[s].layers).size();
-    idle_room_[s].frames += sign * (host & shape_.stages[s].layers).size();
-  }
+void BlockDirectory::Count(const LayerSet& device, const LayerSet& host, int sign) {
+  if (!device.empty() || !host.empty()) shape_.AddRoom(sign, device, host, &idle_room_);
 }
 
 void BlockDirectory::Enlist(BlockEntry& entry, bool wanted, std::list<BlockEntry*>* list, bool* listed,
@@ -40,11 +36,14 @@ void BlockDirectory::Enlist(BlockEntry& entry, bool wanted, std::list<BlockEntry
 
 template <typename Change>
 void BlockDirectory::Update(BlockEntry& entry, Change change) {
-  Count(entry, -1);
+  Count(EvictableDevice(entry), EvictableHost(entry), -1);
+  arriving_ -= entry.arriving.empty() ? 0 : 1;
   change();
-  Count(entry, 1);
-  Enlist(entry, !EvictableDevice(entry).empty(), &idle_on_device_, &entry.in_device_list, &entry.at_device);
-  Enlist(entry, !EvictableHost(entry).empty(), &idle_on_host_, &entry.in_host_list, &entry.at_host);
+  arriving_ += entry.arriving.empty() ? 0 : 1;
+  const LayerSet device = EvictableDevice(entry), host = EvictableHost(entry);
+  Count(device, host, 1);
+  Enlist(entry, !device.empty(), &idle_on_device_, &entry.in_device_list, &entry.at_device);
+  Enlist(entry, !host.empty(), &idle_on_host_, &entry.in_host_list, &entry.at_host);
 }
 
 LayerSet BlockDirectory::IdleLayers(const BlockEntry& entry) const {
@@ -74,6 +73,15 @@ void BlockDirectory::RemoveUser(BlockEntry& entry, SequenceState* user) {
   });
 }
 
+void BlockDirectory::Seal(BlockEntry& entry, SequenceState* user, const LayerSet& device, const LayerSet& host) {
+  Update(entry, [&] {
+    entry.users.push_back(user);
+    entry.idle = IdleLayers(entry);
+    entry.device = device;
+    entry.host = host;
+  });
+}
+
 void BlockDirectory::FindIdle(BlockEntry& entry) {
   const LayerSet idle = IdleLayers(entry);
   if (idle != entry.idle) Update(entry, [&] { entry.idle = idle; });
@@ -97,7 +105,8 @@ void BlockDirectory::SetPlaces(BlockEntry& entry, const LayerSet& device, const 
 
 void BlockDirectory::Erase(BlockEntry& entry) {
   CHECK(entry.users.empty() && entry.holds == 0 && entry.placed().empty());
-  entries_.erase(entry.id);
+  --size_;
+  entries_[entry.id.low % kParts].erase(BlockId(entry.id));  // the key outlives its entry
 }
 
 }  // namespace interlace

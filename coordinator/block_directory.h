@@ -1,6 +1,7 @@
 // BlockDirectory: where the sealed blocks of a replica lie, as of the last plan that was made.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -43,14 +44,19 @@ class BlockDirectory {
   explicit BlockDirectory(const ReplicaShape& shape) : shape_(shape), idle_room_(shape.stages.size()) {}
 
   BlockEntry* Find(const BlockId& id) const {
-    auto it = entries_.find(id);
-    return it == entries_.end() ? nullptr : it->second.get();
+    const Entries& entries = entries_[id.low % kParts];
+    auto it = entries.find(id);
+    return it == entries.end() ? nullptr : it->second.get();
   }
+  // The id is about to be looked up: its part of the table, which is large, is asked of memory.
+  void Prefetch(const BlockId& id) const { entries_[id.low % kParts].prefetch(id); }
   // The entry of the id, new and placed nowhere if there was none.
   BlockEntry& Ensure(const BlockId& id, int32_t index);
   void AddUser(BlockEntry& entry, SequenceState* user);
   // A block that its last user leaves becomes the last to be evicted.
   void RemoveUser(BlockEntry& entry, SequenceState* user);
+  // A user seals the block: it lies there from now on.
+  void Seal(BlockEntry& entry, SequenceState* user, const LayerSet& device, const LayerSet& host);
   void SetHolds(BlockEntry& entry, int32_t holds);
   // Where the block lies from now on; its room was charged by the caller.
   void SetPlaces(BlockEntry& entry, const LayerSet& device, const LayerSet& host);
@@ -74,23 +80,33 @@ class BlockDirectory {
   const KvAmounts& idle_room() const { return idle_room_; }
   // How many entries are on their way in some layer.
   int64_t arriving() const { return arriving_; }
-  size_t size() const { return entries_.size(); }
+  size_t size() const { return size_; }
   template <typename Body>
   void ForEach(Body body) const {
-    for (const auto& [id, entry] : entries_) body(*entry);
+    for (const Entries& entries : entries_) {
+      for (const auto& [id, entry] : entries) body(*entry);
+    }
   }
 
  private:
   // Changes an entry between taking it off the account of idle room and putting it back.
   template <typename Change>
   void Update(BlockEntry& entry, Change change);
-  void Count(const BlockEntry& entry, int sign);
+  void Count(const LayerSet& device, const LayerSet& host, int sign);
   static void Enlist(BlockEntry& entry, bool wanted, std::list<BlockEntry*>* list, bool* listed,
                      std::list<BlockEntry*>::iterator* at);
   LayerSet IdleLayers(const BlockEntry& entry) const;
 
   const ReplicaShape& shape_;
-  absl::flat_hash_map<BlockId, std::unique_ptr<BlockEntry>> entries_;
+  // By a part of the id, which is a digest and as good as random: a table that grows moves all it holds at once, and a
+  // quarter of a million entries would make a step wait for 4 ms.
+  struct PartOfId {
+    size_t operator()(const BlockId& id) const { return id.high; }
+  };
+  using Entries = absl::flat_hash_map<BlockId, std::unique_ptr<BlockEntry>, PartOfId>;
+  static constexpr size_t kParts = 64;
+  std::array<Entries, kParts> entries_;
+  size_t size_ = 0;
   std::list<BlockEntry*> idle_on_device_, idle_on_host_;
   KvAmounts idle_room_;
   int64_t arriving_ = 0;

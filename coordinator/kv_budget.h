@@ -23,7 +23,10 @@ class KvBudget {
 
   // All or nothing.
   bool Try(const KvAmounts& more) {
-    if (!Covers(Free(), more)) return false;
+    for (size_t s = 0; s < more.size(); ++s) {
+      if (more[s].slots > total_[s].slots - taken_[s].slots - RingOf(s)) return false;
+      if (more[s].frames > total_[s].frames - taken_[s].frames) return false;
+    }
     AddTo(&taken_, more);
     return true;
   }

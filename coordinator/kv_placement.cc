@@ -22,14 +22,13 @@ KvPlacement::KvPlacement(ReplicaShape shape, const Options& options)
 
 KvAmounts KvPlacement::TailCharge(const LayerSet& kept, int32_t reserved, absl::Span<const int32_t> live) const {
   const LayerSet streamed = shape_.all - kept;
-  KvAmounts charge = shape_.Slots(kTailBlocks, streamed);
-  AddTo(&charge, shape_.Slots(reserved, kept & shape_.unbounded));
-  AddTo(&charge, shape_.Frames(reserved, streamed & shape_.unbounded));
+  KvAmounts charge(shape_.stages.size());
+  if (!streamed.empty()) shape_.AddRoom(kTailBlocks, streamed, {}, &charge);
+  shape_.AddRoom(reserved, kept & shape_.unbounded, streamed & shape_.unbounded, &charge);
   for (size_t g = 0; g < shape_.windows.size(); ++g) {
     const WindowGroup& group = shape_.windows[g];
     const int32_t most = std::max(0, shape_.MostLive(group, options_.chunk_tokens) - live[g]);
-    AddTo(&charge, shape_.Slots(std::min(reserved, most), kept & group.layers));
-    AddTo(&charge, shape_.Frames(std::min(reserved, most), streamed & group.layers));
+    shape_.AddRoom(std::min(reserved, most), kept & group.layers, streamed & group.layers, &charge);
   }
   return charge;
 }
@@ -111,8 +110,8 @@ int32_t KvPlacement::Match(const SequenceState& sequence, int32_t most, PlanId n
   return 0;
 }
 
-bool KvPlacement::Arriving(const SequenceState& sequence, int32_t block) const {
-  if (!AnyArriving() || block >= static_cast<int32_t>(sequence.ids.size())) return false;
+bool KvPlacement::EntryArrives(const SequenceState& sequence, int32_t block) const {
+  if (block >= static_cast<int32_t>(sequence.ids.size())) return false;
   const BlockEntry* entry = directory_.Find(sequence.ids[block]);
   return entry != nullptr && !entry->arriving.empty();
 }
@@ -184,13 +183,7 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
   return false;
 }
 
-bool KvPlacement::Reserve(SequenceState& sequence, int32_t end) {
-  const int32_t needed = shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size());
-  return needed <= sequence.reserved || Grow(sequence, needed);
-}
-
-bool KvPlacement::Stream(const SequenceState& sequence, int32_t end, PlanId plan) {
-  if (sequence.kept == shape_.all) return true;
+bool KvPlacement::WidenRing(const SequenceState& sequence, int32_t end, PlanId plan) {
   auto [it, fresh] = rings_.try_emplace(plan, KvAmounts(shape_.stages.size()));
   KvAmounts ring = it->second;
   AddTo(&ring, RingNeed(sequence.kept, shape_.BlocksFor(end)));
@@ -211,7 +204,7 @@ void KvPlacement::EndPlan(PlanId plan) {
   if (rings_.erase(plan) > 0) budget_.EndRing(plan);
 }
 
-bool KvPlacement::PassWindows(SequenceState& sequence, int32_t start) {
+bool KvPlacement::LeaveBehind(SequenceState& sequence, int32_t start) {
   bool moved = false;
   for (size_t g = 0; g < shape_.windows.size(); ++g) {
     const int32_t first =
@@ -235,20 +228,18 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
     BlockEntry& entry = directory_.Ensure(sequence.ids[index], index);
     const LayerSet device = entry.device | sequence.kept;
     const LayerSet host = entry.host | ((shape_.all - sequence.kept) - entry.placed());
-    const KvAmounts before = budget_.taken();
-    budget_.Give(sequence.charge);  // a reserved block becomes a sealed one: never more than before
+    // A reserved block becomes a sealed one: never more than before. Where another's copy lay already, what was
+    // reserved stays taken until the plan has been executed.
+    KvAmounts surplus = std::move(sequence.charge);
+    TakeFrom(&surplus, RoomToPlace(entry, device, host));
     sequence.blocks.push_back(&entry);
     CountSealed(sequence);
     sequence.charge = TailCharge(sequence, sequence.kept, --sequence.reserved);
-    directory_.AddUser(entry, &sequence);
-    entry.sealed_in = plan;
-    Place(entry, device, host);
-    CHECK_MSG(budget_.Try(sequence.charge), "contracts.kv-budget: sealing took more than was reserved");
-    // Where another's copy lay already, this one takes room until the plan has been executed.
-    KvAmounts surplus = before;
-    TakeFrom(&surplus, budget_.taken());
-    CHECK(budget_.Try(surplus));
+    TakeFrom(&surplus, sequence.charge);
+    CHECK_MSG(Covers(surplus, KvAmounts(surplus.size())), "contracts.kv-budget: sealing took more than was reserved");
     AddTo(&late_, surplus);
+    directory_.Seal(entry, &sequence, device, host);
+    entry.sealed_in = plan;
   }
 }
 
@@ -349,13 +340,16 @@ void KvPlacement::CountSealed(SequenceState& sequence) {
   sequence.sealed = static_cast<int32_t>(sequence.blocks.size());
 }
 
+KvAmounts KvPlacement::RoomToPlace(const BlockEntry& entry, const LayerSet& device, const LayerSet& host) const {
+  KvAmounts more(shape_.stages.size());
+  shape_.AddRoom(1, device, host, &more);
+  if (!entry.placed().empty()) shape_.AddRoom(-1, entry.device, entry.host, &more);
+  return more;
+}
+
 void KvPlacement::Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host) {
-  KvAmounts before = shape_.Slots(1, entry.device);
-  AddTo(&before, shape_.Frames(1, entry.host));
-  KvAmounts after = shape_.Slots(1, device);
-  AddTo(&after, shape_.Frames(1, host));
-  budget_.Give(before);
-  CHECK_MSG(budget_.Try(after), "contracts.kv-budget: a block was placed where no room had been made");
+  const bool room = budget_.Try(RoomToPlace(entry, device, host));
+  CHECK_MSG(room, "contracts.kv-budget: a block was placed where no room had been made");
   directory_.SetPlaces(entry, device, host);
 }
 

@@ -40,7 +40,9 @@ class KvPlacement {
   // them needs them. Those that `now` names do not count: no plan before it has sealed them.
   int32_t Match(const SequenceState& sequence, int32_t most, PlanId now) const;
   // Whether a block of the sequence is on its way from the tiers, for whichever request asked first.
-  bool Arriving(const SequenceState& sequence, int32_t block) const;
+  bool Arriving(const SequenceState& sequence, int32_t block) const {
+    return AnyArriving() && EntryArrives(sequence, block);
+  }
   bool AnyArriving() const { return directory_.arriving() > 0; }
   // Whether the block is there once the plan is executed, and not before.
   bool SealedBy(const SequenceState& sequence, int32_t block, PlanId plan) const;
@@ -56,11 +58,19 @@ class KvPlacement {
   };
   bool Start(SequenceState& sequence, int32_t adopted, int32_t fetched, const StartRoom& limits);
   // Room for positions [0, end), given by the cache where nothing is free.
-  bool Reserve(SequenceState& sequence, int32_t end);
+  bool Reserve(SequenceState& sequence, int32_t end) {
+    const int64_t blocks = static_cast<int64_t>(sequence.blocks.size()) + sequence.reserved;
+    return end <= blocks * shape_.block_tokens ||
+           Grow(sequence, shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size()));
+  }
   // Room in the plan's ring for what of the sequence streams while positions up to `end` are computed.
-  bool Stream(const SequenceState& sequence, int32_t end, PlanId plan);
+  bool Stream(const SequenceState& sequence, int32_t end, PlanId plan) {
+    return sequence.kept == shape_.all || WidenRing(sequence, end, plan);
+  }
   // Blocks that lie behind the windows of a row at `start` become cache in these layers.
-  bool PassWindows(SequenceState& sequence, int32_t start);
+  bool PassWindows(SequenceState& sequence, int32_t start) {
+    return shape_.windows.empty() || LeaveBehind(sequence, start);
+  }
   // A new plan is made: what the former frees when it is executed is free from now on.
   void BeginPlan();
   // Its first `count` blocks are sealed once `plan` is executed.
@@ -120,6 +130,11 @@ class KvPlacement {
   LayerSet KeptByUsers(const BlockEntry& entry, const SequenceState* but) const;
   void SetSeenFrom(SequenceState& sequence, int32_t position) const;
 
+  // The parts of the calls above that most steps of most sequences do without.
+  bool EntryArrives(const SequenceState& sequence, int32_t block) const;
+  bool WidenRing(const SequenceState& sequence, int32_t end, PlanId plan);
+  bool LeaveBehind(SequenceState& sequence, int32_t start);
+
   // What is free and what is cache.
   KvAmounts Obtainable() const;
   // Takes `need`, out of the cache where nothing is free. False, and nothing has changed, if that is not enough.
@@ -150,6 +165,8 @@ class KvPlacement {
   LayerSet OneMore(const LayerSet& kept) const;
   LayerSet LayersToLower(const SequenceState& sequence, size_t stage) const;
 
+  // What more the block takes when it lies there instead.
+  KvAmounts RoomToPlace(const BlockEntry& entry, const LayerSet& device, const LayerSet& host) const;
   void Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host);  // charges or frees the difference
   void Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers);
   void EraseIfGone(BlockEntry& entry);

@@ -25,15 +25,22 @@ bool Covers(const KvAmounts& room, const KvAmounts& need) {
   return true;
 }
 
+void ReplicaShape::AddRoom(int64_t blocks, const LayerSet& device, const LayerSet& host, KvAmounts* to) const {
+  for (size_t s = 0; s < stages.size(); ++s) {
+    (*to)[s].slots += blocks * CountCommon(device, stages[s].layers);
+    (*to)[s].frames += blocks * CountCommon(host, stages[s].layers);
+  }
+}
+
 KvAmounts ReplicaShape::Slots(int64_t blocks, const LayerSet& layers) const {
   KvAmounts amounts(stages.size());
-  for (size_t s = 0; s < stages.size(); ++s) amounts[s].slots = blocks * (layers & stages[s].layers).size();
+  AddRoom(blocks, layers, {}, &amounts);
   return amounts;
 }
 
 KvAmounts ReplicaShape::Frames(int64_t blocks, const LayerSet& layers) const {
   KvAmounts amounts(stages.size());
-  for (size_t s = 0; s < stages.size(); ++s) amounts[s].frames = blocks * (layers & stages[s].layers).size();
+  AddRoom(blocks, {}, layers, &amounts);
   return amounts;
 }
 

@@ -62,6 +62,8 @@ struct ReplicaShape {
   int32_t MostLive(const WindowGroup& group, int32_t chunk_tokens) const {
     return BlocksFor(group.tokens) + BlocksFor(chunk_tokens) + 2;
   }
+  // Adds `blocks` slots for each layer of `device` and as many frames for each of `host`, by stage.
+  void AddRoom(int64_t blocks, const LayerSet& device, const LayerSet& host, KvAmounts* to) const;
   // `blocks` slots (frames) for each of `layers`, by stage.
   KvAmounts Slots(int64_t blocks, const LayerSet& layers) const;
   KvAmounts Frames(int64_t blocks, const LayerSet& layers) const;

@@ -156,7 +156,8 @@ class Scheduler {
   void Commit(InFlight step);
   void TakeAnswers(const StepResult& result);
   void Account(const StepResult& result);
-  void CommitSequence(const PlanSequence& planned, const LostSequence* loss, absl::Span<SampledToken> sampled);
+  void CommitSequence(SequenceState* found, const PlanSequence& planned, const LostSequence* loss,
+                      absl::Span<SampledToken> sampled);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
   void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<SampledToken> sampled);
   bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
@@ -192,12 +193,13 @@ class Scheduler {
   std::vector<const SequenceView*> seen_;          // the same, as policies see them
   std::vector<SequenceState*> streams_, prompts_;  // of the plan being made; here so that their memory is used again
   bool order_stale_ = false;
-  std::vector<PlanSequence> spare_;  // empty; its memory is that of a plan that was committed
-  absl::Time commit_time_;           // when the result being committed was taken
-  int64_t accepted_ = 0;             // tokens of the result being committed
-  absl::Duration gap_;               // between tokens of one stream: most of a step have the same
-  uint64_t gaps_ = 0;                // so many are not recorded yet
-  RequestId served_last_{};          // where the next plan's decoding streams begin, when not all fit into one
+  std::vector<SequenceState*> found_;  // of the plan being committed
+  std::vector<PlanSequence> spare_;    // empty; its memory is that of a plan that was committed
+  absl::Time commit_time_;             // when the result being committed was taken
+  int64_t accepted_ = 0;               // tokens of the result being committed
+  absl::Time gap_began_;               // when a stream got its token before: most streams of a step at once
+  uint64_t gaps_ = 0;                  // so many are not recorded yet
+  RequestId served_last_{};            // where the next plan's decoding streams begin, when not all fit into one
   CostModel cost_;
   LengthHistory lengths_;
   TenantLedger tenants_;

@@ -17,6 +17,8 @@ absl::Duration ComputeTime(const std::vector<StepResult>& results) {
   return absl::Microseconds(slowest);
 }
 
+constexpr size_t kAhead = 8;  // sequences whose tokens are asked of memory before their turn
+
 }  // namespace
 
 void Scheduler::OnResult(StepResult result) {
@@ -108,12 +110,23 @@ void Scheduler::Commit(InFlight step) {
     if (Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size())) sampled = &result.sampled;
   }
   deliveries_.reserve(deliveries_.size() + sampled->size());
-  size_t next = 0;  // sampled tokens come in the order of the plan's sequences
+  // Looked up together, so that the memory of one is waited for while the next is found. A sequence that ends in the
+  // loop below is in the plan once, and ends no other.
+  found_.clear();
   for (const PlanSequence& planned : step.plan.sequences) {
+    found_.push_back(Find(planned.request));
+    if (found_.back() != nullptr) found_.back()->Prefetch();
+  }
+  size_t next = 0;  // sampled tokens come in the order of the plan's sequences
+  for (size_t i = 0; i < found_.size(); ++i) {
+    const PlanSequence& planned = step.plan.sequences[i];
+    if (i + kAhead < found_.size() && found_[i + kAhead] != nullptr) {
+      __builtin_prefetch(found_[i + kAhead]->tokens.data() + found_[i + kAhead]->tokens.size(), 1);
+    }
     const size_t first = next;
     while (next < sampled->size() && (*sampled)[next].request == planned.request) ++next;
     auto loss = lost.empty() ? lost.end() : lost.find(planned.request);
-    CommitSequence(planned, loss == lost.end() ? nullptr : loss->second,
+    CommitSequence(found_[i], planned, loss == lost.end() ? nullptr : loss->second,
                    absl::MakeSpan(*sampled).subspan(first, next - first));
   }
   RecordTokens();
@@ -127,9 +140,8 @@ void Scheduler::Commit(InFlight step) {
   metrics_.usage.Set(load.blocks > 0 ? static_cast<double>(load.blocks_held) / load.blocks : 0);
 }
 
-void Scheduler::CommitSequence(const PlanSequence& planned, const LostSequence* loss,
+void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned, const LostSequence* loss,
                                absl::Span<SampledToken> sampled) {
-  SequenceState* found = Find(planned.request);
   if (found == nullptr || found->attempt != planned.attempt || found->in_flight == 0) return;
   SequenceState& sequence = *found;
   --sequence.in_flight;
@@ -197,7 +209,7 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
 }
 
 void Scheduler::RecordTokens() {
-  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(gap_), gaps_);
+  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(commit_time_ - gap_began_), gaps_);
   metrics_.generation_tokens.Add(static_cast<double>(accepted_));
   gaps_ = 0;
   accepted_ = 0;
@@ -227,11 +239,10 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     sequence.first_token = now;
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));
   } else {
-    const absl::Duration gap = now - sequence.last_token;
-    if (gap != gap_) RecordTokens();
-    gap_ = gap;
+    if (sequence.last_token != gap_began_) RecordTokens();
+    gap_began_ = sequence.last_token;
     ++gaps_;
-    sequence.largest_so_far = std::max(sequence.largest_so_far, gap);
+    sequence.largest_so_far = std::max(sequence.largest_so_far, now - sequence.last_token);
   }
   sequence.last_token = now;
   sequence.losses = 0;  // it got on

@@ -13,6 +13,7 @@ namespace interlace {
 namespace {
 
 constexpr int64_t kMostRaised = 512;  // extents that one plan promotes
+constexpr size_t kAhead = 8;          // sequences that are asked of memory before their turn
 constexpr size_t kMostLookedAt = 64;  // waiting requests that one plan tries to start
 
 }  // namespace
@@ -117,9 +118,12 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   int64_t streams = 0;  // ready or not
   streams_.clear();
   prompts_.clear();
-  for (SequenceState* sequence : RunningInOrder()) {
-    if (sequence->phase != Phase::kRunning || sequence->held_in == next_plan_)
-      continue;  // parked just now, by one before it; or held
+  const std::vector<SequenceState*>& order = RunningInOrder();
+  for (size_t i = 0; i < order.size(); ++i) {
+    SequenceState* const sequence = order[i];
+    if (i + kAhead < order.size()) order[i + kAhead]->Prefetch();
+    // Parked just now, by one before it; or it sits this plan out.
+    if (sequence->phase != Phase::kRunning || sequence->held_in == next_plan_) continue;
     const bool decodes = sequence->decodes();
     streams += decodes ? 1 : 0;
     const int32_t rows = Rows(*sequence, all);
@@ -323,6 +327,7 @@ bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* pla
 // A block that the sequence would seal is on its way from the tiers for another request. Two copies of one block would
 // need room for both, so the sequence lets the block arrive, or fail to.
 bool Scheduler::Awaited(const SequenceState& sequence, int32_t end) const {
+  if (!placement_->AnyArriving()) return false;
   for (int32_t b = sequence.named; b < end / shape()->block_tokens; ++b) {
     if (placement_->Arriving(sequence, b)) return true;
   }
@@ -350,7 +355,8 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   }
   if (sequence.kept_changed) planned.kept = placement_->TakeKept(sequence);
   sequence.opened = true;
-  planned.names = NamesFor(sequence, end, plan->id);
+  const bool unnamed = sequence.named < static_cast<int32_t>(sequence.ids.size());
+  if (unnamed) planned.names = NamesFor(sequence, end, plan->id);
   if (const int32_t again = std::min(end, sequence.computed_before) - planned.start; again > 0) {
     sequence.explanation.recomputed_tokens += again;
     metrics_.recomputed_after_park.Add(again);

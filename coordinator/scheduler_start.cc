@@ -20,11 +20,13 @@ void Scheduler::ExtendIds(SequenceState& sequence) {
     if (chains_.size() >= 1024) chains_.clear();  // salts come from clients: the cache of keys is bounded
     chain = chains_.emplace(sequence.request.salt, BlockChain(seed)).first;
   }
+  sequence.ids.reserve(sequence.tokens.capacity() / static_cast<size_t>(block_tokens));
   while (sequence.ids.size() < whole) {
     const auto block = static_cast<int32_t>(sequence.ids.size());
     const BlockId parent = sequence.ids.empty() ? BlockId{} : sequence.ids.back();
     sequence.ids.push_back(chain->second.Next(
         parent, absl::MakeConstSpan(sequence.tokens).subspan(size_t{1} * block * block_tokens, block_tokens)));
+    placement_->directory().Prefetch(sequence.ids.back());  // it is sealed soon
   }
 }
 
@@ -105,6 +107,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
     metrics_.prefix_hits.Add(sequence.cached_tokens);
     deliveries_.push_back({sequence.request.sink.get(), Delivery::Kind::kCached, sequence.cached_tokens});
   }
+  sequence.blocks.reserve(sequence.ids.capacity());
   sequence.explanation.layers.resize(shape()->layers);
   for (int32_t l = 0; l < shape()->layers; ++l) {
     for (size_t s = 0; s < shape()->stages.size(); ++s) {
@@ -167,6 +170,7 @@ std::optional<SealedNames> Scheduler::NamesFor(SequenceState& sequence, int32_t 
   placement_->Seal(sequence, count, plan);
   SealedNames names{sequence.named, {sequence.ids.begin() + sequence.named, sequence.ids.begin() + count}};
   for (const BlockId& id : names.ids) {
+    if (computing_.empty()) break;
     auto it = computing_.find(id);
     if (it != computing_.end() && it->second == sequence.request.id) computing_.erase(it);
   }

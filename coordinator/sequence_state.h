@@ -1,6 +1,7 @@
 // SequenceState: one request in the scheduler's eyes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,7 +20,10 @@ enum class Below : uint8_t { kUnknown, kAsked, kKnown };
 // Owned by the Scheduler; thread: the replica's. Positions [0, confirmed) are computed and acknowledged, positions
 // [0, scheduled) are computed or in plans. While a plan is in flight that samples, the ranks know a token more than
 // `tokens` does (pending).
-struct SequenceState : SequenceView {
+struct alignas(64) SequenceState : SequenceView {
+  static constexpr int32_t kTokensAhead = 4096;
+  static constexpr size_t kHotBytes = 448;
+
   // What each step of a stream looks at stands together, so that a step touches few cache lines of each.
   bool opened = false;        // the ranks know the attempt
   bool void_attempt = false;  // a step of the attempt was lost: what else comes of it counts for nothing
@@ -39,13 +43,13 @@ struct SequenceState : SequenceView {
   absl::Duration largest_so_far;              // gap between two of its tokens
   std::vector<int32_t> tokens;                // prompt, then what was accepted; `known` of them
   std::vector<BlockId> ids;                   // of the whole blocks of `tokens`
-  Request request;
+  std::vector<BlockEntry*> blocks;            // sealed ones, in order: used while it runs, held while it is parked
+  LayerSet kept;                              // layers whose blocks all lie on the device
+  Request request;                            // its first members are part of each step
 
-  // Its KV. KvPlacement alone writes these, `reserved` and `kept_changed`.
-  std::vector<BlockEntry*> blocks;  // sealed ones, in order: used while it runs, held while it is parked
-  LayerSet kept;                    // layers whose blocks all lie on the device
-  std::vector<int32_t> seen_from;   // by window group: the first block that it still sees
-  KvAmounts charge;                 // of the reserved blocks
+  // KvPlacement alone writes these, `blocks`, `kept`, `kept_changed` and `reserved`.
+  std::vector<int32_t> seen_from;  // by window group: the first block that it still sees
+  KvAmounts charge;                // of the reserved blocks
 
   int32_t adopted = 0;  // blocks of this attempt that others computed
   Below below = Below::kUnknown;
@@ -57,16 +61,23 @@ struct SequenceState : SequenceView {
   int32_t cached_tokens = -1;  // of the prompt, when it first started; -1: not yet
   Explanation explanation;     // of what is not counted above
 
-  explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), tokens(r.prompt), request(std::move(r)) {
+  explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), request(std::move(r)) {
     id = request.id;
     arrival = request.arrival;
     deadline = request.deadline;
-    prompt = known = static_cast<int32_t>(tokens.size());
+    prompt = known = static_cast<int32_t>(request.prompt.size());
     max_tokens = request.max_tokens;
     priority = request.targets.priority;
     ttft = request.targets.ttft.value_or(absl::InfiniteDuration());
     tpot = request.targets.tpot.value_or(absl::InfiniteDuration());
     largest_gap = request.targets.largest_gap.value_or(absl::InfiniteDuration());
+    // Streams that began together would else copy all their tokens in the same steps. Untouched room costs no memory.
+    tokens.reserve(request.prompt.size() + static_cast<size_t>(std::min(request.max_tokens, kTokensAhead)));
+    tokens = request.prompt;
+  }
+  // Asks for what the next step looks at, some sequences ahead.
+  void Prefetch() const {
+    for (size_t at = 0; at < kHotBytes; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(this) + at, 1);
   }
   // What is known by now of its first token and its gaps.
   void FillPace(RequestTiming* timing) const {

@@ -2,6 +2,9 @@
 
 #include <sodium.h>
 
+#include <algorithm>
+
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "kvstore/byte_order.h"
@@ -31,7 +34,7 @@ std::string IdText(const BlockId& id) {
 }
 
 BlockChain::BlockChain(const ChainSeed& seed) {
-  std::string bytes = "interlace.chain.2";
+  std::string bytes = "interlace.chain.3";
   for (absl::string_view text :
        {absl::string_view(seed.model_digest), absl::string_view(seed.numerics), absl::string_view(seed.dtype),
         absl::string_view(seed.salt), absl::string_view(seed.secret)}) {
@@ -42,14 +45,19 @@ BlockChain::BlockChain(const ChainSeed& seed) {
 }
 
 BlockId BlockChain::Next(const BlockId& parent, absl::Span<const int32_t> tokens) const {
-  std::string bytes;
-  bytes.reserve(16 + 4 * tokens.size());
-  AppendLittle(parent.high, &bytes);
-  AppendLittle(parent.low, &bytes);
-  for (int32_t token : tokens) AppendLittle(token, &bytes);
+  // A block of 16 tokens is one round of BLAKE2b, which takes 128 bytes; its own keyed mode would need two.
+  absl::InlinedVector<unsigned char, 512> bytes(key_.size() + sizeof parent + 4 * tokens.size());
+  char* to = reinterpret_cast<char*>(std::copy(key_.begin(), key_.end(), bytes.data()));
+  StoreLittle(parent.high, to);
+  StoreLittle(parent.low, to + 8);
+  to += sizeof parent;
+  for (int32_t token : tokens) {
+    StoreLittle(token, to);
+    to += sizeof token;
+  }
   char digest[16];
-  CHECK(crypto_generichash(reinterpret_cast<unsigned char*>(digest), sizeof digest, Unsigned(bytes), bytes.size(),
-                           key_.data(), key_.size()) == 0);
+  CHECK(crypto_generichash(reinterpret_cast<unsigned char*>(digest), sizeof digest, bytes.data(), bytes.size(), nullptr,
+                           0) == 0);
   return BlockId{LoadLittle<uint64_t>(digest), LoadLittle<uint64_t>(digest + 8)};
 }
 

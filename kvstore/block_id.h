@@ -41,8 +41,8 @@ struct ChainSeed {
 };
 
 // Names the blocks of one tenant on one replica. A value; any thread. Each id covers its block's tokens and, through
-// its parent, all tokens before: id(i) = BLAKE2b-128(key, id(i - 1) + tokens of block i), the key being a BLAKE2b-256
-// of the seed.
+// its parent, all tokens before: id(i) = BLAKE2b-128(key + id(i - 1) + tokens of block i), the key being a BLAKE2b-256
+// of the seed. A secret prefix of one length is a key for BLAKE2b, whose digests cannot be extended.
 class BlockChain {
  public:
   explicit BlockChain(const ChainSeed& seed);

@@ -46,6 +46,15 @@ class LayerSet {
     for (uint64_t word : words_) count += word == 0 ? 0 : std::popcount(word);  // most models fill one word or two
     return count;
   }
+  // How many layers are in both.
+  friend constexpr int32_t CountCommon(const LayerSet& a, const LayerSet& b) {
+    int32_t count = 0;
+    for (size_t i = 0; i < kWords; ++i) {
+      const uint64_t word = a.words_[i] & b.words_[i];
+      count += word == 0 ? 0 : std::popcount(word);
+    }
+    return count;
+  }
   constexpr bool Contains(const LayerSet& other) const { return (other - *this).empty(); }
 
   friend constexpr LayerSet operator|(LayerSet a, const LayerSet& b) {

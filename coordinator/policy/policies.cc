@@ -33,8 +33,8 @@ double Priority(const SequenceView& sequence, const CostModel&) {
 double Attained(const SequenceView& sequence, const CostModel&) { return sequence.tenant_tag; }
 
 // The latest moment at which it can go on and have its next token in time: least slack first, at any moment. Those who
-// wait for the rest of an answer come before those who have nothing yet: these start early all the same, with few layers,
-// and when all are late it is of no use that everybody is.
+// wait for the rest of an answer come before those who have nothing yet: these start early all the same, with few
+// layers, and when all are late it is of no use that everybody is.
 double LatestStart(const SequenceView& sequence, const CostModel& cost) {
   absl::Time latest = Due(sequence);
   if (cost.known()) latest -= cost.Prefill(std::min(sequence.scheduled, sequence.known), sequence.known, 256);

@@ -18,25 +18,26 @@ enum class Phase : uint8_t { kWaiting, kFetching, kRunning };
 
 // One request as a policy sees it. SequenceState is one, so that the scheduler keeps nothing twice.
 struct SequenceView {
+  // What each step looks at first.
   RequestId id{};
   Phase phase = Phase::kWaiting;
-  absl::Time arrival, deadline;
-  absl::Time first_token = absl::InfinitePast();  // infinite past: not yet
-  absl::Time last_token = absl::InfinitePast();
-  // What it asks for; infinite: nothing.
-  absl::Duration ttft = absl::InfiniteDuration();
-  absl::Duration tpot = absl::InfiniteDuration();
-  absl::Duration largest_gap = absl::InfiniteDuration();
-  int32_t priority = 0;   // lower is earlier
-  double tenant_tag = 0;  // tokens that its tenant had been served, or had ahead of it, when it came
   int32_t prompt = 0;     // tokens
   int32_t known = 0;      // prompt, then what was accepted
   int32_t scheduled = 0;  // positions computed or in plans
   int32_t pending = 0;    // sampling steps in flight
   int32_t max_tokens = 0;
-  int32_t sealed = 0;       // blocks that it holds or uses
-  int32_t kept_layers = 0;  // layers whose blocks all lie on the device
-  double key = 0;           // its place in the policy's order: lower first
+  int32_t sealed = 0;                             // blocks that it holds or uses
+  int32_t kept_layers = 0;                        // layers whose blocks all lie on the device
+  absl::Time first_token = absl::InfinitePast();  // infinite past: not yet
+  absl::Time last_token = absl::InfinitePast();
+  // What it asks for; infinite: nothing.
+  absl::Duration tpot = absl::InfiniteDuration();
+  absl::Duration largest_gap = absl::InfiniteDuration();
+  absl::Duration ttft = absl::InfiniteDuration();
+  absl::Time arrival, deadline;
+  int32_t priority = 0;   // lower is earlier
+  double tenant_tag = 0;  // tokens that its tenant had been served, or had ahead of it, when it came
+  double key = 0;         // its place in the policy's order: lower first
 
   int32_t generated() const { return known - prompt; }
   // Known tokens that are in no plan.
@@ -60,7 +61,7 @@ struct StepView {
   absl::Time now;
   absl::Span<const SequenceView* const> running;
   int32_t waiting = 0;  // requests that no rank knows
-  int32_t parked = 0;  // requests that wait after their first token, or run with less than all layers
+  int32_t parked = 0;   // requests that wait after their first token, or run with less than all layers
   int32_t rows = 0;     // the most of one plan
   int32_t stages = 1;
   int32_t layers = 0;

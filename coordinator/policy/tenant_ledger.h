@@ -8,8 +8,8 @@
 
 namespace interlace {
 
-// Start-time fair queueing: a request's tag is the service that its tenant had, or had ahead of it, when it came, and no
-// less than that of whoever starts now, so that nobody saves up service by staying away. Served by tag, tenants that
+// Start-time fair queueing: a request's tag is the service that its tenant had, or had ahead of it, when it came, and
+// no less than that of whoever starts now, so that nobody saves up service by staying away. Served by tag, tenants that
 // always have something waiting get equal shares, whatever they ask for.
 // Owned by the Scheduler; thread: the replica's.
 class TenantLedger {
