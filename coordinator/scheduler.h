@@ -34,8 +34,8 @@ class PlanChannel {
 };
 
 // There is no prefill phase and no decode phase: a request's scheduled positions catch up with its tokens, a chunk at a
-// time. Up to one plan more than there are stages is in flight, so that no rank waits for the next one; on one stage a
-// stream runs on with the token that the rank sampled last, before the scheduler has seen it.
+// time. Up to one plan more than there are stages is in flight, so that no rank waits for the next one: a stream runs
+// on with the token that the ranks sampled last, before the scheduler has seen it.
 //
 // Owned by ReplicaLoop; thread: the replica's; never blocks. Tokens and ends reach their sinks after the next plan is
 // sent. A plan's effect on KV counts from the moment it is made: ranks execute plans in order.
@@ -101,6 +101,8 @@ class Scheduler {
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
   bool PlanRunning(StepPlan* plan);
+  using StreamIterator = std::vector<SequenceState*>::iterator;
+  int64_t ChooseStreams(StreamIterator begin, StreamIterator end, int64_t streams, int64_t most);
   void PlanWaiting(StepPlan* plan);
   void PlanSuspect(SequenceState& suspect, StepPlan* plan);
   SequenceState* FirstSuspect();
@@ -163,7 +165,6 @@ class Scheduler {
   bool suspects_ = false;    // there may be one
   absl::Time tightest_;      // deadline of the sequences of the plan being made
   absl::Time commit_time_;   // when the result being committed was taken
-  RequestId served_last_{};  // where the next plan's decoding streams begin, when not all fit into one
   double prefill_rate_ = 0;  // tokens/s of steps with many tokens; 0: none seen yet
   double below_rate_ = 0;    // bytes/s of fetches; 0: none seen yet
   absl::Time lost_since_ = absl::InfiniteFuture();

@@ -50,15 +50,32 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   const int32_t known = sequence.unscheduled();
   if (known > 0) return std::min({known, options_.chunk_tokens, budget});
   // A stream that drafts does not run ahead: what may follow is guessed from the token that came last.
-  const bool follows = shape()->stages.size() == 1 && options_.draft_tokens == 0 && sequence.pending > 0 &&
-                       known == 1 - sequence.pending;
+  const bool follows = options_.draft_tokens == 0 && sequence.pending > 0 && known == 1 - sequence.pending;
   const bool ends = sequence.generated() + sequence.pending >= sequence.request.max_tokens ||
                     sequence.length() + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
 }
 
-// Streams that decode come first, so that they keep their pace; then prompts, in the policy's order. On several stages
-// the streams are spread over the plans in flight. True if everybody who runs found room, so that others may start.
+// How many of the streams [begin, end) the plan takes; these are then the first. A stream's token comes back to the
+// first stage when the last one has sampled it, so on S stages the streams take turns in S groups: while one group is
+// on its way, the others are computed. Four streams on two stages go A B, C D, A B, ..; three go A B, C, A B, ..
+int64_t Scheduler::ChooseStreams(StreamIterator begin, StreamIterator end, int64_t streams, int64_t most) {
+  if (begin == end) return 0;
+  const auto stages = static_cast<int64_t>(shape()->stages.size());
+  const int64_t group = std::min((streams + stages - 1) / stages, most);
+  const auto groups = static_cast<uint64_t>(std::min((streams + group - 1) / group, stages));
+  if (groups == 1 && end - begin <= group) return end - begin;
+  std::stable_sort(begin, end, [](const SequenceState* a, const SequenceState* b) {
+    return Value(a->planned_in) < Value(b->planned_in);
+  });
+  const auto rested =
+      std::find_if(begin, end, [&](const SequenceState* s) { return Value(s->planned_in) + groups > next_plan_; });
+  // If all are on their way, waiting for the earliest of them is the best that can be done.
+  return std::min<int64_t>(group, rested == begin ? end - begin : rested - begin);
+}
+
+// Streams that decode come first, so that they keep their pace; then prompts, in the policy's order. True if everybody
+// who runs found room, so that others may start.
 bool Scheduler::PlanRunning(StepPlan* plan) {
   const std::vector<SequenceState*> order(running_.begin(), running_.end());
   const int32_t all = std::min(options_.step_tokens, shape()->step_tokens);
@@ -77,20 +94,13 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   ready.erase(std::remove_if(ready.begin(), ready.end(), parked), ready.end());
   const auto prompts =
       std::stable_partition(ready.begin(), ready.end(), [](const SequenceState* s) { return s->decodes(); });
-  const auto stages = static_cast<int64_t>(shape()->stages.size());
   const int64_t streams =
       std::count_if(order.begin(), order.end(), [](const SequenceState* s) { return s->decodes(); });
   // Streams leave rows to those who have none yet, so that everybody gets on.
   const auto begun = static_cast<int32_t>(sequences_.size() - waiting_.size());
   const bool others = prompts != ready.end() || (!waiting_.empty() && begun < options_.max_running);
   const int64_t most = others && all > 1 ? all - std::max(1, all / 4) : all;
-  int64_t share = std::min<int64_t>(prompts - ready.begin(), (streams + stages - 1) / stages);
-  if (share > most) {  // not all fit into one plan: this one begins behind the last of the former
-    share = most;
-    const auto next =
-        std::find_if(ready.begin(), prompts, [&](const SequenceState* s) { return s->request.id == served_last_; });
-    if (next != prompts) std::rotate(ready.begin(), next + 1, prompts);
-  }
+  int64_t share = ChooseStreams(ready.begin(), prompts, streams, most);
   plan->sequences.reserve(static_cast<size_t>(share + (ready.end() - prompts)));
   int32_t budget = all;
   for (auto it = ready.begin(); it != ready.end(); ++it) {
@@ -100,7 +110,6 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
       continue;
     }
     budget -= static_cast<int32_t>(plan->sequences.back().tokens.size());
-    if (it < prompts) served_last_ = (*it)->request.id;
   }
   return room;
 }
@@ -265,6 +274,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
     metrics_.recomputed_after_park.Add(again);
   }
   sequence.scheduled = end;
+  sequence.planned_in = plan->id;
   tightest_ = std::min(tightest_, sequence.request.deadline);
   ++sequence.in_flight;
   if (planned.sample) ++sequence.pending;

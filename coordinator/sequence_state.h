@@ -33,6 +33,7 @@ struct SequenceState {
   int32_t scheduled = 0;
   int32_t pending = 0;    // sampling steps in flight
   int32_t in_flight = 0;  // plans of the attempt whose results are not all back
+  PlanId planned_in{};    // the latest plan that it is in
   bool drafting = false;  // a step with drafts is in flight: nothing is planned until it is back
 
   // Its KV. KvPlacement alone writes these.
