@@ -19,6 +19,7 @@ enum class Channel : uint16_t {};  // who handles a message
 inline constexpr Channel kActivationChannel{1};
 inline constexpr Channel kKvRequestChannel{2};
 inline constexpr Channel kKvReplyChannel{3};
+inline constexpr Channel kSampleChannel{4};
 
 // Immutable bytes shared between their owner and transfers in flight.
 using SharedBytes = std::shared_ptr<const std::string>;

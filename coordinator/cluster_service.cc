@@ -201,6 +201,9 @@ void ClusterService::FormIfComplete() {
     message.mutable_start()->set_epoch(Value(epoch));
     auto next = members_.find(stage + 1);
     if (next != members_.end()) message.mutable_start()->set_next_stage_address(next->second.rank.transport_address);
+    if (next == members_.end() && stage > 0) {
+      message.mutable_start()->set_first_stage_address(members_.at(0).rank.transport_address);
+    }
     PushTo(streams_.at(member.stream), std::move(message));
   }
   Do([loop = loop_, epoch, ranks = std::move(ranks)]() mutable { loop->OnFormed(epoch, std::move(ranks)); });

@@ -37,8 +37,8 @@ class PlanChannel {
 };
 
 // There is no prefill phase and no decode phase: a request's scheduled positions catch up with its tokens, a chunk at a
-// time. Up to one plan more than there are stages is in flight, so that no rank waits for the next one; on one stage a
-// stream runs on with the token that the rank sampled last, before the scheduler has seen it.
+// time. Up to one plan more than there are stages is in flight, so that no rank waits for the next one: a stream runs
+// on with the token that the ranks sampled last, before the scheduler has seen it.
 //
 // Owned by ReplicaLoop; thread: the replica's; never blocks. Tokens and ends reach their sinks after the next plan is
 // sent. A plan's effect on KV counts from the moment it is made: ranks execute plans in order.
@@ -119,6 +119,8 @@ class Scheduler {
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
   bool PlanRunning(StepPlan* plan);
+  using StreamIterator = std::vector<SequenceState*>::iterator;
+  int64_t TakeTurns(StreamIterator begin, StreamIterator end, int64_t streams, int64_t most);
   void PlanWaiting(StepPlan* plan);
   void PlanSuspect(SequenceState& suspect, StepPlan* plan);
   SequenceState* FirstSuspect();
@@ -135,7 +137,7 @@ class Scheduler {
   void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void Attach(StepPlan* plan);
   bool MayStream(SequenceState& sequence, int64_t* bytes);
-  void ChooseStreams();
+  void HoldStreams();
   void GiveWayTo(SequenceState& sequence, SequenceState& victim);
 
   // scheduler_start.cc
@@ -199,7 +201,6 @@ class Scheduler {
   int64_t accepted_ = 0;               // tokens of the result being committed
   absl::Time gap_began_;               // when a stream got its token before: most streams of a step at once
   uint64_t gaps_ = 0;                  // so many are not recorded yet
-  RequestId served_last_{};            // where the next plan's decoding streams begin, when not all fit into one
   CostModel cost_;
   LengthHistory lengths_;
   TenantLedger tenants_;

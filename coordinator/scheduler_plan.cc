@@ -30,7 +30,7 @@ std::optional<StepPlan> Scheduler::Plan() {
     PlanSuspect(*suspect, &plan);
   } else {
     if (waiting_.empty()) Raise();
-    if (!placement_->streaming().empty()) ChooseStreams();
+    if (!placement_->streaming().empty()) HoldStreams();
     if (PlanRunning(&plan)) PlanWaiting(&plan);
   }
   const bool stuck = plan.sequences.empty() && plan.probes.empty() && in_flight_.empty() && !AwaitsTiers();
@@ -56,8 +56,7 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   const int32_t known = sequence.unscheduled();
   if (known > 0) return std::min({known, options_.chunk_tokens, budget});
   // A stream that drafts does not run ahead: what may follow is guessed from the token that came last.
-  const bool follows = shape()->stages.size() == 1 && options_.draft_tokens == 0 && sequence.pending > 0 &&
-                       known == 1 - sequence.pending;
+  const bool follows = options_.draft_tokens == 0 && sequence.pending > 0 && known == 1 - sequence.pending;
   const bool ends = sequence.generated() + sequence.pending >= sequence.request.max_tokens ||
                     sequence.known + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
@@ -65,7 +64,7 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
 
 // Streams that read layers from the host: those that the policy's bytes allow, least slack first. Where there is room,
 // one takes its layers back instead; the others sit this plan out, or leave the device.
-void Scheduler::ChooseStreams() {
+void Scheduler::HoldStreams() {
   if (draft_.stream_bytes == std::numeric_limits<int64_t>::max()) return;
   std::vector<std::pair<absl::Time, SequenceState*>> streams;
   for (SequenceState* sequence : placement_->streaming()) {
@@ -110,8 +109,26 @@ const std::vector<SequenceState*>& Scheduler::RunningInOrder() {
   return order_;
 }
 
-// Streams that decode come first, so that they keep their pace; then prompts, in the policy's order. On several stages
-// the streams are spread over the plans in flight. True if everybody who runs found room, so that others may start.
+// How many of the streams [begin, end) the plan takes; these are then the first. A stream's token comes back to the
+// first stage when the last one has sampled it, so on S stages the streams take turns in S groups: while one group is
+// on its way, the others are computed. Four streams on two stages go A B, C D, A B, ..; three go A B, C, A B, ..
+int64_t Scheduler::TakeTurns(StreamIterator begin, StreamIterator end, int64_t streams, int64_t most) {
+  if (begin == end) return 0;
+  const auto stages = static_cast<int64_t>(shape()->stages.size());
+  const int64_t group = std::min((streams + stages - 1) / stages, most);
+  const auto groups = static_cast<uint64_t>(std::min((streams + group - 1) / group, stages));
+  if (groups == 1 && end - begin <= group) return end - begin;
+  std::stable_sort(begin, end, [](const SequenceState* a, const SequenceState* b) {
+    return Value(a->planned_in) < Value(b->planned_in);
+  });
+  const auto rested =
+      std::find_if(begin, end, [&](const SequenceState* s) { return Value(s->planned_in) + groups > next_plan_; });
+  // If all are on their way, waiting for the earliest of them is the best that can be done.
+  return std::min<int64_t>(group, rested == begin ? end - begin : rested - begin);
+}
+
+// Streams that decode come first, so that they keep their pace; then prompts, in the policy's order. True if everybody
+// who runs found room, so that others may start.
 bool Scheduler::PlanRunning(StepPlan* plan) {
   const int32_t all = std::min(options_.step_tokens, shape()->step_tokens);
   bool room = true;
@@ -134,18 +151,11 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
       room = false;
     }
   }
-  const auto stages = static_cast<int64_t>(shape()->stages.size());
   // Streams leave rows to those who have none yet, so that everybody gets on.
   const auto begun = static_cast<int32_t>(sequences_.size() - waiting_.size());
   const bool others = !prompts_.empty() || (!waiting_.empty() && begun < options_.max_running);
   const int64_t most = others && all > 1 ? all - std::max(1, all / 4) : all;
-  int64_t share = std::min<int64_t>(static_cast<int64_t>(streams_.size()), (streams + stages - 1) / stages);
-  if (share > most) {  // not all fit into one plan: this one begins behind the last of the former
-    share = most;
-    const auto served = [&](const SequenceState* s) { return s->request.id == served_last_; };
-    const auto next = std::find_if(streams_.begin(), streams_.end(), served);
-    if (next != streams_.end()) std::rotate(streams_.begin(), next + 1, streams_.end());
-  }
+  int64_t share = TakeTurns(streams_.begin(), streams_.end(), streams, most);
   plan->sequences.reserve(static_cast<size_t>(share) + prompts_.size());
   int32_t budget = all;
   const auto add = [&](SequenceState& sequence) {
@@ -156,9 +166,7 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
     budget -= static_cast<int32_t>(plan->sequences.back().tokens.size());
     return true;
   };
-  for (auto it = streams_.begin(); it != streams_.end() && share-- > 0; ++it) {
-    if (add(**it)) served_last_ = (*it)->request.id;
-  }
+  for (auto it = streams_.begin(); share > 0; ++it, --share) add(**it);
   prompt_rows_ = draft_.prompt_rows;
   for (SequenceState* prompt : prompts_) {
     if (prompt_rows_ <= 0) break;
@@ -362,6 +370,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
     metrics_.recomputed_after_park.Add(again);
   }
   sequence.scheduled = end;
+  sequence.planned_in = plan->id;
   ++sequence.in_flight;
   if (planned.sample) ++sequence.pending;
 }

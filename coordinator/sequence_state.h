@@ -34,6 +34,7 @@ struct alignas(64) SequenceState : SequenceView {
   uint64_t held_in = 0;       // the plan that it sits out: its layers on the host are too much for it
   int32_t confirmed = 0;
   int32_t in_flight = 0;                      // plans of the attempt whose results are not all back
+  PlanId planned_in{};                        // the latest plan that it is in
   int32_t named = 0;                          // blocks whose name the ranks know
   int32_t reserved = 0;                       // blocks after the sealed ones that it has room for
   int32_t losses = 0;                         // of a replica that met it since it last got on

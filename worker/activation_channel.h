@@ -1,17 +1,19 @@
-// ActivationChannel: hidden states from one pipeline stage to the next.
+// ActivationChannel: what pipeline stages tell each other: hidden states to the next stage, sampled tokens back to the
+// first.
 #pragma once
 
-#include <deque>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "common/ids.h"
 #include "common/transport.h"
 #include "kernels/tensor.h"
+#include "proto/plan/step_plan.h"
+#include "worker/stage_link.h"
 
 namespace interlace {
 
@@ -22,45 +24,45 @@ struct ActivationNote {
   std::vector<size_t> lost;  // indices into the plan's sequences, ascending
 };
 
-// Owned by the rank; Send and Receive by the runner, Connect by whoever starts an epoch, the rest by any thread.
-// A message names the stage that sent it and carries a checksum over everything: what comes from elsewhere is dropped,
-// what is damaged fails the step. Either neighbour's end of the connection ends the wait for it: the receiving stage
-// hears of it at once, the sending one at its next Send.
-// Messages of an older epoch or plan are dropped, so both ends must agree on the epoch (Start) before a plan runs.
+// The token that one attempt of a request sampled last.
+struct ReturnedSample {
+  RequestId request{};
+  uint32_t attempt = 0;
+  int32_t token = -1;
+  friend bool operator==(const ReturnedSample&, const ReturnedSample&) = default;
+};
+
+// Owned by the rank; Connect by whoever starts an epoch, Interrupt and Resume by any thread, the rest by the runner.
+// Errors are those of StageLink.
 class ActivationChannel {
  public:
-  // `stage` is this rank's own.
-  ActivationChannel(Transport& transport, StageId stage);
+  // `stage` is this rank's own, of `stages`.
+  ActivationChannel(Transport& transport, StageId stage, int32_t stages);
 
-  // Connects to the next stage (empty address: there is none) for an epoch and closes the former connection.
-  absl::Status Connect(absl::string_view next_stage_address, Epoch epoch = {});
-  // Hands x over; x may be reused at once. Unavailable if the next stage is gone or an earlier Send did not leave.
+  // Where the next stage is, and, for the last one, the first. Empty addresses: there is none.
+  absl::Status Connect(absl::string_view next_stage_address, absl::string_view first_stage_address, Epoch epoch);
+
+  // Hands x over; x may be reused at once.
   absl::Status Send(const ActivationNote& note, const Tensor& x);
-  // Waits for the rows of exactly this plan and copies them into x. Unavailable when interrupted, when the previous
-  // stage is gone, or after `timeout`; InvalidArgument if the message does not fit x; DataLoss if it is damaged.
+  // Waits for the rows of exactly this plan and copies them into x. InvalidArgument if the message does not fit x.
   absl::StatusOr<ActivationNote> Receive(Epoch epoch, PlanId plan, const Tensor& x, absl::Duration timeout);
-  // Makes Receive return Unavailable for every epoch below `epoch`, for good: a later epoch has begun.
+
+  // From the last stage to the first: what a plan sampled. Sent for each plan that was to sample, if only to say that
+  // every sequence of it was lost.
+  absl::Status SendSamples(Epoch epoch, PlanId plan, absl::Span<const SampledToken> sampled);
+  // Waits for what exactly this plan sampled. InvalidArgument if the message makes no sense.
+  absl::StatusOr<std::vector<ReturnedSample>> ReceiveSamples(Epoch epoch, PlanId plan, absl::Duration timeout);
+  // Whether ReceiveSamples would not have to wait.
+  bool SamplesArrived(Epoch epoch, PlanId plan) const { return back_.Arrived(epoch, plan); }
+
+  // As StageLink's, for both directions.
   void Interrupt(Epoch epoch);
-  // Makes Receive return Unavailable, now and until Resume.
   void Interrupt();
-  // A session begins: epochs count anew, what was received is forgotten.
   void Resume();
 
  private:
-  struct Inbox;
-  // Shared with the transport's callbacks, which may outlive the channel.
-  struct Link {
-    absl::Mutex mutex;
-    PeerId next{};           // protected by mutex
-    bool connected = false;  // protected by mutex
-    absl::Status failure;    // protected by mutex; why a message to `next` did not leave
-  };
-  static void Fail(Link& link, PeerId peer, const absl::Status& why);
-
-  Transport& transport_;
-  const StageId stage_;
-  const std::shared_ptr<Inbox> inbox_;
-  const std::shared_ptr<Link> link_;
+  StageLink forth_;
+  StageLink back_;
 };
 
 }  // namespace interlace

@@ -59,6 +59,10 @@ class LayerPager final : public LayerKv {
   // Of the sequence as the plan says it; tokens reach from position 0 to the step's last. Good until the next Open.
   const SequenceKv& sequence(size_t index) const { return *running_[index].kv; }
   void NoteSample(size_t index, int32_t token) { running_[index].kv->last_sample = token; }
+  // Between steps, on the first of several stages: what the last one sampled in `plan` for an attempt of a request.
+  void NoteReturned(PlanId plan, RequestId request, uint32_t attempt, int32_t token);
+  // The newest plan whose samples this stage must know before it opens `plan`; 0: none.
+  PlanId AwaitedSamples(const StepPlan& plan);
 
   // Forgets every request and every block (a new epoch).
   void Reset();
@@ -92,6 +96,9 @@ class LayerPager final : public LayerKv {
               int32_t computed);
   void Move(const BlockMove& move);
   void OpenSequence(const PlanSequence& planned, int64_t row, const std::string* refusal);
+  // It goes on with the token that it sampled last, and there is none: it was lost where it samples, or its logits held
+  // nothing finite.
+  bool SampledNothing(const SequenceKv& kv, const PlanSequence& planned) const;
   // Why the sequence cannot continue as the plan says; empty: it can.
   std::string Continue(SequenceKv& kv, const PlanSequence& planned, bool fresh);
   void Adopt(SequenceKv& kv, const Opening& opening);
@@ -132,8 +139,9 @@ class LayerPager final : public LayerKv {
   std::vector<size_t> sealing_;  // that seal blocks
   std::vector<SequenceRows> rows_;
   std::vector<int32_t> tokens_;  // of the sequence being opened
-  int32_t read_ahead_ = 0;       // reads of the layers before this one were started
-  int32_t new_blocks_ = 0;       // that the step begins, in each layer
+  PlanId plan_{};
+  int32_t read_ahead_ = 0;  // reads of the layers before this one were started
+  int32_t new_blocks_ = 0;  // that the step begins, in each layer
   bool any_lost_ = false;
   std::vector<LostSequence> lost_;
   std::vector<LayerTraffic> traffic_;

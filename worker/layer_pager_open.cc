@@ -8,6 +8,7 @@
 namespace interlace {
 
 void LayerPager::Open(const StepPlan& plan, const Refusals& refused) {
+  plan_ = plan.id;
   running_.clear();
   reading_.clear();
   growing_.clear();
@@ -125,8 +126,13 @@ void LayerPager::OpenSequence(const PlanSequence& planned, int64_t row, const st
   }
   running_.push_back({kv, planned.start, row, static_cast<int64_t>(planned.tokens.size()), 0});
   Running& running = running_.back();
-  if (kv->attempt() != planned.attempt || kv->lost) {  // it was lost before, and the scheduler knows or will know
+  // It was lost before, here or where it samples, and the scheduler knows or will know.
+  if (kv->attempt() != planned.attempt || kv->lost || SampledNothing(*kv, planned)) {
     running.lost = any_lost_ = true;
+    if (kv->attempt() == planned.attempt && !kv->lost) {
+      kv->lost = true;
+      kv->DropTail();
+    }
     return;
   }
   std::string why = refusal != nullptr ? *refusal : Continue(*kv, planned, fresh);
@@ -137,6 +143,26 @@ void LayerPager::OpenSequence(const PlanSequence& planned, int64_t row, const st
   }
   if (fresh) CheckAdopted(running);
   if (!running.lost) Prepare(running_.size() - 1);
+}
+
+bool LayerPager::SampledNothing(const SequenceKv& kv, const PlanSequence& planned) const {
+  const bool knows = options_.shard.first() || options_.shard.last();
+  return knows && planned.tokens[0] == kLastSample && kv.sampled_in != PlanId{} && kv.last_sample < 0;
+}
+
+PlanId LayerPager::AwaitedSamples(const StepPlan& plan) {
+  PlanId newest{};
+  for (const PlanSequence& s : plan.sequences) {
+    if (s.tokens[0] != kLastSample) continue;
+    const SequenceKv* const kv = Find(s.request);
+    if (kv != nullptr && kv->attempt() == s.attempt && !kv->lost) newest = std::max(newest, kv->sampled_in);
+  }
+  return newest;
+}
+
+void LayerPager::NoteReturned(PlanId plan, RequestId request, uint32_t attempt, int32_t token) {
+  SequenceKv* const kv = Find(request);
+  if (kv != nullptr && kv->attempt() == attempt && kv->sampled_in == plan) kv->last_sample = token;
 }
 
 std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bool fresh) {
@@ -160,11 +186,14 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
   }
   tokens_.assign(planned.tokens.begin(), planned.tokens.end());
   if (tokens_[0] == kLastSample) {
-    if (options_.shard.stages > 1) return "tokens: its own last sample, which only the last of several stages knows";
-    if (kv.last_sample < 0) return "tokens: its own last sample, and it has sampled none";
-    tokens_[0] = kv.last_sample;
+    if (kv.sampled_in == PlanId{}) return "tokens: its own last sample, and it has sampled none";
+    tokens_[0] = kv.last_sample;  // stages between the first and the last look at no token
   }
   kv.Extend(tokens_);
+  if (planned.sample) {
+    kv.sampled_in = plan_;
+    if (!options_.shard.last()) kv.last_sample = -1;
+  }
   return std::string();
 }
 

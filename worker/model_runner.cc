@@ -3,9 +3,18 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
 namespace interlace {
+namespace {
+
+bool Samples(const StepPlan& plan) {
+  return absl::c_any_of(plan.sequences, [](const PlanSequence& s) { return s.sample; });
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& options, Backend& backend,
                                                                  std::unique_ptr<ModelArch> arch,
@@ -37,6 +46,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan) {
   const absl::Time begin = clock_.Now();
   StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = StageId{options_.shard.stage}};
   result.status = CheckPlan(plan, options_.limits);
+  if (result.status.ok()) result.status = TakeSamples(plan);
   if (!result.status.ok()) return result;
 
   pager_->Open(plan, RefusedOf(plan));
@@ -57,6 +67,34 @@ StepResult ModelRunner::Execute(const StepPlan& plan) {
   pager_->Close(&result);
   result.run_us = absl::ToInt64Microseconds(clock_.Now() - begin);
   return result;
+}
+
+void ModelRunner::Reset() {
+  pager_->Reset();
+  unreturned_.clear();
+}
+
+// Samples come in the order of plans. Those that no plan needs are taken too, once they are there: a stream may go on
+// much later.
+absl::Status ModelRunner::TakeSamples(const StepPlan& plan) {
+  if (!options_.shard.first() || options_.shard.last()) return absl::OkStatus();
+  const PlanId needed = pager_->AwaitedSamples(plan);
+  while (!unreturned_.empty()) {
+    const PlanId next = unreturned_.front();
+    if (next > needed && !activations_->SamplesArrived(plan.epoch, next)) break;
+    ASSIGN_OR_RETURN(const std::vector<ReturnedSample> samples,
+                     activations_->ReceiveSamples(plan.epoch, next, options_.activation_timeout));
+    for (const ReturnedSample& s : samples) {
+      if (s.token >= options_.limits.vocab) {
+        return absl::InvalidArgumentError(absl::StrCat("the last stage sampled token ", s.token,
+                                                       " where the vocabulary has ", options_.limits.vocab));
+      }
+      pager_->NoteReturned(next, s.request, s.attempt, s.token);
+    }
+    unreturned_.pop_front();
+  }
+  if (Samples(plan)) unreturned_.push_back(plan.id);
+  return absl::OkStatus();
 }
 
 StepResult ModelRunner::Report(Epoch epoch) {
@@ -109,7 +147,8 @@ absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, Step
   if (x.rows == 0) return absl::OkStatus();
   if (options_.shard.last()) {
     Sample(plan, x, result);
-    return absl::OkStatus();
+    if (options_.shard.first() || !Samples(plan)) return absl::OkStatus();
+    return activations_->SendSamples(plan.epoch, plan.id, result->sampled);
   }
   ActivationNote note{plan.epoch, plan.id, {}};
   for (size_t i = 0; i < plan.sequences.size(); ++i) {

@@ -1,6 +1,7 @@
 // ModelRunner: executes step plans on one rank; owns the layer loop.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -40,12 +41,14 @@ class ModelRunner {
   // more, and the former one runs no longer when this returns.
   void OnAnswers(absl::AnyInvocable<void()> wake) { pager_->pool().OnAnswers(std::move(wake)); }
   // Forgets every request and every block.
-  void Reset() { pager_->Reset(); }
+  void Reset();
   const LayerPager& pager() const { return *pager_; }
 
  private:
   ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
               std::unique_ptr<LayerPager> pager, ActivationChannel* activations, Clock& clock);
+  // On the first of several stages: learns what the last one sampled, as far as the plan needs it or it has come.
+  absl::Status TakeSamples(const StepPlan& plan);
   Refusals RefusedOf(const StepPlan& plan) const;
   // The rows of the step, into tokens_ and positions_. Those of lost sequences are harmless.
   StepInput InputOf(const StepPlan& plan);
@@ -63,6 +66,7 @@ class ModelRunner {
   std::unique_ptr<DeviceBuffer> hidden_;  // [max_tokens, width]
   std::unique_ptr<DeviceBuffer> logits_;  // [max_samples, vocab], last stage
   std::vector<int32_t> tokens_, positions_;
+  std::deque<PlanId> unreturned_;  // first of several stages: plans whose samples have not come back, in order
 };
 
 }  // namespace interlace

@@ -163,7 +163,7 @@ void PlanIntake::Read(Session& session) {
       session.started = true;
       // Ends a wait for activations of a former epoch, whether the runner is in it now or only gets there later.
       if (rank_.activations() != nullptr) rank_.activations()->Interrupt(epoch);
-      session.orders.Push(Started{epoch, message.start().next_stage_address()});
+      session.orders.Push(Started{epoch, message.start().next_stage_address(), message.start().first_stage_address()});
     } else if (message.has_plan()) {
       absl::StatusOr<StepPlan> plan = DecodePlan(message.plan());
       if (!plan.ok()) {
@@ -240,7 +240,7 @@ void PlanIntake::RunOrders(Session& session) {
 absl::Status PlanIntake::Start(const Started& started) {
   rank_.runner().Reset();
   if (rank_.activations() == nullptr) return absl::OkStatus();
-  return rank_.activations()->Connect(started.next_stage_address, started.epoch);
+  return rank_.activations()->Connect(started.next_stage_address, started.first_stage_address, started.epoch);
 }
 
 }  // namespace interlace

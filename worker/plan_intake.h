@@ -50,6 +50,7 @@ class PlanIntake {
   struct Started {
     Epoch epoch;
     std::string next_stage_address;
+    std::string first_stage_address;
   };
   struct ReportAsked {};
   using Order = std::variant<Started, StepPlan, ReportAsked>;

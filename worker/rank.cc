@@ -95,7 +95,9 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   pool_options.fetch_timeout = config.kv.read_timeout;
   ASSIGN_OR_RETURN(rank->pool_, KvPool::Create(pool_options, backend, *rank->arena_, *rank->frames_, std::move(stack),
                                                clock, faults));
-  if (transport != nullptr) rank->activations_ = std::make_unique<ActivationChannel>(*transport, StageId{shard.stage});
+  if (transport != nullptr) {
+    rank->activations_ = std::make_unique<ActivationChannel>(*transport, StageId{shard.stage}, shard.stages);
+  }
 
   const int32_t max_tokens = static_cast<int32_t>(config.sched.step_tokens);
   ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,

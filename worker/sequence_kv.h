@@ -71,7 +71,8 @@ class SequenceKv {
   Sampling sampling;
   LayerSet kept;
   bool lost = false;         // nothing of it counts any more; it waits to be released
-  int32_t last_sample = -1;  // the token that it sampled last; -1: none
+  PlanId sampled_in{};       // the plan in which it last was to sample; 0: none
+  int32_t last_sample = -1;  // the token that it sampled there; -1: none, or none that this stage knows
   BlockPointers pointers;
   std::vector<SharedBlock*> blocks;  // held, in order: the shared ones, then those that the present step seals
 

@@ -204,8 +204,10 @@ TEST_F(ClusterServiceTest, FormsWhenEveryStageIsThereAndRunsPlans) {
   auto first = Register(0);
   const v1::ToRank start = first->Next();
   EXPECT_EQ(start.start().next_stage_address(), "address 1");
+  EXPECT_EQ(start.start().first_stage_address(), "");
   const v1::ToRank last_start = last->Next();
   EXPECT_EQ(last_start.start().next_stage_address(), "");
+  EXPECT_EQ(last_start.start().first_stage_address(), "address 0");
   EXPECT_EQ(last_start.start().epoch(), start.start().epoch());
   ASSERT_TRUE(Ready(2));
   const auto sink = Submit(3);

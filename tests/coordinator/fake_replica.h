@@ -88,7 +88,7 @@ class FakeReplica final : public PlanChannel {
     if (mute) return std::nullopt;
     std::vector<std::pair<size_t, bool>> choices;  // stage, whether its answer arrives
     for (size_t s = 0; s < ranks_.size(); ++s) {
-      if (!ranks_[s].queue.empty() && (s == 0 || ranks_[s - 1].executed >= ranks_[s].queue.front().id)) {
+      if (!ranks_[s].queue.empty() && InputArrived(s, ranks_[s].queue.front())) {
         choices.emplace_back(s, false);
       }
       if (!ranks_[s].answers.empty() || !ranks_[s].fetched.empty()) choices.emplace_back(s, true);
@@ -125,6 +125,7 @@ class FakeReplica final : public PlanChannel {
   int64_t reported() const { return reported_; }  // and those that follow from them
   int64_t lost_tokens() const { return lost_tokens_; }
   int64_t planned_tokens() const { return planned_tokens_; }
+  int64_t own_samples() const { return own_samples_; }  // steps with the token that the ranks sampled last
   int64_t adopted_blocks() const { return adopted_blocks_; }
   int64_t fetched_blocks() const { return fetched_blocks_; }
   size_t known(size_t stage) const { return ranks_[stage].known.size(); }
@@ -143,7 +144,8 @@ class FakeReplica final : public PlanChannel {
     std::vector<BlockId> sealed;
     std::map<int32_t, BlockId> names;  // of blocks that are not whole yet
     LayerSet kept;
-    int32_t last_sample = -1;
+    PlanId sampled_in{};       // the plan in which it last was to sample
+    int32_t last_sample = -1;  // on the last stage
     bool lost = false;
   };
   struct Rank {
@@ -158,6 +160,16 @@ class FakeReplica final : public PlanChannel {
 
     LayerSet layers() const { return LayerSet::Range(info.layer_begin, info.layer_end); }
   };
+
+  // A stage waits for the activations of the one before; the first waits for the tokens with which streams go on.
+  bool InputArrived(size_t stage, const StepPlan& plan) const {
+    if (stage > 0) return ranks_[stage - 1].executed >= plan.id;
+    return std::all_of(plan.sequences.begin(), plan.sequences.end(), [&](const PlanSequence& s) {
+      const auto known = ranks_[0].known.find(s.request);
+      return s.tokens[0] != kLastSample || known == ranks_[0].known.end() || known->second.lost ||
+             known->second.sampled_in <= ranks_.back().executed;
+    });
+  }
 
   void CheckPlan(const StepPlan& plan) {
     std::set<RequestId> seen;
@@ -293,7 +305,11 @@ class FakeReplica final : public PlanChannel {
     }
     Known& kv = it->second;
     if (s.kept) kv.kept = *s.kept;
-    if (lost_[plan.id].count(s.request) > 0) kv.lost = true;
+    const bool told = lost_[plan.id].count(s.request) > 0;
+    if (told || (!kv.lost && s.tokens[0] == kLastSample && LastOf(s).lost)) {
+      kv.lost = true;
+      lost_[plan.id].insert(s.request);
+    }
     if (kv.lost) {  // said before; what it was to seal is not there either
       NeverSealed(kv, s.names);
       kv.names.clear();
@@ -304,9 +320,12 @@ class FakeReplica final : public PlanChannel {
     EXPECT_GE(s.start, static_cast<int32_t>(kv.sealed.size()) * block_tokens) << "cut into a sealed block";
     kv.tokens.resize(s.start);
     for (size_t i = 0; i < s.tokens.size(); ++i) {
-      EXPECT_TRUE(s.tokens[i] >= 0 || (i == 0 && ranks_.size() == 1 && kv.last_sample >= 0)) << plan.ToString();
-      kv.tokens.push_back(s.tokens[i] == kLastSample ? kv.last_sample : s.tokens[i]);
+      const bool own = i == 0 && s.tokens[0] == kLastSample;
+      own_samples_ += own && stage == 0 ? 1 : 0;
+      EXPECT_TRUE(s.tokens[i] >= 0 || (own && LastOf(s).last_sample >= 0)) << plan.ToString();
+      kv.tokens.push_back(own ? LastOf(s).last_sample : s.tokens[i]);
     }
+    if (s.sample) kv.sampled_in = plan.id;
     Name(kv, s.names);
     for (size_t b = 0; b < kv.sealed.size(); ++b) {
       auto block = rank.pool.find(kv.sealed[b]);
@@ -327,6 +346,9 @@ class FakeReplica final : public PlanChannel {
     }
     return true;
   }
+
+  // The sequence on the stage that samples, which has not begun the present step of it when an earlier stage asks.
+  const Known& LastOf(const PlanSequence& s) const { return ranks_.back().known.at(s.request); }
 
   LayerSet Seen(const Rank& rank, int32_t start, int32_t block) const {
     LayerSet seen;
@@ -435,6 +457,7 @@ class FakeReplica final : public PlanChannel {
   std::vector<StepPlan> plans_;
   std::vector<absl::Status> resets_;
   int64_t losses_ = 0, reported_ = 0, lost_tokens_ = 0, planned_tokens_ = 0, adopted_blocks_ = 0, fetched_blocks_ = 0;
+  int64_t own_samples_ = 0;
 };
 
 // What a request's client sees. Fails the test when the contract of TokenSink is broken.

@@ -237,6 +237,58 @@ TEST_F(SchedulerKv, OneStageHasTwoPlansInFlightWhileAStreamDecodes) {
   EXPECT_EQ(Planned(), 5 + 19) << "nothing is planned past the end";
 }
 
+// However many stages there are, a stream alone has a step in every plan that may be in flight.
+TEST_F(SchedulerKv, AStreamRunsOnWithWhatTheLastOfSeveralStagesSampled) {
+  for (int32_t stages : {2, 3}) {
+    Form(MakeRanks(6, stages, kBlockTokens, 100, 0));
+    const size_t before = replica_.plans().size();
+    const auto client = Admit(Text(5, 1), 20);
+    scheduler_->RunOnce();
+    ASSERT_EQ(replica_.plans().size(), before + static_cast<size_t>(stages) + 1);
+    for (size_t p = 1; p <= static_cast<size_t>(stages); ++p) {
+      const PlanSequence& s = replica_.plans()[before + p].sequences.at(0);
+      EXPECT_EQ(s.tokens, std::vector<int32_t>{kLastSample});
+      EXPECT_EQ(s.sample_index, static_cast<int32_t>(p));
+    }
+    Finish();
+    ExpectRight(*client);
+    EXPECT_EQ(Planned(before), 5 + 19) << "nothing is planned past the end";
+  }
+}
+
+// No stage waits for a token while there is another stream that it could compute: a stream rests for as many plans as
+// other groups have their turn.
+TEST_F(SchedulerKv, StreamsTakeTurnsOnSeveralStages) {
+  for (int32_t stages : {2, 3}) {
+    for (int32_t streams : {1, 2, 3, 5, 8}) {
+      Form(MakeRanks(6, stages, kBlockTokens, 2000, 0));
+      std::vector<std::shared_ptr<Client>> clients;
+      for (int32_t i = 0; i < streams; ++i) clients.push_back(Admit(Text(3, 100 * streams + i), 60));
+      for (int i = 0; i < 60; ++i) Turn();  // until all prompts are computed and the streams have found their groups
+      const size_t begin = replica_.plans().size();
+      for (int i = 0; i < 120; ++i) Turn();
+      const int32_t group = (streams + stages - 1) / stages;
+      const int32_t groups = (streams + group - 1) / group;
+      std::map<RequestId, size_t> latest;
+      ASSERT_GT(replica_.plans().size(), begin + 10);
+      for (size_t p = begin; p < replica_.plans().size(); ++p) {
+        const std::vector<PlanSequence>& planned = replica_.plans()[p].sequences;
+        EXPECT_GE(static_cast<int32_t>(planned.size()), streams / groups) << streams << " streams, " << stages;
+        EXPECT_LE(static_cast<int32_t>(planned.size()), group) << streams << " streams, " << stages;
+        for (const PlanSequence& s : planned) {
+          const auto before = latest.find(s.request);
+          if (before != latest.end()) {
+            EXPECT_EQ(p - before->second, static_cast<size_t>(groups)) << streams << " streams, " << stages;
+          }
+          latest[s.request] = p;
+        }
+      }
+      Finish();
+      for (const auto& client : clients) ExpectRight(*client);
+    }
+  }
+}
+
 TEST_F(SchedulerKv, ALongPromptFillsThePipelineAlone) {
   Form(MakeRanks(3, 3, kBlockTokens, 1000, 0));
   const auto client = Admit(Text(320, 1), 4);

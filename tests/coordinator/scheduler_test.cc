@@ -74,6 +74,8 @@ class History {
   const std::vector<StepPlan>& plans() const { return replica_.plans(); }
   int64_t losses() const { return replica_.losses(); }
   int64_t adopted() const { return replica_.adopted_blocks(); }
+  // Steps on several stages with the token that the last of them sampled.
+  int64_t own_samples() const { return stages_ > 1 ? replica_.own_samples() : 0; }
   int64_t fetched() const { return replica_.fetched_blocks(); }
   int32_t ended_ok() const { return ended_ok_; }
   int32_t ended() const { return static_cast<int32_t>(clients_.size()); }
@@ -329,7 +331,7 @@ class SchedulerProperty : public testing::Test {
 
 TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0, promotions = 0;
-  int64_t adopted = 0, fetched = 0;
+  int64_t adopted = 0, fetched = 0, own_samples = 0;
   for (int32_t seed = 0; seed < kSeeds; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     History history(seed);
@@ -345,6 +347,7 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
     promotions += static_cast<int64_t>(history.promotions());
     adopted += history.adopted();
     fetched += history.fetched();
+    own_samples += history.own_samples();
   }
   RecordProperty("plans", absl::StrCat(plans));
   // The histories reach what they are meant to reach.
@@ -354,6 +357,7 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   EXPECT_GT(promotions, 0);
   EXPECT_GT(adopted, kSeeds);
   EXPECT_GT(fetched, kSeeds / 10);
+  EXPECT_GT(own_samples, 10 * kSeeds);
   EXPECT_GT(formings, 2 * kSeeds);
   EXPECT_GT(ok, ended / 2);
   EXPECT_LT(ok, ended);

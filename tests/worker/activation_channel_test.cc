@@ -33,7 +33,7 @@ class ActivationChannelTest : public testing::Test {
   // As both ends do when an epoch starts.
   void Start(Epoch epoch) {
     receiver_.Interrupt(epoch);
-    ASSERT_OK(sender_.Connect("next", epoch));
+    ASSERT_OK(sender_.Connect("next", "", epoch));
     Carry();
   }
   void Carry() {
@@ -47,7 +47,7 @@ class ActivationChannelTest : public testing::Test {
   }
 
   ScriptedTransport below_, above_;
-  ActivationChannel sender_{below_, StageId{0}}, receiver_{above_, StageId{1}};
+  ActivationChannel sender_{below_, StageId{0}, 2}, receiver_{above_, StageId{1}, 2};
   std::vector<float> x_ = {1, 2, 3, 4, 5, 6, 7, 8}, y_ = std::vector<float>(8);
 };
 
@@ -93,8 +93,8 @@ TEST_F(ActivationChannelTest, AFlippedBitOfARowIsDataLoss) {
 TEST_F(ActivationChannelTest, OnlyThePreviousStageIsHeard) {
   Start(Epoch{1});
   ScriptedTransport elsewhere;
-  ActivationChannel stranger(elsewhere, StageId{4});
-  ASSERT_OK(stranger.Connect("next", Epoch{1}));
+  ActivationChannel stranger(elsewhere, StageId{4}, 6);
+  ASSERT_OK(stranger.Connect("next", "", Epoch{1}));
   elsewhere.Take();
   ASSERT_OK(stranger.Send({Epoch{1}, PlanId{1}, {}}, Rows(x_)));
   above_.Arrive(kActivationChannel, PeerId{9}, elsewhere.Take());
@@ -177,6 +177,96 @@ TEST_F(ActivationChannelTest, ANewSessionForgetsWhatTheOldOneReceived) {
   EXPECT_THAT(Receive(Epoch{6}, PlanId{1}, kLong), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("interrupted")));
   receiver_.Resume();
   EXPECT_THAT(Receive(Epoch{5}, PlanId{1}), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("no activations")));
+}
+
+// The way back: stage 1 is the last, and tells the first what it sampled.
+class SampledTokensTest : public ActivationChannelTest {
+ protected:
+  void StartBack(Epoch epoch) {
+    sender_.Interrupt(epoch);
+    ASSERT_OK(receiver_.Connect("", "first", epoch));
+    CarryBack();
+  }
+  void CarryBack() {
+    while (!above_.sent.empty()) below_.Arrive(kSampleChannel, kBack, above_.Take());
+  }
+  absl::Status SendBack(Epoch epoch, PlanId plan) {
+    return receiver_.SendSamples(epoch, plan,
+                                 {{RequestId{7}, 2, 5, 280, {}}, {RequestId{1} /* not finite */, 1, 0, -1, {}}});
+  }
+  absl::StatusOr<std::vector<ReturnedSample>> ReceiveBack(Epoch epoch, PlanId plan, absl::Duration timeout = kNow) {
+    return sender_.ReceiveSamples(epoch, plan, timeout);
+  }
+  static constexpr PeerId kBack{72};
+  const std::vector<ReturnedSample> sampled_ = {{RequestId{7}, 2, 280}, {RequestId{1}, 1, -1}};
+};
+
+TEST_F(SampledTokensTest, ReachTheFirstStage) {
+  StartBack(Epoch{2});
+  EXPECT_FALSE(sender_.SamplesArrived(Epoch{2}, PlanId{4}));
+  ASSERT_OK(SendBack(Epoch{2}, PlanId{4}));
+  ASSERT_OK(receiver_.SendSamples(Epoch{2}, PlanId{5}, {}));  // every sequence of it was lost
+  CarryBack();
+  EXPECT_TRUE(sender_.SamplesArrived(Epoch{2}, PlanId{4}));
+  auto samples = ReceiveBack(Epoch{2}, PlanId{4});
+  ASSERT_OK(samples);
+  EXPECT_EQ(*samples, sampled_);
+  samples = ReceiveBack(Epoch{2}, PlanId{5});
+  ASSERT_OK(samples);
+  EXPECT_TRUE(samples->empty());
+  EXPECT_FALSE(sender_.SamplesArrived(Epoch{2}, PlanId{4})) << "taken once";
+}
+
+TEST_F(SampledTokensTest, DamageAnywhereIsNeverAToken) {
+  StartBack(Epoch{1});
+  std::mt19937_64 random(4);
+  for (int round = 0; round < 500; ++round) {
+    const PlanId plan{static_cast<uint64_t>(round) + 1};
+    ASSERT_OK(SendBack(Epoch{1}, plan));
+    Message message = above_.Take();
+    std::string& part = random() % 2 == 0 ? message.header : message.body;
+    part[random() % part.size()] ^= static_cast<char>(1 + random() % 255);
+    if (random() % 8 == 0) part.resize(random() % part.size());
+    below_.Arrive(kSampleChannel, kBack, std::move(message));
+    EXPECT_FALSE(ReceiveBack(Epoch{1}, plan).ok()) << "round " << round;
+  }
+  ASSERT_OK(SendBack(Epoch{1}, PlanId{600}));
+  Message message = above_.Take();
+  message.body[12] ^= 1;
+  below_.Arrive(kSampleChannel, kBack, std::move(message));
+  EXPECT_THAT(ReceiveBack(Epoch{1}, PlanId{600}), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("sampled tokens")));
+}
+
+TEST_F(SampledTokensTest, OnlyTheLastStageIsHeard) {
+  StartBack(Epoch{1});
+  ScriptedTransport elsewhere;
+  ActivationChannel middle(elsewhere, StageId{0}, 2);
+  ASSERT_OK(middle.Connect("", "first", Epoch{1}));
+  elsewhere.Take();
+  ASSERT_OK(middle.SendSamples(Epoch{1}, PlanId{1}, {}));
+  below_.Arrive(kSampleChannel, PeerId{9}, elsewhere.Take());
+  EXPECT_THAT(ReceiveBack(Epoch{1}, PlanId{1}), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("last stage")));
+}
+
+TEST_F(SampledTokensTest, AnEpochThatIsOverSaysNothing) {
+  StartBack(Epoch{1});
+  ASSERT_OK(SendBack(Epoch{1}, PlanId{1}));
+  CarryBack();
+  StartBack(Epoch{2});
+  EXPECT_THAT(ReceiveBack(Epoch{1}, PlanId{1}, kLong),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("interrupted")));
+  EXPECT_THAT(ReceiveBack(Epoch{2}, PlanId{1}),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("no sampled tokens of plan 1")));
+}
+
+TEST_F(SampledTokensTest, TheLossOfEitherEndIsToldToTheOther) {
+  StartBack(Epoch{1});
+  below_.Lose(kBack, absl::UnavailableError("killed"));
+  EXPECT_THAT(ReceiveBack(Epoch{1}, PlanId{1}, kLong),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("the last pipeline stage is gone: killed")));
+  above_.Lose(PeerId{1}, absl::UnavailableError("killed"));
+  EXPECT_THAT(SendBack(Epoch{1}, PlanId{1}),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("did not reach the first stage: killed")));
 }
 
 TEST_F(ActivationChannelTest, AFloodIsBounded) {

@@ -90,6 +90,8 @@ class PipelineReplica final : public PlanChannel {
     return true;
   }
 
+  static constexpr Epoch kEpoch{1};
+
  private:
   struct Question {
     Holding answer;
@@ -122,8 +124,10 @@ class PipelineReplica final : public PlanChannel {
       stage.rank = *std::move(rank);
       infos.push_back(stage.rank->info());
     }
-    for (size_t s = 0; s + 1 < stages_.size(); ++s) {
-      absl::Status status = stages_[s]->rank->activations()->Connect(infos[s + 1].transport_address);
+    for (size_t s = 0; s < stages_.size() && count > 1; ++s) {
+      const bool last = s + 1 == stages_.size();
+      absl::Status status = stages_[s]->rank->activations()->Connect(last ? "" : infos[s + 1].transport_address,
+                                                                     last ? infos[0].transport_address : "", kEpoch);
       if (!status.ok()) return status;
     }
     ReplicaLoop::Options options = *LoopOptions(config, spec().context);
@@ -133,7 +137,7 @@ class PipelineReplica final : public PlanChannel {
       stage->rank->runner().OnAnswers([stage = stage.get()] { stage->orders.TryPush(ReportAsked{}); });
       stage->runner = Thread("runner", [this, stage = stage.get()] { Run(*stage); });
     }
-    loop_->OnFormed(Epoch{1}, infos);
+    loop_->OnFormed(kEpoch, infos);
     while (loop_->Load().ranks_ready == 0) (void)loop_->Explain("");
     return absl::OkStatus();
   }
@@ -145,7 +149,7 @@ class PipelineReplica final : public PlanChannel {
         loop_->OnResult(runner.Execute(*plan));
         continue;
       }
-      loop_->OnResult(runner.Report(Epoch{1}));
+      loop_->OnResult(runner.Report(kEpoch));
       if (std::holds_alternative<ReportAsked>(*order)) continue;
       Question& question = *std::get<std::shared_ptr<Question>>(*order);
       (void)loop_->Explain("");  // the loop has taken the report
