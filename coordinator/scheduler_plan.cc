@@ -158,32 +158,23 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   int64_t share = TakeTurns(streams_.begin(), streams_.end(), streams, most);
   plan->sequences.reserve(static_cast<size_t>(share) + prompts_.size());
   int32_t budget = all;
-  const auto add = [&](SequenceState& sequence) {
-    if (!AddToPlan(sequence, budget, plan)) {
+  // How many rows of `rows` the sequence takes.
+  const auto add = [&](SequenceState& sequence, int32_t rows) {
+    if (!AddToPlan(sequence, rows, plan)) {
       room = room && budget <= 0;
-      return false;
+      return 0;
     }
-    budget -= static_cast<int32_t>(plan->sequences.back().tokens.size());
-    return true;
+    return static_cast<int32_t>(plan->sequences.back().tokens.size());
   };
-  for (auto it = streams_.begin(); share > 0; ++it, --share) add(**it);
-  prompt_rows_ = draft_.prompt_rows;
-  for (SequenceState* prompt : prompts_) {
-    if (prompt_rows_ <= 0) break;
-    if (AddToPlan(*prompt, std::min(budget, prompt_rows_), plan)) {
-      const auto rows = static_cast<int32_t>(plan->sequences.back().tokens.size());
-      budget -= rows;
-      prompt_rows_ -= rows;
-    } else {
-      room = room && budget <= 0;
-    }
-  }
+  for (auto it = streams_.begin(); share > 0; ++it, --share) budget -= add(**it, budget);
+  prompt_rows_ = std::min(budget, draft_.prompt_rows);
+  for (SequenceState* prompt : prompts_) prompt_rows_ -= add(*prompt, prompt_rows_);
   return room;
 }
 
 void Scheduler::PlanWaiting(StepPlan* plan) {
   if (waiting_.empty()) return;
-  int32_t budget = std::min(std::min(options_.step_tokens, shape()->step_tokens) - plan->tokens(), prompt_rows_);
+  int32_t budget = prompt_rows_;
   std::vector<SequenceState*> first;  // starting takes them out of the queue
   for (auto it = waiting_.begin(); it != waiting_.end() && first.size() < kMostLookedAt; ++it) first.push_back(*it);
   bool resumes = true;

@@ -247,7 +247,7 @@ TEST_F(SchedulerKv, AStreamRunsOnWithWhatTheLastOfSeveralStagesSampled) {
     ASSERT_EQ(replica_.plans().size(), before + static_cast<size_t>(stages) + 1);
     for (size_t p = 1; p <= static_cast<size_t>(stages); ++p) {
       const PlanSequence& s = replica_.plans()[before + p].sequences.at(0);
-      EXPECT_EQ(s.tokens, std::vector<int32_t>{kLastSample});
+      EXPECT_EQ(s.tokens, PlanTokens{kLastSample});
       EXPECT_EQ(s.sample_index, static_cast<int32_t>(p));
     }
     Finish();
