@@ -98,6 +98,7 @@ void Scheduler::OnLost(const absl::Status& why) {
     if (sequence->phase != Phase::kWaiting) {
       sequence->Note(absl::StrCat("replica lost: ", why.message()));
       sequence->computed_before = std::max(sequence->computed_before, sequence->confirmed);
+      sequence->recompute_cause = "replica lost";
       waiting_.insert(sequence.get());
     }
     sequence->ForgetReplica();
@@ -251,6 +252,7 @@ EngineLoad Scheduler::Load() const {
     load.blocks_held += static_cast<int32_t>((taken + layers - 1) / layers);
   }
   load.blocks_cached = static_cast<int32_t>(placement_->directory().idle_on_device().size() +
+                                            placement_->directory().held_on_device().size() +
                                             placement_->directory().idle_on_host().size());
   return load;
 }

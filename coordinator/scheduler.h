@@ -133,7 +133,7 @@ class Scheduler {
   bool AnotherComputes(const SequenceState& sequence, int32_t block) const;
   void Run(SequenceState& sequence);
   void SettleFetching();
-  void Park(SequenceState& sequence, std::string note);
+  void Park(SequenceState& sequence, std::string note, absl::string_view cause = "parked");
   void Halt(SequenceState& sequence);
   std::optional<SealedNames> NamesFor(SequenceState& sequence, int32_t end, PlanId plan);
   void ExtendIds(SequenceState& sequence);

@@ -157,7 +157,6 @@ void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned
 }
 
 void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
-  const int32_t before = sequence.scheduled;
   sequence.void_attempt = true;
   sequence.pending = 0;
   sequence.drafting = false;
@@ -169,26 +168,27 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
     return Finish(sequence, absl::InvalidArgumentError(absl::StrCat("a rank refused the request: ", loss.detail)),
                   FinishReason::kStop);
   }
-  // The lost block is in doubt, and so is what plans in flight were to seal.
   const auto blocks = static_cast<int32_t>(sequence.blocks.size());
+  // A block that lies nowhere was forgotten at the loss of another request, which was to seal it: its fault alone.
+  const bool of_another = loss.block < blocks && sequence.blocks[loss.block]->placed().empty();
+  if (!of_another) ++sequence.faults;
+  // The lost block is in doubt, and so is what plans in flight were to seal.
   const int32_t sealed = std::max(sequence.adopted, sequence.confirmed / shape()->block_tokens);
   for (int32_t b = std::min(sealed, blocks); b < blocks; ++b) placement_->Forget(*sequence.blocks[b]);
   if (loss.block < std::min(sealed, blocks)) placement_->Forget(*sequence.blocks[loss.block]);
   const int32_t kept = std::min(loss.block, sealed) * shape()->block_tokens;
-  metrics_.registry.Add("interlace_kv_recomputed_tokens_total", std::max(0, before - kept),
-                        {{"cause", LossCauseName(loss.cause)}});
   sequence.Note(absl::StrCat("layer ", Value(loss.layer), " block ", loss.block, " ", LossCauseName(loss.cause),
                              ": computed again from position ", kept, " (", loss.detail, ")"));
-  if (sequence.explanation.recomputes > options_.max_recomputes) {
-    const std::string text = absl::StrCat("KV was lost ", sequence.explanation.recomputes,
-                                          " times (sched.max_recomputes=", options_.max_recomputes,
-                                          "), at last: ", LossCauseName(loss.cause), ", ", loss.detail);
+  if (sequence.faults > options_.max_recomputes) {
+    const std::string text =
+        absl::StrCat("KV was lost ", sequence.faults, " times (sched.max_recomputes=", options_.max_recomputes,
+                     "), at last: ", LossCauseName(loss.cause), ", ", loss.detail);
     return Finish(sequence,
                   loss.cause == LossCause::kNoSlot ? absl::ResourceExhaustedError(text) : absl::DataLossError(text),
                   FinishReason::kStop);
   }
   SetBelow(sequence, Below::kUnknown);
-  if (sequence.phase == Phase::kRunning) Park(sequence, "begins a new attempt");
+  if (sequence.phase == Phase::kRunning) Park(sequence, "begins a new attempt", LossCauseName(loss.cause));
 }
 
 // The first token is the model's; each draft that equals the token before it makes the next one the model's too. What

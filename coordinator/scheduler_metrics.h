@@ -25,7 +25,6 @@ struct SchedulerMetrics {
         quarantined(all.counter("interlace_requests_quarantined_total")),
         steps(all.counter("interlace_steps_total")),
         planned_tokens(all.counter("interlace_planned_tokens_total")),
-        recomputed_after_park(all.counter("interlace_recomputed_tokens_total", {{"cause", "parked"}})),
         losses(all.counter("interlace_replica_losses_total")),
         probed_blocks(all.counter("interlace_kv_probe_blocks_total")),
         fetched_ok(all.counter("interlace_kv_fetched_blocks_total", {{"result", "ok"}})),
@@ -46,8 +45,8 @@ struct SchedulerMetrics {
   Metrics& registry;  // for what happens seldom, by name
   Metrics::Gauge running, waiting, usage, blocks_held, blocks_cached, ranks_ready;
   Metrics::Counter prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, parks, promotions,
-      quarantined, steps, planned_tokens, recomputed_after_park, losses, probed_blocks, fetched_ok, fetched_missing,
-      bytes_in, bytes_out, busy_in, busy_out, stall, corrupt, missing;
+      quarantined, steps, planned_tokens, losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out,
+      busy_in, busy_out, stall, corrupt, missing;
   Metrics::Histogram step_seconds, first_token, between_tokens, total, queue;
 };
 

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "common/ids.h"
 #include "coordinator/block_directory.h"
 #include "coordinator/explanation.h"
+#include "coordinator/ngram_drafter.h"
 #include "coordinator/request.h"
 
 namespace interlace {
@@ -63,8 +65,11 @@ struct alignas(64) SequenceState {
   int32_t probe_answers = 0;  // the least of theirs
   int32_t fetched = 0;        // blocks under way from the tiers
   absl::Time fetch_began;
-  int32_t cached_tokens = -1;  // of the prompt, when it first started; -1: not yet
-  Explanation explanation;     // of what is not counted above
+  int32_t cached_tokens = -1;             // of the prompt, when it first started; -1: not yet
+  absl::string_view recompute_cause;      // why positions below computed_before are computed again; a literal
+  int32_t faults = 0;                     // losses of KV that were not another's
+  std::unique_ptr<NgramDrafter> drafter;  // null: nothing was drafted yet
+  Explanation explanation;                // of what is not counted above
 
   explicit SequenceState(Request r)
       : scored(r.sampling.logprobs >= 0), prompt_size(static_cast<int32_t>(r.prompt.size())), request(std::move(r)) {
