@@ -69,6 +69,10 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   if (placement_) OnLost(absl::UnavailableError("the replica was formed anew"));
   const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
   placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement);
+  stage_metrics_.clear();
+  for (size_t stage = 0; stage < ranks.size(); ++stage) {
+    stage_metrics_.emplace_back(metrics_.registry, absl::StrCat(stage), shape()->tiers);
+  }
   epoch_ = epoch;
   lost_since_ = absl::InfiniteFuture();
   chains_.clear();

@@ -169,7 +169,8 @@ class Scheduler {
   std::map<std::string, BlockChain> chains_;           // by salt
   std::vector<Release> releases_;                      // for the next plan
   std::map<PlanId, InFlight> in_flight_;
-  std::unique_ptr<KvPlacement> placement_;  // set while the replica is formed
+  std::unique_ptr<KvPlacement> placement_;   // set while the replica is formed
+  std::vector<StageMetrics> stage_metrics_;  // of the replica that was formed last
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
   bool suspects_ = false;                          // there may be one

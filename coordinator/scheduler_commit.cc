@@ -63,15 +63,12 @@ void Scheduler::TakeAnswers(const StepResult& result) {
 }
 
 void Scheduler::Account(const StepResult& result) {
-  const std::string stage = absl::StrCat(Value(result.stage));
-  Metrics& registry = metrics_.registry;
-  registry.Set("interlace_kv_arena_slots_used", result.slots_used, {{"stage", stage}});
-  registry.Set("interlace_kv_frames_used", result.frames_used, {{"stage", stage}});
-  for (size_t t = 0; t < result.tiers.size() && t < shape()->tiers.size(); ++t) {
-    registry.Set("interlace_kv_tier_blocks", static_cast<double>(result.tiers[t].blocks),
-                 {{"stage", stage}, {"tier", shape()->tiers[t]}});
-    registry.Set("interlace_kv_tier_bytes", static_cast<double>(result.tiers[t].bytes),
-                 {{"stage", stage}, {"tier", shape()->tiers[t]}});
+  const StageMetrics& stage = stage_metrics_[Value(result.stage)];
+  stage.slots.Set(result.slots_used);
+  stage.frames.Set(result.frames_used);
+  for (size_t t = 0; t < result.tiers.size() && t < stage.tiers.size(); ++t) {
+    stage.tiers[t].blocks.Set(static_cast<double>(result.tiers[t].blocks));
+    stage.tiers[t].bytes.Set(static_cast<double>(result.tiers[t].bytes));
   }
   metrics_.bytes_in.Add(static_cast<double>(result.bytes_in));
   metrics_.bytes_out.Add(static_cast<double>(result.bytes_out));

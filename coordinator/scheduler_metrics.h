@@ -1,6 +1,10 @@
 // SchedulerMetrics: the series that the scheduler records, found once.
 #pragma once
 
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
 #include "common/metrics.h"
 
 namespace interlace {
@@ -48,6 +52,23 @@ struct SchedulerMetrics {
       quarantined, steps, planned_tokens, losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out,
       busy_in, busy_out, stall, corrupt, missing;
   Metrics::Histogram step_seconds, first_token, between_tokens, total, queue;
+};
+
+// What the ranks of one stage say of their memory with each result. Of a formed replica.
+struct StageMetrics {
+  StageMetrics(Metrics& all, absl::string_view stage, const std::vector<std::string>& tier_names)
+      : slots(all.gauge("interlace_kv_arena_slots_used", {{"stage", stage}})),
+        frames(all.gauge("interlace_kv_frames_used", {{"stage", stage}})) {
+    for (const std::string& tier : tier_names) {
+      tiers.push_back({all.gauge("interlace_kv_tier_blocks", {{"stage", stage}, {"tier", tier}}),
+                       all.gauge("interlace_kv_tier_bytes", {{"stage", stage}, {"tier", tier}})});
+    }
+  }
+  struct Tier {
+    Metrics::Gauge blocks, bytes;
+  };
+  Metrics::Gauge slots, frames;
+  std::vector<Tier> tiers;
 };
 
 }  // namespace interlace
