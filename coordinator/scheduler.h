@@ -183,6 +183,7 @@ class Scheduler {
   absl::Time commit_time_;             // when the result being committed was taken
   int64_t accepted_ = 0;               // tokens of the result being committed
   absl::Time gap_began_;               // when a stream got its token before: most streams of a step at once
+  absl::Duration gap_;                 // from there to commit_time_
   uint64_t gaps_ = 0;                  // so many are not recorded yet
   RequestId served_last_{};            // where the next plan's decoding streams begin, when not all fit into one
   double prefill_rate_ = 0;            // tokens/s of steps with many tokens; 0: none seen yet

@@ -202,7 +202,7 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
 }
 
 void Scheduler::RecordTokens() {
-  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(commit_time_ - gap_began_), gaps_);
+  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(gap_), gaps_);
   metrics_.generation_tokens.Add(static_cast<double>(accepted_));
   gaps_ = 0;
   accepted_ = 0;
@@ -232,9 +232,13 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     sequence.first_token = now;
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));
   } else {
-    if (sequence.last_token != gap_began_) RecordTokens();
-    gap_began_ = sequence.last_token;
+    if (sequence.last_token != gap_began_ || gaps_ == 0) {
+      RecordTokens();
+      gap_began_ = sequence.last_token;
+      gap_ = now - gap_began_;
+    }
     ++gaps_;
+    sequence.largest_gap = std::max(sequence.largest_gap, gap_);
   }
   sequence.last_token = now;
   sequence.losses = 0;  // it got on

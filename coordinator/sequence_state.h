@@ -27,7 +27,7 @@ enum class Below : uint8_t { kUnknown, kAsked, kKnown };
 // `tokens` does (pending).
 struct alignas(64) SequenceState {
   static constexpr int32_t kTokensAhead = 4096;
-  static constexpr size_t kHotBytes = 256;
+  static constexpr size_t kHotBytes = 320;
 
   // What each step of a stream looks at stands together, so that a step touches few cache lines of each.
   Phase phase = Phase::kWaiting;
@@ -48,6 +48,7 @@ struct alignas(64) SequenceState {
   int32_t computed_before = 0;  // positions below it were computed in an earlier attempt
   const int32_t prompt_size;
   absl::Time started, first_token, last_token;  // infinite past: not yet
+  absl::Duration largest_gap;                   // between two of its tokens
   std::vector<int32_t> tokens;                  // prompt, then what was accepted
   std::vector<BlockId> ids;                     // of the whole blocks of `tokens`
   std::vector<BlockEntry*> blocks;              // sealed ones, in order: used while it runs, held while it is parked
@@ -89,6 +90,13 @@ struct alignas(64) SequenceState {
   int32_t unscheduled() const { return length() - scheduled; }
   // At most one known token is in no plan: a step of one position makes the next one.
   bool decodes() const { return unscheduled() <= 1; }
+  // What is known by now of its first token and its gaps.
+  void FillPace(RequestTiming* timing) const {
+    if (first_token == absl::InfinitePast()) return;
+    timing->first_token = first_token - request.arrival;
+    timing->largest_gap = largest_gap;
+    if (generated() > 1) timing->tpot = (last_token - first_token) / (generated() - 1);
+  }
   // The replica is gone, and all that it held. Requires: its placement goes too.
   void ForgetReplica() {
     phase = Phase::kWaiting;
