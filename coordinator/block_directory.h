@@ -101,13 +101,13 @@ class BlockDirectory {
   LayerSet IdleLayers(const BlockEntry& entry) const;
 
   const ReplicaShape& shape_;
-  // By a part of the id, which is a digest and as good as random: a table that grows moves all it holds at once, and a
-  // quarter of a million entries would make a step wait for 4 ms.
+  // By a part of the id, which is a digest and as good as random. A table that grows moves all it holds at once: a
+  // quarter of a million entries would make a step wait for 4 ms. Small parts do not grow in the same steps.
   struct PartOfId {
     size_t operator()(const BlockId& id) const { return id.high; }
   };
   using Entries = absl::flat_hash_map<BlockId, std::unique_ptr<BlockEntry>, PartOfId>;
-  static constexpr size_t kParts = 64;
+  static constexpr size_t kParts = 1024;
   std::array<Entries, kParts> entries_;
   size_t size_ = 0;
   std::list<BlockEntry*> idle_on_device_, held_on_device_, idle_on_host_;
