@@ -55,7 +55,7 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_steps_total", MetricKind::kCounter, "", "step plans executed"},
     {"interlace_planned_tokens_total", MetricKind::kCounter, "", "tokens put into step plans, repeated ones included"},
     {"interlace_recomputed_tokens_total", MetricKind::kCounter, "cause",
-     "planned tokens that had been computed before"},
+     "planned tokens that had been planned before; cause: parked, replica lost, or how their KV was lost"},
     {"interlace_replica_losses_total", MetricKind::kCounter, "",
      "times that a replica lost a rank and had to form again"},
     {"interlace_step_seconds", MetricKind::kHistogram, "", "plan sent to all its results arrived"},
@@ -76,7 +76,6 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_layer_stall_seconds_total", MetricKind::kCounter, "", "time that layers waited for KV"},
     {"interlace_kv_block_corrupt_total", MetricKind::kCounter, "", "blocks whose checksum or key did not match"},
     {"interlace_kv_block_missing_total", MetricKind::kCounter, "", "blocks that a tier could not give back"},
-    {"interlace_kv_recomputed_tokens_total", MetricKind::kCounter, "cause", "tokens computed again for lost KV"},
     {"interlace_stale_messages_total", MetricKind::kCounter, "kind", "results refused for an old epoch or attempt"},
 };
 

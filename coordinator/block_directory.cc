@@ -23,15 +23,11 @@ void BlockDirectory::Count(const LayerSet& device, const LayerSet& host, int sig
   if (!device.empty() || !host.empty()) shape_.AddRoom(sign, device, host, &idle_room_);
 }
 
-void BlockDirectory::Enlist(BlockEntry& entry, bool wanted, std::list<BlockEntry*>* list, bool* listed,
-                            std::list<BlockEntry*>::iterator* at) {
-  if (wanted == *listed) return;
-  if (wanted) {
-    *at = list->insert(list->end(), &entry);
-  } else {
-    list->erase(*at);
-  }
-  *listed = wanted;
+void BlockDirectory::Enlist(BlockEntry& entry, BlockEntry::Listing* listing, std::list<BlockEntry*>* list) {
+  if (list == listing->list) return;
+  if (listing->list != nullptr) listing->list->erase(listing->at);
+  if (list != nullptr) listing->at = list->insert(list->end(), &entry);
+  listing->list = list;
 }
 
 template <typename Change>
@@ -42,19 +38,15 @@ void BlockDirectory::Update(BlockEntry& entry, Change change) {
   arriving_ += entry.arriving.empty() ? 0 : 1;
   const LayerSet device = EvictableDevice(entry), host = EvictableHost(entry);
   Count(device, host, 1);
-  Enlist(entry, !device.empty(), &idle_on_device_, &entry.in_device_list, &entry.at_device);
-  Enlist(entry, !host.empty(), &idle_on_host_, &entry.in_host_list, &entry.at_host);
+  std::list<BlockEntry*>& on_device = entry.holds > 0 ? held_on_device_ : idle_on_device_;
+  Enlist(entry, &entry.on_device, device.empty() ? nullptr : &on_device);
+  Enlist(entry, &entry.on_host, host.empty() ? nullptr : &idle_on_host_);
 }
 
 LayerSet BlockDirectory::IdleLayers(const BlockEntry& entry) const {
-  if (entry.users.empty()) return shape_.all;
-  LayerSet idle;
-  for (size_t g = 0; g < shape_.windows.size(); ++g) {
-    const bool seen = std::any_of(entry.users.begin(), entry.users.end(),
-                                  [&](const SequenceState* user) { return user->seen_from[g] <= entry.index; });
-    if (!seen) idle |= shape_.windows[g].layers;
-  }
-  return idle;
+  LayerSet seen;
+  for (const SequenceState* user : entry.users) seen |= shape_.Seen(user->seen_from, entry.index);
+  return shape_.all - seen;
 }
 
 void BlockDirectory::AddUser(BlockEntry& entry, SequenceState* user) {

@@ -34,8 +34,11 @@ struct BlockEntry {
  private:
   friend class BlockDirectory;
   LayerSet idle;  // layers that no user sees
-  bool in_device_list = false, in_host_list = false;
-  std::list<BlockEntry*>::iterator at_device, at_host;
+  struct Listing {
+    std::list<BlockEntry*>* list = nullptr;  // of the directory's; null: in none
+    std::list<BlockEntry*>::iterator at;
+  };
+  Listing on_device, on_host;
 };
 
 // Entries live until Erase; a pointer stays valid that long. Owned by KvPlacement; thread: the replica's.
@@ -67,8 +70,9 @@ class BlockDirectory {
   void Erase(BlockEntry& entry);
 
   // Entries with idle layers on the device, and those with layers on the host that nobody needs there; the first is to
-  // be evicted first.
+  // be evicted first. What parked requests hold comes after all that nobody counts on.
   const std::list<BlockEntry*>& idle_on_device() const { return idle_on_device_; }
+  const std::list<BlockEntry*>& held_on_device() const { return held_on_device_; }
   const std::list<BlockEntry*>& idle_on_host() const { return idle_on_host_; }
   // What is on its way stays until it has arrived: its answer must not be taken for that of a later fetch.
   LayerSet EvictableDevice(const BlockEntry& entry) const { return entry.device & (entry.idle - entry.arriving); }
@@ -93,21 +97,20 @@ class BlockDirectory {
   template <typename Change>
   void Update(BlockEntry& entry, Change change);
   void Count(const LayerSet& device, const LayerSet& host, int sign);
-  static void Enlist(BlockEntry& entry, bool wanted, std::list<BlockEntry*>* list, bool* listed,
-                     std::list<BlockEntry*>::iterator* at);
+  static void Enlist(BlockEntry& entry, BlockEntry::Listing* listing, std::list<BlockEntry*>* list);
   LayerSet IdleLayers(const BlockEntry& entry) const;
 
   const ReplicaShape& shape_;
-  // By a part of the id, which is a digest and as good as random: a table that grows moves all it holds at once, and a
-  // quarter of a million entries would make a step wait for 4 ms.
+  // By a part of the id, which is a digest and as good as random. A table that grows moves all it holds at once: a
+  // quarter of a million entries would make a step wait for 4 ms. Small parts do not grow in the same steps.
   struct PartOfId {
     size_t operator()(const BlockId& id) const { return id.high; }
   };
   using Entries = absl::flat_hash_map<BlockId, std::unique_ptr<BlockEntry>, PartOfId>;
-  static constexpr size_t kParts = 64;
+  static constexpr size_t kParts = 1024;
   std::array<Entries, kParts> entries_;
   size_t size_ = 0;
-  std::list<BlockEntry*> idle_on_device_, idle_on_host_;
+  std::list<BlockEntry*> idle_on_device_, held_on_device_, idle_on_host_;
   KvAmounts idle_room_;
   int64_t arriving_ = 0;
 };

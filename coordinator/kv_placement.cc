@@ -45,19 +45,6 @@ KvAmounts KvPlacement::RingNeed(const LayerSet& kept, int64_t blocks) const {
   return ring;
 }
 
-LayerSet KvPlacement::Seen(const SequenceState& sequence, int32_t block) const {
-  LayerSet seen = shape_.unbounded;
-  for (size_t g = 0; g < shape_.windows.size(); ++g) {
-    if (block >= sequence.seen_from[g]) seen |= shape_.windows[g].layers;
-  }
-  return seen;
-}
-
-void KvPlacement::SetSeenFrom(SequenceState& sequence, int32_t position) const {
-  sequence.seen_from.clear();
-  for (const WindowGroup& group : shape_.windows) sequence.seen_from.push_back(shape_.FirstSeen(group, position));
-}
-
 absl::Status KvPlacement::CheckCanRun(const ReplicaShape& shape, const Options& options, int32_t tokens) {
   const KvPlacement alone(shape, options);
   const int32_t blocks = shape.BlocksFor(tokens);
@@ -97,15 +84,13 @@ int32_t KvPlacement::Match(const SequenceState& sequence, int32_t most, PlanId n
     if (!entry->placed().Contains(shape_.unbounded)) break;
     placed.push_back(entry->placed());
   }
+  if (shape_.windows.empty()) return static_cast<int32_t>(placed.size());
   // A row after the first n blocks sees the last ones of them in windowed layers.
   for (auto n = static_cast<int32_t>(placed.size()); n > 0; --n) {
-    const auto complete = [&](const WindowGroup& group) {
-      for (int32_t b = shape_.FirstSeen(group, n * shape_.block_tokens); b < n; ++b) {
-        if (!placed[b].Contains(group.layers)) return false;
-      }
-      return true;
-    };
-    if (std::all_of(shape_.windows.begin(), shape_.windows.end(), complete)) return n;
+    const std::vector<int32_t> from = shape_.SeenFrom(n * shape_.block_tokens);
+    int32_t b = *std::min_element(from.begin(), from.end());
+    while (b < n && placed[b].Contains(shape_.Seen(from, b))) ++b;
+    if (b >= n) return n;
   }
   return 0;
 }
@@ -120,7 +105,7 @@ bool KvPlacement::EntryArrives(const SequenceState& sequence, int32_t block) con
 
 bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetched, const StartRoom& limits) {
   const std::vector<BlockEntry*> held = std::exchange(sequence.blocks, {});
-  SetSeenFrom(sequence, (adopted + fetched) * shape_.block_tokens);
+  sequence.seen_from = shape_.SeenFrom((adopted + fetched) * shape_.block_tokens);
   std::vector<int64_t> lacking(shape_.layers);  // [layer] seen blocks that no slot holds
   for (int32_t b = 0; b < adopted + fetched; ++b) {
     BlockEntry& entry = directory_.Ensure(sequence.ids[b], b);

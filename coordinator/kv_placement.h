@@ -126,9 +126,8 @@ class KvPlacement {
   KvAmounts TailCharge(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const;
   KvAmounts RingNeed(const LayerSet& kept, int64_t blocks) const;
   // Layers in which a row of the sequence sees the block.
-  LayerSet Seen(const SequenceState& sequence, int32_t block) const;
+  LayerSet Seen(const SequenceState& sequence, int32_t block) const { return shape_.Seen(sequence.seen_from, block); }
   LayerSet KeptByUsers(const BlockEntry& entry, const SequenceState* but) const;
-  void SetSeenFrom(SequenceState& sequence, int32_t position) const;
 
   // The parts of the calls above that most steps of most sequences do without.
   bool EntryArrives(const SequenceState& sequence, int32_t block) const;

@@ -43,8 +43,8 @@ bool KvPlacement::Obtain(const KvAmounts& need) {
 }
 
 void KvPlacement::FreeSlots(const KvAmounts& need) {
-  while (!SlotsCover(budget_.Free(), need) && !directory_.idle_on_device().empty()) {
-    EvictFromDevice(*directory_.idle_on_device().front(), need);
+  for (const std::list<BlockEntry*>* list : {&directory_.idle_on_device(), &directory_.held_on_device()}) {
+    while (!SlotsCover(budget_.Free(), need) && !list->empty()) EvictFromDevice(*list->front(), need);
   }
 }
 

@@ -4,15 +4,25 @@
 
 namespace interlace {
 
-std::vector<int32_t> DraftFromContext(absl::Span<const int32_t> tokens, int32_t most) {
+NgramDrafter::Run NgramDrafter::RunBefore(absl::Span<const int32_t> tokens, size_t end, size_t length) {
+  return {length == 3 ? tokens[end - 3] : -1, tokens[end - 2], tokens[end - 1]};
+}
+
+std::vector<int32_t> NgramDrafter::Draft(absl::Span<const int32_t> tokens, int32_t most) {
+  const size_t size = tokens.size();
+  for (size_t end = learned_ + 1; end < size; ++end) {  // the last tokens themselves are no earlier occurrence
+    for (size_t length = 2; length <= 3 && length <= end; ++length) ends_[RunBefore(tokens, end, length)] = end;
+  }
+  learned_ = std::max(learned_, size - std::min<size_t>(size, 1));
   for (size_t length : {size_t{3}, size_t{2}}) {
-    if (tokens.size() <= length) continue;
-    const absl::Span<const int32_t> last = tokens.last(length);
-    for (size_t at = tokens.size() - length; at-- > 0;) {
-      if (!std::equal(last.begin(), last.end(), tokens.begin() + at)) continue;
-      const absl::Span<const int32_t> after = tokens.subspan(at + length, most);
-      return {after.begin(), after.end()};
+    if (size < length) continue;
+    const auto found = ends_.find(RunBefore(tokens, size, length));
+    if (found == ends_.end()) continue;
+    std::vector<int32_t> draft;
+    for (size_t at = found->second; draft.size() < static_cast<size_t>(most); ++at) {
+      draft.push_back(at < size ? tokens[at] : draft[at - size]);
     }
+    return draft;
   }
   return {};
 }

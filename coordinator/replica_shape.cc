@@ -25,6 +25,20 @@ bool Covers(const KvAmounts& room, const KvAmounts& need) {
   return true;
 }
 
+std::vector<int32_t> ReplicaShape::SeenFrom(int32_t position) const {
+  std::vector<int32_t> from;
+  for (const WindowGroup& group : windows) from.push_back(FirstSeen(group, position));
+  return from;
+}
+
+LayerSet ReplicaShape::Seen(absl::Span<const int32_t> seen_from, int32_t block) const {
+  LayerSet seen = unbounded;
+  for (size_t g = 0; g < windows.size(); ++g) {
+    if (block >= seen_from[g]) seen |= windows[g].layers;
+  }
+  return seen;
+}
+
 void ReplicaShape::AddRoom(int64_t blocks, const LayerSet& device, const LayerSet& host, KvAmounts* to) const {
   for (size_t s = 0; s < stages.size(); ++s) {
     (*to)[s].slots += blocks * CountCommon(device, stages[s].layers);

@@ -58,6 +58,10 @@ struct ReplicaShape {
     const int32_t first = position + 1 - group.tokens;
     return first > 0 ? first / block_tokens : 0;
   }
+  // By window group: the first block that a row at `position` sees.
+  std::vector<int32_t> SeenFrom(int32_t position) const;
+  // The layers in which somebody who sees these groups from there on sees the block.
+  LayerSet Seen(absl::Span<const int32_t> seen_from, int32_t block) const;
   // Blocks of the group that one request needs at most at once, while chunks of `chunk_tokens` are computed.
   int32_t MostLive(const WindowGroup& group, int32_t chunk_tokens) const {
     return BlocksFor(group.tokens) + BlocksFor(chunk_tokens) + 2;

@@ -60,6 +60,10 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   if (placement_) OnLost(absl::UnavailableError("the replica was formed anew"));
   const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
   placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement);
+  stage_metrics_.clear();
+  for (size_t stage = 0; stage < ranks.size(); ++stage) {
+    stage_metrics_.emplace_back(metrics_.registry, absl::StrCat(stage), shape()->tiers);
+  }
   epoch_ = epoch;
   lost_since_ = absl::InfiniteFuture();
   chains_.clear();
@@ -91,6 +95,7 @@ void Scheduler::OnLost(const absl::Status& why) {
     if (known_to_ranks) {
       sequence->Note(absl::StrCat("replica lost: ", why.message()));
       sequence->computed_before = std::max(sequence->computed_before, sequence->confirmed);
+      sequence->recompute_cause = "replica lost";
     }
     sequence->ForgetReplica();
     if (known_to_ranks) Wait(*sequence);
@@ -251,6 +256,7 @@ EngineLoad Scheduler::Load() const {
     load.blocks_held += static_cast<int32_t>((taken + layers - 1) / layers);
   }
   load.blocks_cached = static_cast<int32_t>(placement_->directory().idle_on_device().size() +
+                                            placement_->directory().held_on_device().size() +
                                             placement_->directory().idle_on_host().size());
   return load;
 }

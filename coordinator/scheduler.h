@@ -149,7 +149,7 @@ class Scheduler {
   bool AnotherComputes(const SequenceState& sequence, int32_t block) const;
   void Run(SequenceState& sequence);
   void SettleFetching();
-  void Park(SequenceState& sequence, std::string note);
+  void Park(SequenceState& sequence, std::string note, absl::string_view cause = "parked");
   void Halt(SequenceState& sequence);
   std::optional<SealedNames> NamesFor(SequenceState& sequence, int32_t end, PlanId plan);
   void ExtendIds(SequenceState& sequence);
@@ -186,7 +186,8 @@ class Scheduler {
   std::map<std::string, BlockChain> chains_;           // by salt
   std::vector<Release> releases_;                      // for the next plan
   std::map<PlanId, InFlight> in_flight_;
-  std::unique_ptr<KvPlacement> placement_;  // set while the replica is formed
+  std::unique_ptr<KvPlacement> placement_;   // set while the replica is formed
+  std::vector<StageMetrics> stage_metrics_;  // of the replica that was formed last
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
   bool suspects_ = false;                          // there may be one
@@ -200,6 +201,7 @@ class Scheduler {
   absl::Time commit_time_;             // when the result being committed was taken
   int64_t accepted_ = 0;               // tokens of the result being committed
   absl::Time gap_began_;               // when a stream got its token before: most streams of a step at once
+  absl::Duration gap_;                 // from there to commit_time_
   uint64_t gaps_ = 0;                  // so many are not recorded yet
   CostModel cost_;
   LengthHistory lengths_;

@@ -64,15 +64,12 @@ void Scheduler::TakeAnswers(const StepResult& result) {
 }
 
 void Scheduler::Account(const StepResult& result) {
-  const std::string stage = absl::StrCat(Value(result.stage));
-  Metrics& registry = metrics_.registry;
-  registry.Set("interlace_kv_arena_slots_used", result.slots_used, {{"stage", stage}});
-  registry.Set("interlace_kv_frames_used", result.frames_used, {{"stage", stage}});
-  for (size_t t = 0; t < result.tiers.size() && t < shape()->tiers.size(); ++t) {
-    registry.Set("interlace_kv_tier_blocks", static_cast<double>(result.tiers[t].blocks),
-                 {{"stage", stage}, {"tier", shape()->tiers[t]}});
-    registry.Set("interlace_kv_tier_bytes", static_cast<double>(result.tiers[t].bytes),
-                 {{"stage", stage}, {"tier", shape()->tiers[t]}});
+  const StageMetrics& stage = stage_metrics_[Value(result.stage)];
+  stage.slots.Set(result.slots_used);
+  stage.frames.Set(result.frames_used);
+  for (size_t t = 0; t < result.tiers.size() && t < stage.tiers.size(); ++t) {
+    stage.tiers[t].blocks.Set(static_cast<double>(result.tiers[t].blocks));
+    stage.tiers[t].bytes.Set(static_cast<double>(result.tiers[t].bytes));
   }
   cost_.ObserveTransfer(Route::kIn, result.bytes_in, absl::Microseconds(result.transfer_in_us));
   cost_.ObserveTransfer(Route::kOut, result.bytes_out, absl::Microseconds(result.transfer_out_us));
@@ -161,7 +158,6 @@ void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned
 }
 
 void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
-  const int32_t before = sequence.scheduled;
   sequence.void_attempt = true;
   sequence.pending = 0;
   sequence.drafting = false;
@@ -173,26 +169,27 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
     return Finish(sequence, absl::InvalidArgumentError(absl::StrCat("a rank refused the request: ", loss.detail)),
                   FinishReason::kStop);
   }
-  // The lost block is in doubt, and so is what plans in flight were to seal.
   const auto blocks = static_cast<int32_t>(sequence.blocks.size());
+  // A block that lies nowhere was forgotten at the loss of another request, which was to seal it: its fault alone.
+  const bool of_another = loss.block < blocks && sequence.blocks[loss.block]->placed().empty();
+  if (!of_another) ++sequence.faults;
+  // The lost block is in doubt, and so is what plans in flight were to seal.
   const int32_t sealed = std::max(sequence.adopted, sequence.confirmed / shape()->block_tokens);
   for (int32_t b = std::min(sealed, blocks); b < blocks; ++b) placement_->Forget(*sequence.blocks[b]);
   if (loss.block < std::min(sealed, blocks)) placement_->Forget(*sequence.blocks[loss.block]);
   const int32_t kept = std::min(loss.block, sealed) * shape()->block_tokens;
-  metrics_.registry.Add("interlace_kv_recomputed_tokens_total", std::max(0, before - kept),
-                        {{"cause", LossCauseName(loss.cause)}});
   sequence.Note(absl::StrCat("layer ", Value(loss.layer), " block ", loss.block, " ", LossCauseName(loss.cause),
                              ": computed again from position ", kept, " (", loss.detail, ")"));
-  if (sequence.explanation.recomputes > options_.max_recomputes) {
-    const std::string text = absl::StrCat("KV was lost ", sequence.explanation.recomputes,
-                                          " times (sched.max_recomputes=", options_.max_recomputes,
-                                          "), at last: ", LossCauseName(loss.cause), ", ", loss.detail);
+  if (sequence.faults > options_.max_recomputes) {
+    const std::string text =
+        absl::StrCat("KV was lost ", sequence.faults, " times (sched.max_recomputes=", options_.max_recomputes,
+                     "), at last: ", LossCauseName(loss.cause), ", ", loss.detail);
     return Finish(sequence,
                   loss.cause == LossCause::kNoSlot ? absl::ResourceExhaustedError(text) : absl::DataLossError(text),
                   FinishReason::kStop);
   }
   SetBelow(sequence, Below::kUnknown);
-  if (sequence.phase == Phase::kRunning) Park(sequence, "begins a new attempt");
+  if (sequence.phase == Phase::kRunning) Park(sequence, "begins a new attempt", LossCauseName(loss.cause));
 }
 
 // The first token is the model's; each draft that equals the token before it makes the next one the model's too. What
@@ -209,7 +206,7 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
 }
 
 void Scheduler::RecordTokens() {
-  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(commit_time_ - gap_began_), gaps_);
+  if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(gap_), gaps_);
   metrics_.generation_tokens.Add(static_cast<double>(accepted_));
   gaps_ = 0;
   accepted_ = 0;
@@ -239,10 +236,13 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     sequence.first_token = now;
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));
   } else {
-    if (sequence.last_token != gap_began_) RecordTokens();
-    gap_began_ = sequence.last_token;
+    if (sequence.last_token != gap_began_ || gaps_ == 0) {
+      RecordTokens();
+      gap_began_ = sequence.last_token;
+      gap_ = now - gap_began_;
+    }
     ++gaps_;
-    sequence.largest_so_far = std::max(sequence.largest_so_far, now - sequence.last_token);
+    sequence.largest_so_far = std::max(sequence.largest_so_far, gap_);
   }
   sequence.last_token = now;
   sequence.losses = 0;  // it got on

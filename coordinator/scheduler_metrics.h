@@ -1,6 +1,10 @@
 // SchedulerMetrics: the series that the scheduler records, found once.
 #pragma once
 
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
 #include "common/metrics.h"
 
 namespace interlace {
@@ -25,7 +29,6 @@ struct SchedulerMetrics {
         quarantined(all.counter("interlace_requests_quarantined_total")),
         steps(all.counter("interlace_steps_total")),
         planned_tokens(all.counter("interlace_planned_tokens_total")),
-        recomputed_after_park(all.counter("interlace_recomputed_tokens_total", {{"cause", "parked"}})),
         losses(all.counter("interlace_replica_losses_total")),
         probed_blocks(all.counter("interlace_kv_probe_blocks_total")),
         fetched_ok(all.counter("interlace_kv_fetched_blocks_total", {{"result", "ok"}})),
@@ -46,9 +49,26 @@ struct SchedulerMetrics {
   Metrics& registry;  // for what happens seldom, by name
   Metrics::Gauge running, waiting, usage, blocks_held, blocks_cached, ranks_ready;
   Metrics::Counter prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, parks, promotions,
-      quarantined, steps, planned_tokens, recomputed_after_park, losses, probed_blocks, fetched_ok, fetched_missing,
-      bytes_in, bytes_out, busy_in, busy_out, stall, corrupt, missing;
+      quarantined, steps, planned_tokens, losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out,
+      busy_in, busy_out, stall, corrupt, missing;
   Metrics::Histogram step_seconds, first_token, between_tokens, total, queue;
+};
+
+// What the ranks of one stage say of their memory with each result. Of a formed replica.
+struct StageMetrics {
+  StageMetrics(Metrics& all, absl::string_view stage, const std::vector<std::string>& tier_names)
+      : slots(all.gauge("interlace_kv_arena_slots_used", {{"stage", stage}})),
+        frames(all.gauge("interlace_kv_frames_used", {{"stage", stage}})) {
+    for (const std::string& tier : tier_names) {
+      tiers.push_back({all.gauge("interlace_kv_tier_blocks", {{"stage", stage}, {"tier", tier}}),
+                       all.gauge("interlace_kv_tier_bytes", {{"stage", stage}, {"tier", tier}})});
+    }
+  }
+  struct Tier {
+    Metrics::Gauge blocks, bytes;
+  };
+  Metrics::Gauge slots, frames;
+  std::vector<Tier> tiers;
 };
 
 }  // namespace interlace

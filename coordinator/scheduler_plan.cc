@@ -358,7 +358,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   if (unnamed) planned.names = NamesFor(sequence, end, plan->id);
   if (const int32_t again = std::min(end, sequence.computed_before) - planned.start; again > 0) {
     sequence.explanation.recomputed_tokens += again;
-    metrics_.recomputed_after_park.Add(again);
+    metrics_.registry.Add("interlace_recomputed_tokens_total", again, {{"cause", sequence.recompute_cause}});
   }
   sequence.scheduled = end;
   sequence.planned_in = plan->id;
@@ -376,7 +376,8 @@ void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* pla
   for (const PlanSequence& other : plan->sequences) rows -= other.drafts;
   const int32_t most = std::min({options_.draft_tokens, budget, left, rows});
   if (planned.tokens[0] == kLastSample || most <= 0) return;
-  const std::vector<int32_t> drafts = DraftFromContext(sequence.tokens, most);
+  if (sequence.drafter == nullptr) sequence.drafter = std::make_unique<NgramDrafter>();
+  const std::vector<int32_t> drafts = sequence.drafter->Draft(sequence.tokens, most);
   const int32_t end = sequence.scheduled + static_cast<int32_t>(drafts.size());
   if (drafts.empty() || !placement_->Reserve(sequence, end)) return;
   if (!placement_->Stream(sequence, end, plan->id)) return;

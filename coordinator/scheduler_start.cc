@@ -193,12 +193,13 @@ void Scheduler::Halt(SequenceState& sequence) {
   }
 }
 
-void Scheduler::Park(SequenceState& sequence, std::string note) {
+void Scheduler::Park(SequenceState& sequence, std::string note, absl::string_view cause) {
   sequence.Note(std::move(note));
   Halt(sequence);
   placement_->Park(sequence);
   sequence.phase = Phase::kWaiting;
   sequence.computed_before = std::max(sequence.computed_before, sequence.scheduled);
+  sequence.recompute_cause = cause;
   Wait(sequence);
 }
 

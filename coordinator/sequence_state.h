@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "common/ids.h"
 #include "coordinator/block_directory.h"
 #include "coordinator/explanation.h"
+#include "coordinator/ngram_drafter.h"
 #include "coordinator/policy/step_view.h"
 #include "coordinator/request.h"
 
@@ -22,7 +24,7 @@ enum class Below : uint8_t { kUnknown, kAsked, kKnown };
 // `tokens` does (pending).
 struct alignas(64) SequenceState : SequenceView {
   static constexpr int32_t kTokensAhead = 4096;
-  static constexpr size_t kHotBytes = 448;
+  static constexpr size_t kHotBytes = 512;
 
   // What each step of a stream looks at stands together, so that a step touches few cache lines of each.
   bool opened = false;        // the ranks know the attempt
@@ -59,8 +61,11 @@ struct alignas(64) SequenceState : SequenceView {
   int32_t probe_answers = 0;  // the least of theirs
   int32_t fetched = 0;        // blocks under way from the tiers
   absl::Time fetch_began;
-  int32_t cached_tokens = -1;  // of the prompt, when it first started; -1: not yet
-  Explanation explanation;     // of what is not counted above
+  int32_t cached_tokens = -1;             // of the prompt, when it first started; -1: not yet
+  absl::string_view recompute_cause;      // why positions below computed_before are computed again; a literal
+  int32_t faults = 0;                     // losses of KV that were not another's
+  std::unique_ptr<NgramDrafter> drafter;  // null: nothing was drafted yet
+  Explanation explanation;                // of what is not counted above
 
   explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), request(std::move(r)) {
     id = request.id;

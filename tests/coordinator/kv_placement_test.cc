@@ -281,5 +281,23 @@ TEST_F(KvPlacementTest, AForgottenBlockIsDroppedEverywhere) {
   EXPECT_EQ(taken(), KvRoom());
 }
 
+// There are no host frames: what leaves the device is gone.
+TEST_F(KvPlacementTest, WhatAParkedRequestHoldsIsTheLastToGo) {
+  Form(/*slots=*/16, /*frames=*/0);
+  SequenceState &parked = Make(2, 1), &ended = Make(1, 2), &next = Make(2, 3), &last = Make(2, 4);
+  ASSERT_TRUE(Start(parked));
+  Seal(parked, 2);
+  ASSERT_TRUE(Start(ended));
+  Seal(ended, 1);
+  Park(parked);  // sooner than the other one ends
+  Release(ended);
+  EXPECT_EQ(free().slots, 4);
+  ASSERT_TRUE(Start(next));
+  EXPECT_EQ(Find(2, 0), nullptr) << "nobody counts on it";
+  EXPECT_EQ(placement_->Match(parked, 2, PlanId{99}), 2) << "it is what the parked request comes back to";
+  ASSERT_TRUE(Start(last)) << "held blocks do not keep a running request out";
+  EXPECT_EQ(placement_->Match(parked, 2, PlanId{99}), 0);
+}
+
 }  // namespace
 }  // namespace interlace

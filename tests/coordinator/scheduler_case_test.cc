@@ -210,6 +210,49 @@ TEST_F(SchedulerCase, TooManyLossesEndTheRequestAndNameTheSetting) {
   }
 }
 
+TEST_F(SchedulerCase, ARecomputedTokenHasOneCause) {
+  options_.chunk_tokens = 16;
+  Form(1);
+  const auto sink = Admit(40, 2);
+  Lose(1, 0, LossCause::kCorrupt);
+  AnswerAll();
+  EXPECT_OK(sink->end->status);
+  int32_t planned = 0;
+  for (const StepPlan& plan : channel_.plans) planned += plan.tokens();
+  const int32_t again = planned - (40 + 2 - 1);
+  EXPECT_GT(again, 0);
+  EXPECT_THAT(metrics_.Text(),
+              HasSubstr(absl::StrCat("interlace_recomputed_tokens_total{model_name=\"test\",cause=\"corrupt\"} ", again,
+                                     "\n")));
+  EXPECT_EQ(metrics_.Total("interlace_recomputed_tokens_total"), again) << "counted under another cause too";
+}
+
+// The second request adopts what the first was to seal. It loses its KV with the first one's, through no fault of its
+// own.
+TEST_F(SchedulerCase, ALossIsChargedToWhoLostTheBlockAlone) {
+  options_.max_recomputes = 0;
+  options_.chunk_tokens = 16;
+  Form(1);
+  const auto first = Admit(40, 2, /*id=*/1), second = Admit(40, 2, /*id=*/1 + kVocab);  // the same tokens
+  Take(Answer(0, true));
+  ASSERT_EQ(channel_.plans.size(), 3u);
+  ASSERT_TRUE(std::any_of(channel_.plans[2].sequences.begin(), channel_.plans[2].sequences.end(),
+                          [](const PlanSequence& s) { return s.opening && s.opening->adopted.size() == 4; }))
+      << "blocks 2 and 3 are those of the plan in flight";
+  for (uint64_t lost : {uint64_t{1}, uint64_t{1 + kVocab}}) {
+    StepResult result = Answer(0, true);
+    std::erase_if(result.sampled, [&](const SampledToken& t) { return t.request == RequestId{lost}; });
+    result.lost.push_back({RequestId{lost}, 1, LayerId{0}, 2, LossCause::kMissing, "why"});
+    Take(result);
+  }
+  ASSERT_TRUE(first->end);
+  EXPECT_THAT(first->end->status, StatusIs(absl::StatusCode::kDataLoss, HasSubstr("sched.max_recomputes=0")));
+  EXPECT_FALSE(second->end) << second->end->status;
+  AnswerAll();
+  EXPECT_OK(second->end->status);
+  EXPECT_THAT(second->delivered, SizeIs(2));
+}
+
 TEST_F(SchedulerCase, ARefusedRequestEndsAlone) {
   Form(1);
   const auto refused = Admit(10, 3), other = Admit(10, 3);
@@ -232,7 +275,7 @@ TEST_F(SchedulerCase, RightGuessesBecomeSeveralTokensOfOneStep) {
   EXPECT_EQ(sink->delivered, std::vector<int32_t>(21, 5));
   int32_t steps = 0;
   for (const StepPlan& plan : channel_.plans) steps += plan.sequences.empty() ? 0 : 1;
-  EXPECT_EQ(steps, 1 + 20 / 2) << "the latest fives before the last ones are followed by a single one";
+  EXPECT_EQ(steps, 1 + 20 / 5) << "each step says a token and confirms four guesses";
 }
 
 // One request brings the replica down whenever it runs. It ends; the others only wait.
