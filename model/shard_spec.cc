@@ -35,7 +35,7 @@ struct Split {
 };
 
 // The split whose total is least among those of which no stage is dearer than `most`.
-Split LeastSplit(const TokenCost& cost, int32_t stages, Dearness most, Dearness (*add)(Dearness, Dearness)) {
+Split LeastSplit(const StepCost& cost, int32_t stages, Dearness most, Dearness (*add)(Dearness, Dearness)) {
   const auto layers = static_cast<int32_t>(cost.layers.size());
   struct Best {  // over the last so many stages, from a layer on
     std::optional<Dearness> total;
@@ -63,7 +63,7 @@ Split LeastSplit(const TokenCost& cost, int32_t stages, Dearness most, Dearness 
 
 }  // namespace
 
-ShardSpec MakeShard(const TokenCost& cost, int32_t stage, int32_t stages) {
+ShardSpec MakeShard(const StepCost& cost, int32_t stage, int32_t stages) {
   CHECK(stage >= 0 && stage < stages && stages <= static_cast<int32_t>(cost.layers.size()));
   const Split cheapest = LeastSplit(cost, stages, absl::Uint128Max(), &Dearest);
   const Split even = LeastSplit(cost, stages, cheapest.total, &SumOfSquares);

@@ -56,9 +56,14 @@ int32_t ExpertOf(absl::string_view name) {
 
 }  // namespace
 
-TokenCost CostOfToken(const Checkpoint& checkpoint) {
+StepCost CostOfStep(const Checkpoint& checkpoint, int64_t kv_bytes) {
+  constexpr int32_t kStreams = 4, kPositions = 256;
   const ModelSpec& spec = checkpoint.spec();
-  TokenCost cost{std::vector<int64_t>(spec.layers)};
+  StepCost cost;
+  for (const LayerSpec& layer : spec.layer) {
+    const int32_t window = layer.attention.window;
+    cost.layers.push_back(kStreams * kv_bytes * (window > 0 ? std::min(window, kPositions) : kPositions));
+  }
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     const auto bytes = static_cast<int64_t>(tensor.data.size());
     const int32_t layer = LayerOf(name);

@@ -14,8 +14,10 @@
 
 namespace interlace {
 
-// What a token costs in the checkpoint's own bytes; of routed experts, those that run.
-TokenCost CostOfToken(const Checkpoint& checkpoint);
+// What a step of four streams costs that attend to 256 positions each, in the checkpoint's own bytes; of routed
+// experts, those of one token. `kv_bytes`: of one position in one layer. The KV of more and longer streams outweighs
+// the head, that of fewer and shorter ones is nothing beside it: this is the middle.
+StepCost CostOfStep(const Checkpoint& checkpoint, int64_t kv_bytes);
 
 // First the architecture says what it wants and where the result shall be written; then Load checks all of it, packs it
 // into one allocation, in the layout of the backend's op table, and lets go of the file's pages as it goes, so that

@@ -60,8 +60,11 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
     return absl::InvalidArgumentError(
         absl::StrCat("cluster.stages=", config.cluster.stages, " exceeds the model's ", spec.layers, " layers"));
   }
-  const ShardSpec shard = MakeShard(CostOfToken(*rank->checkpoint_), static_cast<int32_t>(config.cluster.stage),
-                                    static_cast<int32_t>(config.cluster.stages));
+  ASSIGN_OR_RETURN(const DType kv_dtype, KvDType(config.kv.dtype));
+  const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim, kv_dtype};
+  const ShardSpec shard =
+      MakeShard(CostOfStep(*rank->checkpoint_, shape.bytes() / shape.block_tokens),
+                static_cast<int32_t>(config.cluster.stage), static_cast<int32_t>(config.cluster.stages));
   const int threads = config.engine.threads > 0 ? static_cast<int>(config.engine.threads) : AvailableCores();
   const BackendOptions options{.ops = config.engine.ops, .threads = threads};
   absl::StatusOr<std::unique_ptr<Backend>> made =
@@ -73,8 +76,6 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   rank->backend_ = *std::move(made);
   Backend& backend = *rank->backend_;
 
-  ASSIGN_OR_RETURN(const DType kv_dtype, KvDType(config.kv.dtype));
-  const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim, kv_dtype};
   ASSIGN_OR_RETURN(rank->arena_, KvArena::Create(backend, config.kv.device_bytes.value, shape.bytes()));
   ASSIGN_OR_RETURN(rank->frames_, FrameStore::Create(backend, config.kv.host_bytes.value, shape.bytes()));
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KvTier>> tiers, MakeTiers(config, clock, transport));

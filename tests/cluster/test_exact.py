@@ -14,8 +14,8 @@ def expected():
 
 
 @pytest.mark.parametrize("pp, keep, tier, chunk", [
-    (1, 0, "", 256), (1, 30, "rocksdb", 16), (2, 15, "remote", 16), (2, 0, "rocksdb", 256), (3, 15, "", 1),
-    (3, 0, "remote", 512),
+    (1, 0, "", 256), (1, 30, "rocksdb", 16), (2, 15, "remote", 16), (2, 0, "rocksdb", 256), (2, 30, "", 256),
+    (3, 15, "", 1), (3, 0, "remote", 512),
 ])
 def test_same_tokens(expected, tmp_path, pp, keep, tier, chunk):
     from interlace_client import Client
@@ -37,6 +37,36 @@ def test_same_tokens(expected, tmp_path, pp, keep, tier, chunk):
         if keep < 30:
             assert cluster.metric("interlace_transfer_bytes_total") > 0
         assert cluster.metric("vllm:prefix_cache_hits_total") > 0  # the batch says again what came alone
+        cluster.await_nothing_held()
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.parametrize("pp", [2, 3])
+def test_streams_that_end_early_disturb_nobody(expected, pp):
+    """A stop string, few tokens, a client that leaves: the ranks are ahead of all of them."""
+    from interlace_client import Client
+    cluster = Cluster("--pp", str(pp))
+    try:
+        with Client(cluster.grpc) as client:
+            whole = client.generate(PROMPTS[1], max_tokens=TOKENS, temperature=0).text()
+            stop = whole.split()[8]
+            for _ in range(3):
+                streams = [client.generate(p, max_tokens=TOKENS, temperature=0) for p in PROMPTS]
+                stopped = client.generate(PROMPTS[1], max_tokens=TOKENS, temperature=0, stop=[stop])
+                short = [client.generate(p, max_tokens=n + 1, temperature=0) for n, p in enumerate(PROMPTS)]
+                leaving = [client.generate(p, max_tokens=400, temperature=0, ignore_eos=True) for p in PROMPTS]
+                for pieces, stream in enumerate(leaving):
+                    for _, _piece in zip(range(pieces + 1), stream):
+                        pass
+                    stream.cancel()
+                assert stopped.text() == whole[:whole.index(stop)]
+                for stream, ids in zip(streams, expected):
+                    stream.text()
+                    assert stream.token_ids == ids
+                for stream, ids in zip(short, expected):
+                    stream.text()
+                    assert stream.token_ids == ids[:len(stream.token_ids)]
         cluster.await_nothing_held()
     finally:
         cluster.stop()

@@ -111,7 +111,7 @@ class PlainEngine {
     ModelSpec spec = checkpoint.spec();
     auto engine = std::unique_ptr<PlainEngine>(new PlainEngine(std::move(spec), std::move(backend), options));
     for (int32_t s = 0; s < options.stages; ++s) {
-      engine->shards_.push_back(MakeShard(CostOfToken(checkpoint), s, options.stages));
+      engine->shards_.push_back(MakeShard(CostOfStep(checkpoint, 0), s, options.stages));
       ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> stage, MakeArch({.checkpoint = &checkpoint,
                                                                    .spec = &engine->spec_,
                                                                    .shard = engine->shards_.back(),

@@ -16,17 +16,17 @@
 namespace interlace {
 namespace {
 
-TokenCost Uniform(int32_t layers, int64_t layer, int64_t head) {
+StepCost Uniform(int32_t layers, int64_t layer, int64_t head) {
   return {std::vector<int64_t>(static_cast<size_t>(layers), layer), head};
 }
 
-std::vector<int32_t> LayersOf(const TokenCost& cost, int32_t stages) {
+std::vector<int32_t> LayersOf(const StepCost& cost, int32_t stages) {
   std::vector<int32_t> layers;
   for (int32_t s = 0; s < stages; ++s) layers.push_back(MakeShard(cost, s, stages).layers());
   return layers;
 }
 
-int64_t CostOf(const TokenCost& cost, const std::vector<int32_t>& layers, size_t stage) {
+int64_t CostOf(const StepCost& cost, const std::vector<int32_t>& layers, size_t stage) {
   int64_t sum = stage + 1 == layers.size() ? cost.head : 0;
   int32_t begin = 0;
   for (size_t s = 0; s < stage; ++s) begin += layers[s];
@@ -34,14 +34,14 @@ int64_t CostOf(const TokenCost& cost, const std::vector<int32_t>& layers, size_t
   return sum;
 }
 
-int64_t Dearest(const TokenCost& cost, const std::vector<int32_t>& layers) {
+int64_t Dearest(const StepCost& cost, const std::vector<int32_t>& layers) {
   int64_t most = 0;
   for (size_t s = 0; s < layers.size(); ++s) most = std::max(most, CostOf(cost, layers, s));
   return most;
 }
 
 // Of all splits, by trying each.
-int64_t LeastDearest(const TokenCost& cost, std::vector<int32_t>& layers, int32_t left, int32_t stages) {
+int64_t LeastDearest(const StepCost& cost, std::vector<int32_t>& layers, int32_t left, int32_t stages) {
   if (stages == 1) {
     layers.push_back(left);
     const int64_t dearest = Dearest(cost, layers);
@@ -83,16 +83,18 @@ TEST(ShardSpecTest, ASmallHeadChangesNothing) {
 }
 
 TEST(ShardSpecTest, TheLastStageHasFewerLayersBecauseOfTheHead) {
-  // SmolLM2 135M in Q4_1 with a head in Q8_0: a head is 13.6 layers.
-  const TokenCost smol = Uniform(30, 2'216'448, 30'081'024);
+  // SmolLM2 135M in Q4_1 with a head in Q8_0: a head is 13.6 layers without KV.
+  const StepCost smol = Uniform(30, 2'216'448, 30'081'024);
   EXPECT_EQ(LayersOf(smol, 1), (std::vector<int32_t>{30}));
   EXPECT_EQ(LayersOf(smol, 2), (std::vector<int32_t>{22, 8}));
   EXPECT_EQ(LayersOf(smol, 3), (std::vector<int32_t>{15, 14, 1}));
+  // And with the KV of 1,024 positions in BF16, each 768 bytes in a layer.
+  EXPECT_EQ(LayersOf(Uniform(30, 2'216'448 + 1024 * 768, 30'081'024), 2), (std::vector<int32_t>{20, 10}));
 }
 
 TEST(ShardSpecTest, AHeadThatIsDearerThanAllLayersLeavesItsStageOneLayer) {
   // Gemma 3 270M: 262144 rows of 640 beside 18 layers of 5.6 M weights. What is left is split evenly all the same.
-  const TokenCost gemma = Uniform(18, 5'600'000, 262'144 * 640);
+  const StepCost gemma = Uniform(18, 5'600'000, 262'144 * 640);
   EXPECT_EQ(LayersOf(gemma, 2), (std::vector<int32_t>{17, 1}));
   EXPECT_EQ(LayersOf(gemma, 3), (std::vector<int32_t>{9, 8, 1}));
   EXPECT_EQ(LayersOf(gemma, 18), std::vector<int32_t>(18, 1));
@@ -101,7 +103,7 @@ TEST(ShardSpecTest, AHeadThatIsDearerThanAllLayersLeavesItsStageOneLayer) {
 TEST(ShardSpecTest, NoSplitHasACheaperDearestStage) {
   for (uint64_t seed = 1; seed <= 300; ++seed) {
     Random random(seed);
-    TokenCost cost;
+    StepCost cost;
     const auto count = static_cast<int32_t>(random.Between(1, 12));
     for (int32_t l = 0; l < count; ++l) cost.layers.push_back(random.Below(4) == 0 ? 0 : random.Between(1, 1000));
     cost.head = random.Below(2) == 0 ? 0 : random.Between(1, 6000);
@@ -120,12 +122,12 @@ TEST(ShardSpecTest, NoSplitHasACheaperDearestStage) {
   }
 }
 
-TEST(ShardSpecTest, CostsOfTokensBeyondTwoToThe53DoNotOverflow) {
+TEST(ShardSpecTest, CostsBeyondTwoToThe53DoNotOverflow) {
   EXPECT_EQ(LayersOf(Uniform(4, int64_t{1} << 60, 0), 2), (std::vector<int32_t>{2, 2}));
 }
 
 // Each tensor of a layer, and the head wherever it is.
-TEST(ShardSpecTest, ATokenCostsTheBytesThatItReads) {
+TEST(ShardSpecTest, AStepCostsTheBytesThatItReads) {
   for (const bool tied : {false, true}) {
     const std::string bytes = TinyGgufBytes({.layers = 3, .tied_head = tied});
     const auto file =
@@ -133,7 +135,7 @@ TEST(ShardSpecTest, ATokenCostsTheBytesThatItReads) {
     ASSERT_OK(file);
     const auto checkpoint = Checkpoint::Of(**file);
     ASSERT_OK(checkpoint);
-    const TokenCost cost = CostOfToken(**checkpoint);
+    const StepCost cost = CostOfStep(**checkpoint, 0);
     int64_t all = cost.head, read = 0;
     for (const int64_t layer : cost.layers) {
       EXPECT_GT(layer, 0);
@@ -163,7 +165,21 @@ TEST(ShardSpecTest, OfTheExpertsOnlySoManyCostAsRun) {
     }
     EXPECT_EQ(of_experts > 0, routed) << tiny.name;
     const int64_t run = routed ? of_experts / spec.experts.count * spec.experts.top_k : 0;
-    EXPECT_EQ(CostOfToken(**checkpoint).layers.at(0), others + run) << tiny.name;
+    EXPECT_EQ(CostOfStep(**checkpoint, 0).layers.at(0), others + run) << tiny.name;
+  }
+}
+
+TEST(ShardSpecTest, AStepReadsTheKvThatItsStreamsSee) {
+  for (const TinyCheckpoint& tiny : kTinyCheckpoints) {
+    const auto checkpoint = Checkpoint::Open(tiny.Gguf());
+    ASSERT_OK(checkpoint);
+    const StepCost without = CostOfStep(**checkpoint, 0), with = CostOfStep(**checkpoint, 1000);
+    EXPECT_EQ(with.head, without.head);
+    for (size_t l = 0; l < with.layers.size(); ++l) {
+      const int32_t window = (*checkpoint)->spec().layer[l].attention.window;
+      const int32_t seen = window > 0 && window < 256 ? window : 256;
+      EXPECT_EQ(with.layers[l] - without.layers[l], int64_t{4} * seen * 1000) << tiny.name << ", layer " << l;
+    }
   }
 }
 

@@ -206,9 +206,10 @@ TEST(WorkerIntegrityTest, NoHostAtAll) {
   ExpectSameStreams(Clean(), rig.clients().Run(Asks(), true), "no host");
 }
 
-// Clients that leave at any moment take everything of theirs along and disturb nobody.
+// Clients that leave at any moment, or have enough, take everything of theirs along and disturb nobody: what the ranks
+// were told to go on with is dropped.
 TEST(WorkerIntegrityTest, CancelledRequestsLeaveNothing) {
-  for (const int stages : {1, 2}) {
+  for (const int stages : {1, 2, 3}) {
     Config config = TinyConfig();
     config.cluster.stages = stages;
     config.sched.chunk_tokens = 8;
@@ -216,17 +217,22 @@ TEST(WorkerIntegrityTest, CancelledRequestsLeaveNothing) {
     Random random(stages);
     std::vector<std::pair<size_t, size_t>> staying;  // index of the ask, of the request
     for (int round = 0; round < 6; ++round) {
-      std::vector<size_t> leaving;
+      std::vector<std::pair<size_t, size_t>> leaving;
       for (size_t i = 0; i < Asks().size(); ++i) {
         const size_t index = rig.clients().Submit(Asks()[i]);
-        if (random.Below(2) == 0) {
-          staying.emplace_back(i, index);
-        } else {
-          leaving.push_back(index);
-        }
+        (random.Below(2) == 0 ? staying : leaving).emplace_back(i, index);
       }
-      if (!leaving.empty()) rig.clients().WaitForTokens(leaving[0], random.Below(4));
-      for (size_t index : leaving) rig.clients().Cancel(index);
+      if (!leaving.empty()) rig.clients().WaitForTokens(leaving[0].second, random.Below(8));
+      for (const auto& [ask, index] : leaving) {
+        if (random.Below(2) == 0) {
+          rig.clients().Cancel(index);
+          continue;
+        }
+        rig.clients().Stop(index);
+        const Answer answer = rig.clients().Finish(index);
+        ASSERT_OK(answer.status);
+        ExpectPrefix(Clean()[ask], answer, absl::StrCat("stopped, stages=", stages));
+      }
     }
     for (const auto& [ask, index] : staying) {
       const Answer answer = rig.clients().Finish(index);

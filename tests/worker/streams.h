@@ -97,6 +97,7 @@ class Clients {
     return index;
   }
   void Cancel(size_t index) { engine_.Cancel(RequestId{index + 1}); }
+  void Stop(size_t index) { engine_.Stop(RequestId{index + 1}); }
   void WaitForTokens(size_t index, size_t count) {
     if (!refusals_[index].ok()) return;
     EXPECT_TRUE(sinks_[index]->WaitForTokens(count)) << "request " << index << " hangs";
