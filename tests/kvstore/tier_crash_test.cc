@@ -8,7 +8,10 @@
 #include <fstream>
 #include <thread>
 
+#include "absl/strings/match.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "common/log.h"
 #include "kvstore/tier/rocksdb.h"
 #include "tests/kvstore/blocks.h"
 #include "tests/kvstore/faulty_files.h"
@@ -113,6 +116,67 @@ TEST_P(SickDiskTest, SaysSoAndHeals) {
   }
 }
 
+// A cache that cannot be opened now keeps no rank from starting: it takes nothing until the disk is well, and has what
+// it had before.
+TEST_P(SickDiskTest, StartsWithoutTheDisk) {
+  const Folder folder;
+  auto files = std::make_shared<FaultyFiles>();
+  const std::unique_ptr<rocksdb::Env> env = rocksdb::NewCompositeEnv(files);
+  const TierOptions options{.rocksdb_dir = folder.path(), .rocksdb_bytes = 64 << 20};
+  std::vector<StoredBlock> kept;
+  for (uint64_t life = 0; life < 3; ++life) {
+    files->Fail(GetParam());
+    auto made = MakeRocksdbTierOn(options, env.get());
+    ASSERT_OK(made);
+    KvTier& tier = **made;
+    EXPECT_FALSE(tier.Wants());
+    const StoredBlock block = Stored(Key(1, 0, life), 0, 20000);
+    EXPECT_THAT(PutAll(tier, {block})[0], StatusIs(absl::StatusCode::kUnavailable, _));
+    EXPECT_EQ(ProbeAll(tier, {Key(1, 0, 0)})[0], false);
+    files->Fail(WriteFault::kNone);
+    ASSERT_TRUE(WaitUntil([&] { return tier.Wants(); }));
+    for (const StoredBlock& former : kept) {
+      const auto answer = GetAll(tier, {former.key})[0];
+      ASSERT_OK(answer);
+      EXPECT_EQ(**answer, *former.bytes);
+    }
+    ASSERT_OK(PutAll(tier, {block})[0]);
+    kept.push_back(block);
+  }
+}
+
+// A process that was killed while it marked its new folder finds its own folder.
+TEST(RocksdbFolderTest, AHalfWrittenMarkIsOurs) {
+  for (const char* mark : {"", "interlace kv ca"}) {
+    const Folder folder;
+    std::filesystem::create_directories(folder.path());
+    std::ofstream(folder.path() + "/INTERLACE_KV") << mark;
+    ASSERT_OK(MakeRocksdbTier({.rocksdb_dir = folder.path(), .rocksdb_bytes = 64 << 20})) << "'" << mark << "'";
+  }
+}
+
+// What is logged with `word` in it, while this lives.
+class LogLines {
+ public:
+  explicit LogLines(std::string word) {
+    SetLogSink(
+        [this, word = std::move(word)](const LogEvent& event) {
+          absl::MutexLock lock(&mutex_);
+          if (absl::StrContains(event.text, word)) lines_.push_back(event.text);
+        },
+        LogLevel::kInfo);
+  }
+  ~LogLines() { SetLogSink(nullptr, LogLevel::kInfo); }
+  std::vector<std::string> lines() {
+    absl::MutexLock lock(&mutex_);
+    return lines_;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<std::string> lines_;  // protected by mutex_
+};
+
 // A file system of 24 MiB under a tier that may take 64: it stays below, keeps on taking blocks, and shares the disk
 // with others.
 TEST(FullDiskTest, TheTierLivesWithTheRoomThereIs) {
@@ -125,6 +189,7 @@ TEST(FullDiskTest, TheTierLivesWithTheRoomThereIs) {
     std::string path;
     ~Mounted() { EXPECT_EQ(umount(path.c_str()), 0); }
   } mounted{folder.path()};
+  LogLines said("disk");
   {
     auto tier = *MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20});
     uint64_t block = 0;
@@ -143,18 +208,27 @@ TEST(FullDiskTest, TheTierLivesWithTheRoomThereIs) {
     EXPECT_GT(put(3000), 2000);  // 90 MB
     const auto space = std::filesystem::space(folder.path());
     EXPECT_GT(space.available, 1u << 20);
-    // Somebody else fills the disk.
+    // Somebody else fills the disk, and takes what the tier gives back, too. The log says so, once, and once that it is
+    // over.
+    const size_t before = said.lines().size();
     const std::string filler = folder.path() + "/filler";
-    {
-      std::ofstream file(filler);
+    const auto fill = [&] {
+      std::ofstream file(filler, std::ios::app);
       const std::string chunk(64 << 10, 'x');
       while (file.write(chunk.data(), static_cast<std::streamsize>(chunk.size())).flush()) {
       }
-    }
+    };
+    ASSERT_TRUE(WaitUntil([&] {
+      fill();
+      put(1);
+      return said.lines().size() == before + 1;
+    }));
     put(200);
     std::filesystem::remove(filler);
-    ASSERT_TRUE(WaitUntil([&] { return tier->Wants(); }));
+    ASSERT_TRUE(WaitUntil([&] { return tier->Wants() && said.lines().size() == before + 2; }));
     EXPECT_GT(put(500), 300);
+    EXPECT_THAT(said.lines().at(before), testing::HasSubstr("its disk has no room"));
+    EXPECT_THAT(said.lines().at(before + 1), testing::HasSubstr("has room on its disk again"));
   }
   ASSERT_OK(MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20}));
 }
