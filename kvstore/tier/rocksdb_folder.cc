@@ -61,8 +61,9 @@ class ErrorListener final : public rocksdb::EventListener {
   absl::AnyInvocable<void()> failed_;
 };
 
-// What RocksDB complains of goes to our log. Its own log file would lie on the same disk, and where RocksDB is built
-// with assertions, as Debian's is, the second line that a full disk does not take aborts the process.
+// What RocksDB complains of goes to our log; what matters of it comes as a status, too. Its own log file would lie on
+// the same disk, and where RocksDB is built with assertions, as Debian's is, the second line that a full disk does not
+// take aborts the process.
 class RocksLog final : public rocksdb::Logger {
  public:
   RocksLog() : Logger(rocksdb::ERROR_LEVEL) {}
@@ -71,7 +72,7 @@ class RocksLog final : public rocksdb::Logger {
     if (level < rocksdb::ERROR_LEVEL) return;
     char text[512];
     std::vsnprintf(text, sizeof text, format, arguments);
-    LOG(WARNING) << "rocksdb complains" << Field("text", text);
+    LOG(DEBUG) << "rocksdb complains" << Field("text", text);
   }
 };
 

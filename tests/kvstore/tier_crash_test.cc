@@ -66,7 +66,8 @@ TEST(RocksdbCrashTest, AKilledProcessLeavesRightBlocks) {
 }
 
 class SickDiskTest : public testing::TestWithParam<WriteFault> {};
-INSTANTIATE_TEST_SUITE_P(Faults, SickDiskTest, testing::Values(WriteFault::kNoSpace, WriteFault::kIo));
+INSTANTIATE_TEST_SUITE_P(Faults, SickDiskTest,
+                         testing::Values(WriteFault::kNoSpace, WriteFault::kIo, WriteFault::kFull));
 
 bool WaitUntil(const std::function<bool()>& holds) {
   const absl::Time deadline = absl::Now() + kPatience;
@@ -177,60 +178,80 @@ class LogLines {
   std::vector<std::string> lines_;  // protected by mutex_
 };
 
+// A file system of its own in memory, if that is allowed here.
+struct SmallDisk {
+  std::string path;
+  bool mounted;
+  SmallDisk(std::string where, const char* size) : path(std::move(where)) {
+    std::filesystem::create_directories(path);
+    mounted = mount("tmpfs", path.c_str(), "tmpfs", 0, size) == 0;
+  }
+  ~SmallDisk() {
+    if (mounted) {
+      EXPECT_EQ(umount(path.c_str()), 0);
+    }
+  }
+};
+constexpr char kNoMount[] = "mounting a file system is not allowed here; SickDiskTest covers its errors";
+
+// Puts new blocks and reads each; how many were taken.
+int PutAndRead(KvTier& tier, int count, uint64_t* block) {
+  int taken = 0;
+  for (int i = 0; i < count; ++i) {
+    const StoredBlock one = Stored(Key(1, 0, ++*block), 0, 30000);
+    taken += PutAll(tier, {one})[0].ok();
+    const auto answer = GetAll(tier, {one.key})[0];
+    if (answer.ok()) {
+      EXPECT_EQ(**answer, *one.bytes);
+    }
+  }
+  return taken;
+}
+
 // A file system of 24 MiB under a tier that may take 64: it stays below, keeps on taking blocks, and shares the disk
 // with others.
 TEST(FullDiskTest, TheTierLivesWithTheRoomThereIs) {
   const Folder folder;
-  std::filesystem::create_directories(folder.path());
-  if (mount("tmpfs", folder.path().c_str(), "tmpfs", 0, "size=24m") != 0) {
-    GTEST_SKIP() << "mounting a file system is not allowed here; SickDiskTest covers its errors";
+  const SmallDisk disk(folder.path(), "size=24m");
+  if (!disk.mounted) GTEST_SKIP() << kNoMount;
+  const TierOptions options{.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20};
+  auto tier = *MakeRocksdbTier(options);
+  uint64_t block = 0;
+  EXPECT_GT(PutAndRead(*tier, 3000, &block), 2000);  // 90 MB
+  EXPECT_GT(std::filesystem::space(folder.path()).available, 1u << 20);
+  // Somebody else fills the disk, and takes what the tier gives back, too.
+  const std::string filler = folder.path() + "/filler";
+  for (int i = 0; i < 200; ++i) {
+    std::ofstream file(filler, std::ios::app);
+    const std::string chunk(64 << 10, 'x');
+    while (file.write(chunk.data(), static_cast<std::streamsize>(chunk.size())).flush()) {
+    }
+    PutAndRead(*tier, 2, &block);
   }
-  struct Mounted {
-    std::string path;
-    ~Mounted() { EXPECT_EQ(umount(path.c_str()), 0); }
-  } mounted{folder.path()};
+  EXPECT_FALSE(tier->Wants());
+  std::filesystem::remove(filler);
+  ASSERT_TRUE(WaitUntil([&] { return tier->Wants(); }));
+  EXPECT_GT(PutAndRead(*tier, 500, &block), 300);
+  tier.reset();
+  ASSERT_OK(MakeRocksdbTier(options));
+}
+
+// A disk that has less than the tier leaves free for its own work: nothing fails, and nothing is taken. It says so,
+// once, and once that it is over.
+TEST(FullDiskTest, ATierThatHasNoRoomSaysSo) {
+  const Folder folder;
+  const SmallDisk disk(folder.path(), "size=24m");
+  if (!disk.mounted) GTEST_SKIP() << kNoMount;
   LogLines said("disk");
-  {
-    auto tier = *MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20});
-    uint64_t block = 0;
-    const auto put = [&](int count) {
-      int taken = 0;
-      for (int i = 0; i < count; ++i) {
-        const StoredBlock one = Stored(Key(1, 0, ++block), 0, 30000);
-        taken += PutAll(*tier, {one})[0].ok();
-        const auto answer = GetAll(*tier, {one.key})[0];
-        if (answer.ok()) {
-          EXPECT_EQ(**answer, *one.bytes);
-        }
-      }
-      return taken;
-    };
-    EXPECT_GT(put(3000), 2000);  // 90 MB
-    const auto space = std::filesystem::space(folder.path());
-    EXPECT_GT(space.available, 1u << 20);
-    // Somebody else fills the disk, and takes what the tier gives back, too. The log says so, once, and once that it is
-    // over.
-    const size_t before = said.lines().size();
-    const std::string filler = folder.path() + "/filler";
-    const auto fill = [&] {
-      std::ofstream file(filler, std::ios::app);
-      const std::string chunk(64 << 10, 'x');
-      while (file.write(chunk.data(), static_cast<std::streamsize>(chunk.size())).flush()) {
-      }
-    };
-    ASSERT_TRUE(WaitUntil([&] {
-      fill();
-      put(1);
-      return said.lines().size() == before + 1;
-    }));
-    put(200);
-    std::filesystem::remove(filler);
-    ASSERT_TRUE(WaitUntil([&] { return tier->Wants() && said.lines().size() == before + 2; }));
-    EXPECT_GT(put(500), 300);
-    EXPECT_THAT(said.lines().at(before), testing::HasSubstr("its disk has no room"));
-    EXPECT_THAT(said.lines().at(before + 1), testing::HasSubstr("has room on its disk again"));
-  }
-  ASSERT_OK(MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 64 << 20}));
+  auto tier = *MakeRocksdbTier({.rocksdb_dir = folder.path() + "/kv", .rocksdb_bytes = 256 << 20});
+  EXPECT_THAT(PutAll(*tier, {Stored(Key(1, 0, 0), 0, 30000)})[0], StatusIs(absl::StatusCode::kResourceExhausted, _));
+  EXPECT_FALSE(tier->Wants());
+  ASSERT_TRUE(WaitUntil([&] { return said.lines().size() == 1; }));
+  EXPECT_THAT(said.lines()[0], testing::HasSubstr("takes no blocks: its disk has no room"));
+  ASSERT_EQ(mount("tmpfs", folder.path().c_str(), "tmpfs", MS_REMOUNT, "size=200m"), 0);
+  ASSERT_TRUE(WaitUntil([&] { return tier->Wants() && said.lines().size() == 2; }));
+  EXPECT_THAT(said.lines()[1], testing::HasSubstr("has room on its disk again"));
+  ASSERT_OK(PutAll(*tier, {Stored(Key(1, 0, 0), 0, 30000)})[0]);
 }
 
 }  // namespace
