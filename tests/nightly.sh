@@ -46,6 +46,8 @@ tiers() {
       < <(sed -n 's/^figures: \([^:]*\): \(.*\)/\1\t\2/p' "$log")
     if [ $code -eq 0 ]; then row tiers "${test%% *}" "$(verdict "$log")" ok; else row tiers "${test%% *}" "$(verdict "$log")" FAILED; good=1; fi
   done
+  "$python" tests/nightly/disks.py || good=1
+  cat "$out/disks.tsv" >>"$out/tiers.tsv" || good=1
   return $good
 }
 

@@ -53,11 +53,11 @@ class Cluster:
     def log(self) -> str:
         return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.state.glob("*.[lo][ou][gt]")))
 
-    def metric(self, name: str) -> float:
-        """Sum over all label values of a series; 0 if it is not there."""
+    def metric(self, name: str, having: str = "") -> float:
+        """Sum over all label values of a series, or over those `having` a label such as stage="0"; 0 if there is none."""
         text = urllib.request.urlopen(self.http + "/metrics", timeout=10).read().decode()
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.split("\n")
-                   if line.startswith(name + "{") or line.startswith(name + " "))
+                   if (line.startswith(name + "{") or line.startswith(name + " ")) and having in line)
 
     def nothing_held(self) -> bool:
         """No request runs, and none holds KV; what is left is cache."""

@@ -4,6 +4,7 @@ refused. Mounts a small file system, so it needs root; without it that part is l
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import tempfile
 import threading
@@ -84,7 +85,7 @@ def bounds(summary: Summary, asks: list, seed: int, folder: pathlib.Path):
         watch.start()
         for _ in range(8):
             await_streams(readers, 10)
-            reported.append(cluster.metric("interlace_kv_tier_bytes"))
+            reported.extend(cluster.metric("interlace_kv_tier_bytes", f'stage="{stage}",tier="rocksdb"') for stage in (0, 1))
 
     good, wrong, cut = serve(asks, seed, ["--rocksdb", str(ranks), "--set", f"kv.rocksdb_bytes={BOUND}", "--set",
                                           f"kvstore.rocksdb_dir={store}", "--set", f"kvstore.rocksdb_bytes={BOUND}"], during)
@@ -92,13 +93,27 @@ def bounds(summary: Summary, asks: list, seed: int, folder: pathlib.Path):
     watch.join()
     summary.row(f"largest folders of two ranks and a kvstore bound to {BOUND}", ", ".join(map(str, watch.largest.values())),
                 max(watch.largest.values()) <= BOUND and min(watch.largest.values()) > BOUND / 4)
-    summary.row("most that the two ranks reported together", f"{max(reported):.0f}", 0 < max(reported) <= 2 * BOUND)
+    summary.row("most that a rank reported", f"{max(reported):.0f}", 0 < max(reported) <= BOUND)
     summary.row("streams beside it right, wrong, cut", f"{good}, {wrong}, {cut}", wrong == 0 and cut == 0)
+
+
+def fill(filler: pathlib.Path):
+    """Takes what room the disk has."""
+    with open(filler, "ab", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 65536)
+        except OSError:
+            pass
+
+
+def stored(cluster: Cluster) -> list:
+    return [cluster.metric("interlace_kv_tier_bytes", f'stage="{stage}"') for stage in (0, 1)]
 
 
 def full_disk(summary: Summary, asks: list, seed: int, folder: pathlib.Path):
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], check=False).returncode != 0:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=False).returncode != 0:
         summary.row("a full disk", "left out: mounting is not allowed here")
         return
     seen = {}
@@ -106,32 +121,32 @@ def full_disk(summary: Summary, asks: list, seed: int, folder: pathlib.Path):
     def during(cluster, readers):
         await_streams(readers, 20)
         filler = folder / "filler"
-        with open(filler, "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"x" * 65536)
-            except OSError:
-                pass
+        fill(filler)
+        # A rank that starts while the disk is full serves without it.
+        os.kill(cluster.child("worker-1"), signal.SIGKILL)
+        for _ in range(20):
+            await_streams(readers, 1)
+            fill(filler)
         seen["free"] = os.statvfs(folder).f_bavail
-        await_streams(readers, 20)
         words = ("could not write", "stopped taking writes", "could not make room", "no room")
         seen["said"] = [line for path in cluster.state.glob("*.log") for line in path.read_text().split("\n")
                         if any(word in line for word in words)]
         filler.unlink()
         await_streams(readers, 20)
-        before = cluster.metric("interlace_kv_tier_bytes")
-        wait_until("the tiers take blocks again", lambda: cluster.metric("interlace_kv_tier_bytes") != before, 120)
+        before = stored(cluster)
+        wait_until("the tiers take blocks again", lambda: stored(cluster) != before, 120)
 
     try:
-        good, wrong, cut = serve(asks, seed, ["--rocksdb", str(folder / "ranks"), "--set",
-                                              f"kvstore.rocksdb_dir={folder}/store"], during)
+        good, wrong, cut = serve(asks, seed, ["--rocksdb", str(folder / "ranks"), "--set", "kv.rocksdb_bytes=32MiB", "--set",
+                                              f"kvstore.rocksdb_dir={folder}/store", "--set",
+                                              "kvstore.rocksdb_bytes=32MiB"], during)
         summary.row("a full disk: free blocks, lines of the logs about it", f"{seen['free']}, {len(seen['said'])}",
-                    seen["free"] == 0)
+                    len(seen["said"]) > 0)
         for line in seen["said"][:3]:
             say(line)
         summary.row("a full disk: streams right, wrong, cut", f"{good}, {wrong}, {cut}", wrong == 0 and cut == 0)
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def foreign_folder(summary: Summary, folder: pathlib.Path):
