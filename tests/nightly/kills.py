@@ -73,7 +73,7 @@ class Killer:
         elif target == "coordinator":
             who, words = ["worker-0", "worker-1"], "no session with the coordinator"
         else:
-            who, words = ["coordinator"], f"rank gone stage={target[-1]}"
+            who, words = ["coordinator"], "replica lost"  # who says so may be the other rank, which lost its neighbour
         lines = [line for name in who for line in Log(self.cluster, name).lines(words, since)]
         return min(lines)[0] if lines else None
 
