@@ -137,6 +137,7 @@ class Scheduler {
   void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<const SampledToken> sampled);
   bool AcceptToken(SequenceState& sequence, const SampledToken& sampled);
 
+  void JudgeLoss(absl::Span<const RankInfo> ranks);
   void ExpireDeadlines();
   void WatchRanks();
   void Deliver();
@@ -160,12 +161,14 @@ class Scheduler {
   std::unique_ptr<KvPlacement> placement_;  // set while the replica is formed
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
-  bool suspects_ = false;    // there may be one
-  absl::Time tightest_;      // deadline of the sequences of the plan being made
-  absl::Time commit_time_;   // when the result being committed was taken
-  RequestId served_last_{};  // where the next plan's decoding streams begin, when not all fit into one
-  double prefill_rate_ = 0;  // tokens/s of steps with many tokens; 0: none seen yet
-  double below_rate_ = 0;    // bytes/s of fetches; 0: none seen yet
+  bool suspects_ = false;               // there may be one
+  bool plan_failed_ = false;            // the replica was lost since a rank hung or failed at a plan
+  std::vector<uint64_t> incarnations_;  // of the ranks that formed it last
+  absl::Time tightest_;                 // deadline of the sequences of the plan being made
+  absl::Time commit_time_;              // when the result being committed was taken
+  RequestId served_last_{};             // where the next plan's decoding streams begin, when not all fit into one
+  double prefill_rate_ = 0;             // tokens/s of steps with many tokens; 0: none seen yet
+  double below_rate_ = 0;               // bytes/s of fetches; 0: none seen yet
   absl::Time lost_since_ = absl::InfiniteFuture();
   absl::Status lost_why_;
   std::vector<Delivery> deliveries_;

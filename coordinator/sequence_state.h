@@ -52,7 +52,8 @@ struct SequenceState {
   int32_t probe_answers = 0;  // the least of theirs
   int32_t fetched = 0;        // blocks under way from the tiers
   absl::Time fetch_began;
-  int32_t losses = 0;  // of a replica that met it since it last got on
+  int32_t losses = 0;     // of a replica that met it since it last got on
+  bool met_loss = false;  // it was in flight at the last loss, which is not judged yet
 
   absl::Time started, first_token, last_token;  // infinite past: not yet
   int32_t computed_before = 0;                  // positions below it were computed in an earlier attempt
