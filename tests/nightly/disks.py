@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 
-from soak import BIN, Ask, Cluster, Reader, Summary, corpus, model_path, sampling, say, slices, undisturbed, wait_until
+from soak import BIN, PATIENT, Ask, Cluster, Reader, Summary, corpus, model_path, sampling, say, slices, undisturbed, wait_until
 
 MODEL = "smollm2-135m"
 BOUND = 16 << 20
@@ -50,7 +50,7 @@ def asks_of(rng: random.Random) -> list:
 def serve(asks: list, seed: int, flags: list, during) -> tuple:
     """Four streams while during(cluster) runs; how many were right, wrong, cut."""
     cluster = Cluster("--pp", "2", "--keep-layers", "15", "--device-kv", "32MiB", "--host-kv", "64MiB", "--kvstore",
-                      "--set", "kv.tiers=rocksdb,remote", *flags, model=MODEL)
+                      "--set", "kv.tiers=rocksdb,remote", *PATIENT, *flags, model=MODEL)
     over = threading.Event()
     readers = [Reader(i, cluster.http, asks, seed * 100 + i, lambda *_: False, over) for i in range(4)]
     try:

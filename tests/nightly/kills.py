@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 
-from soak import LAYERS, Ask, Cluster, Reader, Summary, corpus, sampling, say, slices, undisturbed, wait_until
+from soak import PATIENT, Ask, Cluster, Reader, Summary, corpus, sampling, say, slices, undisturbed, wait_until
 
 STREAMS = 8
 TARGETS = ["worker-0", "worker-1", "kvstore", "coordinator"]
@@ -100,10 +100,10 @@ class Killer:
             time.sleep(self.random.uniform(0, 1))
             free = time.time()
             os.kill(pid, signal.SIGCONT if how == "stop and go on" else signal.SIGKILL)
-        wait_until(f"the cluster is whole after {target}: {how}\n{self.cluster.log()}", self.whole, 60)
+        wait_until(f"the cluster is whole after {target}: {how}\n{self.cluster.log()}", self.whole, 200)
         up = time.time()
         wait_until(f"every stream goes on after {target}: {how}\n{self.cluster.log()}",
-                   lambda: all(reader.last > up for reader in self.readers), 60)
+                   lambda: all(reader.last > up for reader in self.readers), 200)
         absence[1] = time.time() + 1
         kind = f"{target.split('-')[0]}, {how}"
         longest = [max([e - b for b, e in reader.gaps if e >= began], default=0) for reader in self.readers]
@@ -138,7 +138,7 @@ def main() -> int:
         cluster = Cluster("--pp", "2", "--keep-layers", "15", "--device-kv", "48MiB", "--host-kv", "256MiB", "--kvstore",
                           "--rocksdb", folder + "/ranks", "--set", "kv.rocksdb_bytes=256MiB", "--set",
                           "kv.tiers=rocksdb,remote", "--set", "kvstore.rocksdb_bytes=256MiB", "--set",
-                          f"kvstore.rocksdb_dir={folder}/store", model=MODEL)
+                          f"kvstore.rocksdb_dir={folder}/store", *PATIENT, model=MODEL)
         over, readers = threading.Event(), []
         killer = Killer(cluster, rng, readers, summary)
         try:
@@ -177,6 +177,7 @@ def report(summary: Summary, killer: Killer, readers: list, kills: int):
     summary.row("streams right, wrong, pieces", f"{sum(r.good for r in readers)}, {wrong}, {sum(r.tokens for r in readers)}",
                 wrong == 0)
     summary.row("streams cut by the coordinator's death and asked again", str(sum(len(r.cuts) for r in readers) - unforgiven))
+    summary.row("requests refused with 503 while ranks were away, and asked again", str(sum(r.refused for r in readers)))
     summary.row("streams cut otherwise", str(unforgiven), unforgiven == 0)
     ordinary = [gap for reader in readers for gap in reader.ordinary]
     summary.row("gap between pieces, all", f"p50 {percentile(ordinary, .5) * 1000:.0f} ms p99 "

@@ -16,7 +16,7 @@ import urllib.request
 
 import grpc
 
-from soak import Ask, Cluster, Reader, Summary, corpus, sampling, say, slices, undisturbed, wait_until
+from soak import PATIENT, Ask, Cluster, Reader, Summary, corpus, sampling, say, slices, undisturbed, wait_until
 
 from interlace_client import Client
 
@@ -171,7 +171,7 @@ def main() -> int:
     summary, rng, text = Summary("poison"), random.Random(options.seed), corpus()
     asks = [Ask(slices(rng, text, rng.randrange(50, 900)), sampling(rng, i, rng.randrange(60, 260))) for i in range(8)]
     undisturbed(asks, MODEL)
-    cluster = Cluster("--pp", "2", "--kvstore", "--device-kv", "64MiB", "--host-kv", "256MiB", model=MODEL)
+    cluster = Cluster("--pp", "2", "--kvstore", "--device-kv", "64MiB", "--host-kv", "256MiB", *PATIENT, model=MODEL)
     over = threading.Event()
     readers = [Reader(i, cluster.http, asks, options.seed * 100 + i, lambda *_: False, over) for i in range(4)]
     try:

@@ -98,8 +98,16 @@ def references(asks: list, model: str):
             done.result()
 
 
+# A machine that does other things as well may take long to start a rank; what that costs is a figure, not a failure.
+PATIENT = ["--set", "cluster.reform_timeout=120s"]
+
+
 class Cut(Exception):
     """A stream ended before its end."""
+
+
+class Refused(Exception):
+    """The door did not take the request and said when to ask again."""
 
 
 def stream(address: str, ask: Ask, on_piece, timeout: float = 60) -> str:
@@ -111,6 +119,8 @@ def stream(address: str, ask: Ask, on_piece, timeout: float = 60) -> str:
         connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
         connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
+        if answer.status == 503 and answer.headers["Retry-After"]:
+            raise Refused(answer.read().decode()[:200])
         if answer.status != 200:
             raise Cut(f"HTTP {answer.status}: {answer.read().decode()[:200]}")
         for line in answer:
@@ -138,7 +148,7 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self.number, self.address, self.asks, self.random = number, address, asks, random.Random(seed)
         self.forgiven, self.over = forgiven, over
-        self.good, self.wrong, self.cuts, self.unforgiven, self.tokens = 0, [], [], [], 0
+        self.good, self.wrong, self.cuts, self.unforgiven, self.refused, self.tokens = 0, [], [], [], 0, 0
         self.last = time.time()   # when a piece came
         self.gaps = []            # (begin, end) of each that is longer than 100 ms
         self.ordinary = []        # lengths of all
@@ -158,6 +168,10 @@ class Reader(threading.Thread):
                 began = time.time()
                 try:
                     text = stream(self.address, ask, self.on_piece)
+                except Refused:
+                    self.refused += 1
+                    time.sleep(0.1)
+                    continue
                 except Cut as cut:
                     now = time.time()
                     self.cuts.append((now, str(cut)))
