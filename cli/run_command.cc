@@ -66,7 +66,7 @@ absl::Status RunCommand(const Config& config, const RunOptions& options) {
   request.id = RequestId{1};
   request.name = "run";
   if (options.raw) {
-    request.prompt = replica->tokenizer().Encode(options.prompt, /*special=*/false);
+    request.prompt = replica->tokenizer().EncodePrompt(options.prompt);
     if (request.prompt.empty()) return absl::InvalidArgumentError("the prompt is empty");
   } else {
     const ChatMessage message{"user", options.prompt};

@@ -58,6 +58,7 @@ void Scheduler::Cancel(RequestId id, absl::Status why) {
 
 void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   if (placement_) OnLost(absl::UnavailableError("the replica was formed anew"));
+  JudgeLoss(ranks);
   const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
   placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement);
   stage_metrics_.clear();
@@ -109,6 +110,20 @@ void Scheduler::OnLost(const absl::Status& why) {
   placement_.reset();
   lost_since_ = clock_.Now();
   lost_why_ = why;
+  for (SequenceState* sequence : met) sequence->met_loss = true;
+}
+
+// Which processes came back shows whether one died. Where all did, they were only silent, and no request is to blame,
+// unless it was a plan that they hung or failed at.
+void Scheduler::JudgeLoss(absl::Span<const RankInfo> ranks) {
+  std::vector<uint64_t> incarnations;
+  for (const RankInfo& rank : ranks) incarnations.push_back(rank.incarnation);
+  const bool died = std::exchange(incarnations_, incarnations) != incarnations;
+  const bool blamed = std::exchange(plan_failed_, false) || died;
+  std::set<SequenceState*, SequenceBefore> met;
+  for (auto& [id, sequence] : sequences_) {
+    if (std::exchange(sequence->met_loss, false) && blamed) met.insert(sequence.get());
+  }
   for (SequenceState* sequence : met) {
     suspects_ = true;
     if (++sequence->losses < options_.max_losses) continue;
@@ -117,7 +132,7 @@ void Scheduler::OnLost(const absl::Status& why) {
                << Field("request", sequence->request.name) << Field("losses", sequence->losses);
     Finish(*sequence,
            absl::AbortedError(absl::StrCat("request ", sequence->request.name, " was in flight at ", sequence->losses,
-                                           " losses of the replica, the last time alone: ", why.message())),
+                                           " losses of the replica, the last time alone: ", lost_why_.message())),
            FinishReason::kStop);
   }
 }
@@ -147,6 +162,7 @@ void Scheduler::WatchRanks() {
         absl::StrCat("stage ", missing, " did not answer plan ", Value(oldest.plan.id),
                      " within cluster.rank_timeout=", absl::FormatDuration(options_.rank_timeout)));
     channel_.Reset(why);
+    plan_failed_ = true;
     OnLost(why);
   }
   if (!placement_ && lost_since_ + options_.reform_timeout <= now) {

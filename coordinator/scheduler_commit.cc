@@ -36,6 +36,7 @@ void Scheduler::OnResult(StepResult result) {
     const absl::Status why =
         absl::UnavailableError(absl::StrCat("stage ", Value(result.stage), " failed: ", result.status.message()));
     channel_.Reset(why);
+    plan_failed_ = !absl::IsUnavailable(result.status);  // that would be a neighbour who is gone
     return OnLost(why);
   }
   TakeAnswers(result);

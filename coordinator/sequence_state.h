@@ -61,6 +61,7 @@ struct alignas(64) SequenceState : SequenceView {
   int32_t probe_answers = 0;  // the least of theirs
   int32_t fetched = 0;        // blocks under way from the tiers
   absl::Time fetch_began;
+  bool met_loss = false;                  // it was in flight at the last loss, which is not judged yet
   int32_t cached_tokens = -1;             // of the prompt, when it first started; -1: not yet
   absl::string_view recompute_cause;      // why positions below computed_before are computed again; a literal
   int32_t faults = 0;                     // losses of KV that were not another's

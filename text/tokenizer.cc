@@ -72,6 +72,12 @@ std::vector<int32_t> Tokenizer::Encode(absl::string_view text, bool special) con
   return EncodeText(text, {}, special);
 }
 
+std::vector<int32_t> Tokenizer::EncodePrompt(absl::string_view text) const {
+  std::vector<int32_t> ids = Encode(text, /*special=*/false);
+  if (add_bos() && bos() >= 0) ids.insert(ids.begin(), bos());
+  return ids;
+}
+
 std::vector<int32_t> Tokenizer::EncodeAround(absl::string_view text, absl::string_view data) const {
   CHECK(data.size() == text.size());
   return EncodeText(text, data, /*special=*/true);

@@ -33,6 +33,8 @@ class Tokenizer {
   // bos. Text need not be UTF-8. Bytes that the vocabulary has no token for become its unknown token or, if it has
   // none, are left out, as in transformers: SmolLM2 lacks 21, control characters and what is never UTF-8.
   std::vector<int32_t> Encode(absl::string_view text, bool special) const;
+  // A text that a model continues without a chat template: behind bos, where the vocabulary asks for it.
+  std::vector<int32_t> EncodePrompt(absl::string_view text) const;
   // With control tokens, but for those that `data` marks a byte of: it has one byte for each of `text`, not zero for
   // what came from users. What merges across such a border merges.
   std::vector<int32_t> EncodeAround(absl::string_view text, absl::string_view data) const;

@@ -111,8 +111,7 @@ absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, bool a
     }
     return ids;
   }
-  std::vector<int32_t> ids = tokenizer_.Encode(std::get<std::string>(prompt), /*special=*/false);
-  if (tokenizer_.add_bos() && tokenizer_.bos() >= 0) ids.insert(ids.begin(), tokenizer_.bos());
+  std::vector<int32_t> ids = tokenizer_.EncodePrompt(std::get<std::string>(prompt));
   if (ids.empty()) return BadField("prompt", "is empty");
   return ids;
 }

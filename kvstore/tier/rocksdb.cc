@@ -38,8 +38,15 @@ class RocksdbTier final : public KvTier {
         index_(options_.bound_bytes / 2),
         batch_bytes_(BatchBytes(options_.bound_bytes)) {}
 
+  // A disk that fails now may be well later. What is wrong with the folder itself is not.
   absl::Status Start() {
-    RETURN_IF_ERROR(OpenFolder());
+    const absl::Status opened = OpenFolder();
+    if (absl::IsUnavailable(opened) || absl::IsResourceExhausted(opened)) {
+      LOG(WARNING) << "rocksdb tier starts without its disk, and tries on" << opened;
+      sick_ = true;
+    } else {
+      RETURN_IF_ERROR(opened);
+    }
     threads_.emplace_back("rocks-write", [this] { RunWriter(); });
     for (int i = 0; i < kReaders; ++i) {
       threads_.emplace_back(absl::StrCat("rocks-read-", i), [this] {
@@ -334,6 +341,19 @@ class RocksdbTier final : public KvTier {
     const bool full = known_bytes_ + 2 * batch_bytes_ > bound_ / 8 * 7;
     full_wait_ = full && full_.load() ? std::min(2 * full_wait_, kRetryAfter) : kLookAgain;
     full_ = full;
+    SayIfStuck(full_wait_ == kRetryAfter);
+  }
+
+  // A folder is full again and again; one that stays so for a second holds the tier up.
+  void SayIfStuck(bool stuck) {
+    if (std::exchange(stuck_, stuck) == stuck) return;
+    if (!stuck) {
+      LOG(INFO) << "rocksdb tier has room on its disk again" << Field("folder", options_.path);
+      return;
+    }
+    LOG(WARNING) << "rocksdb tier takes no blocks: its disk has no room" << Field("folder", options_.path)
+                 << Field("folder_bytes", known_bytes_) << Field("may_grow_to", bound_)
+                 << Field("rocksdb_bytes", options_.bound_bytes);
   }
 
   // True iff the database takes writes again. `changes` were taken and not written yet.
@@ -411,6 +431,7 @@ class RocksdbTier final : public KvTier {
   int64_t known_bytes_ = 0;      // of the folder, when it was last looked at
   int64_t unchecked_bytes_ = 0;  // written since
   absl::Duration full_wait_ = kLookAgain;
+  bool stuck_ = false;  // full for longer than a collection takes
   int failed_resumes_ = 0;
 
   BoundedQueue<Job> reads_{kQueuedReads};

@@ -9,11 +9,14 @@
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
 #include <filesystem>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -58,6 +61,21 @@ class ErrorListener final : public rocksdb::EventListener {
   absl::AnyInvocable<void()> failed_;
 };
 
+// What RocksDB complains of goes to our log; what matters of it comes as a status, too. Its own log file would lie on
+// the same disk, and where RocksDB is built with assertions, as Debian's is, the second line that a full disk does not
+// take aborts the process.
+class RocksLog final : public rocksdb::Logger {
+ public:
+  RocksLog() : Logger(rocksdb::ERROR_LEVEL) {}
+  void Logv(const char*, va_list) override {}  // of no level: headers
+  void Logv(rocksdb::InfoLogLevel level, const char* format, va_list arguments) override {
+    if (level < rocksdb::ERROR_LEVEL) return;
+    char text[512];
+    std::vsnprintf(text, sizeof text, format, arguments);
+    LOG(DEBUG) << "rocksdb complains" << Field("text", text);
+  }
+};
+
 // What the bound is divided into: docs/decisions/rocksdb-tier.md.
 int64_t WriteBufferBytes(int64_t bound) { return std::clamp<int64_t>(bound / 64, 64 << 10, 32 << 20); }
 int64_t BlobFileBytes(int64_t bound) { return std::clamp<int64_t>(bound / 64, 64 << 10, 256 << 20); }
@@ -67,9 +85,7 @@ rocksdb::Options DatabaseOptions(const RocksFolder::Options& folder) {
   if (folder.env != nullptr) options.env = folder.env;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
-  options.info_log_level = rocksdb::ERROR_LEVEL;
-  options.keep_log_file_num = 1;
-  options.max_log_file_size = 64 << 10;
+  options.info_log = std::make_shared<RocksLog>();
   options.max_manifest_file_size = 256 << 10;
   options.max_background_jobs = 2;
   options.max_open_files = 256;
@@ -96,9 +112,17 @@ rocksdb::ColumnFamilyOptions PayloadOptions(const rocksdb::Options& base, int64_
   return options;
 }
 
-bool IsEmptyFolder(const std::string& path) {
+// Holds nothing, or no more than the begin of our mark: a process died while it wrote that.
+bool IsNewFolder(const std::string& path) {
   std::error_code error;
-  return std::filesystem::is_empty(path, error) && !error;
+  if (std::filesystem::is_empty(path, error)) return true;
+  for (std::filesystem::directory_iterator at(path, error), end; !error && at != end; at.increment(error)) {
+    if (at->path().filename() != std::string(kMarkerName)) return false;
+  }
+  std::string text;
+  return !error &&
+         rocksdb::ReadFileToString(rocksdb::Env::Default(), absl::StrCat(path, "/", kMarkerName), &text).ok() &&
+         text.size() < kMarkerText.size() && absl::StartsWith(kMarkerText, text);
 }
 
 }  // namespace
@@ -149,7 +173,7 @@ absl::StatusOr<std::unique_ptr<RocksFolder>> RocksFolder::Open(const Options& op
   const std::string marker = absl::StrCat(options.path, "/", kMarkerName);
   std::string text;
   int format = 0;
-  if (IsEmptyFolder(options.path)) {
+  if (IsNewFolder(options.path)) {
     std::filesystem::permissions(options.path, std::filesystem::perms::owner_all,
                                  error);  // prompts can be told from KV
     const std::string ours = absl::StrCat(kMarkerText, kFormat, "\n");
@@ -186,8 +210,11 @@ absl::Status RocksFolder::OpenDatabase() {
     RETURN_IF_ERROR(FromRocks(rocksdb::DestroyDB(options_.path + "/db", DatabaseOptions(options_)), what));
     status = database_->Open(options_);
   }
-  if (status.ok()) return absl::OkStatus();
-  return FromRocks(status, absl::StrCat(what, " (does another process use it?)"));
+  if (status.IsIOError() && absl::StrContains(absl::AsciiStrToLower(status.ToString()), "lock")) {
+    return absl::FailedPreconditionError(absl::StrCat(what, ": another process uses it (", status.ToString(),
+                                                      "); give each rank and kvstore a folder of its own"));
+  }
+  return FromRocks(status, what);
 }
 
 absl::Status RocksFolder::ForEach(absl::FunctionRef<void(const BlockKey&, int32_t, int64_t)> body) const {

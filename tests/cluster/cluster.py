@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BIN = ROOT / os.environ.get("INTERLACE_BUILD", "out/dev") / "bin"
 
 
-def model_path() -> str:
-    done = subprocess.run(["bash", str(ROOT / "deploy/fetch_model.sh")], capture_output=True, text=True, check=True)
+def model_path(name: str = "smollm2-135m") -> str:
+    done = subprocess.run(["bash", str(ROOT / "deploy/fetch_model.sh"), name], capture_output=True, text=True, check=True)
     return done.stdout.strip().split("\n")[-1]
 
 
@@ -31,11 +31,11 @@ def wait_until(what: str, condition, seconds: float = 30):
 class Cluster:
     """`interlace serve` with free ports and a state folder of its own."""
 
-    def __init__(self, *flags: str):
+    def __init__(self, *flags: str, model: str = "smollm2-135m"):
         self.folder = tempfile.TemporaryDirectory(prefix="interlace-test-")
         self.state = pathlib.Path(self.folder.name)
         self.output = open(self.state / "serve.out", "w+")
-        command = [str(BIN / "interlace"), "serve", model_path(), "--port", "0", "--grpc-port", "0",
+        command = [str(BIN / "interlace"), "serve", model_path(model), "--port", "0", "--grpc-port", "0",
                    "--state", str(self.state), *flags]
         self.process = subprocess.Popen(command, stdout=self.output, stderr=subprocess.STDOUT)
         try:
@@ -53,11 +53,11 @@ class Cluster:
     def log(self) -> str:
         return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.state.glob("*.[lo][ou][gt]")))
 
-    def metric(self, name: str) -> float:
-        """Sum over all label values of a series; 0 if it is not there."""
+    def metric(self, name: str, having: str = "") -> float:
+        """Sum over all label values of a series, or over those `having` a label such as stage="0"; 0 if there is none."""
         text = urllib.request.urlopen(self.http + "/metrics", timeout=10).read().decode()
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.split("\n")
-                   if line.startswith(name + "{") or line.startswith(name + " "))
+                   if (line.startswith(name + "{") or line.startswith(name + " ")) and having in line)
 
     def nothing_held(self) -> bool:
         """No request runs, and none holds KV; what is left is cache."""
@@ -108,10 +108,10 @@ class Cluster:
         self.process.wait()
 
 
-def run_ids(prompt: str, tokens: int, *flags: str):
+def run_ids(prompt: str, tokens: int, *flags: str, model: str = "smollm2-135m", timeout: float = 120):
     """Token ids of `interlace run` on a raw prompt."""
-    done = subprocess.run([str(BIN / "interlace"), "run", model_path(), "--raw", "--ids", "-n", str(tokens), "-p", prompt,
-                           *flags], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(BIN / "interlace"), "run", model_path(model), "--raw", "--ids", "-n", str(tokens), "-p",
+                           prompt, *flags], capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return [int(word) for word in done.stdout.split()]
 

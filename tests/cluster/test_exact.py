@@ -72,6 +72,19 @@ def test_streams_that_end_early_disturb_nobody(expected, pp):
         cluster.stop()
 
 
+def test_run_and_serve_read_a_prompt_alike():
+    """Also of a model whose prompts begin with a token of their own."""
+    from interlace_client import Client
+    cluster = Cluster(model="gemma3-270m")
+    try:
+        with Client(cluster.grpc) as client:
+            stream = client.generate(PROMPTS[1], max_tokens=8, temperature=0)
+            stream.text()
+        assert stream.token_ids == run_ids(PROMPTS[1], 8, model="gemma3-270m")
+    finally:
+        cluster.stop()
+
+
 @pytest.mark.parametrize("flags", [("--keep-layers", "0"), ("--keep-layers", "15", "--threads", "1"),
                                    ("--keep-layers", "15", "--threads", "2", "--set", "sched.chunk_tokens=1")])
 def test_run_is_the_same(expected, flags):

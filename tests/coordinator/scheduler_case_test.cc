@@ -45,10 +45,12 @@ class SchedulerCase : public testing::Test {
 
   // `slots` hold the KV of `stages` stages that have two layers each; blocks of 8 tokens.
   void Form(int32_t stages, int32_t slots = 1000, int32_t frames = 0) {
+    std::vector<RankInfo> ranks = MakeRanks(2 * stages, stages, 8, slots, frames);
+    ranks[0].incarnation = incarnation_;
     if (scheduler_ == nullptr) {
       scheduler_ = std::make_unique<Scheduler>(options_, **FindPolicy("stream"), clock_, metrics_, channel_);
     }
-    scheduler_->OnFormed(Epoch{++epoch_}, MakeRanks(2 * stages, stages, 8, slots, frames));
+    scheduler_->OnFormed(Epoch{++epoch_}, ranks);
     answered_.assign(stages, channel_.plans.size());
     Run();
   }
@@ -115,6 +117,7 @@ class SchedulerCase : public testing::Test {
   absl::Duration deadline_ = absl::InfiniteDuration();
   std::vector<size_t> answered_;  // by stage: plans
   uint64_t epoch_ = 0, next_request_ = 0;
+  uint64_t incarnation_ = 1;  // of the rank of stage 0
   std::unique_ptr<Scheduler> scheduler_;
 };
 
@@ -294,6 +297,7 @@ TEST_F(SchedulerCase, ARequestThatBringsTheReplicaDownIsFoundOut) {
     }
     ++losses;
     scheduler_->OnLost(absl::UnavailableError("a rank died"));
+    ++incarnation_;
     Form(1);
   }
   EXPECT_EQ(losses, 3);
@@ -305,6 +309,52 @@ TEST_F(SchedulerCase, ARequestThatBringsTheReplicaDownIsFoundOut) {
     EXPECT_THAT(sinks[i]->delivered, SizeIs(6));
   }
   EXPECT_EQ(metrics_.Total("interlace_requests_quarantined_total"), 1);
+}
+
+// The same processes come back: nobody died, so no request is to blame. They were silent while a machine slept or had
+// too much to do, which may last for any number of losses.
+TEST_F(SchedulerCase, RanksThatWereOnlySilentBlameNobody) {
+  Form(1);
+  std::vector<std::shared_ptr<WatchedSink>> sinks;
+  for (int i = 0; i < 4; ++i) sinks.push_back(Admit(10, 6));
+  for (int loss = 0; loss < 8; ++loss) {
+    ASSERT_TRUE(Waiting(0));
+    scheduler_->OnLost(absl::UnavailableError("the rank was silent for 2s"));
+    Form(1);
+    EXPECT_THAT(Next(0).sequences, SizeIs(4)) << "nobody is a suspect who must run alone";
+  }
+  AnswerAll();
+  for (const auto& sink : sinks) {
+    ASSERT_TRUE(sink->end);
+    EXPECT_OK(sink->end->status);
+  }
+  EXPECT_EQ(metrics_.Total("interlace_requests_quarantined_total"), 0);
+}
+
+// Ranks that hang at a plan, or that fail at it, live on; who was in that plan is to blame all the same.
+TEST_F(SchedulerCase, AHangIsNoSilence) {
+  for (const bool hangs : {true, false}) {
+    SCOPED_TRACE(hangs ? "hangs" : "fails");
+    scheduler_.reset();
+    channel_.plans.clear();
+    Form(1);
+    const auto sink = Admit(10, 6);
+    for (int loss = 0; loss < options_.max_losses; ++loss) {
+      ASSERT_FALSE(sink->end);
+      ASSERT_TRUE(Waiting(0));
+      if (hangs) {
+        clock_.Advance(absl::Seconds(61));
+        Run();
+      } else {
+        StepResult result = Answer(0, true);
+        result.status = absl::InternalError("the backend gave up");
+        scheduler_->OnResult(result);
+      }
+      Form(1);
+    }
+    ASSERT_TRUE(sink->end);
+    EXPECT_EQ(sink->end->status.code(), absl::StatusCode::kAborted) << sink->end->status;
+  }
 }
 
 TEST_F(SchedulerCase, ACancelledRequestEndsAtOnceAndIsReleasedByTheNextPlan) {

@@ -11,7 +11,8 @@
 
 namespace interlace {
 
-enum class WriteFault { kNone, kNoSpace, kIo };
+// kFull: as a disk without a free byte, on which files can still be made. kNoSpace, kIo: nothing works.
+enum class WriteFault { kNone, kNoSpace, kIo, kFull };
 
 class FaultyFiles final : public rocksdb::FileSystemWrapper {
  public:
@@ -25,11 +26,19 @@ class FaultyFiles final : public rocksdb::FileSystemWrapper {
   rocksdb::IOStatus NewWritableFile(const std::string& name, const rocksdb::FileOptions& options,
                                     std::unique_ptr<rocksdb::FSWritableFile>* file,
                                     rocksdb::IODebugContext* debug) override {
-    if (rocksdb::IOStatus status = Now(); !status.ok()) return status;
+    if (fault_.load() != WriteFault::kFull) {
+      if (rocksdb::IOStatus status = Now(); !status.ok()) return status;
+    }
     std::unique_ptr<rocksdb::FSWritableFile> made;
     rocksdb::IOStatus status = FileSystemWrapper::NewWritableFile(name, options, &made, debug);
     if (status.ok()) *file = std::make_unique<File>(std::move(made), *this);
     return status;
+  }
+
+  // RocksDB's own log file lies on the same disk.
+  rocksdb::IOStatus NewLogger(const std::string& name, const rocksdb::IOOptions& options,
+                              std::shared_ptr<rocksdb::Logger>* logger, rocksdb::IODebugContext* debug) override {
+    return rocksdb::FileSystem::NewLogger(name, options, logger, debug);
   }
 
  private:
@@ -61,6 +70,7 @@ class FaultyFiles final : public rocksdb::FileSystemWrapper {
       case WriteFault::kNone:
         return rocksdb::IOStatus::OK();
       case WriteFault::kNoSpace:
+      case WriteFault::kFull:
         ++failed_;
         return rocksdb::IOStatus::NoSpace("injected");
       case WriteFault::kIo:

@@ -106,7 +106,7 @@ TEST(RocksdbTierTest, AFolderHasOneOwner) {
   auto first = MakeRocksdbTier(options);
   ASSERT_OK(first);
   ASSERT_OK(PutAll(**first, {Stored(Key(1, 0, 0), 0, 100)})[0]);
-  EXPECT_THAT(MakeRocksdbTier(options), StatusIs(absl::StatusCode::kUnavailable, HasSubstr(folder.path())));
+  EXPECT_THAT(MakeRocksdbTier(options), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(folder.path())));
   EXPECT_OK(GetAll(**first, {Key(1, 0, 0)})[0]);
 }
 

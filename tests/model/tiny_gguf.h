@@ -29,6 +29,7 @@ struct TinyGgufOptions {
   int32_t feed_forward = 96;  // multiple of 32
   int32_t context = 2048;     // tokens
   bool tied_head = false;
+  int32_t extra_rows = 0;  // of embeddings, for ids that the tokenizer has no piece for; as likely as others
   // Types of the weights, taken in turn from tensor to tensor; norms are F32.
   std::vector<GgufType> types = {GgufType::kF32,  GgufType::kQ8_0, GgufType::kF16,
                                  GgufType::kQ4_1, GgufType::kBF16, GgufType::kQ4_0};
@@ -147,8 +148,9 @@ class TinyWeights {
 };
 
 inline std::string TinyGgufBytes(const TinyGgufOptions& options = {}) {
-  const TinyVocabulary vocabulary = MakeTinyVocabulary();
-  const auto vocab = static_cast<int32_t>(vocabulary.tokens.size());
+  TinyVocabulary vocabulary = MakeTinyVocabulary();
+  const auto vocab = static_cast<int32_t>(vocabulary.tokens.size()) + options.extra_rows;
+  vocabulary.printable.resize(vocab, true);
   GgufWriter gguf;
   SetTinyMetadata(gguf, options, vocabulary);
   TinyWeights weights(gguf, options);

@@ -62,7 +62,11 @@ void Check(const Tokenizer& tokenizer, const std::string& model, bool every_byte
   EXPECT_GT(bytes, 200'000u);
 }
 
-TEST(CorpusTest, SmolLm2) { Check(*LoadFrom(TestModelPath()), "smollm2", false); }
+TEST(CorpusTest, SmolLm2) {
+  const auto tokenizer = LoadFrom(TestModelPath());
+  Check(*tokenizer, "smollm2", false);
+  EXPECT_EQ(tokenizer->EncodePrompt("a harbour"), tokenizer->Encode("a harbour", false)) << "it wants no bos";
+}
 
 TEST(CorpusTest, Gemma3) {
   const auto tokenizer = LoadFrom(GemmaModelPath());
@@ -76,6 +80,10 @@ TEST(CorpusTest, Gemma3) {
   // A control token is text unless asked for.
   EXPECT_EQ(tokenizer->Encode("<bos>", true), std::vector<int32_t>{2});
   EXPECT_GT(tokenizer->Encode("<bos>", false).size(), 1u);
+  // What a model continues begins with bos, and only that.
+  std::vector<int32_t> prompt = tokenizer->Encode("a harbour", false);
+  prompt.insert(prompt.begin(), 2);
+  EXPECT_EQ(tokenizer->EncodePrompt("a harbour"), prompt);
 }
 
 }  // namespace

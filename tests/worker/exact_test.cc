@@ -13,6 +13,7 @@
 #include "tests/worker/pipeline_replica.h"
 #include "tests/worker/streams.h"
 #include "tests/worker/tiny_file.h"
+#include "text/tokenizer.h"
 
 namespace interlace {
 namespace {
@@ -239,6 +240,33 @@ TEST_P(WorkerExactTest, AnyCombination) {
     Tiny().Check(variant);
     if (HasFatalFailure()) return;
   }
+}
+
+// Many models have more rows of embeddings than their tokenizer has pieces. Their ids may be asked for and sampled like
+// any other, and have no text.
+TEST(WorkerExactVocabularyTest, RowsBeyondTheTokenizer) {
+  constexpr int32_t kExtra = 600;
+  const TinyFile file({.layers = kTinyLayers, .extra_rows = kExtra});
+  const auto gguf = GgufFile::Open(file.path());
+  ASSERT_OK(gguf);
+  const auto tokenizer = Tokenizer::Load(**gguf);
+  ASSERT_OK(tokenizer);
+  const int32_t pieces = (*tokenizer)->vocab_size();
+  const Model model(file.path(), 8, RandomAsks(6, 3, 90, 20, pieces + kExtra, 11));
+  int beyond = 0;
+  for (const Answer& answer : model.Baseline()) {
+    Detokenizer text(**tokenizer);
+    for (const int32_t token : answer.tokens) {
+      ASSERT_LT(token, pieces + kExtra);
+      const std::string said = text.Push(token);
+      if (token < pieces) continue;
+      ++beyond;
+      EXPECT_EQ(said, "");
+    }
+  }
+  EXPECT_GT(beyond, 10);
+  model.Check({.keep = "0", .tiers = "rocksdb", .frames = 300});
+  model.Check({.keep = "3", .chunk = 16, .stages = 2});
 }
 
 // Ops that are queued and run late, as on a device: what waits too little gives other streams.

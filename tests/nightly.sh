@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# What takes longer than a change may wait for: the long versions of what tests/run.sh shows, bounded, with one table at
+# the end. Exits non-zero if anything failed.
+#   bash tests/nightly.sh                      all parts
+#   bash tests/nightly.sh exact kills          only these
+#   SEED=7 KILLS=20 bash tests/nightly.sh kills
+# Parts and what bounds them:
+#   exact     TOKENS (50000) of each model compared with a reference stream, over stages, layers kept, arenas and tiers
+#   kills     KILLS (100) processes of a cluster killed or stopped under eight streams
+#   tiers     TIER_KILLS (200) deaths each of a RocksDB writer and a kvstore under load; sick and full disks
+#   poison    requests that nobody can serve, and a request that ranks die of
+#   sanitize  the unit tests under AddressSanitizer and ThreadSanitizer (tests/sanitize.sh)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly all=(exact kills tiers poison sanitize)
+readonly seed="${SEED:-1}" out="out/nightly"
+parts=("${@:-${all[@]}}")
+for part in "${parts[@]}"; do
+  case " ${all[*]} " in
+    *" $part "*) ;;
+    *) sed -n '2,12p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  esac
+done
+mkdir -p "$out"
+python="out/venv/bin/python"
+[ -x "$python" ] || { echo "nightly: $python is missing; tests/run.sh makes it, builds and fetches the models" >&2; exit 2; }
+export INTERLACE_BUILD="${INTERLACE_BUILD:-out/dev}"
+
+# One row of the table: part, what, figure, ok or FAILED.
+row() { printf '%s\t%s\t%s\t%s\n' "$@" >>"$out/$1.tsv"; }
+
+# The last line of a GoogleTest run that says what passed, or the names of what failed.
+verdict() { grep -E '^\[  (PASSED|FAILED) ' "$1" | tail -n 1 | sed 's/^\[ *[A-Z]* *\] *//'; }
+
+tiers() {
+  : >"$out/tiers.tsv"
+  local good=0 test
+  export INTERLACE_TIER_KILLS="${TIER_KILLS:-200}"
+  for test in kvstore_crash_test "kvstore_remote_tier_test --gtest_filter=StoreProcess.*"; do
+    local log="$out/${test%% *}.log" code=0
+    # shellcheck disable=SC2086
+    timeout 3600 "$INTERLACE_BUILD"/tests/$test >"$log" 2>&1 || code=$?
+    grep -E '^(\[ (      OK|  SKIPPED|  FAILED) |figures: )' "$log" || tail -n 20 "$log"
+    while IFS=$'\t' read -r what figure; do row tiers "$what" "$figure" ok; done \
+      < <(sed -n 's/^figures: \([^:]*\): \(.*\)/\1\t\2/p' "$log")
+    if [ $code -eq 0 ]; then row tiers "${test%% *}" "$(verdict "$log")" ok; else row tiers "${test%% *}" "$(verdict "$log")" FAILED; good=1; fi
+  done
+  "$python" tests/nightly/disks.py || good=1
+  cat "$out/disks.tsv" >>"$out/tiers.tsv" || good=1
+  return $good
+}
+
+sanitize() {
+  local code=0
+  bash tests/sanitize.sh 2>&1 | tee "$out/sanitize.log" || code=1
+  : >"$out/sanitize.tsv"
+  grep -E '^(asan|tsan) [a-z]' "$out/sanitize.log" | while IFS= read -r line; do
+    case "$line" in
+      *PASSED*) row sanitize "${line%%:*}" "${line##*\] }" ok ;;
+      *) row sanitize "${line%%:*}" "${line#*: }" FAILED ;;
+    esac
+  done
+  return $code
+}
+
+failed=0
+for part in "${parts[@]}"; do
+  printf '\n== %s\n' "$part"
+  rm -f "$out/$part.tsv"
+  case "$part" in
+    exact) "$python" tests/nightly/exact.py --seed "$seed" --tokens "${TOKENS:-50000}" ;;
+    kills) "$python" tests/nightly/kills.py --seed "$seed" --kills "${KILLS:-100}" ;;
+    poison) "$python" tests/nightly/poison.py --seed "$seed" ;;
+    tiers) tiers ;;
+    sanitize) sanitize ;;
+  esac || failed=1
+  [ -f "$out/$part.tsv" ] || row "$part" "the part" "ended without a summary" FAILED
+done
+
+printf '\n'
+for part in "${parts[@]}"; do cat "$out/$part.tsv"; done | awk -F'\t' '{ printf "%-9s %-72s %-7s %s\n", $1, $2, $4, $3 }'
+exit $failed
