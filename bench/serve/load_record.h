@@ -96,7 +96,7 @@ struct LoadRun {
   bool over_saturated = false;  // stopped early: the queue grew without end
   std::string stopped_because;
   absl::Duration client_cpu;  // CPU time of the generator in the run
-  int64_t unsent = 0;         // planned, but the run or their session ended before their turn
+  int64_t unsent = 0;         // of those planned: the run, or their session, ended before their turn
   std::vector<RequestRecord> records;
 };
 
