@@ -1,0 +1,371 @@
+#include "bench/serve/load_json.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "bench/serve/load_figures.h"
+#include "common/status_macros.h"
+
+namespace interlace {
+namespace {
+
+using nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
+
+constexpr int kFormat = 1;
+
+int64_t Ns(absl::Duration d) { return absl::ToInt64Nanoseconds(d); }
+
+// Servers may send anything; what is no UTF-8 is replaced rather than thrown at us.
+template <typename Json>
+std::string Dump(const Json& value, int indent) {
+  return value.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+OrderedJson Optional(const std::optional<double>& value, double scale = 1) {
+  return value.has_value() ? OrderedJson(*value * scale) : OrderedJson(nullptr);
+}
+
+OrderedJson Optional(const std::optional<bool>& value) {
+  return value.has_value() ? OrderedJson(*value) : OrderedJson(nullptr);
+}
+
+// 1 for Poisson, the shape for gamma, as in vLLM; null where the arrivals are no gamma process.
+OrderedJson Burstiness(absl::string_view arrivals) {
+  if (arrivals == "poisson") return 1.0;
+  double shape = 0;
+  if (absl::ConsumePrefix(&arrivals, "gamma ") && absl::SimpleAtod(arrivals, &shape)) return shape;
+  return nullptr;
+}
+
+void PutLatency(const Distribution& d, absl::string_view key, OrderedJson* out) {
+  const auto put = [&](absl::string_view stat, double value) {
+    (*out)[absl::StrCat(stat, "_", key, "_ms")] = d.count == 0 ? OrderedJson(nullptr) : OrderedJson(value * 1e3);
+  };
+  put("mean", d.mean);
+  put("median", d.p50);
+  put("std", d.std);
+  put("p50", d.p50);
+  put("p90", d.p90);
+  put("p95", d.p95);
+  put("p99", d.p99);
+}
+
+// The arrays of --save-detailed. A request that failed has length 0 and TTFT 0 in them, as in vLLM.
+void PutDetails(const LoadRun& run, OrderedJson* out) {
+  for (const char* key : {"input_lens", "output_lens", "ttfts", "itls", "start_times", "generated_texts", "errors"}) {
+    (*out)[key] = OrderedJson::array();
+  }
+  for (const RequestRecord& record : run.records) {
+    const RequestFigures f = FiguresOfRequest(record);
+    const bool ok = record.outcome == LoadOutcome::kOk || record.outcome == LoadOutcome::kCancelled;
+    (*out)["input_lens"].push_back(record.prompt_tokens);
+    (*out)["output_lens"].push_back(f.output_tokens);
+    (*out)["ttfts"].push_back(f.ttft.value_or(0));
+    (*out)["itls"].push_back(ok ? OrderedJson(GapsOf(record)) : OrderedJson::array());
+    (*out)["start_times"].push_back(absl::ToDoubleSeconds(record.sent));
+    (*out)["generated_texts"].push_back(record.text);
+    (*out)["errors"].push_back(
+        ok ? "" : absl::StrCat(LoadOutcomeName(record.outcome), record.error.empty() ? "" : ": ", record.error));
+  }
+}
+
+// The keys of vLLM's `bench serve` result (vllm/benchmarks/serve.py). A figure that does not exist is null, not 0.
+OrderedJson VllmPart(const LoadRun& run, const LoadFigures& f, bool detailed) {
+  OrderedJson out;
+  const std::string backend = absl::StartsWith(run.server, "grpc") ? "interlace" : "openai";
+  out["date"] = absl::FormatTime("%Y%m%d-%H%M%S", run.began, absl::UTCTimeZone());
+  out["endpoint_type"] = backend;
+  out["backend"] = backend;
+  out["label"] = run.label;
+  out["model_id"] = run.model;
+  out["tokenizer_id"] = nullptr;
+  out["num_prompts"] = f.requests;
+  out["request_rate"] = run.offered_rate > 0 ? OrderedJson(run.offered_rate) : OrderedJson("inf");
+  out["burstiness"] = Burstiness(run.arrivals);
+  out["max_concurrency"] = run.concurrency > 0 ? OrderedJson(run.concurrency) : OrderedJson(nullptr);
+  out["duration"] = f.seconds;
+  out["completed"] = f.completed();
+  out["failed"] = f.requests - f.completed();
+  out["total_input_tokens"] = f.input_tokens;
+  out["total_output_tokens"] = f.output_tokens;
+  out["request_throughput"] = f.request_throughput;
+  out["request_goodput"] = f.has_targets ? OrderedJson(f.goodput) : OrderedJson(nullptr);
+  out["output_throughput"] = f.output_throughput;
+  out["total_token_throughput"] = f.input_throughput + f.output_throughput;
+  if (detailed) PutDetails(run, &out);
+  out["max_output_tokens_per_s"] = f.peak_output_throughput;
+  out["max_concurrent_requests"] = f.peak_concurrency;
+  PutLatency(f.ttft, "ttft", &out);
+  PutLatency(f.tpot, "tpot", &out);
+  PutLatency(f.itl, "itl", &out);
+  PutLatency(f.e2el, "e2el", &out);
+  return out;
+}
+
+OrderedJson AttainmentJson(const Attainment& a) {
+  if (a.asked == 0) return nullptr;
+  return {{"asked", a.asked}, {"met", a.met}, {"share", a.share()}};
+}
+
+OrderedJson FiguresJson(const LoadFigures& f) {
+  OrderedJson out;
+  for (int i = 0; i < kLoadOutcomes; ++i) {
+    out["outcomes"][std::string(LoadOutcomeName(static_cast<LoadOutcome>(i)))] = f.outcomes[static_cast<size_t>(i)];
+  }
+  out["shed_rate"] = f.shed_rate;
+  out["error_rate"] = f.error_rate;
+  for (const LatencyMetric& metric : LatencyMetrics()) {
+    const Distribution& d = f.*metric.field;
+    OrderedJson& to = out["latency_ms"][std::string(metric.key)] = {{"count", d.count}};
+    if (d.count == 0) continue;
+    to.update(OrderedJson{{"mean", d.mean * 1e3}, {"p50", d.p50 * 1e3}, {"p90", d.p90 * 1e3}, {"p95", d.p95 * 1e3},
+                          {"p99", d.p99 * 1e3}, {"std", d.std * 1e3}, {"max", d.max * 1e3}});
+  }
+  out["input_throughput"] = f.input_throughput;
+  out["wasted_output_tokens"] = f.wasted_tokens;
+  if (f.has_targets) {
+    out["good"] = f.good;
+    out["judged"] = f.judged;
+    out["good_share"] = f.good_share;
+    out["token_goodput"] = f.token_goodput;
+    out["attainment"] = {{"ttft", AttainmentJson(f.met_ttft)},
+                         {"tpot", AttainmentJson(f.met_tpot)},
+                         {"largest_gap", AttainmentJson(f.met_largest_gap)},
+                         {"e2el", AttainmentJson(f.met_e2el)}};
+  }
+  out["hit_rate"] = f.hit_rate;
+  out["hit_rate_ceiling"] = f.hit_rate_ceiling;
+  out["queue_grows"] = f.queue_grows;
+  out["valid"] = f.valid;
+  if (!f.valid) out["invalid_because"] = f.invalid_because;
+  return out;
+}
+
+OrderedJson TargetsJson(const LoadTargets& targets) {
+  OrderedJson out = OrderedJson::object();
+  if (targets.ttft) out["ttft"] = Ns(*targets.ttft);
+  if (targets.tpot) out["tpot"] = Ns(*targets.tpot);
+  if (targets.largest_gap) out["largest_gap"] = Ns(*targets.largest_gap);
+  if (targets.e2el) out["e2el"] = Ns(*targets.e2el);
+  return out;
+}
+
+// All times in nanoseconds: since the run began; of "gaps" since the delivery before, the first since it was sent. What is
+// zero or empty is left out.
+OrderedJson RecordJson(const RequestRecord& r) {
+  OrderedJson out;
+  out["index"] = r.index;
+  const auto put = [&](const char* key, const auto& value) {
+    if (value != std::decay_t<decltype(value)>{}) out[key] = value;
+  };
+  put("request_id", r.request_id);
+  if (r.session >= 0) out["session"] = r.session;
+  put("turn", r.turn);
+  put("tenant", r.tenant);
+  put("priority", r.priority);
+  if (r.targets != LoadTargets{}) out["targets"] = TargetsJson(r.targets);
+  out["due"] = Ns(r.due);
+  out["sent"] = Ns(r.sent);
+  out["ended"] = Ns(r.ended);
+  out["outcome"] = LoadOutcomeName(r.outcome);
+  if (!r.chunks.empty()) {
+    OrderedJson& gaps = out["gaps"] = OrderedJson::array();
+    absl::Duration before = r.sent;
+    for (const absl::Duration at : r.chunks) {
+      gaps.push_back(Ns(at) - Ns(before));
+      before = at;
+    }
+  }
+  const bool ones = r.chunk_tokens.size() == r.chunks.size() &&
+                    std::all_of(r.chunk_tokens.begin(), r.chunk_tokens.end(), [](int32_t n) { return n == 1; });
+  if (!ones) out["tokens"] = r.chunk_tokens;
+  put("http_status", r.http_status);
+  put("error", r.error);
+  put("finish_reason", r.finish_reason);
+  put("prompt_tokens", r.prompt_tokens);
+  put("completion_tokens", r.completion_tokens);
+  put("cached_tokens", r.cached_tokens);
+  put("shared_prefix_tokens", r.shared_prefix_tokens);
+  put("retry_after", Ns(r.retry_after));
+  put("text", r.text);
+  return out;
+}
+
+OrderedJson OurPart(const LoadRun& run, const LoadFigures& figures) {
+  OrderedJson out = {{"format", kFormat}};
+  out["run"] = {{"label", run.label},
+                {"server", run.server},
+                {"model", run.model},
+                {"dataset", run.dataset},
+                {"arrivals", run.arrivals},
+                {"offered_rate", run.offered_rate},
+                {"concurrency", run.concurrency},
+                {"seed", run.seed},
+                {"began", absl::ToUnixNanos(run.began)},
+                {"duration", Ns(run.duration)},
+                {"elapsed", Ns(run.elapsed)},
+                {"over_saturated", run.over_saturated},
+                {"stopped_because", run.stopped_because},
+                {"client_cpu", Ns(run.client_cpu)},
+                {"unsent", run.unsent}};
+  out["figures"] = FiguresJson(figures);
+  OrderedJson& records = out["records"] = OrderedJson::array();
+  for (const RequestRecord& record : run.records) records.push_back(RecordJson(record));
+  return out;
+}
+
+OrderedJson EnvironmentJson(const LoadEnvironment& e) {
+  return {{"commit", e.commit}, {"hardware", e.hardware}, {"command", e.command}};
+}
+
+std::string CsvCell(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted = "\"";
+  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return quoted + "\"";
+}
+
+}  // namespace
+
+std::string LoadReportJson(const LoadReport& report, const LoadJsonOptions& options) {
+  OrderedJson runs = OrderedJson::array();
+  for (const LoadRun& run : report.runs) {
+    const LoadFigures figures = FiguresOf(run);
+    OrderedJson result = VllmPart(run, figures, options.detailed);
+    result["interlace"] = OurPart(run, figures);
+    runs.push_back(std::move(result));
+  }
+  if (runs.size() == 1) {
+    runs[0]["interlace"]["environment"] = EnvironmentJson(report.environment);
+    return Dump(runs[0], -1) + "\n";
+  }
+  OrderedJson out;
+  out["interlace"] = {{"format", kFormat}, {"environment", EnvironmentJson(report.environment)}};
+  out["runs"] = std::move(runs);
+  return Dump(out, -1) + "\n";
+}
+
+absl::StatusOr<LoadReport> ReadLoadReport(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  std::ostringstream content;
+  content << file.rdbuf();
+  if (!file.good() && !file.eof()) return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  return ParseLoadReport(content.str(), path);
+}
+
+absl::Status WriteLoadFile(const std::string& path, absl::string_view content) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << content;
+  file.close();
+  if (!file) return absl::PermissionDeniedError(absl::StrCat(path, ": could not be written"));
+  return absl::OkStatus();
+}
+
+std::string RequestJsonLines(const LoadRun& run) {
+  std::string out;
+  for (const RequestRecord& r : run.records) {
+    const RequestFigures f = FiguresOfRequest(r);
+    OrderedJson line = {{"index", r.index}, {"request_id", r.request_id}, {"label", run.label}, {"seed", run.seed}};
+    line["offered_rate"] = run.offered_rate;
+    if (r.session >= 0) line.update(OrderedJson{{"session", r.session}, {"turn", r.turn}});
+    line["tenant"] = r.tenant;
+    line["priority"] = r.priority;
+    line["outcome"] = LoadOutcomeName(r.outcome);
+    line["http_status"] = r.http_status;
+    line["error"] = r.error;
+    line["finish_reason"] = r.finish_reason;
+    line["due_s"] = absl::ToDoubleSeconds(r.due);
+    line["sent_s"] = absl::ToDoubleSeconds(r.sent);
+    line["ended_s"] = absl::ToDoubleSeconds(r.ended);
+    line["send_lag_ms"] = f.send_lag * 1e3;
+    line["ttft_ms"] = Optional(f.ttft, 1e3);
+    line["ttst_ms"] = Optional(f.second_token, 1e3);
+    line["tpot_ms"] = Optional(f.tpot, 1e3);
+    line["largest_gap_ms"] = Optional(f.largest_gap, 1e3);
+    line["e2el_ms"] = Optional(f.e2el, 1e3);
+    line["prompt_tokens"] = r.prompt_tokens;
+    line["completion_tokens"] = r.completion_tokens;
+    line["cached_tokens"] = r.cached_tokens;
+    line["shared_prefix_tokens"] = r.shared_prefix_tokens;
+    line["met_ttft"] = Optional(f.met_ttft);
+    line["met_tpot"] = Optional(f.met_tpot);
+    line["met_largest_gap"] = Optional(f.met_largest_gap);
+    line["met_e2el"] = Optional(f.met_e2el);
+    line["good"] = f.judged ? OrderedJson(f.good) : OrderedJson(nullptr);
+    if (r.retry_after > absl::ZeroDuration()) line["retry_after_s"] = absl::ToDoubleSeconds(r.retry_after);
+    if (!r.text.empty()) line["text"] = r.text;
+    absl::StrAppend(&out, Dump(line, -1), "\n");
+  }
+  return out;
+}
+
+std::string LoadCsv(const std::vector<LoadRun>& runs) {
+  std::vector<std::string> lines;
+  for (const LoadRun& run : runs) {
+    const LoadFigures f = FiguresOf(run);
+    std::vector<std::pair<std::string, std::string>> cells = {
+        {"label", run.label},
+        {"server", run.server},
+        {"model", run.model},
+        {"dataset", run.dataset},
+        {"arrivals", run.arrivals},
+        {"offered_rate", absl::StrCat(run.offered_rate)},
+        {"concurrency", absl::StrCat(run.concurrency)},
+        {"seed", absl::StrCat(run.seed)},
+        {"began", absl::FormatTime(absl::RFC3339_sec, run.began, absl::UTCTimeZone())},
+        {"seconds", absl::StrCat(f.seconds)},
+        {"requests", absl::StrCat(f.requests)}};
+    for (int i = 0; i < kLoadOutcomes; ++i) {
+      cells.emplace_back(LoadOutcomeName(static_cast<LoadOutcome>(i)),
+                         absl::StrCat(f.outcomes[static_cast<size_t>(i)]));
+    }
+    const auto number = [&](const std::string& name, double value) { cells.emplace_back(name, absl::StrCat(value)); };
+    number("request_throughput", f.request_throughput);
+    number("input_throughput", f.input_throughput);
+    number("output_throughput", f.output_throughput);
+    number("goodput", f.goodput);
+    number("token_goodput", f.token_goodput);
+    number("good_share", f.good_share);
+    number("hit_rate", f.hit_rate);
+    number("hit_rate_ceiling", f.hit_rate_ceiling);
+    number("peak_concurrency", static_cast<double>(f.peak_concurrency));
+    cells.emplace_back("over_saturated", f.over_saturated ? "1" : "0");
+    cells.emplace_back("queue_grows", f.queue_grows ? "1" : "0");
+    cells.emplace_back("valid", f.valid ? "1" : "0");
+    for (const LatencyMetric& metric : LatencyMetrics()) {
+      const Distribution& d = f.*metric.field;
+      const auto stat = [&](absl::string_view name, double value) {
+        cells.emplace_back(absl::StrCat(metric.key, "_", name, "_ms"), d.count == 0 ? "" : absl::StrCat(value * 1e3));
+      };
+      cells.emplace_back(absl::StrCat(metric.key, "_count"), absl::StrCat(d.count));
+      stat("mean", d.mean);
+      stat("p50", d.p50);
+      stat("p90", d.p90);
+      stat("p95", d.p95);
+      stat("p99", d.p99);
+      stat("std", d.std);
+      stat("max", d.max);
+    }
+    std::string heading, row;
+    for (const auto& [name, value] : cells) {
+      absl::StrAppend(&heading, heading.empty() ? "" : ",", name);
+      absl::StrAppend(&row, row.empty() ? "" : ",", CsvCell(value));
+    }
+    if (lines.empty()) lines.push_back(heading);
+    lines.push_back(row);
+  }
+  std::string out;
+  for (const std::string& line : lines) absl::StrAppend(&out, line, "\r\n");
+  return out;
+}
+
+}  // namespace interlace
