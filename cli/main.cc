@@ -8,8 +8,10 @@
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "cli/bench_command.h"
+#include "cli/bench_serve_flags.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
 #include "cli/run_command.h"
@@ -116,6 +118,17 @@ absl::Status BenchModel(const BenchFlags& flags) {
   return BenchModelCommand(config, options);
 }
 
+absl::Status BenchServe(const BenchServeFlags& flags, int argc, char** argv) {
+  ASSIGN_OR_RETURN(BenchServeOptions options, flags.Finish());
+  options.command = absl::StrJoin(argv, argv + argc, " ");
+  return BenchServeCommand(std::move(options));
+}
+
+absl::Status BenchCompare(const std::string& a, const std::string& b, const CompareOptions& options, bool* regressed) {
+  ASSIGN_OR_RETURN(*regressed, BenchCompareCommand(a, b, options));
+  return absl::OkStatus();
+}
+
 absl::Status ShowConfig(const CommonFlags& flags) {
   ConfigBuilder builder;
   RETURN_IF_ERROR(flags.Read(&builder));
@@ -205,7 +218,7 @@ int Main(int argc, char** argv) {
   explain->add_option("--address", explain_address, "gRPC door of the cluster")->capture_default_str();
   explain->callback([&] { status = ExplainCommand(explain_address, explain_request); });
 
-  CLI::App* bench = app.add_subcommand("bench", "measure this machine");
+  CLI::App* bench = app.add_subcommand("bench", "measure this machine, or a server");
   bench->require_subcommand(1);
   BenchFlags bench_flags;
   CLI::App* bench_model = bench->add_subcommand("model", "prefill and decode speed beside what the machine gives");
@@ -242,6 +255,22 @@ int Main(int argc, char** argv) {
   ceilings->callback(
       [&] { status = BenchCeilingsCommand(ceiling_threads, ceiling_ops, ceiling_rounds, ceiling_json); });
 
+  BenchServeFlags load_flags;
+  CLI::App* bench_serve = bench->add_subcommand("serve", "load on a server: latencies, throughput, goodput, capacity");
+  load_flags.AddTo(bench_serve);
+  bench_serve->callback([&] { status = BenchServe(load_flags, argc, argv); });
+
+  bool regressed = false;
+  std::string compare_a, compare_b;
+  CompareOptions compare_options;
+  CLI::App* compare = bench->add_subcommand("compare", "two results of bench serve; exit status 2 if B is worse");
+  compare->add_option("A", compare_a, "JSON of bench serve, or of vLLM's --save-detailed")->required();
+  compare->add_option("B", compare_b, "the same loads later, or on another server")->required();
+  compare->add_option("--tolerance", compare_options.tolerance, "a change within it is none, as a share")
+      ->capture_default_str();
+  compare->add_option("--confidence", compare_options.confidence, "of the intervals")->capture_default_str();
+  compare->callback([&] { status = BenchCompare(compare_a, compare_b, compare_options, &regressed); });
+
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");
   config_flags.AddTo(config);
@@ -252,7 +281,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "interlace: %s\n", std::string(status.message()).c_str());
     return 1;
   }
-  return 0;
+  return regressed ? 2 : 0;
 }
 
 }  // namespace

@@ -59,6 +59,13 @@ class RampArrivals final : public Arrivals {
   double expected_ = 0;
 };
 
+// All at once.
+class BurstArrivals final : public Arrivals {
+ public:
+  BurstArrivals(const ArrivalSpec&, std::unique_ptr<Entropy>) {}
+  absl::Duration Next() override { return absl::ZeroDuration(); }
+};
+
 template <typename Kind>
 std::unique_ptr<Arrivals> Make(const ArrivalSpec& spec, std::unique_ptr<Entropy> entropy) {
   return std::make_unique<Kind>(spec, std::move(entropy));
@@ -69,10 +76,8 @@ struct Row {
   std::unique_ptr<Arrivals> (*make)(const ArrivalSpec& spec, std::unique_ptr<Entropy> entropy);
 };
 constexpr Row kProcesses[] = {
-    {"poisson", &Make<GammaArrivals>},
-    {"gamma", &Make<GammaArrivals>},
-    {"constant", &Make<ConstantArrivals>},
-    {"ramp", &Make<RampArrivals>},
+    {"poisson", &Make<GammaArrivals>}, {"gamma", &Make<GammaArrivals>}, {"constant", &Make<ConstantArrivals>},
+    {"ramp", &Make<RampArrivals>},     {"burst", &Make<BurstArrivals>},
 };
 
 absl::Status Positive(const char* flag, double value, const char* way_out) {
@@ -83,7 +88,8 @@ absl::Status Positive(const char* flag, double value, const char* way_out) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Arrivals>> MakeArrivals(const ArrivalSpec& spec, std::unique_ptr<Entropy> entropy) {
-  absl::Status status = Positive("--rate", spec.rate, "give requests per second, such as --rate 4");
+  absl::Status status;
+  if (spec.process != "burst") status = Positive("--rate", spec.rate, "give requests per second, such as --rate 4");
   if (status.ok() && spec.process == "gamma") {
     status = Positive("--burstiness", spec.burstiness, "1 is a Poisson process, 0.25 comes in bursts");
   }
@@ -108,6 +114,7 @@ std::string DescribeArrivals(const ArrivalSpec& spec) {
   if (spec.process == "ramp") {
     return absl::StrCat("ramp ", spec.rate, "/s to ", spec.rate_end, "/s in ", absl::FormatDuration(spec.ramp));
   }
+  if (spec.process == "burst") return "burst";
   return absl::StrCat(spec.process, " ", spec.rate, "/s");
 }
 
