@@ -124,7 +124,7 @@ class Trace final : public Dataset {
       : spec_(spec),
         block_tokens_(std::max(1, static_cast<int32_t>(std::lround(spec.block_tokens * spec.length_scale)))),
         rows_(std::move(rows)),
-        blocks_(entropy->Fork(absl::StrCat("blocks", spec.salt))),
+        block_seed_(entropy->Fork(absl::StrCat("blocks", spec.salt))->Next()),
         words_(entropy->Fork(absl::StrCat("tokens", spec.salt))) {}
 
   std::optional<Conversation> Next() override {
@@ -164,7 +164,7 @@ class Trace final : public Dataset {
   }
   // The same tokens for the same id, in a prompt of any request.
   void AppendBlock(int64_t id, std::vector<int32_t>* ids) {
-    Draws draws(blocks_->Fork(absl::StrCat(id)));
+    Draws draws(MakeSeededEntropy(block_seed_)->Fork(absl::StrCat(id)));
     for (int32_t t = 0; t < block_tokens_; ++t) ids->push_back(IdFrom(draws));
   }
   int32_t IdFrom(Draws& draws) const {
@@ -174,7 +174,7 @@ class Trace final : public Dataset {
   const DatasetSpec spec_;
   const int32_t block_tokens_;  // scaled as lengths are
   const std::vector<TraceRow> rows_;
-  std::unique_ptr<Entropy> blocks_;
+  const uint64_t block_seed_;
   Draws words_;
   size_t at_ = 0;
   std::set<int64_t> seen_;  // blocks

@@ -298,14 +298,8 @@ Async<Tail> HttpLoadClient::Read(Exchange& exchange) {
     }
     connection.buffer.commit(bytes);
     connection.buffer.consume(parser.put(connection.buffer.data(), error));
-    if (error && error != http::error::need_more) {
-      if (!streams || !stream.ended()) {
-        Close(exchange, LoadOutcome::kGarbage, absl::StrCat("the answer is not HTTP: ", error.message()));
-      }
-      co_return Tail::kClose;
-    }
-    if (!parser.is_header_done()) continue;
-    if (!headed) {
+    const bool broken = error && error != http::error::need_more;  // what came before it still counts
+    if (!headed && parser.is_header_done()) {
       headed = true;
       NoteHead(parser.get(), &record);
       streams = record.http_status == 200 &&
@@ -319,6 +313,12 @@ Async<Tail> HttpLoadClient::Read(Exchange& exchange) {
       for (size_t i = before; i < record.chunks.size(); ++i) tokens_ += record.chunk_tokens[i];
     } else if (page.size() < kErrorBody) {
       page += body;
+    }
+    if (broken) {
+      if (!stream.ended()) {
+        Close(exchange, LoadOutcome::kGarbage, absl::StrCat("the answer is not HTTP: ", error.message()));
+      }
+      co_return Tail::kClose;
     }
   }
   if (streams) {

@@ -8,13 +8,15 @@
 namespace interlace {
 namespace {
 
-constexpr size_t kStretches = 20;
+constexpr size_t kStretches = 10;
 constexpr double kGrowth = 2;
+constexpr double kNextLook = 1.25;  // times the time of the one before
+constexpr int kLooks = 4;
+constexpr size_t kLeastFirstTokens = 40;
 
 // One-sided 99.9 % points of Student's t, by degrees of freedom.
 double CriticalT(size_t degrees) {
-  static constexpr double kT[] = {318.3, 22.33, 10.21, 7.173, 5.893, 5.208, 4.785, 4.501, 4.297,
-                                  4.144, 4.025, 3.930, 3.852, 3.787, 3.733, 3.686, 3.646, 3.610};
+  static constexpr double kT[] = {318.3, 22.33, 10.21, 7.173, 5.893, 5.208, 4.785, 4.501, 4.297};
   return degrees == 0 ? HUGE_VAL : kT[std::min(degrees, std::size(kT)) - 1];
 }
 
@@ -39,7 +41,7 @@ SaturationWatch::Trend SaturationWatch::TrendOf(const std::vector<Sample>& sampl
     x_mean += static_cast<double>(i);
     y_mean += sum[i] / count[i];
   }
-  if (n < 5) return {};
+  if (n < 4) return {};
   x_mean /= n;
   y_mean /= n;
   double sxx = 0, sxy = 0, syy = 0;
@@ -53,17 +55,19 @@ SaturationWatch::Trend SaturationWatch::TrendOf(const std::vector<Sample>& sampl
   const double slope = sxy / sxx;
   const double residual = std::max(0.0, syy - slope * sxy);
   const double error = std::sqrt(residual / (n - 2) / sxx);  // of the slope
-  const Trend trend{slope > 0 && slope > CriticalT(static_cast<size_t>(n) - 2) * error, y_mean - slope * x_mean,
-                    y_mean + slope * (kStretches - 1 - x_mean)};
-  return trend;
+  return {slope > 0 && slope > CriticalT(static_cast<size_t>(n) - 2) * error, y_mean - slope * x_mean,
+          y_mean + slope * (kStretches - 1 - x_mean)};
 }
 
-std::string SaturationWatch::Verdict(absl::Duration now) const {
-  if (now < kLeastTime || ttft_.size() < kLeastFirstTokens) return "";
+std::string SaturationWatch::Verdict(absl::Duration now) {
+  if (now < next_look_) return "";
+  next_look_ = now * kNextLook;
   const absl::Duration begin = now / 3;  // what comes first is the server filling up
   const Trend open = TrendOf(open_, begin, now), ttft = TrendOf(ttft_, begin, now);
-  const auto doubled = [](const Trend& t) { return t.rises && t.to >= kGrowth * std::max(t.from, t.to * 1e-9); };
-  if (!doubled(open) || !doubled(ttft) || open.to < 4) return "";
+  const auto doubled = [](const Trend& t) { return t.rises && t.to >= kGrowth * t.from; };
+  const bool both = doubled(open) && doubled(ttft) && open.to >= 4 && ttft_.size() >= kLeastFirstTokens;
+  in_a_row_ = both ? in_a_row_ + 1 : 0;
+  if (in_a_row_ < kLooks) return "";
   return absl::StrFormat(
       "over-saturated: in the last %.0f s open requests rose from %.0f to %.0f and the time to first token from %.2f s "
       "to "
