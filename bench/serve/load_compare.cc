@@ -226,7 +226,7 @@ LoadChange CompareAt(std::string load, const std::vector<Pair>& pairs, const Com
         for (const RequestSample& r : run->requests) values += static_cast<double>(r.gaps.size());
       }
     }
-    const int resamples = std::clamp(static_cast<int>(2e8 / values), std::min(100, options.resamples), options.resamples);
+    const int resamples = std::clamp(static_cast<int>(5e7 / values), std::min(200, options.resamples), options.resamples);
     const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(options.seed);
     for (int i = 0; i < resamples; ++i) draws.push_back(DrawPairs(pairs, *entropy));
   }

@@ -44,7 +44,7 @@ TEST(FindCapacity, FindsAKnownCapacityFromAnyStart) {
         EXPECT_LE(r->low, capacity);
         EXPECT_GT(r->high, capacity);
         EXPECT_LE(r->high / r->low - 1, resolution + 1e-9);
-        EXPECT_EQ(r->rate, r->low);
+        EXPECT_DOUBLE_EQ(r->rate, r->low);
         EXPECT_FALSE(r->at_least);
         EXPECT_LE(runs, std::abs(std::log2(capacity / start)) + std::log2(1 / resolution) + 4);
         EXPECT_EQ(r->steps.size(), static_cast<size_t>(runs));
@@ -58,7 +58,7 @@ TEST(FindCapacity, SaysWhenEvenTheMostHoldsOrTheLeastFails) {
       FindCapacity({.most_rate = 50}, [](double, uint64_t) { return Seen(1); }, nullptr);
   ASSERT_TRUE(r.ok());
   EXPECT_TRUE(r->at_least);
-  EXPECT_EQ(r->rate, 50);
+  EXPECT_DOUBLE_EQ(r->rate, 50);
   EXPECT_THAT(r->stopped_because, HasSubstr("50 requests/s, the most, holds"));
 
   r = FindCapacity({.least_rate = 0.25}, [](double, uint64_t) { return Seen(0.5); }, nullptr);
@@ -88,7 +88,7 @@ TEST(FindCapacity, ALateClientIsNotBlamedOnTheServer) {
       FindCapacity({}, [](double rate, uint64_t) { return Seen(rate <= 10 ? 1 : 0.2, rate <= 10); }, nullptr);
   ASSERT_TRUE(r.ok());
   EXPECT_TRUE(r->at_least);
-  EXPECT_EQ(r->rate, 8);
+  EXPECT_DOUBLE_EQ(r->rate, 8);
   EXPECT_THAT(r->stopped_because, HasSubstr("at 16 requests/s the client itself is too late"));
   // A server that answers nothing at all is to blame itself.
   const absl::StatusOr<CapacityResult> dead = FindCapacity(
