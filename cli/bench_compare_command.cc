@@ -98,8 +98,7 @@ std::string Json(const LoadComparison& comparison, const BenchCompareOptions& op
 
 // The runs of both in one report; labels that both have are told apart by the side.
 LoadReport Together(const LoadReport& a, const LoadReport& b) {
-  LoadReport out = b;
-  out.runs = a.runs;
+  LoadReport out = {.environment = b.environment, .runs = a.runs};
   const auto has = [](const LoadReport& report, const std::string& label) {
     for (const LoadRun& run : report.runs) {
       if (run.label == label) return true;
@@ -147,7 +146,7 @@ absl::StatusOr<int> BenchCompareCommand(const BenchCompareOptions& options) {
     std::fwrite(json.data(), 1, json.size(), stdout);
   }
   if (!options.html.empty()) {
-    RETURN_IF_ERROR(WriteLoadFile(options.html, LoadPage(Together(a, b), {.title = "Comparison of load runs"})));
+    RETURN_IF_ERROR(WriteLoadFile(options.html, LoadPage(Together(a, b), "Comparison of load runs")));
   }
   return comparison.regressed() ? 1 : 0;
 }

@@ -1,11 +1,13 @@
 // Load runs as files: JSON with the keys of vLLM's `bench serve` result, JSON lines per request, CSV per run.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "bench/serve/load_capacity.h"
 #include "bench/serve/load_record.h"
 
 namespace interlace {
@@ -20,7 +22,8 @@ struct LoadEnvironment {
 
 struct LoadReport {
   LoadEnvironment environment;
-  std::vector<LoadRun> runs;  // rates x seeds x labels
+  std::vector<LoadRun> runs;               // rates x seeds x labels
+  std::optional<CapacityResult> capacity;  // where it was searched for
 };
 
 struct LoadJsonOptions {

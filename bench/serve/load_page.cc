@@ -254,19 +254,19 @@ std::string CapacitySection(const CapacityResult& capacity) {
 
 }  // namespace
 
-std::string LoadPage(const LoadReport& report, const LoadPageOptions& options) {
+std::string LoadPage(const LoadReport& report, const std::string& title) {
   std::string body;
   if (report.runs.empty()) {
-    body = absl::StrCat("<header><h1>", EscapeXml(options.title), "</h1></header><p>No runs.</p>");
+    body = absl::StrCat("<header><h1>", EscapeXml(title), "</h1></header><p>No runs.</p>");
   } else {
     const LoadPoints points = PointsOf(report.runs);
     const std::string legend = LegendHtml(points);
-    body = absl::StrCat(Header(report, points, options.title), "<main>\n", Warnings(points));
-    if (options.capacity.has_value()) body += Section("capacity", "Capacity", CapacitySection(*options.capacity));
+    body = absl::StrCat(Header(report, points, title), "<main>\n", Warnings(points));
+    if (report.capacity.has_value()) body += Section("capacity", "Capacity", CapacitySection(*report.capacity));
     if (points.places.size() > 1) {
       body += Section("latency", points.closed_loop ? "Latency and open requests" : "Latency and rate",
-                      legend + LatencyFigures(points, options.capacity));
-      body += Section("goodput", "Goodput", legend + GoodputFigures(points, options.capacity));
+                      legend + LatencyFigures(points, report.capacity));
+      body += Section("goodput", "Goodput", legend + GoodputFigures(points, report.capacity));
       body += Section("throughput", "Throughput and latency", legend + ThroughputFigures(points));
     } else {
       body += Section("summary", absl::StrCat("At ", points.AtText(points.places[0])), Tiles(points));
@@ -283,7 +283,7 @@ std::string LoadPage(const LoadReport& report, const LoadPageOptions& options) {
   }
   return absl::StrCat("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>",
                       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/><title>",
-                      EscapeXml(options.title), "</title><style>", LoadPageStyle(), "</style></head><body>\n", body,
+                      EscapeXml(title), "</title><style>", LoadPageStyle(), "</style></head><body>\n", body,
                       "<script>", LoadPageScript(), "</script></body></html>\n");
 }
 

@@ -54,7 +54,14 @@ std::string DrawOverRate(const LoadPoints& points, const OverRate& what) {
   chart.rules = what.rules;
   chart.diagonal = what.diagonal;
   chart.direct_labels = points.labels.size() > 1 && points.labels.size() <= kMostDirectLabels;
+  chart.x.low = 0;
+  chart.x.high = points.places.back();
   double least = 1e300, most = 0;
+  for (const ChartRule& rule : what.rules) {
+    if (!rule.level) continue;
+    least = std::min(least, rule.at);
+    most = std::max(most, rule.at);
+  }
   for (size_t line = 0; line < points.labels.size(); ++line) {
     ChartLine l = {.label = points.labels[line], .colour = static_cast<int>(line), .dashed = what.dashed};
     for (const LoadPoint& point : points.points) {
@@ -292,15 +299,16 @@ std::string OutcomeFigures(const LoadPoints& points) {
                     "</span>");
   }
   absl::StrAppend(&legend, "</p>");
-  // Side by side where there is room: bars of one picture would grow too wide to compare.
-  std::vector<std::string> pictures;
-  constexpr size_t kRowsEach = 6;
-  for (size_t begin = 0; begin < bars.rows.size(); begin += kRowsEach) {
-    StackedBars part = bars;
-    part.rows.assign(bars.rows.begin() + static_cast<std::ptrdiff_t>(begin),
-                     bars.rows.begin() + static_cast<std::ptrdiff_t>(std::min(begin + kRowsEach, bars.rows.size())));
-    pictures.push_back(DrawStackedBars(part));
+  // A picture per label; the rows of a single one in three, side by side where there is room.
+  std::vector<StackedBars> parts;
+  const size_t each = points.labels.size() > 1 ? bars.rows.size() : std::max<size_t>(1, (bars.rows.size() + 2) / 3);
+  for (size_t i = 0; i < bars.rows.size(); ++i) {
+    const bool fresh = i == 0 || parts.back().rows.size() >= each || points.points[i].line != points.points[i - 1].line;
+    if (fresh) parts.push_back({.description = bars.description});
+    parts.back().rows.push_back(bars.rows[i]);
   }
+  std::vector<std::string> pictures;
+  for (const StackedBars& part : parts) pictures.push_back(DrawStackedBars(part));
   return legend + FigureHtml(Grid(pictures), "All requests of all seeds.");
 }
 

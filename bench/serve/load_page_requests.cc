@@ -132,7 +132,8 @@ std::string DrawRequest(const RequestRecord& r, const PlotArea& area, double y, 
 
 std::string DrawWaterfall(const LoadRun& run, const std::string& title, int colour, int width) {
   const std::vector<const RequestRecord*> sample = Sample(run);
-  const int height = 30 + 38 + 10 * static_cast<int>(sample.size());
+  const int top = title.empty() ? 6 : PlotArea::kTitleHeight;
+  const int height = top + 38 + 10 * static_cast<int>(sample.size());
   if (sample.empty()) return SvgPicture(width, 90, title, "no requests", "");
   double low = 1e300, high = 0;
   std::vector<double> gaps;
@@ -147,7 +148,7 @@ std::string DrawWaterfall(const LoadRun& run, const std::string& title, int colo
   const double hole = gaps.empty() ? 1e300 : kStall * std::max(DistributionOf(std::move(gaps)).p50, 1e-6);
   ChartAxis x = {.title = "time since the run began", .seconds = true, .low = low, .high = high};
   ChartAxis y = {.bare = true, .low = 0, .high = static_cast<double>(sample.size())};
-  const PlotArea area(width, height, 10, x, y, low, high, 0, static_cast<double>(sample.size()));
+  const PlotArea area(width, height, 10, x, y, low, high, 0, static_cast<double>(sample.size()), top);
   std::string rows;
   for (size_t i = 0; i < sample.size(); ++i) {
     const double middle = area.top() + (static_cast<double>(i) + 0.5) * (area.bottom() - area.top()) / static_cast<double>(sample.size());

@@ -129,14 +129,15 @@ std::string DrawRule(const ChartRule& rule, const PlotArea& area) {
   if (rule.level) {
     const double y = area.Y(rule.at);
     if (y < area.top() || y > area.bottom()) return "";
+    const bool below = y - area.top() < 14;  // there the title is
     return absl::StrCat(Straight("rule", area.left(), y, area.right(), y),
-                        Text(area.left() + 4, y - 4, "note", "start", rule.label));
+                        Text(area.left() + 4, y + (below ? 12 : -4), "note", "start", rule.label));
   }
   const double x = area.X(rule.at);
   if (x < area.left() || x > area.right()) return "";
   const bool to_left = x + 4 + TextWidth(rule.label) > area.right();
   return absl::StrCat(Straight("rule", x, area.top(), x, area.bottom()),
-                      Text(x + (to_left ? -4 : 4), area.top() + 11, "note", to_left ? "end" : "start", rule.label));
+                      Text(x + (to_left ? -2 : 2), area.top() - 3, "note", to_left ? "end" : "start", rule.label));
 }
 
 }  // namespace
@@ -215,7 +216,8 @@ Ticks NiceTicks(double low, double high, int about, bool log) {
 }
 
 PlotArea::PlotArea(int width, int height, int right_margin, const ChartAxis& x, const ChartAxis& y, double x_low,
-                   double x_high, double y_low, double y_high)
+                   double x_high, double y_low, double y_high,
+                   int top)
     : x_(x), y_(y) {
   const auto ticks = [](const ChartAxis& axis, double low, double high, int about) {
     Ticks t = NiceTicks(axis.low.value_or(low), axis.high.value_or(high), about, axis.log);
@@ -232,7 +234,7 @@ PlotArea::PlotArea(int width, int height, int right_margin, const ChartAxis& x, 
   for (const double at : y_ticks_.at) widest = std::max(widest, TextWidth(TickText(y_, at)));
   left_ = y.bare ? 4 : std::ceil(widest) + 8;
   right_ = width - right_margin;
-  top_ = 30;
+  top_ = top;
   bottom_ = height - (x.title.empty() ? 22 : 38);
   x_ticks_ = ticks(x, x_low, x_high, std::max(2, static_cast<int>((right_ - left_) / 60)));
 }

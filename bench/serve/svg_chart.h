@@ -75,10 +75,11 @@ std::string DrawLineChart(const LineChart& chart);
 // Where values lie on a picture, and the axes around them. For pictures that the functions below do not draw.
 class PlotArea {
  public:
+  static constexpr int kTitleHeight = 30;
   // The plot fills what the titles and the marks of the axes leave of width x height. `low` and `high` of each axis are
   // those of the axis where it has them, else of the data.
   PlotArea(int width, int height, int right_margin, const ChartAxis& x, const ChartAxis& y, double x_low, double x_high,
-           double y_low, double y_high);
+           double y_low, double y_high, int top = kTitleHeight);
   double X(double value) const;
   double Y(double value) const;
   double left() const { return left_; }

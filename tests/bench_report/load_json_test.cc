@@ -136,6 +136,27 @@ TEST(LoadJson, ComesBackAsItWas) {
   }
 }
 
+TEST(LoadJson, KeepsTheSearchForTheCapacity) {
+  LoadReport report = {.runs = {QueueModel().Run(5, 1, 5)}};
+  report.capacity = CapacityResult{.rate = 4, .low = 3, .high = std::numeric_limits<double>::infinity(), .at_least = true,
+                                   .stopped_because = "the most holds",
+                                   .seeds = {{1, 4, std::numeric_limits<double>::infinity()}},
+                                   .steps = {{.seed = 1, .rate = 4, .share = 1, .holds = true, .why = "holds"}}};
+  for (const bool several : {false, true}) {
+    if (several) report.runs.push_back(report.runs[0]);
+    const absl::StatusOr<LoadReport> read = ParseLoadReport(LoadReportJson(report), "a.json");
+    ASSERT_TRUE(read.ok()) << read.status();
+    ASSERT_TRUE(read->capacity.has_value());
+    EXPECT_EQ(read->capacity->rate, 4);
+    EXPECT_EQ(read->capacity->low, 3);
+    EXPECT_EQ(read->capacity->high, std::numeric_limits<double>::infinity());
+    EXPECT_TRUE(read->capacity->at_least);
+    EXPECT_EQ(read->capacity->seeds[0].high, std::numeric_limits<double>::infinity());
+    EXPECT_EQ(read->capacity->steps[0].why, "holds");
+    EXPECT_TRUE(read->capacity->steps[0].holds);
+  }
+}
+
 TEST(LoadJson, BytesThatAreNoUtf8DoNotStopIt) {
   LoadRun run = QueueModel().Run(5, 1, 10);
   run.records[0].error = "garbage \xff\xfe\x80";
