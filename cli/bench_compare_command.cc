@@ -49,7 +49,8 @@ std::string Table(const LoadComparison& comparison, double tolerance) {
   std::string out;
   for (const LoadChange& load : comparison.loads) {
     absl::StrAppend(&out, Paint(Colour::kBold, load.load), "\n", load.pairs, load.pairs == 1 ? " pair" : " pairs",
-                    ", 95 % interval: ", load.interval, ", tolerance ", absl::StrFormat("%.3g %%", 100 * tolerance), "\n");
+                    ", 95 % interval: ", load.interval, ", tolerance ", absl::StrFormat("%.3g %%", 100 * tolerance),
+                    "\n");
     std::vector<std::vector<std::string>> rows = {{"", "A", "B", "B/A", "from", "to", ""}};
     for (const MetricChange& m : load.metrics) {
       rows.push_back({m.metric, Level(m, m.a), Level(m, m.b), Size(m, m.change), Size(m, m.low), Size(m, m.high),
@@ -65,12 +66,16 @@ std::string Table(const LoadComparison& comparison, double tolerance) {
   for (const std::string& run : comparison.unpaired) {
     absl::StrAppend(&out, Paint(Colour::kYellow, "without a partner: "), run, "\n");
   }
-  absl::StrAppend(&out, comparison.regressed() ? Paint(Colour::kRed, "B is worse than A") : "B is not worse than A", "\n");
+  absl::StrAppend(&out, comparison.regressed() ? Paint(Colour::kRed, "B is worse than A") : "B is not worse than A",
+                  "\n");
   return out;
 }
 
 std::string Json(const LoadComparison& comparison, const BenchCompareOptions& options, double tolerance) {
-  OrderedJson out = {{"a", options.a}, {"b", options.b}, {"tolerance", tolerance}, {"confidence", CompareOptions{}.confidence},
+  OrderedJson out = {{"a", options.a},
+                     {"b", options.b},
+                     {"tolerance", tolerance},
+                     {"confidence", CompareOptions{}.confidence},
                      {"regressed", comparison.regressed()}};
   out["loads"] = OrderedJson::array();
   for (const LoadChange& load : comparison.loads) {

@@ -126,8 +126,13 @@ OrderedJson FiguresJson(const LoadFigures& f) {
     const Distribution& d = f.*metric.field;
     OrderedJson& to = out["latency_ms"][std::string(metric.key)] = {{"count", d.count}};
     if (d.count == 0) continue;
-    to.update(OrderedJson{{"mean", d.mean * 1e3}, {"p50", d.p50 * 1e3}, {"p90", d.p90 * 1e3}, {"p95", d.p95 * 1e3},
-                          {"p99", d.p99 * 1e3}, {"std", d.std * 1e3}, {"max", d.max * 1e3}});
+    to.update(OrderedJson{{"mean", d.mean * 1e3},
+                          {"p50", d.p50 * 1e3},
+                          {"p90", d.p90 * 1e3},
+                          {"p95", d.p95 * 1e3},
+                          {"p99", d.p99 * 1e3},
+                          {"std", d.std * 1e3},
+                          {"max", d.max * 1e3}});
   }
   out["input_throughput"] = f.input_throughput;
   out["wasted_output_tokens"] = f.wasted_tokens;
@@ -158,8 +163,8 @@ OrderedJson TargetsJson(const LoadTargets& targets) {
   return out;
 }
 
-// All times in nanoseconds: since the run began; of "gaps" since the delivery before, the first since it was sent. What is
-// zero or empty is left out.
+// All times in nanoseconds: since the run began; of "gaps" since the delivery before, the first since it was sent. What
+// is zero or empty is left out.
 OrderedJson RecordJson(const RequestRecord& r) {
   OrderedJson out;
   out["index"] = r.index;
@@ -227,7 +232,10 @@ OrderedJson EnvironmentJson(const LoadEnvironment& e) {
 }
 
 OrderedJson CapacityJson(const CapacityResult& c) {
-  OrderedJson out = {{"rate", c.rate}, {"low", c.low}, {"high", c.high}, {"at_least", c.at_least},
+  OrderedJson out = {{"rate", c.rate},
+                     {"low", c.low},
+                     {"high", c.high},
+                     {"at_least", c.at_least},
                      {"stopped_because", c.stopped_because}};
   out["seeds"] = OrderedJson::array();
   for (const SeedCapacity& s : c.seeds) {
@@ -237,7 +245,8 @@ OrderedJson CapacityJson(const CapacityResult& c) {
   }
   out["steps"] = OrderedJson::array();
   for (const CapacityStep& s : c.steps) {
-    out["steps"].push_back({{"seed", s.seed}, {"rate", s.rate}, {"share", s.share}, {"holds", s.holds}, {"why", s.why}});
+    out["steps"].push_back(
+        {{"seed", s.seed}, {"rate", s.rate}, {"share", s.share}, {"holds", s.holds}, {"why", s.why}});
   }
   if (!std::isfinite(c.high)) out["high"] = nullptr;
   return out;

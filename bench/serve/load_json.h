@@ -32,7 +32,8 @@ struct LoadJsonOptions {
   bool detailed = true;
 };
 
-// Times are kept to the nanosecond. One run: vLLM's result with our part under "interlace". Several: {"interlace": environment, "runs": [of such]}.
+// Times are kept to the nanosecond. One run: vLLM's result with our part under "interlace". Several: {"interlace":
+// environment, "runs": [of such]}.
 std::string LoadReportJson(const LoadReport& report, const LoadJsonOptions& options = {});
 
 // Reads what LoadReportJson writes, and results of `vllm bench serve --save-detailed` too: of those, records are made

@@ -1,5 +1,5 @@
-// Reading load runs back from JSON: ours and vLLM's. Files come from anywhere: each field's type is checked before it is
-// used.
+// Reading load runs back from JSON: ours and vLLM's. Files come from anywhere: each field's type is checked before it
+// is used.
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -210,8 +210,9 @@ absl::StatusOr<LoadRun> ReadVllm(const json& result, const std::string& where, a
   Fields fields(result, where);
   for (const char* key : {"ttfts", "itls", "input_lens", "output_lens", "errors"}) {
     if (fields.Find(key) == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          where, ".", key, ": missing; neither a file of interlace bench serve nor of vllm bench serve --save-detailed"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ".", key,
+                       ": missing; neither a file of interlace bench serve nor of vllm bench serve --save-detailed"));
     }
   }
   LoadRun run;

@@ -24,7 +24,8 @@ std::string Distinct(const std::vector<LoadRun>& runs, const Get& get) {
   std::vector<std::string> values;
   for (const LoadRun& run : runs) {
     std::string value = get(run);
-    if (!value.empty() && std::find(values.begin(), values.end(), value) == values.end()) values.push_back(std::move(value));
+    if (!value.empty() && std::find(values.begin(), values.end(), value) == values.end())
+      values.push_back(std::move(value));
   }
   return absl::StrJoin(values, "; ");
 }
@@ -89,10 +90,12 @@ std::string Warnings(const LoadPoints& points) {
       const std::string name =
           absl::StrCat(points.labels[point.line], ", ", points.AtText(point.at), ", seed ", point.runs[i]->seed);
       if (!point.figures[i].valid) {
-        absl::StrAppend(&items, "<li><b>Not valid:</b> ", EscapeXml(absl::StrCat(name, ": ", point.figures[i].invalid_because)), "</li>");
+        absl::StrAppend(&items, "<li><b>Not valid:</b> ",
+                        EscapeXml(absl::StrCat(name, ": ", point.figures[i].invalid_because)), "</li>");
       }
       if (point.runs[i]->over_saturated) {
-        absl::StrAppend(&items, "<li><b>Over-saturated:</b> ", EscapeXml(absl::StrCat(name, ": ", point.runs[i]->stopped_because)), "</li>");
+        absl::StrAppend(&items, "<li><b>Over-saturated:</b> ",
+                        EscapeXml(absl::StrCat(name, ": ", point.runs[i]->stopped_because)), "</li>");
       }
     }
   }
@@ -119,9 +122,11 @@ std::string Tiles(const LoadPoints& points) {
     tile("output tokens/s", ShortNumber(MedianOf(point, [](const LoadFigures& f) { return f.output_throughput; })));
     if (points.has_targets) {
       tile("goodput, requests/s", ShortNumber(MedianOf(point, [](const LoadFigures& f) { return f.goodput; })));
-      tile("met all targets", absl::StrFormat("%.3g %%", 100 * MedianOf(point, [](const LoadFigures& f) { return f.good_share; })));
+      tile("met all targets",
+           absl::StrFormat("%.3g %%", 100 * MedianOf(point, [](const LoadFigures& f) { return f.good_share; })));
     } else {
-      tile("answers, requests/s", ShortNumber(MedianOf(point, [](const LoadFigures& f) { return f.request_throughput; })));
+      tile("answers, requests/s",
+           ShortNumber(MedianOf(point, [](const LoadFigures& f) { return f.request_throughput; })));
     }
     if (points.points.size() > 1) absl::StrAppend(&out, "<h3>", EscapeXml(points.labels[point.line]), "</h3>");
     absl::StrAppend(&out, "<div class=\"tiles\">", tiles, "</div>");
@@ -129,12 +134,13 @@ std::string Tiles(const LoadPoints& points) {
   return out;
 }
 
+// A row whose first cell is empty goes on with what the row above is about.
 std::string Row(const std::vector<std::string>& cells, bool heading) {
-  std::string out = "<tr>";
+  std::string out = !heading && cells[0].empty() ? "<tr class=\"on\">" : "<tr>";
   for (size_t i = 0; i < cells.size(); ++i) {
     const bool header = heading || i == 0;
-    absl::StrAppend(&out, header ? (heading ? "<th scope=\"col\">" : "<th scope=\"row\">") : "<td>", EscapeXml(cells[i]),
-                    header ? "</th>" : "</td>");
+    absl::StrAppend(&out, header ? (heading ? "<th scope=\"col\">" : "<th scope=\"row\">") : "<td>",
+                    EscapeXml(cells[i]), header ? "</th>" : "</td>");
   }
   return out + "</tr>\n";
 }
@@ -155,8 +161,10 @@ std::string PointName(const LoadPoints& points, const LoadPoint& point) {
 
 std::string CountTable(const LoadPoints& points) {
   std::vector<std::vector<std::string>> rows = {
-      {"", "requests", "ok", "shed", "failed", "cancelled", "requests/s", "input tok/s", "output tok/s", "best second tok/s",
-       "goodput", "good tok/s", "met all", "met TTFT", "met TPOT", "met gap", "met E2EL", "hit rate", "ceiling", "most open",
+      {"",          "requests",   "ok",          "shed",         "failed",
+       "cancelled", "requests/s", "input tok/s", "output tok/s", "best second tok/s",
+       "goodput",   "good tok/s", "met all",     "met TTFT",     "met TPOT",
+       "met gap",   "met E2EL",   "hit rate",    "ceiling",      "most open",
        "valid"}};
   for (const LoadPoint& point : points.points) {
     const auto total = [&](const std::function<int64_t(const LoadFigures&)>& count) {
@@ -165,7 +173,9 @@ std::string CountTable(const LoadPoints& points) {
       return absl::StrCat(sum);
     };
     const auto number = [&](const FigureOf& figure) { return ShortNumber(MedianOf(point, figure)); };
-    const auto percent = [&](const FigureOf& figure) { return absl::StrFormat("%.1f %%", 100 * MedianOf(point, figure)); };
+    const auto percent = [&](const FigureOf& figure) {
+      return absl::StrFormat("%.1f %%", 100 * MedianOf(point, figure));
+    };
     const auto met = [&](Attainment LoadFigures::*target) {
       Attainment sum;
       for (const LoadFigures& f : point.figures) {
@@ -174,8 +184,10 @@ std::string CountTable(const LoadPoints& points) {
       }
       return sum.asked == 0 ? std::string("-") : absl::StrFormat("%.1f %%", 100 * sum.share());
     };
-    const auto valid = std::count_if(point.figures.begin(), point.figures.end(), [](const LoadFigures& f) { return f.valid; });
-    rows.push_back({PointName(points, point), total([](const LoadFigures& f) { return f.requests; }),
+    const auto valid =
+        std::count_if(point.figures.begin(), point.figures.end(), [](const LoadFigures& f) { return f.valid; });
+    rows.push_back({PointName(points, point),
+                    total([](const LoadFigures& f) { return f.requests; }),
                     total([](const LoadFigures& f) { return f.completed(); }),
                     total([](const LoadFigures& f) { return f.shed(); }),
                     total([](const LoadFigures& f) { return f.errors(); }),
@@ -187,8 +199,11 @@ std::string CountTable(const LoadPoints& points) {
                     points.has_targets ? number([](const LoadFigures& f) { return f.goodput; }) : "-",
                     points.has_targets ? number([](const LoadFigures& f) { return f.token_goodput; }) : "-",
                     points.has_targets ? percent([](const LoadFigures& f) { return f.good_share; }) : "-",
-                    met(&LoadFigures::met_ttft), met(&LoadFigures::met_tpot), met(&LoadFigures::met_largest_gap),
-                    met(&LoadFigures::met_e2el), percent([](const LoadFigures& f) { return f.hit_rate; }),
+                    met(&LoadFigures::met_ttft),
+                    met(&LoadFigures::met_tpot),
+                    met(&LoadFigures::met_largest_gap),
+                    met(&LoadFigures::met_e2el),
+                    percent([](const LoadFigures& f) { return f.hit_rate; }),
                     percent([](const LoadFigures& f) { return f.hit_rate_ceiling; }),
                     number([](const LoadFigures& f) { return static_cast<double>(f.peak_concurrency); }),
                     absl::StrCat(valid, " of ", point.figures.size())});
@@ -199,7 +214,8 @@ std::string CountTable(const LoadPoints& points) {
 std::string LatencyTables(const LoadPoints& points) {
   std::string out;
   for (size_t line = 0; line < points.labels.size(); ++line) {
-    std::vector<std::vector<std::string>> rows = {{"", "latency", "count", "mean", "p50", "p90", "p95", "p99", "max", "std"}};
+    std::vector<std::vector<std::string>> rows = {
+        {"", "latency", "count", "mean", "p50", "p90", "p95", "p99", "max", "std"}};
     for (const LoadPoint& point : points.points) {
       if (point.line != line) continue;
       for (const LatencyMetric& metric : LatencyMetrics()) {
@@ -213,14 +229,15 @@ std::string LatencyTables(const LoadPoints& points) {
           if (!exists) return std::string("-");
           return ShortSeconds(MedianOf(point, [&](const LoadFigures& f) { return f.*metric.field.*member; }));
         };
-        rows.push_back({points.AtText(point.at), std::string(metric.name), absl::StrCat(count), stat(&Distribution::mean),
-                        stat(&Distribution::p50), stat(&Distribution::p90), stat(&Distribution::p95),
-                        stat(&Distribution::p99), stat(&Distribution::max), stat(&Distribution::std)});
+        rows.push_back({&metric == LatencyMetrics().data() ? points.AtText(point.at) : "", std::string(metric.name),
+                        absl::StrCat(count), stat(&Distribution::mean), stat(&Distribution::p50),
+                        stat(&Distribution::p90), stat(&Distribution::p95), stat(&Distribution::p99),
+                        stat(&Distribution::max), stat(&Distribution::std)});
       }
     }
     absl::StrAppend(&out, "<details", line == 0 ? " open=\"open\"" : "", "><summary>Latencies",
                     points.labels.size() > 1 ? absl::StrCat(", ", EscapeXml(points.labels[line])) : "", "</summary>",
-                    Table(rows), "</details>\n");
+                    "<div class=\"latencies\">", Table(rows), "</div></details>\n");
   }
   return out;
 }
@@ -230,18 +247,20 @@ std::string Definitions() {
   for (const LatencyMetric& metric : LatencyMetrics()) {
     absl::StrAppend(&out, "<div><dt>", EscapeXml(metric.name), "</dt><dd>", EscapeXml(metric.meaning), "</dd></div>");
   }
-  return absl::StrCat(out,
-                      "<div><dt>goodput</dt><dd>requests/s that ended well and met all of their targets</dd></div>"
-                      "<div><dt>valid</dt><dd>the send lag's p99 is at most 5 % of the median TTFT</dd></div></dl></details>\n");
+  return absl::StrCat(
+      out,
+      "<div><dt>goodput</dt><dd>requests/s that ended well and met all of their targets</dd></div>"
+      "<div><dt>valid</dt><dd>the send lag's p99 is at most 5 % of the median TTFT</dd></div></dl></details>\n");
 }
 
 std::string CapacitySection(const CapacityResult& capacity) {
-  std::string text = capacity.rate <= 0
-                         ? absl::StrCat("No rate was found at which the targets hold: ", capacity.stopped_because, ".")
-                         : absl::StrFormat("%s%.4g requests/s, 95 %% interval %.4g to %.4g over %d seed%s%s.",
-                                           capacity.at_least ? "At least " : "", capacity.rate, capacity.low, capacity.high,
-                                           capacity.seeds.size(), capacity.seeds.size() == 1 ? " (the bracket of the search)" : "s",
-                                           capacity.stopped_because.empty() ? "" : "; " + capacity.stopped_because);
+  std::string text =
+      capacity.rate <= 0
+          ? absl::StrCat("No rate was found at which the targets hold: ", capacity.stopped_because, ".")
+          : absl::StrFormat("%s%.4g requests/s, 95 %% interval %.4g to %.4g over %d seed%s%s.",
+                            capacity.at_least ? "At least " : "", capacity.rate, capacity.low, capacity.high,
+                            capacity.seeds.size(), capacity.seeds.size() == 1 ? " (the bracket of the search)" : "s",
+                            capacity.stopped_because.empty() ? "" : "; " + capacity.stopped_because);
   std::vector<std::vector<std::string>> rows = {{"step", "seed", "requests/s", "met all", "", "why"}};
   for (size_t i = 0; i < capacity.steps.size(); ++i) {
     const CapacityStep& step = capacity.steps[i];
@@ -275,16 +294,17 @@ std::string LoadPage(const LoadReport& report, const std::string& title) {
     body += Section("distributions", "Distributions", legend + DistributionFigures(points));
     body += Section("gaps", "Gaps over time", GapFigures(points));
     body += Section("requests", "Single requests", WaterfallFigures(points));
-    body += Section("figures", "All figures",
-                    absl::StrCat(CountTable(points), LatencyTables(points),
-                                 "<p class=\"note\">Counts are over all seeds; other figures are the median of the seeds.</p>",
-                                 Definitions()));
+    body += Section(
+        "figures", "All figures",
+        absl::StrCat(CountTable(points), LatencyTables(points),
+                     "<p class=\"note\">Counts are over all seeds; other figures are the median of the seeds.</p>",
+                     Definitions()));
     body += "</main>\n";
   }
   return absl::StrCat("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>",
                       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/><title>",
-                      EscapeXml(title), "</title><style>", LoadPageStyle(), "</style></head><body>\n", body,
-                      "<script>", LoadPageScript(), "</script></body></html>\n");
+                      EscapeXml(title), "</title><style>", LoadPageStyle(), "</style></head><body>\n", body, "<script>",
+                      LoadPageScript(), "</script></body></html>\n");
 }
 
 }  // namespace interlace

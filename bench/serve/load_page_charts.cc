@@ -91,7 +91,8 @@ std::string Grid(const std::vector<std::string>& pictures) {
 }
 
 const char kSeedsCaption[] =
-    "Marks: median of the seeds; bars: from the least seed to the most. Open marks: saturated, the queue grew as long as "
+    "Marks: median of the seeds; bars: from the least seed to the most. Open marks: saturated, the queue grew as long "
+    "as "
     "the run went on, so that the figure depends on its length.";
 
 // At most kMostCdfPoints, evenly by rank but with each of the largest.
@@ -126,7 +127,7 @@ std::string Cdf(const LoadPoints& points, const std::string& title, bool log,
     chart.lines.push_back(CdfLine(std::move(values), points.labels[line], static_cast<int>(line)));
   }
   log = log || most > 50 * least;
-  chart.x = {.title = log ? "logarithmic" : "linear", .log = log, .seconds = true};
+  chart.x = {.title = log ? "time, logarithmic" : "time", .log = log, .seconds = true};
   if (!log) chart.x.low = 0;
   chart.y = {.percent = true, .low = 0, .high = 1};
   return DrawLineChart(chart);
@@ -137,9 +138,15 @@ struct OutcomeStyle {
   const char* css;
 };
 constexpr OutcomeStyle kOutcomes[] = {
-    {LoadOutcome::kOk, "o-ok"},           {LoadOutcome::kCancelled, "o-cancelled"}, {LoadOutcome::kShed, "o-shed"},
-    {LoadOutcome::kRefused, "o-refused"}, {LoadOutcome::kFailed, "o-failed"},       {LoadOutcome::kTruncated, "o-truncated"},
-    {LoadOutcome::kGarbage, "o-garbage"}, {LoadOutcome::kTimeout, "o-timeout"},     {LoadOutcome::kNoConnection, "o-lost"},
+    {LoadOutcome::kOk, "o-ok"},
+    {LoadOutcome::kCancelled, "o-cancelled"},
+    {LoadOutcome::kShed, "o-shed"},
+    {LoadOutcome::kRefused, "o-refused"},
+    {LoadOutcome::kFailed, "o-failed"},
+    {LoadOutcome::kTruncated, "o-truncated"},
+    {LoadOutcome::kGarbage, "o-garbage"},
+    {LoadOutcome::kTimeout, "o-timeout"},
+    {LoadOutcome::kNoConnection, "o-lost"},
 };
 
 }  // namespace
@@ -218,7 +225,8 @@ std::string GoodputFigures(const LoadPoints& points, const std::optional<Capacit
   lost.y = {.percent = true, .low = 0, .high = 1};
   lost.dashed = true;
   pictures.push_back(DrawOverRate(points, lost));
-  return FigureHtml(Grid(pictures), absl::StrCat(caption, "Shed or failed: refused before they began, or ended by any error."));
+  return FigureHtml(Grid(pictures),
+                    absl::StrCat(caption, "Shed or failed: refused before they began, or ended by any error."));
 }
 
 std::string ThroughputFigures(const LoadPoints& points) {
@@ -230,7 +238,7 @@ std::string ThroughputFigures(const LoadPoints& points) {
     chart.x = {.title = "output tokens/s, all requests", .low = 0};
     chart.y.seconds = seconds;
     chart.direct_labels = points.labels.size() > 1 && points.labels.size() <= kMostDirectLabels;
-    double least = 1e300, most = 0;
+    double least = 1e300, most = 0, most_tokens = 0;
     for (size_t line = 0; line < points.labels.size(); ++line) {
       ChartLine l = {.label = points.labels[line], .colour = static_cast<int>(line)};
       for (const LoadPoint& point : points.points) {
@@ -239,14 +247,17 @@ std::string ThroughputFigures(const LoadPoints& points) {
           continue;
         }
         ChartPoint p = {.x = MedianOf(point, x), .y = MedianOf(point, y), .hollow = point.saturated()};
-        p.title = absl::StrCat(points.labels[line], ", ", points.AtText(point.at), ": ", ShortNumber(p.x), " tokens/s, ",
-                               seconds ? ShortSeconds(p.y) : absl::StrCat(ShortNumber(p.y), " tokens/s a request"));
+        p.title =
+            absl::StrCat(points.labels[line], ", ", points.AtText(point.at), ": ", ShortNumber(p.x), " tokens/s, ",
+                         seconds ? ShortSeconds(p.y) : absl::StrCat(ShortNumber(p.y), " tokens/s a request"));
         least = std::min(least, p.y);
         most = std::max(most, p.y);
+        most_tokens = std::max(most_tokens, p.x);
         l.points.push_back(std::move(p));
       }
       chart.lines.push_back(std::move(l));
     }
+    if (most_tokens > 0) chart.x.high = most_tokens;
     if (seconds && most > 20 * least) {
       chart.y.log = true;
     } else {
@@ -256,12 +267,16 @@ std::string ThroughputFigures(const LoadPoints& points) {
   };
   const FigureOf tokens = [](const LoadFigures& f) { return f.output_throughput; };
   return FigureHtml(
-      Grid({draw("TTFT p50", true, [](const LoadFigures& f) { return f.ttft.p50; }, tokens, &LoadFigures::ttft),
-            draw("E2EL p50", true, [](const LoadFigures& f) { return f.e2el.p50; }, tokens, &LoadFigures::e2el),
-            draw("Tokens/s of one request", false,
-                 [](const LoadFigures& f) { return f.tpot.p50 > 0 ? 1 / f.tpot.p50 : std::nan(""); }, tokens,
-                 &LoadFigures::tpot)}),
-      "Each mark is a rate, joined from low to high. Right and low is better in the first two, right and high in the last: "
+      Grid({draw(
+                "TTFT p50", true, [](const LoadFigures& f) { return f.ttft.p50; }, tokens, &LoadFigures::ttft),
+            draw(
+                "E2EL p50", true, [](const LoadFigures& f) { return f.e2el.p50; }, tokens, &LoadFigures::e2el),
+            draw(
+                "Tokens/s of one request", false,
+                [](const LoadFigures& f) { return f.tpot.p50 > 0 ? 1 / f.tpot.p50 : std::nan(""); }, tokens,
+                &LoadFigures::tpot)}),
+      "Each mark is a rate, joined from low to high. Right and low is better in the first two, right and high in the "
+      "last: "
       "1 / TPOT p50 against what all requests get together.");
 }
 
@@ -294,9 +309,10 @@ std::string OutcomeFigures(const LoadPoints& points) {
   std::string legend = "<p class=\"legend\">";
   for (const OutcomeStyle& style : kOutcomes) {
     if (!seen[static_cast<size_t>(style.outcome)]) continue;
-    absl::StrAppend(&legend, "<span><svg class=\"key\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" aria-hidden=\"true\">",
-                    "<rect class=\"", style.css, "\" width=\"14\" height=\"14\"/></svg> ", LoadOutcomeName(style.outcome),
-                    "</span>");
+    absl::StrAppend(&legend,
+                    "<span><svg class=\"key\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" aria-hidden=\"true\">",
+                    "<rect class=\"", style.css, "\" width=\"14\" height=\"14\"/></svg> ",
+                    LoadOutcomeName(style.outcome), "</span>");
   }
   absl::StrAppend(&legend, "</p>");
   // A picture per label; the rows of a single one in three, side by side where there is room.

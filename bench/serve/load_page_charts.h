@@ -11,7 +11,8 @@ namespace interlace {
 
 // TTFT, TPOT and largest gap at p50, p90 and p99 over rate. Requires: at least two places.
 std::string LatencyFigures(const LoadPoints& points, const std::optional<CapacityResult>& capacity);
-// Goodput, share of requests that meet their targets, shed and failed requests over rate. Requires: at least two places.
+// Goodput, share of requests that meet their targets, shed and failed requests over rate. Requires: at least two
+// places.
 std::string GoodputFigures(const LoadPoints& points, const std::optional<CapacityResult>& capacity);
 // Latency and pace of one user over what all users get. Requires: at least two places.
 std::string ThroughputFigures(const LoadPoints& points);

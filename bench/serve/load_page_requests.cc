@@ -23,9 +23,7 @@ std::string TwoWidths(const Draw& draw) {
   return absl::StrCat("<div class=\"wide\">", draw(kWide), "</div><div class=\"narrow\">", draw(kNarrow), "</div>");
 }
 
-bool Streamed(const RequestRecord& r) {
-  return r.outcome == LoadOutcome::kOk || r.outcome == LoadOutcome::kCancelled;
-}
+bool Streamed(const RequestRecord& r) { return r.outcome == LoadOutcome::kOk || r.outcome == LoadOutcome::kCancelled; }
 
 std::string DrawGaps(const LoadRun& run, const std::string& title, int colour, int width) {
   double end = 0, low = 1e300, high = 0;
@@ -62,7 +60,8 @@ std::string DrawGaps(const LoadRun& run, const std::string& title, int colour, i
   return DrawHeatMap(map);
 }
 
-// Up to 50 requests that follow each other, about the one with the largest gap, or without gaps the slowest first token.
+// Up to 50 requests that follow each other, about the one with the largest gap, or without gaps the slowest first
+// token.
 std::vector<const RequestRecord*> Sample(const LoadRun& run) {
   size_t worst = 0;
   std::pair<double, double> most = {-1, -1};
@@ -83,7 +82,8 @@ std::vector<const RequestRecord*> Sample(const LoadRun& run) {
 
 std::string TitleOf(const RequestRecord& r) {
   const RequestFigures f = FiguresOfRequest(r);
-  std::string out = absl::StrCat("request ", r.index, ", ", LoadOutcomeName(r.outcome), ": due ", ShortSeconds(Seconds(r.due)));
+  std::string out =
+      absl::StrCat("request ", r.index, ", ", LoadOutcomeName(r.outcome), ": due ", ShortSeconds(Seconds(r.due)));
   if (f.send_lag > 0) absl::StrAppend(&out, ", sent ", ShortSeconds(f.send_lag), " later");
   if (f.ttft.has_value()) absl::StrAppend(&out, ", TTFT ", ShortSeconds(*f.ttft));
   absl::StrAppend(&out, ", ", r.prompt_tokens, " prompt and ", f.output_tokens, " output tokens");
@@ -98,10 +98,12 @@ std::string DrawRequest(const RequestRecord& r, const PlotArea& area, double y, 
   const auto x = [&](absl::Duration at) { return area.X(Seconds(at)); };
   const auto box = [&](const char* css, double from, double to) {
     return absl::StrCat("<rect class=\"", css, "\" x=\"", Coordinate(from), "\" y=\"", Coordinate(y - kHeight / 2),
-                        "\" width=\"", Coordinate(std::max(to - from, 0.5)), "\" height=\"", Coordinate(kHeight), "\"/>");
+                        "\" width=\"", Coordinate(std::max(to - from, 0.5)), "\" height=\"", Coordinate(kHeight),
+                        "\"/>");
   };
   const auto stroke = [&](const char* css, double from, double to) {
-    return absl::StrCat("<path class=\"", css, "\" d=\"M", Coordinate(from), " ", Coordinate(y), "H", Coordinate(to), "\"/>");
+    return absl::StrCat("<path class=\"", css, "\" d=\"M", Coordinate(from), " ", Coordinate(y), "H", Coordinate(to),
+                        "\"/>");
   };
   std::string out = absl::StrCat("<g><title>", EscapeXml(TitleOf(r)), "</title>");
   if (r.sent > r.due) absl::StrAppend(&out, stroke("w-lag", x(r.due), x(r.sent)));
@@ -124,8 +126,11 @@ std::string DrawRequest(const RequestRecord& r, const PlotArea& area, double y, 
   }
   if (r.outcome != LoadOutcome::kOk) {
     const double end = x(std::max(r.ended, r.chunks.empty() ? r.sent : r.chunks.back()));
-    const char* css = r.outcome == LoadOutcome::kShed ? "w-shed" : r.outcome == LoadOutcome::kCancelled ? "w-left" : "w-failed";
-    absl::StrAppend(&out, "<path class=\"", css, "\" d=\"M", Coordinate(end - 3), " ", Coordinate(y - 3), "l6 6m0 -6l-6 6\"/>");
+    const char* css = r.outcome == LoadOutcome::kShed        ? "w-shed"
+                      : r.outcome == LoadOutcome::kCancelled ? "w-left"
+                                                             : "w-failed";
+    absl::StrAppend(&out, "<path class=\"", css, "\" d=\"M", Coordinate(end - 3), " ", Coordinate(y - 3),
+                    "l6 6m0 -6l-6 6\"/>");
   }
   return out + "</g>";
 }
@@ -151,7 +156,8 @@ std::string DrawWaterfall(const LoadRun& run, const std::string& title, int colo
   const PlotArea area(width, height, 10, x, y, low, high, 0, static_cast<double>(sample.size()), top);
   std::string rows;
   for (size_t i = 0; i < sample.size(); ++i) {
-    const double middle = area.top() + (static_cast<double>(i) + 0.5) * (area.bottom() - area.top()) / static_cast<double>(sample.size());
+    const double middle =
+        area.top() + (static_cast<double>(i) + 0.5) * (area.bottom() - area.top()) / static_cast<double>(sample.size());
     absl::StrAppend(&rows, DrawRequest(*sample[i], area, middle, hole));
   }
   return SvgPicture(width, height, title, absl::StrCat("timelines of ", sample.size(), " requests"),
@@ -181,25 +187,32 @@ std::string GapFigures(const LoadPoints& points) {
 std::string WaterfallFigures(const LoadPoints& points) {
   std::string out =
       "<p class=\"legend\"><span><svg class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" "
-      "aria-hidden=\"true\"><g class=\"c0\"><rect class=\"w-wait\" y=\"4\" width=\"26\" height=\"6\"/></g></svg> sent to first "
+      "aria-hidden=\"true\"><g class=\"c0\"><rect class=\"w-wait\" y=\"4\" width=\"26\" height=\"6\"/></g></svg> sent "
+      "to first "
       "token</span><span><svg class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><g "
       "class=\"c0\"><rect class=\"w-stream\" y=\"4\" width=\"26\" height=\"6\"/></g></svg> tokens</span><span><svg "
-      "class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><path class=\"w-hole\" d=\"M0 "
+      "class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><path class=\"w-hole\" "
+      "d=\"M0 "
       "7H26\"/></svg> gap</span><span><svg class=\"key\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" "
-      "aria-hidden=\"true\"><path class=\"w-shed\" d=\"M3 3l8 8m0 -8l-8 8\"/></svg> shed</span><span><svg class=\"key\" "
-      "viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" aria-hidden=\"true\"><path class=\"w-failed\" d=\"M3 3l8 8m0 -8l-8 "
+      "aria-hidden=\"true\"><path class=\"w-shed\" d=\"M3 3l8 8m0 -8l-8 8\"/></svg> shed</span><span><svg "
+      "class=\"key\" "
+      "viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" aria-hidden=\"true\"><path class=\"w-failed\" d=\"M3 3l8 8m0 "
+      "-8l-8 "
       "8\"/></svg> failed</span><span><svg class=\"key\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" "
-      "aria-hidden=\"true\"><path class=\"w-left\" d=\"M3 3l8 8m0 -8l-8 8\"/></svg> cancelled by the client</span></p>\n";
+      "aria-hidden=\"true\"><path class=\"w-left\" d=\"M3 3l8 8m0 -8l-8 8\"/></svg> cancelled by the "
+      "client</span></p>\n";
   for (size_t line = 0; line < points.labels.size(); ++line) {
     const LoadPoint& point = points.Shown(line);
-    absl::StrAppend(&out, "<details", line == 0 ? " open=\"open\"" : "", "><summary>", EscapeXml(Heading(points, point)),
-                    "</summary>",
-                    TwoWidths([&](int width) { return DrawWaterfall(*point.runs[0], "", static_cast<int>(line), width); }),
+    absl::StrAppend(&out, "<details", line == 0 ? " open=\"open\"" : "", "><summary>",
+                    EscapeXml(Heading(points, point)), "</summary>", TwoWidths([&](int width) {
+                      return DrawWaterfall(*point.runs[0], "", static_cast<int>(line), width);
+                    }),
                     "</details>");
   }
-  return FigureHtml(out, absl::StrFormat("Up to %d requests in the order of their due times, about the one with the largest "
-                                         "gap. A gap is drawn where it is more than %.0f times the median of those shown.",
-                                         kMostRequests, kStall));
+  return FigureHtml(out,
+                    absl::StrFormat("Up to %d requests in the order of their due times, about the one with the largest "
+                                    "gap. A gap is drawn where it is more than %.0f times the median of those shown.",
+                                    kMostRequests, kStall));
 }
 
 }  // namespace interlace

@@ -46,9 +46,11 @@ details{margin:6px 0}
 summary{cursor:pointer;font-size:14px;padding:4px 0}
 .scroll{overflow-x:auto;margin:4px 0 12px}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums;width:100%}
-th,td{padding:4px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}
+th,td{padding:4px 10px;text-align:right;white-space:nowrap}
 thead th{color:var(--soft);font-weight:500;white-space:normal;vertical-align:bottom}
 tbody th{font-weight:500;text-align:left;position:sticky;left:0;background:var(--paper)}
+tbody tr:not(.on) th,tbody tr:not(.on) td{border-top:1px solid var(--grid)}
+.latencies th:nth-child(2),.latencies td:nth-child(2){text-align:left}
 #capacity td:last-child,#capacity thead th:last-child{text-align:left}
 .o-ok{fill:var(--ok)}.o-cancelled{fill:var(--left)}.o-shed{fill:var(--shed)}
 .o-refused,.o-failed,.o-truncated,.o-garbage,.o-timeout,.o-lost{fill:var(--bad)}
@@ -77,8 +79,10 @@ section,figure,tr,.grid3>div{break-inside:avoid}
 }  // namespace
 
 std::string LoadPageStyle() {
-  return absl::StrCat(":root{color-scheme:light;", kLight, "}\n@media screen and (prefers-color-scheme:dark){:root:not([data-theme=light]){color-scheme:dark;", kDark,
-                      "}}\n@media screen{:root[data-theme=dark]{color-scheme:dark;", kDark, "}}\n", kPage, SvgChartStyle());
+  return absl::StrCat(
+      ":root{color-scheme:light;", kLight,
+      "}\n@media screen and (prefers-color-scheme:dark){:root:not([data-theme=light]){color-scheme:dark;", kDark,
+      "}}\n@media screen{:root[data-theme=dark]{color-scheme:dark;", kDark, "}}\n", kPage, SvgChartStyle());
 }
 
 absl::string_view LoadPageScript() {

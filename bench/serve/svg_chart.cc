@@ -64,10 +64,15 @@ std::string TickText(const ChartAxis& axis, double value) {
   return ShortNumber(value);
 }
 
+// No axis goes further: marks beyond have no short names, and their powers of ten overflow.
+constexpr double kFurthest = 1e15;
+
+bool Drawable(double value, bool log) { return std::abs(value) < kFurthest && (!log || value > 1 / kFurthest); }
+
 struct Range {
   double low = std::numeric_limits<double>::infinity(), high = -std::numeric_limits<double>::infinity();
   void Add(double value, bool log) {
-    if (!std::isfinite(value) || (log && value <= 0)) return;
+    if (!Drawable(value, log)) return;
     low = std::min(low, value);
     high = std::max(high, value);
   }
@@ -125,7 +130,8 @@ std::string DrawLine(const ChartLine& line, const PlotArea& area) {
                       "\" d=\"", d, "\"/>", marks, "</g>");
 }
 
-std::string DrawRule(const ChartRule& rule, const PlotArea& area) {
+std::string DrawRule(const ChartRule& rule, const LineChart& chart, const PlotArea& area) {
+  if (rule.level ? !Drawable(rule.at, chart.y.log) : !Drawable(rule.at, chart.x.log)) return "";
   if (rule.level) {
     const double y = area.Y(rule.at);
     if (y < area.top() || y > area.bottom()) return "";
@@ -216,23 +222,24 @@ Ticks NiceTicks(double low, double high, int about, bool log) {
 }
 
 PlotArea::PlotArea(int width, int height, int right_margin, const ChartAxis& x, const ChartAxis& y, double x_low,
-                   double x_high, double y_low, double y_high,
-                   int top)
+                   double x_high, double y_low, double y_high, int top)
     : x_(x), y_(y) {
   const auto ticks = [](const ChartAxis& axis, double low, double high, int about) {
     Ticks t = NiceTicks(axis.low.value_or(low), axis.high.value_or(high), about, axis.log);
     // An end that was asked for is the end; marks beyond it go.
     if (axis.low.has_value()) t.low = *axis.low;
     if (axis.high.has_value()) t.high = *axis.high;
-    t.at.erase(std::remove_if(t.at.begin(), t.at.end(),
-                              [&](double v) { return v < t.low - 1e-12 * std::abs(t.low) || v > t.high * (1 + 1e-12); }),
-               t.at.end());
+    t.at.erase(
+        std::remove_if(t.at.begin(), t.at.end(),
+                       [&](double v) { return v < t.low - 1e-12 * std::abs(t.low) || v > t.high * (1 + 1e-12); }),
+        t.at.end());
     return t;
   };
   y_ticks_ = ticks(y, y_low, y_high, std::max(2, height / 45));
   double widest = 0;
   for (const double at : y_ticks_.at) widest = std::max(widest, TextWidth(TickText(y_, at)));
   left_ = y.bare ? 4 : std::ceil(widest) + 8;
+  width_ = width;
   right_ = width - right_margin;
   top_ = top;
   bottom_ = height - (x.title.empty() ? 22 : 38);
@@ -267,9 +274,10 @@ std::string PlotArea::Frame() const {
   for (const double at : x_ticks_.at) {
     const std::string text = TickText(x_, at);
     absl::StrAppend(&grid, "M", Coordinate(X(at)), " ", Coordinate(bottom_), "v4");
-    if (X(at) - TextWidth(text) / 2 < free) continue;
-    absl::StrAppend(&texts, Text(X(at), bottom_ + 17, "tick", "middle", text));
-    free = X(at) + TextWidth(text) / 2 + 6;
+    const double middle = std::min(X(at), width_ - TextWidth(text) / 2);
+    if (middle - TextWidth(text) / 2 < free) continue;
+    absl::StrAppend(&texts, Text(middle, bottom_ + 17, "tick", "middle", text));
+    free = middle + TextWidth(text) / 2 + 6;
   }
   std::string out = absl::StrCat("<path class=\"grid\" d=\"", grid, "\"/>");
   absl::StrAppend(&out, Straight("axis", left_, bottom_, right_, bottom_), texts);
@@ -290,8 +298,7 @@ std::string DrawLineChart(const LineChart& chart) {
   Range x, y;
   for (const ChartLine& line : chart.lines) {
     for (const ChartPoint& point : line.points) {
-      if (!std::isfinite(point.x) || !std::isfinite(point.y)) continue;
-      if ((chart.x.log && point.x <= 0) || (chart.y.log && point.y <= 0)) continue;
+      if (!Drawable(point.x, chart.x.log) || !Drawable(point.y, chart.y.log)) continue;
       x.Add(point.x, chart.x.log);
       y.Add(point.y, chart.y.log);
       if (point.low.has_value()) y.Add(*point.low, chart.y.log);
@@ -318,7 +325,7 @@ std::string DrawLineChart(const LineChart& chart) {
       absl::StrAppend(&content, Straight("rule", area.X(low), area.Y(low), area.X(high), area.Y(high)));
     }
   }
-  for (const ChartRule& rule : chart.rules) absl::StrAppend(&content, DrawRule(rule, area));
+  for (const ChartRule& rule : chart.rules) absl::StrAppend(&content, DrawRule(rule, chart, area));
   for (const ChartLine& line : chart.lines) absl::StrAppend(&content, DrawLine(line, area));
   if (chart.direct_labels) absl::StrAppend(&content, DirectLabels(chart, area));
   return SvgPicture(chart.width, chart.height, chart.title, chart.description, content);
@@ -380,16 +387,20 @@ std::string DrawStackedBars(const StackedBars& bars) {
 }
 
 std::string LegendMark(int colour, bool hollow) {
-  return absl::StrCat("<svg class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><g class=\"",
-                      ColourClass(colour), "\"><path class=\"line\" d=\"M1 7L25 7\"/>", Mark(colour, 13, 7, hollow, ""),
-                      "</g></svg>");
+  return absl::StrCat(
+      "<svg class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><g class=\"",
+      ColourClass(colour), "\"><path class=\"line\" d=\"M1 7L25 7\"/>", Mark(colour, 13, 7, hollow, ""), "</g></svg>");
 }
 
 std::string EscapeXml(absl::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     const auto c = static_cast<unsigned char>(text[i]);
-    const size_t length = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    const size_t length = c < 0x80                ? 1
+                          : c >= 0xc2 && c < 0xe0 ? 2
+                          : c >= 0xe0 && c < 0xf0 ? 3
+                          : c >= 0xf0 && c < 0xf5 ? 4
+                                                  : 0;
     bool whole = length > 0 && i + length <= text.size();
     uint32_t point = length == 1 ? c : c & (0x7f >> length);
     for (size_t k = 1; whole && k < length; ++k) {

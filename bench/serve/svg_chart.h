@@ -1,6 +1,6 @@
-// Charts as SVG text. Colours and fonts are CSS classes (SvgChartStyle), so that one picture serves light, dark and paper.
-// Pure. Coordinates are those of a view box of `width` x `height`; texts are at least 12 units high, so that a picture
-// shown at its own width has legible texts.
+// Charts as SVG text. Colours and fonts are CSS classes (SvgChartStyle), so that one picture serves light, dark and
+// paper. Pure. Coordinates are those of a view box of `width` x `height`; texts are at least 12 units high, so that a
+// picture shown at its own width has legible texts.
 #pragma once
 
 #include <optional>
@@ -31,10 +31,10 @@ Ticks NiceTicks(double low, double high, int about, bool log);
 
 struct ChartAxis {
   std::string title;
-  bool log = false;      // values at or below 0 are left out
-  bool seconds = false;  // marks are written with the unit that fits
-  bool percent = false;  // 0.5 is written 50 %
-  bool bare = false;     // of y: neither grid nor marks
+  bool log = false;                 // values at or below 0 are left out
+  bool seconds = false;             // marks are written with the unit that fits
+  bool percent = false;             // 0.5 is written 50 %
+  bool bare = false;                // of y: neither grid nor marks
   std::optional<double> low, high;  // instead of what the data gives
 };
 
@@ -93,7 +93,7 @@ class PlotArea {
  private:
   const ChartAxis x_, y_;
   Ticks x_ticks_, y_ticks_;
-  double left_ = 0, right_ = 0, top_ = 0, bottom_ = 0;
+  double width_ = 0, left_ = 0, right_ = 0, top_ = 0, bottom_ = 0;
 };
 
 // <svg> with its title for the eye, its description for others, and what is in it.

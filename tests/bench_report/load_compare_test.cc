@@ -161,8 +161,9 @@ TEST(CompareLoads, SingleRunsOfDifferentLoadsAreComparedWithADoubt) {
   const absl::StatusOr<LoadComparison> c = CompareLoads({model.Run(2, 1, 50)}, {model.Run(3, 2, 60)}, kQuick);
   ASSERT_TRUE(c.ok());
   EXPECT_THAT(c->loads[0].doubts, testing::Contains(HasSubstr("the loads differ")));
-  EXPECT_THAT(CompareLoads({model.Run(2, 1, 50), model.Run(4, 1, 50)}, {model.Run(3, 2, 60)}, kQuick).status().ToString(),
-              HasSubstr("no run of A has the load and seed"));
+  EXPECT_THAT(
+      CompareLoads({model.Run(2, 1, 50), model.Run(4, 1, 50)}, {model.Run(3, 2, 60)}, kQuick).status().ToString(),
+      HasSubstr("no run of A has the load and seed"));
 }
 
 TEST(CompareLoads, CountsEqualTexts) {

@@ -70,11 +70,33 @@ TEST(LoadJson, HasTheKeysOfVllm) {
   const LoadRun run = Eventful().Run(20, 1, 200);
   const LoadFigures f = FiguresOf(run);
   const json out = json::parse(LoadReportJson({.runs = {run}}));
-  for (const char* key : {"date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts",
-                          "request_rate", "burstiness", "max_concurrency", "duration", "completed", "failed",
-                          "total_input_tokens", "total_output_tokens", "request_throughput", "request_goodput",
-                          "output_throughput", "total_token_throughput", "input_lens", "output_lens", "ttfts", "itls",
-                          "start_times", "generated_texts", "errors", "max_output_tokens_per_s",
+  for (const char* key : {"date",
+                          "endpoint_type",
+                          "backend",
+                          "label",
+                          "model_id",
+                          "tokenizer_id",
+                          "num_prompts",
+                          "request_rate",
+                          "burstiness",
+                          "max_concurrency",
+                          "duration",
+                          "completed",
+                          "failed",
+                          "total_input_tokens",
+                          "total_output_tokens",
+                          "request_throughput",
+                          "request_goodput",
+                          "output_throughput",
+                          "total_token_throughput",
+                          "input_lens",
+                          "output_lens",
+                          "ttfts",
+                          "itls",
+                          "start_times",
+                          "generated_texts",
+                          "errors",
+                          "max_output_tokens_per_s",
                           "max_concurrent_requests"}) {
     EXPECT_TRUE(out.contains(key)) << key;
   }
@@ -138,7 +160,10 @@ TEST(LoadJson, ComesBackAsItWas) {
 
 TEST(LoadJson, KeepsTheSearchForTheCapacity) {
   LoadReport report = {.runs = {QueueModel().Run(5, 1, 5)}};
-  report.capacity = CapacityResult{.rate = 4, .low = 3, .high = std::numeric_limits<double>::infinity(), .at_least = true,
+  report.capacity = CapacityResult{.rate = 4,
+                                   .low = 3,
+                                   .high = std::numeric_limits<double>::infinity(),
+                                   .at_least = true,
                                    .stopped_because = "the most holds",
                                    .seeds = {{1, 4, std::numeric_limits<double>::infinity()}},
                                    .steps = {{.seed = 1, .rate = 4, .share = 1, .holds = true, .why = "holds"}}};
