@@ -20,7 +20,8 @@ absl::Status Check(const CapacityOptions& o) {
   };
   if (!(o.attainment > 0 && o.attainment <= 1)) return wrong("attainment", o.attainment, "above 0 and at most 1");
   if (!(o.least_rate > 0)) return wrong("least rate", o.least_rate, "above 0");
-  if (!(o.most_rate >= o.least_rate && o.most_rate < kNone)) return wrong("most rate", o.most_rate, "finite and at least the least");
+  if (!(o.most_rate >= o.least_rate && o.most_rate < kNone))
+    return wrong("most rate", o.most_rate, "finite and at least the least");
   if (!(o.start_rate >= o.least_rate && o.start_rate <= o.most_rate)) {
     return wrong("start rate", o.start_rate, "between the least and the most");
   }
@@ -133,9 +134,9 @@ absl::StatusOr<CapacityResult> FindCapacity(const CapacityOptions& options, cons
       const double rate = search.rate();
       ASSIGN_OR_RETURN(const LoadFigures f, run(rate, seed));
       if (!f.has_targets || f.judged == 0) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("at ", Rate(rate), " requests/s: ",
-                         f.has_targets ? "no request was judged" : "no request has a target; give a TTFT, a TPOT, ..."));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "at ", Rate(rate), " requests/s: ",
+            f.has_targets ? "no request was judged" : "no request has a target; give a TTFT, a TPOT, ..."));
       }
       CapacityStep step = {.seed = seed, .rate = rate, .share = f.good_share};
       step.holds = !f.over_saturated && f.good_share >= options.attainment;

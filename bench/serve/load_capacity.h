@@ -38,8 +38,8 @@ struct SeedCapacity {
 struct CapacityResult {
   double rate = 0;           // geometric mean over seeds of the largest rates that hold; 0: not even least_rate holds
   double low = 0, high = 0;  // t interval over seeds; of one seed its bracket
-  // The search ended without a failing rate: capacity is at least `rate`. `stopped_because` says what ended it: most_rate
-  // was reached, or the client itself was too late to measure more.
+  // The search ended without a failing rate: capacity is at least `rate`. `stopped_because` says what ended it:
+  // most_rate was reached, or the client itself was too late to measure more.
   bool at_least = false;
   std::string stopped_because;
   std::vector<SeedCapacity> seeds;
@@ -53,8 +53,8 @@ using CapacityRun = std::function<absl::StatusOr<LoadFigures>(double rate, uint6
 using CapacityProgress = std::function<void(const CapacityStep&)>;
 
 // For each seed: growth until a rate fails (or shrinking until one holds), then bisection of the logarithm. Later seeds
-// begin at the earlier ones' result. A run that was stopped as over-saturated fails, whatever its share. MLPerf asks the
-// p99 of TTFT and of TPOT each; here one share of requests meets all targets at once, which asks at least as much.
+// begin at the earlier ones' result. A run that was stopped as over-saturated fails, whatever its share. MLPerf asks
+// the p99 of TTFT and of TPOT each; here one share of requests meets all targets at once, which asks at least as much.
 absl::StatusOr<CapacityResult> FindCapacity(const CapacityOptions& options, const CapacityRun& run,
                                             const CapacityProgress& progress);
 

@@ -151,13 +151,18 @@ std::vector<Metric> Metrics() {
           PerRequest("E2EL", kP99, &RequestFigures::e2el),
           Rate("requests/s", [](const RequestSample& r) { return r.completed ? 1.0 : 0.0; }),
           Rate("output tokens/s", [](const RequestSample& r) { return static_cast<double>(r.figures.output_tokens); }),
-          Rate("goodput", [](const RequestSample& r) { return r.figures.good ? 1.0 : 0.0; }, true),
-          Share("good share", false, [](const RequestSample& r) { return r.figures.good ? 1.0 : 0.0; },
-                [](const RequestSample& r) { return r.figures.judged ? 1.0 : 0.0; }, true),
-          Share("shed", true, [](const RequestSample& r) { return r.shed ? 1.0 : 0.0; }, one),
-          Share("errors", true, [](const RequestSample& r) { return r.error ? 1.0 : 0.0; }, one),
-          Share("hit rate", false, [](const RequestSample& r) { return r.cached_tokens; },
-                [](const RequestSample& r) { return r.input_tokens; })};
+          Rate(
+              "goodput", [](const RequestSample& r) { return r.figures.good ? 1.0 : 0.0; }, true),
+          Share(
+              "good share", false, [](const RequestSample& r) { return r.figures.good ? 1.0 : 0.0; },
+              [](const RequestSample& r) { return r.figures.judged ? 1.0 : 0.0; }, true),
+          Share(
+              "shed", true, [](const RequestSample& r) { return r.shed ? 1.0 : 0.0; }, one),
+          Share(
+              "errors", true, [](const RequestSample& r) { return r.error ? 1.0 : 0.0; }, one),
+          Share(
+              "hit rate", false, [](const RequestSample& r) { return r.cached_tokens; },
+              [](const RequestSample& r) { return r.input_tokens; })};
 }
 
 struct Pair {
@@ -226,7 +231,8 @@ LoadChange CompareAt(std::string load, const std::vector<Pair>& pairs, const Com
         for (const RequestSample& r : run->requests) values += static_cast<double>(r.gaps.size());
       }
     }
-    const int resamples = std::clamp(static_cast<int>(2e8 / values), std::min(100, options.resamples), options.resamples);
+    const int resamples =
+        std::clamp(static_cast<int>(5e7 / values), std::min(200, options.resamples), options.resamples);
     const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(options.seed);
     for (int i = 0; i < resamples; ++i) draws.push_back(DrawPairs(pairs, *entropy));
   }

@@ -39,8 +39,8 @@ struct MetricChange {
 struct LoadChange {
   std::string load;  // for people: "4 requests/s, fixed 256/64, poisson"
   int pairs = 0;
-  // How the intervals were made: "t over 5 seeds" of log ratios (differences for shares) with at least three pairs, else
-  // "bootstrap over requests".
+  // How the intervals were made: "t over 5 seeds" of log ratios (differences for shares) with at least three pairs,
+  // else "bootstrap over requests".
   std::string interval;
   std::vector<MetricChange> metrics;
   int64_t texts_compared = 0, texts_equal = 0;  // answers to the same request, where both files keep texts
@@ -53,8 +53,8 @@ struct LoadComparison {
   bool regressed() const;
 };
 
-// Pairs runs by data set, arrivals, rate, concurrency and seed; labels, servers and models may differ. InvalidArgument if
-// nothing pairs.
+// Pairs runs by data set, arrivals, rate, concurrency and seed; labels, servers and models may differ. InvalidArgument
+// if nothing pairs.
 absl::StatusOr<LoadComparison> CompareLoads(const std::vector<LoadRun>& a, const std::vector<LoadRun>& b,
                                             const CompareOptions& options);
 

@@ -119,10 +119,9 @@ void SayWhetherValid(LoadFigures* f) {
   if (f->ttft.count == 0) {
     f->invalid_because = "no request had a first token";
   } else if (f->send_lag.p99 > kMostLagShare * f->ttft.p50) {
-    f->invalid_because =
-        absl::StrFormat("the client sent late: lag p99 %.3g ms is %.3g %% of the median TTFT %.3g ms, at most %.0f %%",
-                        f->send_lag.p99 * 1e3, 100 * f->send_lag.p99 / f->ttft.p50, f->ttft.p50 * 1e3,
-                        100 * kMostLagShare);
+    f->invalid_because = absl::StrFormat(
+        "the client sent late: lag p99 %.3g ms is %.3g %% of the median TTFT %.3g ms, at most %.0f %%",
+        f->send_lag.p99 * 1e3, 100 * f->send_lag.p99 / f->ttft.p50, f->ttft.p50 * 1e3, 100 * kMostLagShare);
   } else {
     f->valid = true;
   }
@@ -172,8 +171,7 @@ RequestFigures FiguresOfRequest(const RequestRecord& record) {
       const std::vector<double> gaps = GapsOf(record);
       f.largest_gap = *std::max_element(gaps.begin(), gaps.end());
       if (f.output_tokens >= 2) {
-        f.tpot =
-            Seconds(record.chunks.back() - record.chunks.front()) / static_cast<double>(f.output_tokens - 1);
+        f.tpot = Seconds(record.chunks.back() - record.chunks.front()) / static_cast<double>(f.output_tokens - 1);
       }
     }
   }

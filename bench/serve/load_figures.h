@@ -1,11 +1,13 @@
 // The figures of a load run, by the field's definitions. Pure: records in, numbers out.
 //
 // Where tools disagree, this is what the names mean here:
-//   TTFT        first delivery with text - sent. MLPerf counts from the scheduled time; here the difference of the two is
+//   TTFT        first delivery with text - sent. MLPerf counts from the scheduled time; here the difference of the two
+//   is
 //               the send lag, reported beside it, and a run whose lag matters is marked as not valid.
 //   TPOT        (last delivery - first delivery) / (tokens - 1), one value per request. AIPerf calls it inter token
-//               latency, GuideLLM calls it ITL. It exists for answers with at least two tokens in at least two deliveries;
-//               vLLM counts a shorter answer as 0 for goodput, here it has no TPOT and is judged by its other targets.
+//               latency, GuideLLM calls it ITL. It exists for answers with at least two tokens in at least two
+//               deliveries; vLLM counts a shorter answer as 0 for goodput, here it has no TPOT and is judged by its
+//               other targets.
 //   ITL         gaps between deliveries, pooled over all requests. A delivery of several tokens (speculation, chunked
 //               SSE) ends one gap, as in vLLM; AIPerf calls this inter chunk latency.
 //   normalised  E2EL / tokens; GuideLLM calls it TPOT, inference-perf NTPOT.
@@ -74,10 +76,10 @@ struct LoadFigures {
 
   Distribution ttft, second_token, tpot, itl, largest_gap, normalised, e2el, send_lag;  // seconds
 
-  double seconds = 0;  // what rates are divided by: until the last end, as in vLLM
-  int64_t input_tokens = 0, output_tokens = 0;  // of answers that ended well or were cancelled as planned
-  int64_t wasted_tokens = 0;                    // delivered to requests that then failed
-  double request_throughput = 0;                // answers that ended well, per second
+  double seconds = 0;                                  // what rates are divided by: until the last end, as in vLLM
+  int64_t input_tokens = 0, output_tokens = 0;         // of answers that ended well or were cancelled as planned
+  int64_t wasted_tokens = 0;                           // delivered to requests that then failed
+  double request_throughput = 0;                       // answers that ended well, per second
   double input_throughput = 0, output_throughput = 0;  // tokens/s
   double peak_output_throughput = 0;                   // tokens in the best whole second
   int64_t peak_concurrency = 0;                        // most requests open at one instant; vLLM counts by the second

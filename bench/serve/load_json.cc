@@ -126,8 +126,13 @@ OrderedJson FiguresJson(const LoadFigures& f) {
     const Distribution& d = f.*metric.field;
     OrderedJson& to = out["latency_ms"][std::string(metric.key)] = {{"count", d.count}};
     if (d.count == 0) continue;
-    to.update(OrderedJson{{"mean", d.mean * 1e3}, {"p50", d.p50 * 1e3}, {"p90", d.p90 * 1e3}, {"p95", d.p95 * 1e3},
-                          {"p99", d.p99 * 1e3}, {"std", d.std * 1e3}, {"max", d.max * 1e3}});
+    to.update(OrderedJson{{"mean", d.mean * 1e3},
+                          {"p50", d.p50 * 1e3},
+                          {"p90", d.p90 * 1e3},
+                          {"p95", d.p95 * 1e3},
+                          {"p99", d.p99 * 1e3},
+                          {"std", d.std * 1e3},
+                          {"max", d.max * 1e3}});
   }
   out["input_throughput"] = f.input_throughput;
   out["wasted_output_tokens"] = f.wasted_tokens;
@@ -158,8 +163,8 @@ OrderedJson TargetsJson(const LoadTargets& targets) {
   return out;
 }
 
-// All times in nanoseconds: since the run began; of "gaps" since the delivery before, the first since it was sent. What is
-// zero or empty is left out.
+// All times in nanoseconds: since the run began; of "gaps" since the delivery before, the first since it was sent. What
+// is zero or empty is left out.
 OrderedJson RecordJson(const RequestRecord& r) {
   OrderedJson out;
   out["index"] = r.index;
@@ -226,6 +231,33 @@ OrderedJson EnvironmentJson(const LoadEnvironment& e) {
   return {{"commit", e.commit}, {"hardware", e.hardware}, {"command", e.command}};
 }
 
+OrderedJson CapacityJson(const CapacityResult& c) {
+  OrderedJson out = {{"rate", c.rate},
+                     {"low", c.low},
+                     {"high", c.high},
+                     {"at_least", c.at_least},
+                     {"stopped_because", c.stopped_because}};
+  out["seeds"] = OrderedJson::array();
+  for (const SeedCapacity& s : c.seeds) {
+    // No rate was seen to fail: infinite, which JSON has no number for.
+    const OrderedJson high = std::isfinite(s.high) ? OrderedJson(s.high) : OrderedJson(nullptr);
+    out["seeds"].push_back({{"seed", s.seed}, {"low", s.low}, {"high", high}});
+  }
+  out["steps"] = OrderedJson::array();
+  for (const CapacityStep& s : c.steps) {
+    out["steps"].push_back(
+        {{"seed", s.seed}, {"rate", s.rate}, {"share", s.share}, {"holds", s.holds}, {"why", s.why}});
+  }
+  if (!std::isfinite(c.high)) out["high"] = nullptr;
+  return out;
+}
+
+// What is said of the report as a whole.
+void PutReport(const LoadReport& report, OrderedJson* out) {
+  (*out)["environment"] = EnvironmentJson(report.environment);
+  if (report.capacity.has_value()) (*out)["capacity"] = CapacityJson(*report.capacity);
+}
+
 std::string CsvCell(const std::string& text) {
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string quoted = "\"";
@@ -244,11 +276,12 @@ std::string LoadReportJson(const LoadReport& report, const LoadJsonOptions& opti
     runs.push_back(std::move(result));
   }
   if (runs.size() == 1) {
-    runs[0]["interlace"]["environment"] = EnvironmentJson(report.environment);
+    PutReport(report, &runs[0]["interlace"]);
     return Dump(runs[0], -1) + "\n";
   }
   OrderedJson out;
-  out["interlace"] = {{"format", kFormat}, {"environment", EnvironmentJson(report.environment)}};
+  out["interlace"] = {{"format", kFormat}};
+  PutReport(report, &out["interlace"]);
   out["runs"] = std::move(runs);
   return Dump(out, -1) + "\n";
 }

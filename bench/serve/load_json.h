@@ -1,11 +1,13 @@
 // Load runs as files: JSON with the keys of vLLM's `bench serve` result, JSON lines per request, CSV per run.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "bench/serve/load_capacity.h"
 #include "bench/serve/load_record.h"
 
 namespace interlace {
@@ -20,7 +22,8 @@ struct LoadEnvironment {
 
 struct LoadReport {
   LoadEnvironment environment;
-  std::vector<LoadRun> runs;  // rates x seeds x labels
+  std::vector<LoadRun> runs;               // rates x seeds x labels
+  std::optional<CapacityResult> capacity;  // where it was searched for
 };
 
 struct LoadJsonOptions {
@@ -29,7 +32,8 @@ struct LoadJsonOptions {
   bool detailed = true;
 };
 
-// Times are kept to the nanosecond. One run: vLLM's result with our part under "interlace". Several: {"interlace": environment, "runs": [of such]}.
+// Times are kept to the nanosecond. One run: vLLM's result with our part under "interlace". Several: {"interlace":
+// environment, "runs": [of such]}.
 std::string LoadReportJson(const LoadReport& report, const LoadJsonOptions& options = {});
 
 // Reads what LoadReportJson writes, and results of `vllm bench serve --save-detailed` too: of those, records are made

@@ -1,5 +1,5 @@
-// Reading load runs back from JSON: ours and vLLM's. Files come from anywhere: each field's type is checked before it is
-// used.
+// Reading load runs back from JSON: ours and vLLM's. Files come from anywhere: each field's type is checked before it
+// is used.
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -71,6 +71,10 @@ class Fields {
       out.push_back(element.get<double>());
     }
     return out;
+  }
+  std::vector<json> Objects(const char* key) {
+    const json* v = Typed(key, &json::is_array, "an array");
+    return v == nullptr ? std::vector<json>{} : v->get<std::vector<json>>();
   }
   std::vector<int64_t> Integers(const char* key) {
     std::vector<int64_t> out;
@@ -206,8 +210,9 @@ absl::StatusOr<LoadRun> ReadVllm(const json& result, const std::string& where, a
   Fields fields(result, where);
   for (const char* key : {"ttfts", "itls", "input_lens", "output_lens", "errors"}) {
     if (fields.Find(key) == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          where, ".", key, ": missing; neither a file of interlace bench serve nor of vllm bench serve --save-detailed"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ".", key,
+                       ": missing; neither a file of interlace bench serve nor of vllm bench serve --save-detailed"));
     }
   }
   LoadRun run;
@@ -280,6 +285,42 @@ absl::Status ReadEnvironment(const json& part, const std::string& where, LoadEnv
   return e.status();
 }
 
+absl::Status ReadCapacity(const json& part, const std::string& where, std::optional<CapacityResult>* out) {
+  const Fields fields(part, where);
+  const json* capacity = fields.Find("capacity");
+  if (capacity == nullptr) return fields.status();
+  CapacityResult c;
+  c.high = std::numeric_limits<double>::infinity();  // written as null
+  Fields head(*capacity, where + ".capacity");
+  head.Get("rate", &c.rate);
+  head.Get("low", &c.low);
+  head.Get("high", &c.high);
+  head.Get("at_least", &c.at_least);
+  head.Get("stopped_because", &c.stopped_because);
+  RETURN_IF_ERROR(head.status());
+  for (const json& seed : head.Objects("seeds")) {
+    Fields s(seed, where + ".capacity.seeds");
+    SeedCapacity& to = c.seeds.emplace_back();
+    to.high = std::numeric_limits<double>::infinity();
+    s.Get("seed", &to.seed);
+    s.Get("low", &to.low);
+    s.Get("high", &to.high);
+    RETURN_IF_ERROR(s.status());
+  }
+  for (const json& step : head.Objects("steps")) {
+    Fields s(step, where + ".capacity.steps");
+    CapacityStep& to = c.steps.emplace_back();
+    s.Get("seed", &to.seed);
+    s.Get("rate", &to.rate);
+    s.Get("share", &to.share);
+    s.Get("holds", &to.holds);
+    s.Get("why", &to.why);
+    RETURN_IF_ERROR(s.status());
+  }
+  *out = std::move(c);
+  return head.status();
+}
+
 }  // namespace
 
 absl::StatusOr<LoadReport> ParseLoadReport(absl::string_view text, absl::string_view name) {
@@ -299,6 +340,7 @@ absl::StatusOr<LoadReport> ParseLoadReport(absl::string_view text, absl::string_
           absl::StrCat(name, ".interlace.format: ", format, "; this version reads format 1"));
     }
     RETURN_IF_ERROR(ReadEnvironment(*ours, absl::StrCat(name, ".interlace"), &report.environment));
+    RETURN_IF_ERROR(ReadCapacity(*ours, absl::StrCat(name, ".interlace"), &report.capacity));
   }
   const json* runs = fields.Find("runs");
   if (runs != nullptr && !runs->is_array()) {

@@ -1,6 +1,6 @@
-// Charts as SVG text. Colours and fonts are CSS classes (SvgChartStyle), so that one picture serves light, dark and paper.
-// Pure. Coordinates are those of a view box of `width` x `height`; texts are at least 12 units high, so that a picture
-// shown at its own width has legible texts.
+// Charts as SVG text. Colours and fonts are CSS classes (SvgChartStyle), so that one picture serves light, dark and
+// paper. Pure. Coordinates are those of a view box of `width` x `height`; texts are at least 12 units high, so that a
+// picture shown at its own width has legible texts.
 #pragma once
 
 #include <optional>
@@ -31,9 +31,10 @@ Ticks NiceTicks(double low, double high, int about, bool log);
 
 struct ChartAxis {
   std::string title;
-  bool log = false;      // values at or below 0 are left out
-  bool seconds = false;  // marks are written with the unit that fits
-  bool percent = false;  // 0.5 is written 50 %
+  bool log = false;                 // values at or below 0 are left out
+  bool seconds = false;             // marks are written with the unit that fits
+  bool percent = false;             // 0.5 is written 50 %
+  bool bare = false;                // of y: neither grid nor marks
   std::optional<double> low, high;  // instead of what the data gives
 };
 
@@ -53,9 +54,10 @@ struct ChartLine {
   std::vector<ChartPoint> points;
 };
 
-struct ChartRule {  // a line across the plot at x
-  double x = 0;
+struct ChartRule {  // a line across the whole plot
+  double at = 0;
   std::string label;
+  bool level = false;  // at this y; else at this x
 };
 
 struct LineChart {
@@ -69,6 +71,36 @@ struct LineChart {
   bool direct_labels = false;  // names at the right ends of the lines
 };
 std::string DrawLineChart(const LineChart& chart);
+
+// Where values lie on a picture, and the axes around them. For pictures that the functions below do not draw.
+class PlotArea {
+ public:
+  static constexpr int kTitleHeight = 30;
+  // The plot fills what the titles and the marks of the axes leave of width x height. `low` and `high` of each axis are
+  // those of the axis where it has them, else of the data.
+  PlotArea(int width, int height, int right_margin, const ChartAxis& x, const ChartAxis& y, double x_low, double x_high,
+           double y_low, double y_high, int top = kTitleHeight);
+  double X(double value) const;
+  double Y(double value) const;
+  double left() const { return left_; }
+  double right() const { return right_; }
+  double top() const { return top_; }
+  double bottom() const { return bottom_; }
+  bool Holds(double x, double y) const;  // on both axes, and finite
+  // Grid, marks and titles of the axes.
+  std::string Frame() const;
+
+ private:
+  const ChartAxis x_, y_;
+  Ticks x_ticks_, y_ticks_;
+  double width_ = 0, left_ = 0, right_ = 0, top_ = 0, bottom_ = 0;
+};
+
+// <svg> with its title for the eye, its description for others, and what is in it.
+std::string SvgPicture(int width, int height, absl::string_view title, absl::string_view description,
+                       absl::string_view content);
+// A coordinate with one digit after the point.
+std::string Coordinate(double value);
 
 // Counts by cell, darker for more; rows from low y to high.
 struct HeatMap {

@@ -44,7 +44,7 @@ TEST(FindCapacity, FindsAKnownCapacityFromAnyStart) {
         EXPECT_LE(r->low, capacity);
         EXPECT_GT(r->high, capacity);
         EXPECT_LE(r->high / r->low - 1, resolution + 1e-9);
-        EXPECT_EQ(r->rate, r->low);
+        EXPECT_DOUBLE_EQ(r->rate, r->low);
         EXPECT_FALSE(r->at_least);
         EXPECT_LE(runs, std::abs(std::log2(capacity / start)) + std::log2(1 / resolution) + 4);
         EXPECT_EQ(r->steps.size(), static_cast<size_t>(runs));
@@ -54,14 +54,15 @@ TEST(FindCapacity, FindsAKnownCapacityFromAnyStart) {
 }
 
 TEST(FindCapacity, SaysWhenEvenTheMostHoldsOrTheLeastFails) {
-  absl::StatusOr<CapacityResult> r =
-      FindCapacity({.most_rate = 50}, [](double, uint64_t) { return Seen(1); }, nullptr);
+  absl::StatusOr<CapacityResult> r = FindCapacity(
+      {.most_rate = 50}, [](double, uint64_t) { return Seen(1); }, nullptr);
   ASSERT_TRUE(r.ok());
   EXPECT_TRUE(r->at_least);
-  EXPECT_EQ(r->rate, 50);
+  EXPECT_DOUBLE_EQ(r->rate, 50);
   EXPECT_THAT(r->stopped_because, HasSubstr("50 requests/s, the most, holds"));
 
-  r = FindCapacity({.least_rate = 0.25}, [](double, uint64_t) { return Seen(0.5); }, nullptr);
+  r = FindCapacity(
+      {.least_rate = 0.25}, [](double, uint64_t) { return Seen(0.5); }, nullptr);
   ASSERT_TRUE(r.ok());
   EXPECT_EQ(r->rate, 0);
   EXPECT_EQ(r->high, 0.25);
@@ -84,11 +85,11 @@ TEST(FindCapacity, AnOverSaturatedRunFailsWhateverItsShare) {
 }
 
 TEST(FindCapacity, ALateClientIsNotBlamedOnTheServer) {
-  const absl::StatusOr<CapacityResult> r =
-      FindCapacity({}, [](double rate, uint64_t) { return Seen(rate <= 10 ? 1 : 0.2, rate <= 10); }, nullptr);
+  const absl::StatusOr<CapacityResult> r = FindCapacity(
+      {}, [](double rate, uint64_t) { return Seen(rate <= 10 ? 1 : 0.2, rate <= 10); }, nullptr);
   ASSERT_TRUE(r.ok());
   EXPECT_TRUE(r->at_least);
-  EXPECT_EQ(r->rate, 8);
+  EXPECT_DOUBLE_EQ(r->rate, 8);
   EXPECT_THAT(r->stopped_because, HasSubstr("at 16 requests/s the client itself is too late"));
   // A server that answers nothing at all is to blame itself.
   const absl::StatusOr<CapacityResult> dead = FindCapacity(
@@ -119,14 +120,19 @@ TEST(FindCapacity, ExplainsEveryStep) {
 
 TEST(FindCapacity, PassesErrorsOnAndRefusesNonsense) {
   const auto fine = [](double, uint64_t) { return Seen(1); };
-  EXPECT_EQ(FindCapacity({}, [](double, uint64_t) { return absl::UnavailableError("gone"); }, nullptr).status(),
+  EXPECT_EQ(FindCapacity(
+                {}, [](double, uint64_t) { return absl::UnavailableError("gone"); }, nullptr)
+                .status(),
             absl::UnavailableError("gone"));
   EXPECT_THAT(FindCapacity({.attainment = 1.5}, fine, nullptr).status().ToString(), HasSubstr("attainment 1.5"));
   EXPECT_THAT(FindCapacity({.start_rate = 0}, fine, nullptr).status().ToString(), HasSubstr("start rate 0"));
   EXPECT_THAT(FindCapacity({.growth = 1}, fine, nullptr).status().ToString(), HasSubstr("growth 1"));
   EXPECT_THAT(FindCapacity({.resolution = std::nan("")}, fine, nullptr).status().ToString(), HasSubstr("resolution"));
   EXPECT_THAT(FindCapacity({.seeds = {}}, fine, nullptr).status().ToString(), HasSubstr("seeds"));
-  EXPECT_THAT(FindCapacity({}, [](double, uint64_t) { return LoadFigures{}; }, nullptr).status().ToString(),
+  EXPECT_THAT(FindCapacity(
+                  {}, [](double, uint64_t) { return LoadFigures{}; }, nullptr)
+                  .status()
+                  .ToString(),
               HasSubstr("no request has a target"));
 }
 

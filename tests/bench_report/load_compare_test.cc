@@ -16,6 +16,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
+const CompareOptions kQuick = {.resamples = 200};
+
 const MetricChange& Find(const LoadChange& load, absl::string_view metric) {
   for (const MetricChange& m : load.metrics) {
     if (m.metric == metric) return m;
@@ -48,7 +50,7 @@ TEST(CompareLoads, ARunIsAsGoodAsItself) {
   const QueueModel model;
   for (const int seeds : {1, 2, 5}) {
     const std::vector<LoadRun> runs = Seeds(model, 6, seeds);
-    const absl::StatusOr<LoadComparison> c = CompareLoads(runs, runs, {});
+    const absl::StatusOr<LoadComparison> c = CompareLoads(runs, runs, kQuick);
     ASSERT_TRUE(c.ok()) << c.status();
     ASSERT_EQ(c->loads.size(), 1u);
     EXPECT_EQ(c->loads[0].pairs, seeds);
@@ -69,7 +71,7 @@ TEST(CompareLoads, FindsWhatGotWorseAndInWhichDirection) {
   after.pace = before.pace * 1.3;
   for (const int seeds : {1, 2, 5}) {
     const std::vector<LoadRun> a = Seeds(before, 4, seeds), b = Seeds(after, 4, seeds);
-    const absl::StatusOr<LoadComparison> worse = CompareLoads(a, b, {});
+    const absl::StatusOr<LoadComparison> worse = CompareLoads(a, b, kQuick);
     ASSERT_TRUE(worse.ok());
     const MetricChange& tpot = Find(worse->loads[0], "TPOT mean");
     EXPECT_EQ(tpot.verdict, Change::kWorse) << seeds;
@@ -77,11 +79,11 @@ TEST(CompareLoads, FindsWhatGotWorseAndInWhichDirection) {
     EXPECT_LT(tpot.low, tpot.change);
     EXPECT_GT(tpot.high, tpot.change);
     EXPECT_TRUE(worse->regressed());
-    const absl::StatusOr<LoadComparison> better = CompareLoads(b, a, {});
+    const absl::StatusOr<LoadComparison> better = CompareLoads(b, a, kQuick);
     EXPECT_EQ(Find(better->loads[0], "TPOT mean").verdict, Change::kBetter);
     EXPECT_FALSE(better->regressed());
     // With more tolerance than the change it is none.
-    EXPECT_FALSE(CompareLoads(a, b, {.tolerance = 0.9})->regressed());
+    EXPECT_FALSE(CompareLoads(a, b, {.tolerance = 0.9, .resamples = 200})->regressed());
   }
 }
 
@@ -89,7 +91,7 @@ TEST(CompareLoads, ThroughputIsBetterWhenHigher) {
   QueueModel slow;
   slow.slots = 2;
   const QueueModel fast;
-  const absl::StatusOr<LoadComparison> c = CompareLoads(Seeds(slow, 12, 3), Seeds(fast, 12, 3), {});
+  const absl::StatusOr<LoadComparison> c = CompareLoads(Seeds(slow, 12, 3), Seeds(fast, 12, 3), kQuick);
   ASSERT_TRUE(c.ok());
   EXPECT_EQ(Find(c->loads[0], "requests/s").verdict, Change::kBetter);
   EXPECT_EQ(Find(c->loads[0], "good share").verdict, Change::kBetter);
@@ -101,11 +103,11 @@ TEST(CompareLoads, SharesThatWereZeroCanGetWorse) {
   const QueueModel before;
   QueueModel after = before;
   after.fail_chance = 0.3;
-  const absl::StatusOr<LoadComparison> c = CompareLoads(Seeds(before, 4, 1), Seeds(after, 4, 1), {});
+  const absl::StatusOr<LoadComparison> c = CompareLoads(Seeds(before, 4, 1), Seeds(after, 4, 1), kQuick);
   ASSERT_TRUE(c.ok());
   const MetricChange& errors = Find(c->loads[0], "errors");
   EXPECT_EQ(errors.verdict, Change::kWorse);
-  EXPECT_NEAR(errors.change, 0.3, 0.1);
+  EXPECT_NEAR(errors.change, FiguresOf(after.Run(4, 1, 200)).error_rate, 1e-9);
   EXPECT_EQ(errors.a, 0);
 }
 
@@ -120,7 +122,7 @@ TEST(CompareLoads, DoesNotCryWolf) {
       b.push_back(model.Run(4, 1001 + s + 20 * static_cast<uint64_t>(trial), 100));
       b.back().seed = a.back().seed;
     }
-    if (CompareLoads(a, b, {})->regressed()) ++wolves;
+    if (CompareLoads(a, b, kQuick)->regressed()) ++wolves;
   }
   EXPECT_LE(wolves, 3);
 }
@@ -131,7 +133,7 @@ TEST(CompareLoads, PairsByLoadAndSeedWhateverTheLabel) {
   after.label = "new";
   std::vector<LoadRun> a = {before.Run(2, 1, 50), before.Run(4, 1, 50), before.Run(4, 2, 50), before.Run(8, 9, 50)};
   std::vector<LoadRun> b = {after.Run(4, 2, 50), after.Run(4, 1, 50), after.Run(2, 1, 50), after.Run(5, 1, 50)};
-  const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, {});
+  const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, kQuick);
   ASSERT_TRUE(c.ok());
   ASSERT_EQ(c->loads.size(), 2u);
   EXPECT_EQ(c->loads[0].load, "2 requests/s, fixed 256/32, poisson");
@@ -147,7 +149,7 @@ TEST(CompareLoads, LabelsThatBothFilesHaveStayTogether) {
   slow.label = "slow";
   slow.pace = 0.05;
   const std::vector<LoadRun> a = {fast.Run(2, 1, 80), slow.Run(2, 1, 80)}, b = {slow.Run(2, 1, 80), fast.Run(2, 1, 80)};
-  const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, {});
+  const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, kQuick);
   ASSERT_TRUE(c.ok());
   ASSERT_EQ(c->loads.size(), 2u);
   EXPECT_FALSE(c->regressed());
@@ -156,11 +158,12 @@ TEST(CompareLoads, LabelsThatBothFilesHaveStayTogether) {
 
 TEST(CompareLoads, SingleRunsOfDifferentLoadsAreComparedWithADoubt) {
   const QueueModel model;
-  const absl::StatusOr<LoadComparison> c = CompareLoads({model.Run(2, 1, 50)}, {model.Run(3, 2, 60)}, {});
+  const absl::StatusOr<LoadComparison> c = CompareLoads({model.Run(2, 1, 50)}, {model.Run(3, 2, 60)}, kQuick);
   ASSERT_TRUE(c.ok());
   EXPECT_THAT(c->loads[0].doubts, testing::Contains(HasSubstr("the loads differ")));
-  EXPECT_THAT(CompareLoads({model.Run(2, 1, 50), model.Run(4, 1, 50)}, {model.Run(3, 2, 60)}, {}).status().ToString(),
-              HasSubstr("no run of A has the load and seed"));
+  EXPECT_THAT(
+      CompareLoads({model.Run(2, 1, 50), model.Run(4, 1, 50)}, {model.Run(3, 2, 60)}, kQuick).status().ToString(),
+      HasSubstr("no run of A has the load and seed"));
 }
 
 TEST(CompareLoads, CountsEqualTexts) {
@@ -169,7 +172,7 @@ TEST(CompareLoads, CountsEqualTexts) {
     for (RequestRecord& r : run->records) r.text = absl::StrCat("answer ", r.index);
   }
   b[0].records[7].text = "another";
-  const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, {});
+  const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, kQuick);
   ASSERT_TRUE(c.ok());
   EXPECT_EQ(c->loads[0].texts_compared, 20);
   EXPECT_EQ(c->loads[0].texts_equal, 19);
@@ -185,7 +188,7 @@ TEST(CompareLoads, RunsThatAnsweredNothing) {
     r.chunk_tokens.clear();
     r.completion_tokens = 0;
   }
-  const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, {});
+  const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, kQuick);
   ASSERT_TRUE(c.ok());
   EXPECT_TRUE(c->regressed());
   EXPECT_EQ(Find(c->loads[0], "requests/s").verdict, Change::kWorse);
@@ -194,7 +197,7 @@ TEST(CompareLoads, RunsThatAnsweredNothing) {
   }
   a[0].records.clear();
   b[0].records.clear();
-  EXPECT_TRUE(CompareLoads(a, b, {}).ok());
+  EXPECT_TRUE(CompareLoads(a, b, kQuick).ok());
 }
 
 }  // namespace

@@ -96,9 +96,9 @@ TEST(RequestFigures, DeliveriesOfSeveralTokens) {
 }
 
 TEST(RequestFigures, FailedAnswersHaveNoLatencies) {
-  for (const LoadOutcome outcome : {LoadOutcome::kShed, LoadOutcome::kRefused, LoadOutcome::kFailed,
-                                    LoadOutcome::kTruncated, LoadOutcome::kGarbage, LoadOutcome::kNoConnection,
-                                    LoadOutcome::kTimeout}) {
+  for (const LoadOutcome outcome :
+       {LoadOutcome::kShed, LoadOutcome::kRefused, LoadOutcome::kFailed, LoadOutcome::kTruncated, LoadOutcome::kGarbage,
+        LoadOutcome::kNoConnection, LoadOutcome::kTimeout}) {
     RequestRecord r = Answer(0, {10, 20}, outcome);
     r.targets.ttft = absl::Seconds(10);
     const RequestFigures f = FiguresOfRequest(r);
@@ -150,15 +150,14 @@ TEST(LoadFigures, CountsEveryOutcomeAndDividesByTheWholeRun) {
 }
 
 TEST(LoadFigures, GoodputAsksForAllTargetsOfEachRequest) {
-  std::vector<RequestRecord> records = {
-      Answer(0, {100, 150, 200}),       // meets all
-      Answer(0, {600, 650, 700}),       // TTFT missed
-      Answer(0, {100, 150, 900}),       // gap missed, and with it the pace
-      Answer(0, {100}),                 // no pace to judge
-      Answer(0, {}, LoadOutcome::kShed)};
+  std::vector<RequestRecord> records = {Answer(0, {100, 150, 200}),  // meets all
+                                        Answer(0, {600, 650, 700}),  // TTFT missed
+                                        Answer(0, {100, 150, 900}),  // gap missed, and with it the pace
+                                        Answer(0, {100}),            // no pace to judge
+                                        Answer(0, {}, LoadOutcome::kShed)};
   for (RequestRecord& r : records) {
-    r.targets = {.ttft = absl::Milliseconds(500), .tpot = absl::Milliseconds(100),
-                 .largest_gap = absl::Milliseconds(300)};
+    r.targets = {
+        .ttft = absl::Milliseconds(500), .tpot = absl::Milliseconds(100), .largest_gap = absl::Milliseconds(300)};
   }
   records.push_back(Answer(0, {5000, 9000}));  // asks for nothing
   LoadRun run = RunOf(records);

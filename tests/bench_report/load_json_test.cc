@@ -70,11 +70,33 @@ TEST(LoadJson, HasTheKeysOfVllm) {
   const LoadRun run = Eventful().Run(20, 1, 200);
   const LoadFigures f = FiguresOf(run);
   const json out = json::parse(LoadReportJson({.runs = {run}}));
-  for (const char* key : {"date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts",
-                          "request_rate", "burstiness", "max_concurrency", "duration", "completed", "failed",
-                          "total_input_tokens", "total_output_tokens", "request_throughput", "request_goodput",
-                          "output_throughput", "total_token_throughput", "input_lens", "output_lens", "ttfts", "itls",
-                          "start_times", "generated_texts", "errors", "max_output_tokens_per_s",
+  for (const char* key : {"date",
+                          "endpoint_type",
+                          "backend",
+                          "label",
+                          "model_id",
+                          "tokenizer_id",
+                          "num_prompts",
+                          "request_rate",
+                          "burstiness",
+                          "max_concurrency",
+                          "duration",
+                          "completed",
+                          "failed",
+                          "total_input_tokens",
+                          "total_output_tokens",
+                          "request_throughput",
+                          "request_goodput",
+                          "output_throughput",
+                          "total_token_throughput",
+                          "input_lens",
+                          "output_lens",
+                          "ttfts",
+                          "itls",
+                          "start_times",
+                          "generated_texts",
+                          "errors",
+                          "max_output_tokens_per_s",
                           "max_concurrent_requests"}) {
     EXPECT_TRUE(out.contains(key)) << key;
   }
@@ -133,6 +155,30 @@ TEST(LoadJson, ComesBackAsItWas) {
     EXPECT_EQ(read->environment, environment);
     ASSERT_EQ(read->runs.size(), written.runs.size());
     for (size_t i = 0; i < written.runs.size(); ++i) ExpectSame(written.runs[i], read->runs[i]);
+  }
+}
+
+TEST(LoadJson, KeepsTheSearchForTheCapacity) {
+  LoadReport report = {.runs = {QueueModel().Run(5, 1, 5)}};
+  report.capacity = CapacityResult{.rate = 4,
+                                   .low = 3,
+                                   .high = std::numeric_limits<double>::infinity(),
+                                   .at_least = true,
+                                   .stopped_because = "the most holds",
+                                   .seeds = {{1, 4, std::numeric_limits<double>::infinity()}},
+                                   .steps = {{.seed = 1, .rate = 4, .share = 1, .holds = true, .why = "holds"}}};
+  for (const bool several : {false, true}) {
+    if (several) report.runs.push_back(report.runs[0]);
+    const absl::StatusOr<LoadReport> read = ParseLoadReport(LoadReportJson(report), "a.json");
+    ASSERT_TRUE(read.ok()) << read.status();
+    ASSERT_TRUE(read->capacity.has_value());
+    EXPECT_EQ(read->capacity->rate, 4);
+    EXPECT_EQ(read->capacity->low, 3);
+    EXPECT_EQ(read->capacity->high, std::numeric_limits<double>::infinity());
+    EXPECT_TRUE(read->capacity->at_least);
+    EXPECT_EQ(read->capacity->seeds[0].high, std::numeric_limits<double>::infinity());
+    EXPECT_EQ(read->capacity->steps[0].why, "holds");
+    EXPECT_TRUE(read->capacity->steps[0].holds);
   }
 }
 
