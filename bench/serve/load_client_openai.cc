@@ -46,16 +46,17 @@ std::string ErrorOf(const Json& json) {
   return message.empty() ? error->dump(-1, ' ', false, Json::error_handler_t::replace) : std::string(message);
 }
 
-// What the first choice of a chunk adds to the answer.
-std::string TextOf(const Json& choice, bool chat) {
-  if (!chat) return std::string(Text(Member(choice, "text")));
+// What the first choice of a chunk adds to the answer. Reasoning is a delivery like any other, but no part of the text
+// that the next turn's prompt repeats: chat templates leave it out.
+struct Delivered {
+  absl::string_view text, reasoning;
+};
+Delivered DeliveredBy(const Json& choice, bool chat) {
+  if (!chat) return {Text(Member(choice, "text")), ""};
   const Json* delta = Member(choice, "delta");
-  if (delta == nullptr) return "";
-  std::string text(Text(Member(*delta, "content")));
-  for (const char* field : {"reasoning_content", "reasoning"}) {
-    if (text.empty()) text = std::string(Text(Member(*delta, field)));
-  }
-  return text;
+  if (delta == nullptr) return {};
+  const absl::string_view newer = Text(Member(*delta, "reasoning"));
+  return {Text(Member(*delta, "content")), newer.empty() ? Text(Member(*delta, "reasoning_content")) : newer};
 }
 
 }  // namespace
@@ -152,13 +153,13 @@ void OpenAiStream::OnData(absl::string_view data, absl::Duration now) {
   if (const absl::string_view reason = Text(Member(choice, "finish_reason")); !reason.empty()) {
     record_->finish_reason = std::string(reason);
   }
-  const std::string text = TextOf(choice, chat_);
-  if (text.empty()) return;
+  const Delivered delivered = DeliveredBy(choice, chat_);
+  if (delivered.text.empty() && delivered.reasoning.empty()) return;
   const int32_t tokens = usage_ >= 0 ? std::max(0, usage_ - counted_) : 1;
   counted_ += tokens;
   record_->chunks.push_back(now);
   record_->chunk_tokens.push_back(tokens);
-  if (keep_text_) record_->text += text;
+  if (keep_text_) absl::StrAppend(&record_->text, delivered.text);
   if (cancel_after_tokens_ >= 0 && counted_ >= cancel_after_tokens_) Close(LoadOutcome::kCancelled, "", now);
 }
 

@@ -101,6 +101,7 @@ void LoadRunner::OnEnd(const PlannedRequest& request, RequestRecord record) {
   record.sent -= began_;
   record.ended -= began_;
   for (absl::Duration& chunk : record.chunks) chunk -= began_;
+  if (record.prompt_tokens > 0) record.shared_prefix_tokens = std::min(record.shared_prefix_tokens, record.prompt_tokens);
   last_end_ = std::max(last_end_, record.ended);
   --count_.open;
   watch_.NoteOpen(Now(), count_.open);

@@ -92,8 +92,8 @@ TEST(HttpClient, AChatSpeaksInDeltas) {
   request.messages = {{"user", "is it?"}};
   const RequestRecord record = rig.Send(request);
   EXPECT_EQ(record.outcome, LoadOutcome::kOk) << record.error;
-  EXPECT_EQ(record.text, "hm yes");
-  EXPECT_THAT(record.chunks, SizeIs(2)) << "an empty delivery is none";
+  EXPECT_EQ(record.text, " yes") << "reasoning is no part of what the next turn repeats";
+  EXPECT_THAT(record.chunks, SizeIs(2)) << "reasoning is a delivery, an empty one is none";
   EXPECT_THAT(server.requests()[0], HasSubstr("POST /v1/chat/completions "));
 }
 

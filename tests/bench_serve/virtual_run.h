@@ -94,7 +94,7 @@ class VirtualClient final : public LoadClient {
     open.record.outcome = outcome;
     open.record.ended = loop_.Now();
     open.record.text = absl::StrCat("answer ", index);
-    open.record.prompt_tokens = 10;
+    open.record.prompt_tokens = 10 + 20 * open.record.turn;
     open.record.completion_tokens = 5;
     open.sink->OnEnd(*open.request, std::move(open.record));
   }
