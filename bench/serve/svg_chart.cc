@@ -451,7 +451,7 @@ absl::string_view SvgChartStyle() {
 .hollow{fill:var(--paper);stroke:var(--k);stroke-width:1.6}
 .key{vertical-align:-2px}
 .heat rect{fill:var(--k)}
-.s1{opacity:.14}.s2{opacity:.26}.s3{opacity:.38}.s4{opacity:.5}.s5{opacity:.62}.s6{opacity:.75}.s7{opacity:.88}
+.s1{opacity:.24}.s2{opacity:.34}.s3{opacity:.44}.s4{opacity:.55}.s5{opacity:.66}.s6{opacity:.77}.s7{opacity:.88}
 .c0{--k:var(--c0)}.c1{--k:var(--c1)}.c2{--k:var(--c2)}.c3{--k:var(--c3)}.c4{--k:var(--c4)}.c5{--k:var(--c5)}.c6{--k:var(--c6)}
 )";
   return kStyle;
