@@ -69,8 +69,9 @@ dl{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
 }
 @media print{
 body{font-size:11pt}#theme{display:none}
-section,figure,tr,.grid3>div{break-inside:avoid}
-#gaps,#requests,#figures,#latency{break-inside:auto}
+tr,.grid3>div,.wide,.tiles{break-inside:avoid}
+h2,h3,.legend,summary,thead{break-after:avoid}
+h2{margin-top:18px}
 .scroll{overflow:visible}table{font-size:7pt}th,td{padding:2px 4px}
 .wide{display:block}.narrow{display:none}
 }
