@@ -6,13 +6,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/serve/load_figures.h"
 #include "bench/serve/load_json.h"
+#include "bench/serve/load_page.h"
 #include "bench/serve/load_runner.h"
 #include "cli/bench_ceilings.h"
 #include "cli/bench_serve_table.h"
@@ -150,6 +150,7 @@ class LoadBench {
 
 absl::Status WriteFiles(const BenchServeOptions& options, const LoadReport& report) {
   if (!options.json.empty()) RETURN_IF_ERROR(WriteLoadFile(options.json, LoadReportJson(report)));
+  if (!options.html.empty()) RETURN_IF_ERROR(WriteLoadFile(options.html, LoadPage(report)));
   if (!options.csv.empty()) RETURN_IF_ERROR(WriteLoadFile(options.csv, LoadCsv(report.runs)));
   if (!options.jsonl.empty()) {
     std::string lines;
@@ -182,7 +183,6 @@ absl::Status BenchServeCommand(BenchServeOptions options) {
   report.environment = {INTERLACE_VERSION, absl::StrCat(AvailableCores(), " x ", CpuModel()), options.command};
   LoadBench bench(options);
   RETURN_IF_ERROR(bench.WarmUp());
-  std::optional<CapacityResult> capacity;
   if (options.find_capacity) {
     CapacityOptions search = options.capacity;
     search.seeds.clear();
@@ -197,7 +197,7 @@ absl::Status BenchServeCommand(BenchServeOptions options) {
     absl::StatusOr<CapacityResult> found =
         FindCapacity(search, run, [](const CapacityStep& step) { PrintCapacityStep(step); });
     if (!found.ok() && !bench.interrupted()) return found.status();
-    if (found.ok()) capacity = *std::move(found);
+    if (found.ok()) report.capacity = *std::move(found);
   } else {
     const std::vector<double> rates = options.rates.empty() ? std::vector<double>{0} : options.rates;
     for (double rate : rates) {
@@ -208,17 +208,9 @@ absl::Status BenchServeCommand(BenchServeOptions options) {
     }
   }
   std::printf("%s", LoadRunsText(report.runs).c_str());
-  if (capacity) std::printf("%s", CapacityText(*capacity).c_str());
+  if (report.capacity) std::printf("%s", CapacityText(*report.capacity).c_str());
   RETURN_IF_ERROR(WriteFiles(options, report));
   return AnyAnswered(report.runs);
-}
-
-absl::StatusOr<bool> BenchCompareCommand(const std::string& a, const std::string& b, const CompareOptions& options) {
-  ASSIGN_OR_RETURN(const LoadReport before, ReadLoadReport(a));
-  ASSIGN_OR_RETURN(const LoadReport after, ReadLoadReport(b));
-  ASSIGN_OR_RETURN(const LoadComparison comparison, CompareLoads(before.runs, after.runs, options));
-  std::printf("%s", ComparisonText(comparison).c_str());
-  return comparison.regressed();
 }
 
 }  // namespace interlace

@@ -1,14 +1,13 @@
-// interlace bench serve: load on a server, and what came of it. interlace bench compare: two of its results.
+// interlace bench serve: load on a server, and what came of it.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "bench/serve/load_capacity.h"
 #include "bench/serve/load_client.h"
-#include "bench/serve/load_compare.h"
 #include "bench/serve/load_plan.h"
 
 namespace interlace {
@@ -32,8 +31,5 @@ struct BenchServeOptions {
 // Makes the runs one after another, shows how they get on and what came of them, and writes the files, also when it is
 // interrupted. An error if the server cannot be reached, or if not one request was answered.
 absl::Status BenchServeCommand(BenchServeOptions options);
-
-// Shows B beside A. True: something is worse beyond the tolerance.
-absl::StatusOr<bool> BenchCompareCommand(const std::string& a, const std::string& b, const CompareOptions& options);
 
 }  // namespace interlace

@@ -127,34 +127,4 @@ std::string CapacityText(const CapacityResult& capacity) {
   return text;
 }
 
-std::string ComparisonText(const LoadComparison& comparison) {
-  std::string text;
-  for (const LoadChange& load : comparison.loads) {
-    absl::StrAppend(&text, Paint(Colour::kBold, load.load), "  ", load.pairs, " pair", load.pairs == 1 ? "" : "s",
-                    ", intervals: ", load.interval, "\n");
-    std::vector<std::vector<std::string>> rows = {{"", "A", "B", "B/A", "from", "to", ""}};
-    for (const MetricChange& m : load.metrics) {
-      const auto value = [&](double v) {
-        return m.is_share ? absl::StrFormat("%.1f %%", 100 * v) : absl::StrFormat("%.4g", v);
-      };
-      const auto change = [&](double v) {
-        return m.is_share ? absl::StrFormat("%+.1f pp", 100 * v) : absl::StrFormat("%.3f", v);
-      };
-      const Colour colour = m.verdict == Change::kWorse    ? Colour::kRed
-                            : m.verdict == Change::kBetter ? Colour::kGreen
-                                                           : Colour::kNone;
-      rows.push_back({m.metric, value(m.a), value(m.b), change(m.change), change(m.low), change(m.high),
-                      Paint(colour, ChangeName(m.verdict))});
-    }
-    absl::StrAppend(&text, FormatTable(rows));
-    if (load.texts_compared > 0) {
-      absl::StrAppend(&text, load.texts_equal, " of ", load.texts_compared, " texts are equal\n");
-    }
-    for (const std::string& doubt : load.doubts) absl::StrAppend(&text, doubt, "\n");
-    absl::StrAppend(&text, "\n");
-  }
-  for (const std::string& run : comparison.unpaired) absl::StrAppend(&text, "not in both: ", run, "\n");
-  return text;
-}
-
 }  // namespace interlace

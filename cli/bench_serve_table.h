@@ -1,11 +1,10 @@
-// What `interlace bench serve` and `interlace bench compare` print.
+// What `interlace bench serve` prints.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "bench/serve/load_capacity.h"
-#include "bench/serve/load_compare.h"
 #include "bench/serve/load_record.h"
 
 namespace interlace {
@@ -15,7 +14,5 @@ std::string LoadRunsText(const std::vector<LoadRun>& runs);
 
 void PrintCapacityStep(const CapacityStep& step);
 std::string CapacityText(const CapacityResult& capacity);
-
-std::string ComparisonText(const LoadComparison& comparison);
 
 }  // namespace interlace

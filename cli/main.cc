@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "cli/bench_command.h"
+#include "cli/bench_compare_command.h"
 #include "cli/bench_serve_flags.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
@@ -124,8 +125,8 @@ absl::Status BenchServe(const BenchServeFlags& flags, int argc, char** argv) {
   return BenchServeCommand(std::move(options));
 }
 
-absl::Status BenchCompare(const std::string& a, const std::string& b, const CompareOptions& options, bool* regressed) {
-  ASSIGN_OR_RETURN(*regressed, BenchCompareCommand(a, b, options));
+absl::Status BenchCompare(const BenchCompareOptions& options, int* exit_status) {
+  ASSIGN_OR_RETURN(*exit_status, BenchCompareCommand(options));
   return absl::OkStatus();
 }
 
@@ -260,16 +261,15 @@ int Main(int argc, char** argv) {
   load_flags.AddTo(bench_serve);
   bench_serve->callback([&] { status = BenchServe(load_flags, argc, argv); });
 
-  bool regressed = false;
-  std::string compare_a, compare_b;
-  CompareOptions compare_options;
-  CLI::App* compare = bench->add_subcommand("compare", "two results of bench serve; exit status 2 if B is worse");
-  compare->add_option("A", compare_a, "JSON of bench serve, or of vLLM's --save-detailed")->required();
-  compare->add_option("B", compare_b, "the same loads later, or on another server")->required();
-  compare->add_option("--tolerance", compare_options.tolerance, "a change within it is none, as a share")
-      ->capture_default_str();
-  compare->add_option("--confidence", compare_options.confidence, "of the intervals")->capture_default_str();
-  compare->callback([&] { status = BenchCompare(compare_a, compare_b, compare_options, &regressed); });
+  int exit_status = 0;
+  BenchCompareOptions compare_options;
+  CLI::App* compare = bench->add_subcommand("compare", "two results of bench serve; exit status 1 if B is worse");
+  compare->add_option("A", compare_options.a, "JSON of bench serve, or of vLLM's --save-detailed")->required();
+  compare->add_option("B", compare_options.b, "the same loads later, or on another server")->required();
+  compare->add_option("--tolerance", compare_options.tolerance, "a change within it is none")->capture_default_str();
+  compare->add_option("--json", compare_options.json, "file for the comparison; -: standard output, and no table");
+  compare->add_option("--html", compare_options.html, "file for a page with the runs of both");
+  compare->callback([&] { status = BenchCompare(compare_options, &exit_status); });
 
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");
@@ -281,7 +281,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "interlace: %s\n", std::string(status.message()).c_str());
     return 1;
   }
-  return regressed ? 2 : 0;
+  return exit_status;
 }
 
 }  // namespace
