@@ -55,7 +55,8 @@ std::string Header(const LoadReport& report, const LoadPoints& points, const std
   std::string facts;
   const auto fact = [&](absl::string_view name, const std::string& value) {
     if (value.empty()) return;
-    absl::StrAppend(&facts, "<div><dt>", name, "</dt><dd>", EscapeXml(value), "</dd></div>");
+    absl::StrAppend(&facts, value.size() > 80 ? "<div class=\"long\"><dt>" : "<div><dt>", name, "</dt><dd>",
+                    EscapeXml(value), "</dd></div>");
   };
   fact("commit", report.environment.commit);
   fact("model", Distinct(runs, [](const LoadRun& run) { return run.model; }));
@@ -84,22 +85,30 @@ std::string Header(const LoadReport& report, const LoadPoints& points, const std
 
 // What a reader must know before trusting a figure.
 std::string Warnings(const LoadPoints& points) {
+  constexpr int kMostWarningsShown = 6;
   std::string items;
+  int count = 0;
   for (const LoadPoint& point : points.points) {
     for (size_t i = 0; i < point.runs.size(); ++i) {
       const std::string name =
           absl::StrCat(points.labels[point.line], ", ", points.AtText(point.at), ", seed ", point.runs[i]->seed);
       if (!point.figures[i].valid) {
+        ++count;
         absl::StrAppend(&items, "<li><b>Not valid:</b> ",
                         EscapeXml(absl::StrCat(name, ": ", point.figures[i].invalid_because)), "</li>");
       }
       if (point.runs[i]->over_saturated) {
+        ++count;
         absl::StrAppend(&items, "<li><b>Over-saturated:</b> ",
                         EscapeXml(absl::StrCat(name, ": ", point.runs[i]->stopped_because)), "</li>");
       }
     }
   }
-  return items.empty() ? "" : absl::StrCat("<ul class=\"warnings\">", items, "</ul>\n");
+  if (items.empty()) return "";
+  const std::string list = absl::StrCat("<ul>", items, "</ul>");
+  if (count <= kMostWarningsShown) return absl::StrCat("<div class=\"warnings\">", list, "</div>\n");
+  return absl::StrCat("<details class=\"warnings\"><summary>", count, " doubts about these figures</summary>", list,
+                      "</details>\n");
 }
 
 // Large figures of a page that has only one point per label.

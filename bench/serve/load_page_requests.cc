@@ -171,6 +171,27 @@ std::string Heading(const LoadPoints& points, const LoadPoint& point) {
   return points.labels.size() > 1 ? absl::StrCat(points.labels[point.line], ", ", at) : at;
 }
 
+// What the bars and marks of a waterfall mean.
+std::string WaterfallLegend() {
+  const auto item = [](int width, const std::string& mark, const char* text) {
+    return absl::StrFormat(
+        "<span><svg class=\"key\" viewBox=\"0 0 %d 14\" width=\"%d\" height=\"14\" aria-hidden=\"true\"><g "
+        "class=\"c0\">%s</g></svg> %s</span>",
+        width, width, mark, text);
+  };
+  const auto bar = [](const char* css) {
+    return absl::StrCat("<rect class=\"", css, "\" y=\"4\" width=\"26\" height=\"6\"/>");
+  };
+  const auto cross = [](const char* css) {
+    return absl::StrCat("<path class=\"", css, "\" d=\"M3 3l8 8m0 -8l-8 8\"/>");
+  };
+  return absl::StrCat("<p class=\"legend\">", item(26, bar("w-wait"), "sent to first token"),
+                      item(26, bar("w-stream"), "tokens"),
+                      item(26, "<path class=\"w-hole\" d=\"M0 7H26\"/>", "gap; before a bar: due to sent"),
+                      item(14, cross("w-shed"), "shed"), item(14, cross("w-failed"), "failed"),
+                      item(14, cross("w-left"), "cancelled by the client"), "</p>\n");
+}
+
 }  // namespace
 
 std::string GapFigures(const LoadPoints& points) {
@@ -184,26 +205,12 @@ std::string GapFigures(const LoadPoints& points) {
   return FigureHtml(
       out,
       "Each cell counts the gaps of one length that ended in one stretch of time; a stronger colour is more, on a "
-      "logarithmic scale. A stall of the whole server is a column with cells far above the rest.");
+      "logarithmic scale. Gaps below 10 us stand in the lowest row. A stall of the whole server is a column with cells "
+      "far above the rest.");
 }
 
 std::string WaterfallFigures(const LoadPoints& points) {
-  std::string out =
-      "<p class=\"legend\"><span><svg class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" "
-      "aria-hidden=\"true\"><g class=\"c0\"><rect class=\"w-wait\" y=\"4\" width=\"26\" height=\"6\"/></g></svg> sent "
-      "to first "
-      "token</span><span><svg class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><g "
-      "class=\"c0\"><rect class=\"w-stream\" y=\"4\" width=\"26\" height=\"6\"/></g></svg> tokens</span><span><svg "
-      "class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><path class=\"w-hole\" "
-      "d=\"M0 "
-      "7H26\"/></svg> gap</span><span><svg class=\"key\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" "
-      "aria-hidden=\"true\"><path class=\"w-shed\" d=\"M3 3l8 8m0 -8l-8 8\"/></svg> shed</span><span><svg "
-      "class=\"key\" "
-      "viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" aria-hidden=\"true\"><path class=\"w-failed\" d=\"M3 3l8 8m0 "
-      "-8l-8 "
-      "8\"/></svg> failed</span><span><svg class=\"key\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" "
-      "aria-hidden=\"true\"><path class=\"w-left\" d=\"M3 3l8 8m0 -8l-8 8\"/></svg> cancelled by the "
-      "client</span></p>\n";
+  std::string out = WaterfallLegend();
   for (size_t line = 0; line < points.labels.size(); ++line) {
     const LoadPoint& point = points.Shown(line);
     absl::StrAppend(&out, "<details", line == 0 ? " open=\"open\"" : "", "><summary>",
