@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "cli/bench_command.h"
 #include "cli/bench_compare_command.h"
+#include "cli/bench_page_command.h"
 #include "cli/bench_serve_flags.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
@@ -270,6 +271,15 @@ int Main(int argc, char** argv) {
   compare->add_option("--json", compare_options.json, "file for the comparison; -: standard output, and no table");
   compare->add_option("--html", compare_options.html, "file for a page with the runs of both");
   compare->callback([&] { status = BenchCompare(compare_options, &exit_status); });
+
+  BenchPageOptions page_options;
+  CLI::App* page = bench->add_subcommand("page", "results of bench serve as one page, a line per label");
+  page->add_option("FILES", page_options.files, "JSON of bench serve, or of vLLM's --save-detailed")->required();
+  page->add_option("--html", page_options.html, "file for the page");
+  page->add_option("--title", page_options.title, "of the page")->capture_default_str();
+  page->add_option("--json", page_options.json, "file for all runs together");
+  page->add_option("--csv", page_options.csv, "file: a row per run");
+  page->callback([&] { status = BenchPageCommand(page_options); });
 
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");
