@@ -13,7 +13,7 @@
 namespace interlace {
 
 struct BenchServeOptions {
-  std::string protocol = "openai-completions";
+  std::string protocol;  // a name of LoadProtocols
   LoadClientOptions client;
   LoadPlanSpec plan;          // of each run; its rate, seed and salt are set run by run
   std::vector<double> rates;  // one run for each, and for each seed; empty: the plan asks for no rate

@@ -85,7 +85,7 @@ struct BenchServeFlags::Typed {
 
   bool Given(const char* flag) const { return command->get_option(flag)->count() > 0; }
   absl::Status FinishLoad(BenchServeOptions* out) const;
-  absl::Status FinishDataset(DatasetSpec* out) const;
+  absl::Status FinishDataset(const std::string& protocol, DatasetSpec* out) const;
   absl::Status FinishTargets(LoadPlanSpec* out) const;
 };
 
@@ -103,7 +103,8 @@ void BenchServeFlags::AddTo(CLI::App* command) {
   begin("Server");
   group->add_option("--url", o.client.url, "http://HOST:PORT[/BASE], or HOST:PORT for gRPC")
       ->default_str("http://127.0.0.1:8000, or 127.0.0.1:50051 for gRPC");
-  group->add_option("--protocol", o.protocol, absl::StrJoin(LoadProtocols(), ", "))->capture_default_str();
+  group->add_option("--protocol", o.protocol, absl::StrJoin(LoadProtocols(), ", "))
+      ->default_str("openai-chat for texts and sessions, else openai-completions");
   group->add_option("--model", o.client.model, "name of the model in requests; else the first that the server lists");
   group->add_option("--api-key-file", t.key_file, "file with the API key; else the environment's OPENAI_API_KEY");
   group->add_option("--timeout", t.timeout, "of one request, from sent to its end")->default_str("600s");
@@ -199,8 +200,7 @@ void BenchServeFlags::AddTo(CLI::App* command) {
       "      --input-tokens 256 --output-tokens 64 --ttft-slo 1s --tpot-slo 50ms --json run.json --html run.html");
 }
 
-absl::Status BenchServeFlags::Typed::FinishDataset(DatasetSpec* out) const {
-  RETURN_IF_ERROR(ParseDatasetName(dataset, out));
+absl::Status BenchServeFlags::Typed::FinishDataset(const std::string& protocol, DatasetSpec* out) const {
   if (!input.empty()) {
     ASSIGN_OR_RETURN(out->input, ParseLength("--input-tokens", input));
   }
@@ -216,13 +216,13 @@ absl::Status BenchServeFlags::Typed::FinishDataset(DatasetSpec* out) const {
       return absl::InvalidArgumentError(absl::StrCat("--token-ids ", token_ids, " is no range; write LOW:HIGH"));
     }
   }
-  const bool takes_ids = TakesTokenIds(options.protocol);
+  const bool takes_ids = TakesTokenIds(protocol);
   if (!prompts.empty() && prompts != "ids" && prompts != "words") {
     return absl::InvalidArgumentError(absl::StrCat("--prompts ", prompts, " is neither ids nor words"));
   }
   if (prompts == "ids" && !takes_ids) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--prompts ids: ", options.protocol, " takes text alone; use --protocol openai-completions"));
+        absl::StrCat("--prompts ids: ", protocol, " takes text alone; use --protocol openai-completions"));
   }
   out->ids = prompts.empty() ? takes_ids : prompts == "ids";
   if (ignore_eos) out->ignore_eos = true;
@@ -290,6 +290,11 @@ absl::Status BenchServeFlags::Typed::FinishLoad(BenchServeOptions* out) const {
 
 absl::StatusOr<BenchServeOptions> BenchServeFlags::Finish() const {
   BenchServeOptions out = typed_->options;
+  RETURN_IF_ERROR(ParseDatasetName(typed_->dataset, &out.plan.dataset));
+  if (out.protocol.empty()) {
+    const bool words = HasTexts(out.plan.dataset) || out.plan.dataset.turns > 1 || typed_->prompts == "words";
+    out.protocol = words ? "openai-chat" : "openai-completions";
+  }
   if (out.client.url.empty()) {
     out.client.url = out.protocol == "interlace-grpc" ? "127.0.0.1:50051" : "http://127.0.0.1:8000";
   }
@@ -303,7 +308,7 @@ absl::StatusOr<BenchServeOptions> BenchServeFlags::Finish() const {
   if (out.client.timeout <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError("--timeout 0: no request could end; give a time above 0");
   }
-  RETURN_IF_ERROR(typed_->FinishDataset(&out.plan.dataset));
+  RETURN_IF_ERROR(typed_->FinishDataset(out.protocol, &out.plan.dataset));
   RETURN_IF_ERROR(typed_->FinishTargets(&out.plan));
   RETURN_IF_ERROR(typed_->FinishLoad(&out));
   out.stop_when_saturated = !typed_->keep_going;

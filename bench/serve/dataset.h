@@ -65,6 +65,8 @@ class Dataset {
 absl::StatusOr<std::unique_ptr<Dataset>> MakeDataset(const DatasetSpec& spec, std::unique_ptr<Entropy> entropy);
 // "KIND" or "KIND:PATH" into a spec.
 absl::Status ParseDatasetName(absl::string_view text, DatasetSpec* spec);
+// Whether the kind's prompts are texts that people wrote.
+bool HasTexts(const DatasetSpec& spec);
 
 // Parsed files, for the kinds that have them. The text is the file's; `name` is for errors.
 struct TraceRow {

@@ -78,6 +78,11 @@ absl::Status ParseDatasetName(absl::string_view text, DatasetSpec* spec) {
   return absl::OkStatus();
 }
 
+bool HasTexts(const DatasetSpec& spec) {
+  const Row* row = Find(spec.kind);
+  return row != nullptr && row->dialogues != nullptr;
+}
+
 absl::StatusOr<std::unique_ptr<Dataset>> MakeDataset(const DatasetSpec& spec, std::unique_ptr<Entropy> entropy) {
   const Row* row = Find(spec.kind);
   if (row == nullptr) return absl::InvalidArgumentError(absl::StrCat("--dataset ", spec.kind, " is not known"));

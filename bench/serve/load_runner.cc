@@ -60,7 +60,9 @@ void LoadRunner::SendDue() {
 }
 
 void LoadRunner::GiveUpRest() {
-  if (next_) run_.unsent += static_cast<int64_t>(next_->size()) + plan_.left();
+  // A closed loop without a number of requests has no end that could be missed.
+  const bool endless = plan_.closed_loop() && plan_.left() == 0;
+  if (next_ && !endless) run_.unsent += static_cast<int64_t>(next_->size()) + plan_.left();
   next_.reset();
 }
 

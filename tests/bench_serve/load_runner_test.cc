@@ -82,6 +82,7 @@ TEST(LoadRunner, AClosedLoopHoldsItsConcurrency) {
   Rig rig(spec, Takes(absl::Milliseconds(100), absl::Seconds(1)), {.concurrency = 4, .duration = absl::Seconds(10)});
   const LoadRun run = rig.runner.Run();
   EXPECT_THAT(run.records, SizeIs(40)) << "four at a time, a second each";
+  EXPECT_EQ(run.unsent, 0);
   EXPECT_EQ(rig.client.most_open, 4u);
   for (const RequestRecord& record : run.records) {
     EXPECT_LT(record.sent, absl::Seconds(10));
