@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -19,12 +20,14 @@ namespace {
 
 // A billionth of a second, or of a request per second: keeps the logarithm of 0 finite, and two zeros equal.
 constexpr double kLeast = 1e-9;
-constexpr size_t kLeastPairsForT = 3;  // the t interval of two is too wide to decide anything
+constexpr size_t kMostGapsDrawn = 200000;  // of a run in a resample; more are thinned evenly
+constexpr size_t kLeastPairsForT = 3;      // the t interval of two is too wide to decide anything
 
 // A run taken apart into requests, so that it can be put together again from a draw of them.
 struct RequestSample {
   RequestFigures figures;
   std::vector<double> gaps;
+  std::vector<double> thinned;  // every k-th of them, for resamples
   bool completed = false, shed = false, error = false;
   double input_tokens = 0, cached_tokens = 0;
 };
@@ -34,6 +37,7 @@ struct RunSample {
   double seconds = 0;
   bool has_targets = false;
   std::vector<RequestSample> requests;
+  size_t gap_count = 0;
 
   explicit RunSample(const LoadRun& from) : run(&from) {
     const LoadFigures whole = FiguresOf(from);
@@ -51,12 +55,24 @@ struct RunSample {
         r.input_tokens = record.prompt_tokens;
         r.cached_tokens = record.cached_tokens;
       }
+      gap_count += r.gaps.size();
       requests.push_back(std::move(r));
+    }
+    const size_t stride = gap_count / kMostGapsDrawn + 1;
+    size_t at = 0;
+    for (RequestSample& r : requests) {
+      for (const double gap : r.gaps) {
+        if (at++ % stride == 0) r.thinned.push_back(gap);
+      }
     }
   }
 };
 
-using Draw = std::vector<size_t>;  // indices of requests
+// Requests of a run, by index: all of them, or a resample.
+struct Draw {
+  std::vector<size_t> requests;
+  bool whole = false;
+};
 using Value = std::optional<double>;
 
 double QuantileOf(std::vector<double>* values, double q) {
@@ -93,7 +109,7 @@ struct Metric {
 Metric PerRequest(const std::string& name, Stat stat, std::optional<double> RequestFigures::*field) {
   return {absl::StrCat(name, " ", stat.name), true, false, [=](const RunSample& run, const Draw& draw) {
             std::vector<double> values;
-            for (const size_t i : draw) {
+            for (const size_t i : draw.requests) {
               if (const auto& v = run.requests[i].figures.*field; v.has_value()) values.push_back(*v);
             }
             return StatOf(std::move(values), stat);
@@ -103,8 +119,9 @@ Metric PerRequest(const std::string& name, Stat stat, std::optional<double> Requ
 Metric Pooled(Stat stat) {
   return {absl::StrCat("ITL ", stat.name), true, false, [=](const RunSample& run, const Draw& draw) {
             std::vector<double> values;
-            for (const size_t i : draw) {
-              values.insert(values.end(), run.requests[i].gaps.begin(), run.requests[i].gaps.end());
+            for (const size_t i : draw.requests) {
+              const std::vector<double>& gaps = draw.whole ? run.requests[i].gaps : run.requests[i].thinned;
+              values.insert(values.end(), gaps.begin(), gaps.end());
             }
             return StatOf(std::move(values), stat);
           }};
@@ -114,7 +131,7 @@ Metric Pooled(Stat stat) {
 using Weight = std::function<double(const RequestSample&)>;
 double Sum(const RunSample& run, const Draw& draw, const Weight& weight) {
   double sum = 0;
-  for (const size_t i : draw) sum += weight(run.requests[i]);
+  for (const size_t i : draw.requests) sum += weight(run.requests[i]);
   return sum;
 }
 
@@ -170,8 +187,8 @@ struct Pair {
 };
 
 Draw All(const RunSample& run) {
-  Draw draw(run.requests.size());
-  for (size_t i = 0; i < draw.size(); ++i) draw[i] = i;
+  Draw draw{std::vector<size_t>(run.requests.size()), true};
+  std::iota(draw.requests.begin(), draw.requests.end(), size_t{0});
   return draw;
 }
 
@@ -188,8 +205,8 @@ std::vector<std::pair<Draw, Draw>> DrawPairs(const std::vector<Pair>& pairs, Ent
   std::vector<std::pair<Draw, Draw>> draws;
   for (const Pair& pair : pairs) {
     const size_t a = pair.a.requests.size(), b = pair.b.requests.size();
-    Draw first = a == 0 ? Draw{} : DrawBlocks(a, entropy);
-    Draw second = a == b ? first : b == 0 ? Draw{} : DrawBlocks(b, entropy);
+    Draw first{a == 0 ? std::vector<size_t>{} : DrawBlocks(a, entropy)};
+    Draw second = a == b ? first : Draw{b == 0 ? std::vector<size_t>{} : DrawBlocks(b, entropy)};
     draws.emplace_back(std::move(first), std::move(second));
   }
   return draws;
@@ -225,14 +242,14 @@ LoadChange CompareAt(std::string load, const std::vector<Pair>& pairs, const Com
 
   std::vector<std::vector<std::pair<Draw, Draw>>> draws;
   if (!use_t) {
-    double values = 1;  // of the longest list that a resample sorts
+    double values = 1;  // that a resample looks at, about
     for (const Pair& pair : pairs) {
       for (const RunSample* run : {&pair.a, &pair.b}) {
-        for (const RequestSample& r : run->requests) values += static_cast<double>(r.gaps.size());
+        values += static_cast<double>(10 * run->requests.size() + std::min(run->gap_count, kMostGapsDrawn));
       }
     }
     const int resamples =
-        std::clamp(static_cast<int>(5e7 / values), std::min(200, options.resamples), options.resamples);
+        std::clamp(static_cast<int>(1e8 / values), std::min(200, options.resamples), options.resamples);
     const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(options.seed);
     for (int i = 0; i < resamples; ++i) draws.push_back(DrawPairs(pairs, *entropy));
   }
