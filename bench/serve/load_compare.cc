@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -238,7 +239,7 @@ LoadChange CompareAt(std::string load, const std::vector<Pair>& pairs, const Com
   out.load = std::move(load);
   out.pairs = static_cast<int>(pairs.size());
   const bool use_t = pairs.size() >= kLeastPairsForT;
-  out.interval = use_t ? absl::StrCat("t over ", pairs.size(), " seeds") : "bootstrap over requests";
+  out.interval = use_t ? absl::StrCat("t over ", pairs.size(), " pairs") : "bootstrap over requests";
 
   std::vector<std::vector<std::pair<Draw, Draw>>> draws;
   if (!use_t) {
@@ -409,10 +410,12 @@ absl::StatusOr<LoadComparison> CompareLoads(const std::vector<LoadRun>& a, const
     if (at == loads.end()) at = loads.insert(loads.end(), {name, {}});
     at->second.push_back(pair);
   }
+  std::vector<Pair> all;
   for (const auto& [name, runs] : loads) {
     std::vector<Pair> pairs;
     for (const auto& [first, second] : runs) pairs.push_back({RunSample(*first), RunSample(*second)});
     LoadChange change = CompareAt(name, pairs, options);
+    std::move(pairs.begin(), pairs.end(), std::back_inserter(all));
     change.doubts = doubts;
     for (const auto& [first, second] : runs) {
       AddDoubts(*first, "A", &change.doubts);
@@ -420,6 +423,9 @@ absl::StatusOr<LoadComparison> CompareLoads(const std::vector<LoadRun>& a, const
       CompareTexts(*first, *second, &change);
     }
     out.loads.push_back(std::move(change));
+  }
+  if (loads.size() > 1 && all.size() >= kLeastPairsForT) {
+    out.loads.push_back(CompareAt(absl::StrCat("all ", loads.size(), " loads"), all, options));
   }
   return out;
 }
