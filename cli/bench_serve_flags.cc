@@ -174,6 +174,8 @@ void BenchServeFlags::AddTo(CLI::App* command) {
       group->add_flag("--ignore-eos", t.ignore_eos, "answers go on to their full length; default where that is given");
   group->add_flag("--no-ignore-eos", t.no_ignore_eos, "answers end where the model ends them; default for texts")
       ->excludes(ignore);
+  group->add_flag("--skip-damaged", o.plan.dataset.skip_damaged,
+                  "leave out what cannot be read of the file, and count it");
   group->add_flag("--no-shuffle", t.no_shuffle, "texts in the order of the file");
   group->add_option("--cancel-percent", o.plan.cancel_percent, "of the requests are hung up on while they answer")
       ->capture_default_str();

@@ -41,6 +41,8 @@ struct DatasetSpec {
   bool ids = true;                               // synthetic prompts are token ids; else words
   std::optional<bool> ignore_eos;  // answers go on to max_tokens; unset: where the kind gives lengths, not of texts
   std::string salt;                // of the tokens: runs with other salts share no prompt that a cache could know
+  bool skip_damaged = false;       // leave out what cannot be read of a file, and say how much that was
+  int64_t damaged = 0;             // how much that was; set as the file is read
   bool shuffle = true;             // files that are no trace: in an order drawn from the seed
 };
 
@@ -68,26 +70,37 @@ absl::Status ParseDatasetName(absl::string_view text, DatasetSpec* spec);
 // Whether the kind's prompts are texts that people wrote.
 bool HasTexts(const DatasetSpec& spec);
 
-// Parsed files, for the kinds that have them. The text is the file's; `name` is for errors.
+// A fault of a file's entry: counted if it may be (`damaged` is not null), else returned.
+absl::Status Note(absl::Status fault, int64_t* damaged);
+
+// Parsed files, for the kinds that have them. The text is the file's; `name` is for errors. Without `damaged` the first
+// entry that cannot be read ends the reading.
 struct TraceRow {
   absl::Duration due;
   int32_t input = 0, output = 0;  // tokens
   std::vector<int64_t> blocks;    // hash ids; empty: none are known
 };
-absl::StatusOr<std::vector<TraceRow>> ParseMooncake(absl::string_view text, absl::string_view name);
-absl::StatusOr<std::vector<TraceRow>> ParseBurstGpt(absl::string_view text, absl::string_view name);
-absl::StatusOr<std::vector<TraceRow>> ParseAzure(absl::string_view text, absl::string_view name);
+absl::StatusOr<std::vector<TraceRow>> ParseMooncake(absl::string_view text, absl::string_view name,
+                                                    int64_t* damaged = nullptr);
+absl::StatusOr<std::vector<TraceRow>> ParseBurstGpt(absl::string_view text, absl::string_view name,
+                                                    int64_t* damaged = nullptr);
+absl::StatusOr<std::vector<TraceRow>> ParseAzure(absl::string_view text, absl::string_view name,
+                                                 int64_t* damaged = nullptr);
 
 // A dialogue of a file: what users said, and about how long the answers were.
 struct Dialogue {
   std::vector<std::string> questions;
   std::vector<int32_t> answer_tokens;  // by question; 0: not known
 };
-absl::StatusOr<std::vector<Dialogue>> ParseShareGpt(absl::string_view text, absl::string_view name);
-absl::StatusOr<std::vector<Dialogue>> ParseMtBench(absl::string_view text, absl::string_view name);
-absl::StatusOr<std::vector<Dialogue>> ParseGsm8k(absl::string_view text, absl::string_view name);
+absl::StatusOr<std::vector<Dialogue>> ParseShareGpt(absl::string_view text, absl::string_view name,
+                                                    int64_t* damaged = nullptr);
+absl::StatusOr<std::vector<Dialogue>> ParseMtBench(absl::string_view text, absl::string_view name,
+                                                   int64_t* damaged = nullptr);
+absl::StatusOr<std::vector<Dialogue>> ParseGsm8k(absl::string_view text, absl::string_view name,
+                                                 int64_t* damaged = nullptr);
 // LongBench and InfiniteBench: a context and a question about it.
-absl::StatusOr<std::vector<Dialogue>> ParseLongContext(absl::string_view text, absl::string_view name);
+absl::StatusOr<std::vector<Dialogue>> ParseLongContext(absl::string_view text, absl::string_view name,
+                                                       int64_t* damaged = nullptr);
 
 // For the table in datasets.cc.
 absl::StatusOr<std::unique_ptr<Dataset>> MakeSynthetic(const DatasetSpec& spec, std::unique_ptr<Entropy> entropy);
@@ -96,6 +109,9 @@ absl::StatusOr<std::unique_ptr<Dataset>> MakeTrace(const DatasetSpec& spec, std:
                                                    std::unique_ptr<Entropy> entropy);
 absl::StatusOr<std::unique_ptr<Dataset>> MakeDialogues(const DatasetSpec& spec, std::vector<Dialogue> dialogues,
                                                        std::unique_ptr<Entropy> entropy);
+
+// ", 2 damaged entries left out", or nothing.
+std::string DescribeDamage(const DatasetSpec& spec);
 
 // Common words, one for each id; most tokenizers have each as one token, with the blank before it.
 std::string WordsOf(const std::vector<int32_t>& ids);

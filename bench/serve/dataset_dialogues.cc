@@ -42,7 +42,8 @@ int32_t TokensOfText(absl::string_view text) {
 
 // Dialogues out of a file with one JSON object a line; `parse` returns what is wrong with one, or "".
 template <typename Parse>
-absl::StatusOr<std::vector<Dialogue>> ParseLines(absl::string_view text, absl::string_view name, Parse parse) {
+absl::StatusOr<std::vector<Dialogue>> ParseLines(absl::string_view text, absl::string_view name, int64_t* damaged,
+                                                 Parse parse) {
   std::vector<Dialogue> dialogues;
   size_t number = 0;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
@@ -50,9 +51,13 @@ absl::StatusOr<std::vector<Dialogue>> ParseLines(absl::string_view text, absl::s
     line = absl::StripAsciiWhitespace(line);
     if (line.empty()) continue;
     const Json json = ParseJson(line);
-    if (!json.is_object()) return Damaged(name, number, "the line is no JSON object");
-    const std::string fault = parse(json, &dialogues.emplace_back());
-    if (!fault.empty()) return Damaged(name, number, fault);
+    Dialogue dialogue;
+    const std::string fault = json.is_object() ? parse(json, &dialogue) : "the line is no JSON object";
+    if (fault.empty()) {
+      dialogues.push_back(std::move(dialogue));
+    } else {
+      RETURN_IF_ERROR(Note(Damaged(name, number, fault), damaged));
+    }
   }
   if (dialogues.empty()) return absl::InvalidArgumentError(absl::StrCat(name, ": no questions in the file"));
   return dialogues;
@@ -172,7 +177,8 @@ class Dialogues final : public Dataset {
     return conversation;
   }
   std::string description() const override {
-    return absl::StrCat(spec_.kind, spec_.output.given ? absl::StrCat(" -/", DescribeLength(spec_.output)) : "");
+    return absl::StrCat(spec_.kind, spec_.output.given ? absl::StrCat(" -/", DescribeLength(spec_.output)) : "",
+                        DescribeDamage(spec_));
   }
 
  private:
@@ -193,7 +199,7 @@ class Dialogues final : public Dataset {
 
 }  // namespace
 
-absl::StatusOr<std::vector<Dialogue>> ParseShareGpt(absl::string_view text, absl::string_view name) {
+absl::StatusOr<std::vector<Dialogue>> ParseShareGpt(absl::string_view text, absl::string_view name, int64_t* damaged) {
   std::vector<Dialogue> dialogues;
   ArrayElements elements(text);
   absl::string_view element;
@@ -201,16 +207,21 @@ absl::StatusOr<std::vector<Dialogue>> ParseShareGpt(absl::string_view text, absl
   while (elements.Next(&element, &line)) {
     Dialogue dialogue;
     const std::string fault = ReadShareGpt(ParseJson(element), &dialogue);
-    if (!fault.empty()) return Damaged(name, line, fault);
-    if (!dialogue.questions.empty()) dialogues.push_back(std::move(dialogue));
+    if (!fault.empty()) {
+      RETURN_IF_ERROR(Note(Damaged(name, line, fault), damaged));
+    } else if (!dialogue.questions.empty()) {
+      dialogues.push_back(std::move(dialogue));
+    }
   }
-  if (!elements.AtEnd()) return Damaged(name, elements.line(), "the list of conversations is cut off or no JSON");
+  if (!elements.AtEnd()) {
+    RETURN_IF_ERROR(Note(Damaged(name, elements.line(), "the list of conversations is cut off or no JSON"), damaged));
+  }
   if (dialogues.empty()) return absl::InvalidArgumentError(absl::StrCat(name, ": no conversations in the file"));
   return dialogues;
 }
 
-absl::StatusOr<std::vector<Dialogue>> ParseMtBench(absl::string_view text, absl::string_view name) {
-  return ParseLines(text, name, [](const Json& json, Dialogue* dialogue) -> std::string {
+absl::StatusOr<std::vector<Dialogue>> ParseMtBench(absl::string_view text, absl::string_view name, int64_t* damaged) {
+  return ParseLines(text, name, damaged, [](const Json& json, Dialogue* dialogue) -> std::string {
     const auto turns = json.find("turns");
     if (turns == json.end() || !turns->is_array() || turns->empty()) return "the question has no list `turns`";
     for (const Json& turn : *turns) {
@@ -222,8 +233,8 @@ absl::StatusOr<std::vector<Dialogue>> ParseMtBench(absl::string_view text, absl:
   });
 }
 
-absl::StatusOr<std::vector<Dialogue>> ParseGsm8k(absl::string_view text, absl::string_view name) {
-  return ParseLines(text, name, [](const Json& json, Dialogue* dialogue) -> std::string {
+absl::StatusOr<std::vector<Dialogue>> ParseGsm8k(absl::string_view text, absl::string_view name, int64_t* damaged) {
+  return ParseLines(text, name, damaged, [](const Json& json, Dialogue* dialogue) -> std::string {
     const std::string* question = TextOf(json, "question");
     if (question == nullptr) return "`question` is missing or no text";
     const std::string* answer = TextOf(json, "answer");
@@ -233,8 +244,9 @@ absl::StatusOr<std::vector<Dialogue>> ParseGsm8k(absl::string_view text, absl::s
   });
 }
 
-absl::StatusOr<std::vector<Dialogue>> ParseLongContext(absl::string_view text, absl::string_view name) {
-  return ParseLines(text, name, [](const Json& json, Dialogue* dialogue) -> std::string {
+absl::StatusOr<std::vector<Dialogue>> ParseLongContext(absl::string_view text, absl::string_view name,
+                                                       int64_t* damaged) {
+  return ParseLines(text, name, damaged, [](const Json& json, Dialogue* dialogue) -> std::string {
     const std::string* context = TextOf(json, "context");
     const std::string* input = TextOf(json, "input");
     if (context == nullptr || input == nullptr) return "`context` or `input` is missing or no text";

@@ -21,14 +21,14 @@ absl::Status Damaged(absl::string_view name, size_t line, absl::string_view what
       absl::StrCat(name, ":", line, ": ", what, "; correct the line or take it out of the file"));
 }
 
-// Calls `parse(line, number)` for each line that is not blank.
+// Calls `parse(line, number)` for each line that is not blank; its fault ends the reading, or is noted.
 template <typename Parse>
-absl::Status ForEachLine(absl::string_view text, Parse parse) {
+absl::Status ForEachLine(absl::string_view text, int64_t* damaged, Parse parse) {
   size_t number = 0;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
     ++number;
     line = absl::StripAsciiWhitespace(line);
-    if (!line.empty()) RETURN_IF_ERROR(parse(line, number));
+    if (!line.empty()) RETURN_IF_ERROR(Note(parse(line, number), damaged));
   }
   return absl::OkStatus();
 }
@@ -86,11 +86,12 @@ bool ReadDate(absl::string_view cell, absl::Duration* time) {
   return false;
 }
 
-absl::StatusOr<std::vector<TraceRow>> ParseCsv(absl::string_view text, absl::string_view name, const CsvShape& shape) {
+absl::StatusOr<std::vector<TraceRow>> ParseCsv(absl::string_view text, absl::string_view name, const CsvShape& shape,
+                                               int64_t* damaged) {
   std::vector<TraceRow> rows;
   std::optional<Columns> columns;
   size_t time = 0, input = 0, output = 0;
-  RETURN_IF_ERROR(ForEachLine(text, [&](absl::string_view line, size_t number) -> absl::Status {
+  RETURN_IF_ERROR(ForEachLine(text, damaged, [&](absl::string_view line, size_t number) -> absl::Status {
     if (!columns) {
       columns.emplace(line);
       time = columns->Find(shape.time);
@@ -154,7 +155,8 @@ class Trace final : public Dataset {
   }
   std::string description() const override {
     return absl::StrCat(spec_.kind, " trace",
-                        spec_.length_scale == 1 ? "" : absl::StrCat(", lengths x", spec_.length_scale));
+                        spec_.length_scale == 1 ? "" : absl::StrCat(", lengths x", spec_.length_scale),
+                        DescribeDamage(spec_));
   }
   bool is_trace() const override { return true; }
 
@@ -182,12 +184,12 @@ class Trace final : public Dataset {
 
 }  // namespace
 
-absl::StatusOr<std::vector<TraceRow>> ParseMooncake(absl::string_view text, absl::string_view name) {
+absl::StatusOr<std::vector<TraceRow>> ParseMooncake(absl::string_view text, absl::string_view name, int64_t* damaged) {
   std::vector<TraceRow> rows;
-  RETURN_IF_ERROR(ForEachLine(text, [&](absl::string_view line, size_t number) -> absl::Status {
+  RETURN_IF_ERROR(ForEachLine(text, damaged, [&](absl::string_view line, size_t number) -> absl::Status {
     const Json json = Json::parse(line.begin(), line.end(), nullptr, /*allow_exceptions=*/false);
     if (!json.is_object()) return Damaged(name, number, "the line is no JSON object");
-    TraceRow& row = rows.emplace_back();
+    TraceRow row;
     const auto number_of = [&](const char* field, double* out) {
       const auto it = json.find(field);
       if (it == json.end() || !it->is_number() || it->get<double>() < 0 || it->get<double>() > 1e15) return false;
@@ -209,18 +211,19 @@ absl::StatusOr<std::vector<TraceRow>> ParseMooncake(absl::string_view text, absl
         row.blocks.push_back(id.get<int64_t>());
       }
     }
+    rows.push_back(std::move(row));
     return absl::OkStatus();
   }));
   RETURN_IF_ERROR(InOrder(&rows, name));
   return rows;
 }
 
-absl::StatusOr<std::vector<TraceRow>> ParseBurstGpt(absl::string_view text, absl::string_view name) {
-  return ParseCsv(text, name, {"timestamp", "request tokens", "response tokens", &ReadSeconds});
+absl::StatusOr<std::vector<TraceRow>> ParseBurstGpt(absl::string_view text, absl::string_view name, int64_t* damaged) {
+  return ParseCsv(text, name, {"timestamp", "request tokens", "response tokens", &ReadSeconds}, damaged);
 }
 
-absl::StatusOr<std::vector<TraceRow>> ParseAzure(absl::string_view text, absl::string_view name) {
-  return ParseCsv(text, name, {"timestamp", "contexttokens", "generatedtokens", &ReadDate});
+absl::StatusOr<std::vector<TraceRow>> ParseAzure(absl::string_view text, absl::string_view name, int64_t* damaged) {
+  return ParseCsv(text, name, {"timestamp", "contexttokens", "generatedtokens", &ReadDate}, damaged);
 }
 
 absl::StatusOr<std::unique_ptr<Dataset>> MakeTrace(const DatasetSpec& spec, std::vector<TraceRow> rows,

@@ -15,8 +15,8 @@ namespace interlace {
 namespace {
 
 using Made = absl::StatusOr<std::unique_ptr<Dataset>>;
-using RowsParser = absl::StatusOr<std::vector<TraceRow>> (*)(absl::string_view, absl::string_view);
-using DialogueParser = absl::StatusOr<std::vector<Dialogue>> (*)(absl::string_view, absl::string_view);
+using RowsParser = absl::StatusOr<std::vector<TraceRow>> (*)(absl::string_view, absl::string_view, int64_t*);
+using DialogueParser = absl::StatusOr<std::vector<Dialogue>> (*)(absl::string_view, absl::string_view, int64_t*);
 
 struct Row {
   const char* name;
@@ -78,6 +78,17 @@ absl::Status ParseDatasetName(absl::string_view text, DatasetSpec* spec) {
   return absl::OkStatus();
 }
 
+absl::Status Note(absl::Status fault, int64_t* damaged) {
+  if (fault.ok() || damaged == nullptr) return fault;
+  ++*damaged;
+  return absl::OkStatus();
+}
+
+std::string DescribeDamage(const DatasetSpec& spec) {
+  if (spec.damaged == 0) return "";
+  return absl::StrCat(", ", spec.damaged, " damaged entr", spec.damaged == 1 ? "y" : "ies", " left out");
+}
+
 bool HasTexts(const DatasetSpec& spec) {
   const Row* row = Find(spec.kind);
   return row != nullptr && row->dialogues != nullptr;
@@ -92,12 +103,14 @@ absl::StatusOr<std::unique_ptr<Dataset>> MakeDataset(const DatasetSpec& spec, st
   }
   if (row->made != nullptr) return row->made(spec, std::move(entropy));
   ASSIGN_OR_RETURN(const std::string text, ReadWhole(spec.path));
+  DatasetSpec read = spec;
+  int64_t* const damaged = spec.skip_damaged ? &read.damaged : nullptr;
   if (row->trace != nullptr) {
-    ASSIGN_OR_RETURN(std::vector<TraceRow> rows, row->trace(text, spec.path));
-    return MakeTrace(spec, std::move(rows), std::move(entropy));
+    ASSIGN_OR_RETURN(std::vector<TraceRow> rows, row->trace(text, spec.path, damaged));
+    return MakeTrace(read, std::move(rows), std::move(entropy));
   }
-  ASSIGN_OR_RETURN(std::vector<Dialogue> dialogues, row->dialogues(text, spec.path));
-  return MakeDialogues(spec, std::move(dialogues), std::move(entropy));
+  ASSIGN_OR_RETURN(std::vector<Dialogue> dialogues, row->dialogues(text, spec.path, damaged));
+  return MakeDialogues(read, std::move(dialogues), std::move(entropy));
 }
 
 absl::StatusOr<LengthSpec> ParseLength(absl::string_view flag, absl::string_view text) {

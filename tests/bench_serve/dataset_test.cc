@@ -8,6 +8,7 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -300,6 +301,29 @@ TEST(Datasets, DamageIsNamedByFileAndLine) {
   EXPECT_THAT(FaultOf("sharegpt", "{\"conversations\": []}"), names("sharegpt", 1, "list"));
   EXPECT_THAT(FaultOf("sharegpt", "[{\"conversations\": []}"), names("sharegpt", 1, "cut off"));
   EXPECT_THAT(FaultOf("sharegpt", "[{\"conversations\": [{\"from\": \"human\"}]}]"), names("sharegpt", 1, "value"));
+}
+
+TEST(Datasets, DamageCanBeLeftOutAndIsCounted) {
+  const std::string good = R"({"timestamp": 0, "input_length": 9, "output_length": 1, "hash_ids": [0]})";
+  for (const auto& [kind, text, entries, left_out] :
+       std::vector<std::tuple<const char*, std::string, int, const char*>>{
+           {"mooncake", good + "\nbroken\n" + good + "\n{\"timestamp\": 0, \"input_len", 2,
+            "2 damaged entries left out"},
+           {"gsm8k", "{\"question\": \"q\"}\n{\"question\": 3}\n", 1, "1 damaged entry left out"},
+           {"sharegpt", std::string(kShareGpt).substr(0, std::string(kShareGpt).find("three")), 1, "2 damaged entries"},
+           {"azure", "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,1,many\n2023-11-16 18:15:47,1,2\n",
+            1, "1 damaged entry"}}) {
+    DatasetSpec spec = FileSpec(kind, text);
+    spec.skip_damaged = true;
+    auto dataset = Make(spec);
+    EXPECT_THAT(dataset->description(), HasSubstr(left_out)) << kind;
+    for (int i = 0; i < entries; ++i) EXPECT_NE(dataset->Next(), std::nullopt) << kind;
+    EXPECT_TRUE(!dataset->is_trace() || dataset->Next() == std::nullopt) << kind;
+  }
+  DatasetSpec spec = FileSpec("gsm8k", "nothing at all");
+  spec.skip_damaged = true;
+  EXPECT_THAT(MakeDataset(spec, MakeSeededEntropy(1)).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no questions")));
 }
 
 TEST(Datasets, CutOrSpoiledFilesNeverCrash) {
