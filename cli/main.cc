@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "cli/bench_command.h"
 #include "cli/bench_compare_command.h"
+#include "cli/bench_page_command.h"
 #include "cli/bench_serve_flags.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
@@ -182,6 +183,15 @@ int Main(int argc, char** argv) {
   chat->add_option("--stop", chat_options.sampling.stop, "text that ends an answer; may be given several times")
       ->allow_extra_args(false);
   CLI::Option* chat_max = chat->add_option("--max-tokens", chat_tokens, "most tokens of an answer");
+  const auto add_target = [&](const char* flag, std::optional<absl::Duration>* target, const char* meaning) {
+    chat->add_option_function<double>(
+        flag, [target](const double& ms) { *target = absl::Milliseconds(ms); }, meaning);
+  };
+  add_target("--ttft-ms", &chat_options.sampling.ttft, "target for the first token");
+  add_target("--tpot-ms", &chat_options.sampling.tpot, "target for the mean gap between tokens");
+  add_target("--largest-gap-ms", &chat_options.sampling.largest_gap, "target for the largest gap between tokens");
+  chat->add_option("--priority", chat_options.sampling.priority, "lower is earlier");
+  chat->add_option("--tenant", chat_options.sampling.tenant, "who shares fairly with whom");
   chat->add_option("--request-id", chat_options.sampling.request_id, "id of the request, for explain");
   chat->callback([&] {
     if (chat_max->count() > 0) chat_options.sampling.max_tokens = chat_tokens;
@@ -270,6 +280,15 @@ int Main(int argc, char** argv) {
   compare->add_option("--json", compare_options.json, "file for the comparison; -: standard output, and no table");
   compare->add_option("--html", compare_options.html, "file for a page with the runs of both");
   compare->callback([&] { status = BenchCompare(compare_options, &exit_status); });
+
+  BenchPageOptions page_options;
+  CLI::App* page = bench->add_subcommand("page", "results of bench serve as one page, a line per label");
+  page->add_option("FILES", page_options.files, "JSON of bench serve, or of vLLM's --save-detailed")->required();
+  page->add_option("--html", page_options.html, "file for the page");
+  page->add_option("--title", page_options.title, "of the page")->capture_default_str();
+  page->add_option("--json", page_options.json, "file for all runs together");
+  page->add_option("--csv", page_options.csv, "file: a row per run");
+  page->callback([&] { status = BenchPageCommand(page_options); });
 
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");

@@ -110,12 +110,11 @@ absl::StatusOr<std::unique_ptr<Arrivals>> MakeArrivals(const ArrivalSpec& spec, 
 }
 
 std::string DescribeArrivals(const ArrivalSpec& spec) {
-  if (spec.process == "gamma") return absl::StrCat("gamma ", spec.burstiness, " at ", spec.rate, "/s");
+  if (spec.process == "gamma") return absl::StrCat("gamma ", spec.burstiness);
   if (spec.process == "ramp") {
     return absl::StrCat("ramp ", spec.rate, "/s to ", spec.rate_end, "/s in ", absl::FormatDuration(spec.ramp));
   }
-  if (spec.process == "burst") return "burst";
-  return absl::StrCat(spec.process, " ", spec.rate, "/s");
+  return spec.process;
 }
 
 }  // namespace interlace

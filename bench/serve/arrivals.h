@@ -29,7 +29,7 @@ class Arrivals {
 // InvalidArgument names the flag that does not fit. The times are drawn as they come: they are not stretched so that
 // the last one falls on requests/rate, as vLLM's benchmark does, because that would take the variance out of the load.
 absl::StatusOr<std::unique_ptr<Arrivals>> MakeArrivals(const ArrivalSpec& spec, std::unique_ptr<Entropy> entropy);
-// "poisson 4/s", "gamma 0.5 at 4/s", "ramp 1/s to 8/s in 60s".
+// "poisson", "gamma 0.5", "ramp 1/s to 8/s in 60s": without the rate, which a run tells beside it.
 std::string DescribeArrivals(const ArrivalSpec& spec);
 
 }  // namespace interlace

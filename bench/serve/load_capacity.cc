@@ -12,6 +12,7 @@
 namespace interlace {
 namespace {
 
+constexpr int kMostLateRuns = 3;  // of the client, before any rate held
 constexpr double kNone = std::numeric_limits<double>::infinity();
 
 absl::Status Check(const CapacityOptions& o) {
@@ -129,8 +130,9 @@ absl::StatusOr<CapacityResult> FindCapacity(const CapacityOptions& options, cons
     // Another seed's capacity is near: small steps from there.
     Search search(options, found.empty() ? options.start_rate : GeometricMean(found),
                   found.empty() ? options.growth : std::min(options.growth, 1 + 2 * options.resolution));
-    bool client_late = false;
-    while (!search.done() && !client_late) {
+    double late_at = 0;  // the smallest failing rate, if the client was too late there to blame the server
+    int late_in_a_row = 0;
+    while (!search.done() && late_in_a_row < kMostLateRuns) {
       const double rate = search.rate();
       ASSIGN_OR_RETURN(const LoadFigures f, run(rate, seed));
       if (!f.has_targets || f.judged == 0) {
@@ -141,20 +143,23 @@ absl::StatusOr<CapacityResult> FindCapacity(const CapacityOptions& options, cons
       CapacityStep step = {.seed = seed, .rate = rate, .share = f.good_share};
       step.holds = !f.over_saturated && f.good_share >= options.attainment;
       // Without any first token it is the server that failed, not the client that was late.
-      client_late = !step.holds && !f.valid && f.ttft.count > 0;
-      if (client_late) {
-        step.why = absl::StrCat(Seen(f, options.attainment), ": says nothing about the server");
-        result.at_least = true;
-        result.stopped_because =
-            absl::StrCat("seed ", seed, ": at ", Rate(rate), " requests/s the client itself is too late to tell");
-      } else {
-        search.Record(step.holds);
-        step.why = absl::StrCat(Seen(f, options.attainment), step.holds ? ": holds; " : ": fails; ", search.Next());
-      }
+      const bool late = !step.holds && !f.valid && f.ttft.count > 0;
+      if (!step.holds) late_at = late ? rate : 0;
+      late_in_a_row = late && search.low() == 0 ? late_in_a_row + 1 : 0;
+      search.Record(step.holds);
+      step.why = absl::StrCat(Seen(f, options.attainment),
+                              step.holds ? ": holds; "
+                              : late     ? ": fails, which says nothing about the server; "
+                                         : ": fails; ",
+                              late_in_a_row < kMostLateRuns ? search.Next() : "given up");
       if (progress) progress(step);
       result.steps.push_back(std::move(step));
     }
-    if (!client_late && search.high() == kNone) {
+    if (late_at > 0) {
+      result.at_least = true;
+      result.stopped_because =
+          absl::StrCat("seed ", seed, ": at ", Rate(late_at), " requests/s the client itself is too late to tell");
+    } else if (search.high() == kNone) {
       result.at_least = true;
       result.stopped_because = absl::StrCat("seed ", seed, ": ", Rate(search.low()), " requests/s, the most, holds");
     }

@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "bench/serve/load_compare_metrics.h"
 #include "bench/serve/load_figures.h"
 #include "bench/serve/load_interval.h"
 #include "common/entropy.h"
@@ -21,162 +24,20 @@ namespace {
 constexpr double kLeast = 1e-9;
 constexpr size_t kLeastPairsForT = 3;  // the t interval of two is too wide to decide anything
 
-// A run taken apart into requests, so that it can be put together again from a draw of them.
-struct RequestSample {
-  RequestFigures figures;
-  std::vector<double> gaps;
-  bool completed = false, shed = false, error = false;
-  double input_tokens = 0, cached_tokens = 0;
-};
-
-struct RunSample {
-  const LoadRun* run = nullptr;
-  double seconds = 0;
-  bool has_targets = false;
-  std::vector<RequestSample> requests;
-
-  explicit RunSample(const LoadRun& from) : run(&from) {
-    const LoadFigures whole = FiguresOf(from);
-    seconds = whole.seconds;
-    has_targets = whole.has_targets;
-    for (const RequestRecord& record : from.records) {
-      RequestSample r;
-      r.figures = FiguresOfRequest(record);
-      r.completed = record.outcome == LoadOutcome::kOk;
-      r.shed = record.outcome == LoadOutcome::kShed;
-      const bool cancelled = record.outcome == LoadOutcome::kCancelled;
-      r.error = !r.completed && !r.shed && !cancelled;
-      if (r.completed || cancelled) {
-        r.gaps = GapsOf(record);
-        r.input_tokens = record.prompt_tokens;
-        r.cached_tokens = record.cached_tokens;
-      }
-      requests.push_back(std::move(r));
-    }
-  }
-};
-
-using Draw = std::vector<size_t>;  // indices of requests
 using Value = std::optional<double>;
-
-double QuantileOf(std::vector<double>* values, double q) {
-  const double at = q * static_cast<double>(values->size() - 1);
-  const auto low = static_cast<std::ptrdiff_t>(at);
-  std::nth_element(values->begin(), values->begin() + low, values->end());
-  const double below = (*values)[static_cast<size_t>(low)];
-  if (static_cast<size_t>(low) + 1 >= values->size()) return below;
-  const double above = *std::min_element(values->begin() + low + 1, values->end());
-  return below + (at - static_cast<double>(low)) * (above - below);
-}
-
-struct Stat {
-  const char* name;
-  double q;  // below 0: the mean
-};
-constexpr Stat kMean = {"mean", -1}, kP50 = {"p50", 0.5}, kP99 = {"p99", 0.99};
-
-Value StatOf(std::vector<double> values, const Stat& stat) {
-  if (values.empty()) return std::nullopt;
-  if (stat.q >= 0) return QuantileOf(&values, stat.q);
-  double sum = 0;
-  for (const double v : values) sum += v;
-  return sum / static_cast<double>(values.size());
-}
-
-struct Metric {
-  std::string name;
-  bool lower_is_better = true;
-  bool is_share = false;
-  std::function<Value(const RunSample&, const Draw&)> value;
-};
-
-Metric PerRequest(const std::string& name, Stat stat, std::optional<double> RequestFigures::*field) {
-  return {absl::StrCat(name, " ", stat.name), true, false, [=](const RunSample& run, const Draw& draw) {
-            std::vector<double> values;
-            for (const size_t i : draw) {
-              if (const auto& v = run.requests[i].figures.*field; v.has_value()) values.push_back(*v);
-            }
-            return StatOf(std::move(values), stat);
-          }};
-}
-
-Metric Pooled(Stat stat) {
-  return {absl::StrCat("ITL ", stat.name), true, false, [=](const RunSample& run, const Draw& draw) {
-            std::vector<double> values;
-            for (const size_t i : draw) {
-              values.insert(values.end(), run.requests[i].gaps.begin(), run.requests[i].gaps.end());
-            }
-            return StatOf(std::move(values), stat);
-          }};
-}
-
-// A sum over requests divided by the run's seconds, or for shares by another sum.
-using Weight = std::function<double(const RequestSample&)>;
-double Sum(const RunSample& run, const Draw& draw, const Weight& weight) {
-  double sum = 0;
-  for (const size_t i : draw) sum += weight(run.requests[i]);
-  return sum;
-}
-
-Metric Rate(const std::string& name, Weight weight, bool needs_targets = false) {
-  return {name, false, false, [=](const RunSample& run, const Draw& draw) -> Value {
-            if (run.seconds <= 0 || (needs_targets && !run.has_targets)) return std::nullopt;
-            return Sum(run, draw, weight) / run.seconds;
-          }};
-}
-
-Metric Share(const std::string& name, bool lower_is_better, Weight part, Weight whole, bool needs_targets = false) {
-  return {name, lower_is_better, true, [=](const RunSample& run, const Draw& draw) -> Value {
-            if (needs_targets && !run.has_targets) return std::nullopt;
-            const double all = Sum(run, draw, whole);
-            if (all <= 0) return std::nullopt;
-            return Sum(run, draw, part) / all;
-          }};
-}
-
-std::vector<Metric> Metrics() {
-  const Weight one = [](const RequestSample&) { return 1.0; };
-  return {PerRequest("TTFT", kMean, &RequestFigures::ttft),
-          PerRequest("TTFT", kP50, &RequestFigures::ttft),
-          PerRequest("TTFT", kP99, &RequestFigures::ttft),
-          PerRequest("second token", kP50, &RequestFigures::second_token),
-          PerRequest("second token", kP99, &RequestFigures::second_token),
-          PerRequest("TPOT", kMean, &RequestFigures::tpot),
-          PerRequest("TPOT", kP99, &RequestFigures::tpot),
-          Pooled(kP50),
-          Pooled(kP99),
-          PerRequest("largest gap", kP50, &RequestFigures::largest_gap),
-          PerRequest("largest gap", kP99, &RequestFigures::largest_gap),
-          PerRequest("E2EL", kMean, &RequestFigures::e2el),
-          PerRequest("E2EL", kP99, &RequestFigures::e2el),
-          Rate("requests/s", [](const RequestSample& r) { return r.completed ? 1.0 : 0.0; }),
-          Rate("output tokens/s", [](const RequestSample& r) { return static_cast<double>(r.figures.output_tokens); }),
-          Rate(
-              "goodput", [](const RequestSample& r) { return r.figures.good ? 1.0 : 0.0; }, true),
-          Share(
-              "good share", false, [](const RequestSample& r) { return r.figures.good ? 1.0 : 0.0; },
-              [](const RequestSample& r) { return r.figures.judged ? 1.0 : 0.0; }, true),
-          Share(
-              "shed", true, [](const RequestSample& r) { return r.shed ? 1.0 : 0.0; }, one),
-          Share(
-              "errors", true, [](const RequestSample& r) { return r.error ? 1.0 : 0.0; }, one),
-          Share(
-              "hit rate", false, [](const RequestSample& r) { return r.cached_tokens; },
-              [](const RequestSample& r) { return r.input_tokens; })};
-}
 
 struct Pair {
   RunSample a, b;
 };
 
-Draw All(const RunSample& run) {
-  Draw draw(run.requests.size());
-  for (size_t i = 0; i < draw.size(); ++i) draw[i] = i;
+RequestDraw All(const RunSample& run) {
+  RequestDraw draw{std::vector<size_t>(run.requests.size()), true};
+  std::iota(draw.requests.begin(), draw.requests.end(), size_t{0});
   return draw;
 }
 
 // log(B / A), or for shares B - A; empty if either has no such figure.
-Value Difference(const Metric& metric, const Pair& pair, const Draw& a, const Draw& b) {
+Value Difference(const CompareMetric& metric, const Pair& pair, const RequestDraw& a, const RequestDraw& b) {
   const Value va = metric.value(pair.a, a), vb = metric.value(pair.b, b);
   if (!va.has_value() || !vb.has_value()) return std::nullopt;
   return metric.is_share ? *vb - *va : std::log((*vb + kLeast) / (*va + kLeast));
@@ -184,12 +45,12 @@ Value Difference(const Metric& metric, const Pair& pair, const Draw& a, const Dr
 
 // One draw for each pair. Requests of the same index are the same request where both runs have as many: then A and B
 // draw alike, and what varies with the request cancels.
-std::vector<std::pair<Draw, Draw>> DrawPairs(const std::vector<Pair>& pairs, Entropy& entropy) {
-  std::vector<std::pair<Draw, Draw>> draws;
+std::vector<std::pair<RequestDraw, RequestDraw>> DrawPairs(const std::vector<Pair>& pairs, Entropy& entropy) {
+  std::vector<std::pair<RequestDraw, RequestDraw>> draws;
   for (const Pair& pair : pairs) {
     const size_t a = pair.a.requests.size(), b = pair.b.requests.size();
-    Draw first = a == 0 ? Draw{} : DrawBlocks(a, entropy);
-    Draw second = a == b ? first : b == 0 ? Draw{} : DrawBlocks(b, entropy);
+    RequestDraw first{a == 0 ? std::vector<size_t>{} : DrawBlocks(a, entropy)};
+    RequestDraw second = a == b ? first : RequestDraw{b == 0 ? std::vector<size_t>{} : DrawBlocks(b, entropy)};
     draws.emplace_back(std::move(first), std::move(second));
   }
   return draws;
@@ -203,7 +64,7 @@ Change VerdictOf(const MetricChange& m, double tolerance) {
 }
 
 // Means of A and of B over the pairs that have the figure.
-void PutLevels(const Metric& metric, const std::vector<Pair>& pairs, MetricChange* out) {
+void PutLevels(const CompareMetric& metric, const std::vector<Pair>& pairs, MetricChange* out) {
   double a = 0, b = 0, n = 0;
   for (const Pair& pair : pairs) {
     const Value va = metric.value(pair.a, All(pair.a)), vb = metric.value(pair.b, All(pair.b));
@@ -221,22 +82,22 @@ LoadChange CompareAt(std::string load, const std::vector<Pair>& pairs, const Com
   out.load = std::move(load);
   out.pairs = static_cast<int>(pairs.size());
   const bool use_t = pairs.size() >= kLeastPairsForT;
-  out.interval = use_t ? absl::StrCat("t over ", pairs.size(), " seeds") : "bootstrap over requests";
+  out.interval = use_t ? absl::StrCat("t over ", pairs.size(), " pairs") : "bootstrap over requests";
 
-  std::vector<std::vector<std::pair<Draw, Draw>>> draws;
+  std::vector<std::vector<std::pair<RequestDraw, RequestDraw>>> draws;
   if (!use_t) {
-    double values = 1;  // of the longest list that a resample sorts
+    double values = 1;  // that a resample looks at, about
     for (const Pair& pair : pairs) {
       for (const RunSample* run : {&pair.a, &pair.b}) {
-        for (const RequestSample& r : run->requests) values += static_cast<double>(r.gaps.size());
+        values += static_cast<double>(10 * run->requests.size() + std::min(run->gap_count, kMostGapsDrawn));
       }
     }
     const int resamples =
-        std::clamp(static_cast<int>(5e7 / values), std::min(200, options.resamples), options.resamples);
+        std::clamp(static_cast<int>(1e8 / values), std::min(200, options.resamples), options.resamples);
     const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(options.seed);
     for (int i = 0; i < resamples; ++i) draws.push_back(DrawPairs(pairs, *entropy));
   }
-  for (const Metric& metric : Metrics()) {
+  for (const CompareMetric& metric : CompareMetrics()) {
     std::vector<double> each;  // difference of each pair
     for (const Pair& pair : pairs) {
       if (const Value d = Difference(metric, pair, All(pair.a), All(pair.b)); d.has_value()) each.push_back(*d);
@@ -392,10 +253,12 @@ absl::StatusOr<LoadComparison> CompareLoads(const std::vector<LoadRun>& a, const
     if (at == loads.end()) at = loads.insert(loads.end(), {name, {}});
     at->second.push_back(pair);
   }
+  std::vector<Pair> all;
   for (const auto& [name, runs] : loads) {
     std::vector<Pair> pairs;
     for (const auto& [first, second] : runs) pairs.push_back({RunSample(*first), RunSample(*second)});
     LoadChange change = CompareAt(name, pairs, options);
+    std::move(pairs.begin(), pairs.end(), std::back_inserter(all));
     change.doubts = doubts;
     for (const auto& [first, second] : runs) {
       AddDoubts(*first, "A", &change.doubts);
@@ -403,6 +266,9 @@ absl::StatusOr<LoadComparison> CompareLoads(const std::vector<LoadRun>& a, const
       CompareTexts(*first, *second, &change);
     }
     out.loads.push_back(std::move(change));
+  }
+  if (loads.size() > 1 && all.size() >= kLeastPairsForT) {
+    out.loads.push_back(CompareAt(absl::StrCat("all ", loads.size(), " loads"), all, options));
   }
   return out;
 }

@@ -39,7 +39,7 @@ struct MetricChange {
 struct LoadChange {
   std::string load;  // for people: "4 requests/s, fixed 256/64, poisson"
   int pairs = 0;
-  // How the intervals were made: "t over 5 seeds" of log ratios (differences for shares) with at least three pairs,
+  // How the intervals were made: "t over 5 pairs" of log ratios (differences for shares) with at least three pairs,
   // else "bootstrap over requests".
   std::string interval;
   std::vector<MetricChange> metrics;
@@ -53,8 +53,8 @@ struct LoadComparison {
   bool regressed() const;
 };
 
-// Pairs runs by data set, arrivals, rate, concurrency and seed; labels, servers and models may differ. InvalidArgument
-// if nothing pairs.
+// Several loads with three pairs or more together are also compared as one, in the last place. Pairs runs by data set,
+// arrivals, rate, concurrency and seed; labels, servers and models may differ. InvalidArgument if nothing pairs.
 absl::StatusOr<LoadComparison> CompareLoads(const std::vector<LoadRun>& a, const std::vector<LoadRun>& b,
                                             const CompareOptions& options);
 

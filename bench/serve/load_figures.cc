@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 
@@ -94,13 +95,23 @@ class OpenRequests {
   std::vector<std::pair<double, int64_t>> steps_;  // time, open from then on
 };
 
+// How long an answer took before a queue could build up: median E2EL of the first tenth. Infinite: none ended well.
+double EarlyE2el(const LoadRun& run) {
+  std::vector<double> values;
+  for (size_t i = 0; i < run.records.size() / 10 + 1 && i < run.records.size(); ++i) {
+    if (const std::optional<double> e2el = FiguresOfRequest(run.records[i]).e2el) values.push_back(*e2el);
+  }
+  return values.empty() ? std::numeric_limits<double>::infinity() : DistributionOf(std::move(values)).p50;
+}
+
 // A queue that is fed faster than it is served grows linearly: its mean over the last quarter of sending is then 7/3 of
-// that over the second quarter. 3/2 tells it from a steady one; small runs and small queues are left alone.
+// that over the second quarter; 3/2 tells it from a steady one. The difference must also be more than chance makes of
+// counts like these, and sending longer than a few answers take: until then the count grows at any load.
 bool QueueGrows(const LoadRun& run, const OpenRequests& open) {
   const double end = Seconds(run.duration);
-  if (run.offered_rate <= 0 || end <= 0 || run.records.size() < 20) return false;
+  if (run.offered_rate <= 0 || run.records.size() < 20 || end < 4 * EarlyE2el(run)) return false;
   const double early = open.Mean(end / 4, end / 2), late = open.Mean(end * 3 / 4, end);
-  return late > 1.5 * early && late > 0.1 * static_cast<double>(run.records.size());
+  return late > 1.5 * early && late - early > 3 * std::sqrt(late + early);
 }
 
 double PeakTokensPerSecond(const LoadRun& run) {

@@ -55,7 +55,8 @@ std::string Header(const LoadReport& report, const LoadPoints& points, const std
   std::string facts;
   const auto fact = [&](absl::string_view name, const std::string& value) {
     if (value.empty()) return;
-    absl::StrAppend(&facts, "<div><dt>", name, "</dt><dd>", EscapeXml(value), "</dd></div>");
+    absl::StrAppend(&facts, value.size() > 80 ? "<div class=\"long\"><dt>" : "<div><dt>", name, "</dt><dd>",
+                    EscapeXml(value), "</dd></div>");
   };
   fact("commit", report.environment.commit);
   fact("model", Distinct(runs, [](const LoadRun& run) { return run.model; }));
@@ -84,22 +85,30 @@ std::string Header(const LoadReport& report, const LoadPoints& points, const std
 
 // What a reader must know before trusting a figure.
 std::string Warnings(const LoadPoints& points) {
+  constexpr int kMostWarningsShown = 6;
   std::string items;
+  int count = 0;
   for (const LoadPoint& point : points.points) {
     for (size_t i = 0; i < point.runs.size(); ++i) {
       const std::string name =
           absl::StrCat(points.labels[point.line], ", ", points.AtText(point.at), ", seed ", point.runs[i]->seed);
       if (!point.figures[i].valid) {
+        ++count;
         absl::StrAppend(&items, "<li><b>Not valid:</b> ",
                         EscapeXml(absl::StrCat(name, ": ", point.figures[i].invalid_because)), "</li>");
       }
       if (point.runs[i]->over_saturated) {
+        ++count;
         absl::StrAppend(&items, "<li><b>Over-saturated:</b> ",
                         EscapeXml(absl::StrCat(name, ": ", point.runs[i]->stopped_because)), "</li>");
       }
     }
   }
-  return items.empty() ? "" : absl::StrCat("<ul class=\"warnings\">", items, "</ul>\n");
+  if (items.empty()) return "";
+  const std::string list = absl::StrCat("<ul>", items, "</ul>");
+  if (count <= kMostWarningsShown) return absl::StrCat("<div class=\"warnings\">", list, "</div>\n");
+  return absl::StrCat("<details class=\"warnings\"><summary>", count, " doubts about these figures</summary>", list,
+                      "</details>\n");
 }
 
 // Large figures of a page that has only one point per label.
@@ -159,54 +168,55 @@ std::string PointName(const LoadPoints& points, const LoadPoint& point) {
                                   : points.AtText(point.at);
 }
 
+std::string Number(const LoadPoint& point, const FigureOf& figure) { return ShortNumber(MedianOf(point, figure)); }
+
+std::string Percent(double share) { return absl::StrFormat("%.1f %%", 100 * share); }
+
 std::string CountTable(const LoadPoints& points) {
-  std::vector<std::vector<std::string>> rows = {
-      {"",          "requests",   "ok",          "shed",         "failed",
-       "cancelled", "requests/s", "input tok/s", "output tok/s", "best second tok/s",
-       "goodput",   "good tok/s", "met all",     "met TTFT",     "met TPOT",
-       "met gap",   "met E2EL",   "hit rate",    "ceiling",      "most open",
-       "valid"}};
+  std::vector<std::vector<std::string>> rows = {{"", "requests", "ok", "shed", "failed", "cancelled", "requests/s",
+                                                 "input tok/s", "output tok/s", "best second tok/s", "most open",
+                                                 "valid"}};
   for (const LoadPoint& point : points.points) {
     const auto total = [&](const std::function<int64_t(const LoadFigures&)>& count) {
       int64_t sum = 0;
       for (const LoadFigures& f : point.figures) sum += count(f);
       return absl::StrCat(sum);
     };
-    const auto number = [&](const FigureOf& figure) { return ShortNumber(MedianOf(point, figure)); };
-    const auto percent = [&](const FigureOf& figure) {
-      return absl::StrFormat("%.1f %%", 100 * MedianOf(point, figure));
-    };
+    rows.push_back(
+        {PointName(points, point), total([](const LoadFigures& f) { return f.requests; }),
+         total([](const LoadFigures& f) { return f.completed(); }),
+         total([](const LoadFigures& f) { return f.shed(); }), total([](const LoadFigures& f) { return f.errors(); }),
+         total([](const LoadFigures& f) { return f.cancelled(); }),
+         Number(point, [](const LoadFigures& f) { return f.request_throughput; }),
+         Number(point, [](const LoadFigures& f) { return f.input_throughput; }),
+         Number(point, [](const LoadFigures& f) { return f.output_throughput; }),
+         Number(point, [](const LoadFigures& f) { return f.peak_output_throughput; }),
+         Number(point, [](const LoadFigures& f) { return static_cast<double>(f.peak_concurrency); }),
+         absl::StrCat(total([](const LoadFigures& f) { return f.valid ? 1 : 0; }), " of ", point.figures.size())});
+  }
+  return Table(rows);
+}
+
+std::string TargetTable(const LoadPoints& points) {
+  std::vector<std::vector<std::string>> rows = {{"", "goodput", "good tok/s", "met all", "met TTFT", "met TPOT",
+                                                 "met gap", "met E2EL", "cache hits", "hits possible"}};
+  for (const LoadPoint& point : points.points) {
     const auto met = [&](Attainment LoadFigures::*target) {
       Attainment sum;
       for (const LoadFigures& f : point.figures) {
         sum.asked += (f.*target).asked;
         sum.met += (f.*target).met;
       }
-      return sum.asked == 0 ? std::string("-") : absl::StrFormat("%.1f %%", 100 * sum.share());
+      return sum.asked == 0 ? std::string("-") : Percent(sum.share());
     };
-    const auto valid =
-        std::count_if(point.figures.begin(), point.figures.end(), [](const LoadFigures& f) { return f.valid; });
-    rows.push_back({PointName(points, point),
-                    total([](const LoadFigures& f) { return f.requests; }),
-                    total([](const LoadFigures& f) { return f.completed(); }),
-                    total([](const LoadFigures& f) { return f.shed(); }),
-                    total([](const LoadFigures& f) { return f.errors(); }),
-                    total([](const LoadFigures& f) { return f.cancelled(); }),
-                    number([](const LoadFigures& f) { return f.request_throughput; }),
-                    number([](const LoadFigures& f) { return f.input_throughput; }),
-                    number([](const LoadFigures& f) { return f.output_throughput; }),
-                    number([](const LoadFigures& f) { return f.peak_output_throughput; }),
-                    points.has_targets ? number([](const LoadFigures& f) { return f.goodput; }) : "-",
-                    points.has_targets ? number([](const LoadFigures& f) { return f.token_goodput; }) : "-",
-                    points.has_targets ? percent([](const LoadFigures& f) { return f.good_share; }) : "-",
-                    met(&LoadFigures::met_ttft),
-                    met(&LoadFigures::met_tpot),
-                    met(&LoadFigures::met_largest_gap),
-                    met(&LoadFigures::met_e2el),
-                    percent([](const LoadFigures& f) { return f.hit_rate; }),
-                    percent([](const LoadFigures& f) { return f.hit_rate_ceiling; }),
-                    number([](const LoadFigures& f) { return static_cast<double>(f.peak_concurrency); }),
-                    absl::StrCat(valid, " of ", point.figures.size())});
+    const auto with_targets = [&](std::string text) { return points.has_targets ? std::move(text) : std::string("-"); };
+    rows.push_back(
+        {PointName(points, point), with_targets(Number(point, [](const LoadFigures& f) { return f.goodput; })),
+         with_targets(Number(point, [](const LoadFigures& f) { return f.token_goodput; })),
+         with_targets(Percent(MedianOf(point, [](const LoadFigures& f) { return f.good_share; }))),
+         met(&LoadFigures::met_ttft), met(&LoadFigures::met_tpot), met(&LoadFigures::met_largest_gap),
+         met(&LoadFigures::met_e2el), Percent(MedianOf(point, [](const LoadFigures& f) { return f.hit_rate; })),
+         Percent(MedianOf(point, [](const LoadFigures& f) { return f.hit_rate_ceiling; }))});
   }
   return Table(rows);
 }
@@ -296,7 +306,7 @@ std::string LoadPage(const LoadReport& report, const std::string& title) {
     body += Section("requests", "Single requests", WaterfallFigures(points));
     body += Section(
         "figures", "All figures",
-        absl::StrCat(CountTable(points), LatencyTables(points),
+        absl::StrCat(CountTable(points), TargetTable(points), LatencyTables(points),
                      "<p class=\"note\">Counts are over all seeds; other figures are the median of the seeds.</p>",
                      Definitions()));
     body += "</main>\n";

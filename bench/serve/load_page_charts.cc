@@ -340,10 +340,16 @@ std::string DistributionFigures(const LoadPoints& points) {
     const std::vector<double> of = GapsOf(record);
     values->insert(values->end(), of.begin(), of.end());
   };
-  return FigureHtml(Grid({Cdf(points, "TTFT", false, one(&RequestFigures::ttft)), Cdf(points, "ITL", true, gaps),
-                          Cdf(points, "E2EL", false, one(&RequestFigures::e2el))}),
-                    absl::StrCat("Share of requests (of gaps, for ITL) at or below a time, all seeds, at ",
-                                 points.AtText(points.shown_at), "."));
+  const auto lag = [](const RequestRecord& record, std::vector<double>* values) {
+    values->push_back(FiguresOfRequest(record).send_lag);
+  };
+  return FigureHtml(
+      Grid({Cdf(points, "TTFT", false, one(&RequestFigures::ttft)), Cdf(points, "ITL", true, gaps),
+            Cdf(points, "E2EL", false, one(&RequestFigures::e2el)),
+            Cdf(points, "TPOT", false, one(&RequestFigures::tpot)),
+            Cdf(points, "Largest gap", false, one(&RequestFigures::largest_gap)), Cdf(points, "Send lag", true, lag)}),
+      absl::StrCat("Share of requests (of gaps, for ITL) at or below a time, all seeds, at ",
+                   points.AtText(points.shown_at), ". The send lag is the lateness of the load generator itself."));
 }
 
 }  // namespace interlace

@@ -92,8 +92,8 @@ std::string TitleOf(const RequestRecord& r) {
   return out;
 }
 
-// One row: waiting, streaming with its holes, and how it ended.
-std::string DrawRequest(const RequestRecord& r, const PlotArea& area, double y, double hole) {
+// One row: waiting, streaming with its holes and, if `ticks`, each delivery, and how it ended.
+std::string DrawRequest(const RequestRecord& r, const PlotArea& area, double y, double hole, bool ticks) {
   constexpr double kHeight = 6;
   const auto x = [&](absl::Duration at) { return area.X(Seconds(at)); };
   const auto box = [&](const char* css, double from, double to) {
@@ -116,13 +116,12 @@ std::string DrawRequest(const RequestRecord& r, const PlotArea& area, double y, 
     if (i < r.chunks.size()) absl::StrAppend(&out, stroke("w-hole", x(r.chunks[i - 1]), x(r.chunks[i])));
     begin = i;
   }
-  // Deliveries, where they lie far enough apart to be told.
-  if (r.chunks.size() > 1 && x(r.chunks.back()) - x(r.chunks.front()) > 4 * static_cast<double>(r.chunks.size())) {
-    std::string ticks;
+  if (ticks && r.chunks.size() > 1) {
+    std::string marks;
     for (const absl::Duration at : r.chunks) {
-      absl::StrAppend(&ticks, "M", Coordinate(x(at)), " ", Coordinate(y - kHeight / 2), "v", Coordinate(kHeight));
+      absl::StrAppend(&marks, "M", Coordinate(x(at)), " ", Coordinate(y - kHeight / 2), "v", Coordinate(kHeight));
     }
-    absl::StrAppend(&out, "<path class=\"w-tick\" d=\"", ticks, "\"/>");
+    absl::StrAppend(&out, "<path class=\"w-tick\" d=\"", marks, "\"/>");
   }
   if (r.outcome != LoadOutcome::kOk) {
     const double end = x(std::max(r.ended, r.chunks.empty() ? r.sent : r.chunks.back()));
@@ -150,15 +149,18 @@ std::string DrawWaterfall(const LoadRun& run, const std::string& title, int colo
     gaps.insert(gaps.end(), of.begin(), of.end());
   }
   if (!(high > low)) high = low + 1e-3;
-  const double hole = gaps.empty() ? 1e300 : kStall * std::max(DistributionOf(std::move(gaps)).p50, 1e-6);
+  const double gap = gaps.empty() ? 0 : std::max(DistributionOf(std::move(gaps)).p50, 1e-6);
+  const double hole = gap > 0 ? kStall * gap : 1e300;
   ChartAxis x = {.title = "time since the run began", .seconds = true, .low = low, .high = high};
   ChartAxis y = {.bare = true, .low = 0, .high = static_cast<double>(sample.size())};
   const PlotArea area(width, height, 10, x, y, low, high, 0, static_cast<double>(sample.size()), top);
+  // Deliveries are drawn where they lie far enough apart to be told.
+  const bool ticks = area.X(low + gap) - area.X(low) > 4;
   std::string rows;
   for (size_t i = 0; i < sample.size(); ++i) {
     const double middle =
         area.top() + (static_cast<double>(i) + 0.5) * (area.bottom() - area.top()) / static_cast<double>(sample.size());
-    absl::StrAppend(&rows, DrawRequest(*sample[i], area, middle, hole));
+    absl::StrAppend(&rows, DrawRequest(*sample[i], area, middle, hole, ticks));
   }
   return SvgPicture(width, height, title, absl::StrCat("timelines of ", sample.size(), " requests"),
                     absl::StrCat(area.Frame(), "<g class=\"c", colour % kChartColours, "\">", rows, "</g>"));
@@ -167,6 +169,27 @@ std::string DrawWaterfall(const LoadRun& run, const std::string& title, int colo
 std::string Heading(const LoadPoints& points, const LoadPoint& point) {
   const std::string at = absl::StrCat(points.AtText(point.at), ", seed ", point.runs[0]->seed);
   return points.labels.size() > 1 ? absl::StrCat(points.labels[point.line], ", ", at) : at;
+}
+
+// What the bars and marks of a waterfall mean.
+std::string WaterfallLegend() {
+  const auto item = [](int width, const std::string& mark, const char* text) {
+    return absl::StrFormat(
+        "<span><svg class=\"key\" viewBox=\"0 0 %d 14\" width=\"%d\" height=\"14\" aria-hidden=\"true\"><g "
+        "class=\"c0\">%s</g></svg> %s</span>",
+        width, width, mark, text);
+  };
+  const auto bar = [](const char* css) {
+    return absl::StrCat("<rect class=\"", css, "\" y=\"4\" width=\"26\" height=\"6\"/>");
+  };
+  const auto cross = [](const char* css) {
+    return absl::StrCat("<path class=\"", css, "\" d=\"M3 3l8 8m0 -8l-8 8\"/>");
+  };
+  return absl::StrCat("<p class=\"legend\">", item(26, bar("w-wait"), "sent to first token"),
+                      item(26, bar("w-stream"), "tokens"),
+                      item(26, "<path class=\"w-hole\" d=\"M0 7H26\"/>", "gap; before a bar: due to sent"),
+                      item(14, cross("w-shed"), "shed"), item(14, cross("w-failed"), "failed"),
+                      item(14, cross("w-left"), "cancelled by the client"), "</p>\n");
 }
 
 }  // namespace
@@ -179,28 +202,15 @@ std::string GapFigures(const LoadPoints& points) {
       return DrawGaps(*point.runs[0], absl::StrCat("ITL, ", Heading(points, point)), static_cast<int>(line), width);
     });
   }
-  return FigureHtml(out,
-                    "Each cell counts the gaps of one length that ended in one stretch of time; darker is more, on a "
-                    "logarithmic scale. A stall of the whole server is a column with cells far above the rest.");
+  return FigureHtml(
+      out,
+      "Each cell counts the gaps of one length that ended in one stretch of time; a stronger colour is more, on a "
+      "logarithmic scale. Gaps below 10 us stand in the lowest row. A stall of the whole server is a column with cells "
+      "far above the rest.");
 }
 
 std::string WaterfallFigures(const LoadPoints& points) {
-  std::string out =
-      "<p class=\"legend\"><span><svg class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" "
-      "aria-hidden=\"true\"><g class=\"c0\"><rect class=\"w-wait\" y=\"4\" width=\"26\" height=\"6\"/></g></svg> sent "
-      "to first "
-      "token</span><span><svg class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><g "
-      "class=\"c0\"><rect class=\"w-stream\" y=\"4\" width=\"26\" height=\"6\"/></g></svg> tokens</span><span><svg "
-      "class=\"key\" viewBox=\"0 0 26 14\" width=\"26\" height=\"14\" aria-hidden=\"true\"><path class=\"w-hole\" "
-      "d=\"M0 "
-      "7H26\"/></svg> gap</span><span><svg class=\"key\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" "
-      "aria-hidden=\"true\"><path class=\"w-shed\" d=\"M3 3l8 8m0 -8l-8 8\"/></svg> shed</span><span><svg "
-      "class=\"key\" "
-      "viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" aria-hidden=\"true\"><path class=\"w-failed\" d=\"M3 3l8 8m0 "
-      "-8l-8 "
-      "8\"/></svg> failed</span><span><svg class=\"key\" viewBox=\"0 0 14 14\" width=\"14\" height=\"14\" "
-      "aria-hidden=\"true\"><path class=\"w-left\" d=\"M3 3l8 8m0 -8l-8 8\"/></svg> cancelled by the "
-      "client</span></p>\n";
+  std::string out = WaterfallLegend();
   for (size_t line = 0; line < points.labels.size(); ++line) {
     const LoadPoint& point = points.Shown(line);
     absl::StrAppend(&out, "<details", line == 0 ? " open=\"open\"" : "", "><summary>",

@@ -41,7 +41,9 @@ figcaption,.note{font-size:13px;color:var(--soft);max-width:80ch;margin:6px 0 0}
 .tiles div{background:var(--raised);border-radius:8px;padding:10px 14px}
 .tiles span{display:block;font-size:12px;color:var(--soft)}
 .tiles b{font-size:21px;font-weight:600}
-.warnings{background:var(--warn);border-radius:8px;padding:10px 14px 10px 32px;margin:16px 0 0;font-size:14px}
+.long{grid-column:1/-1}
+.warnings{background:var(--warn);border-radius:8px;padding:8px 14px;margin:16px 0 0;font-size:14px}
+.warnings ul{margin:0;padding:0 0 0 18px}
 details{margin:6px 0}
 summary{cursor:pointer;font-size:14px;padding:4px 0}
 .scroll{overflow-x:auto;margin:4px 0 12px}
@@ -69,8 +71,9 @@ dl{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
 }
 @media print{
 body{font-size:11pt}#theme{display:none}
-section,figure,tr,.grid3>div{break-inside:avoid}
-#gaps,#requests,#figures,#latency{break-inside:auto}
+tr,.grid3>div,.wide,.tiles{break-inside:avoid}
+h2,h3,.legend,summary,thead{break-after:avoid}
+h2{margin-top:18px}
 .scroll{overflow:visible}table{font-size:7pt}th,td{padding:2px 4px}
 .wide{display:block}.narrow{display:none}
 }

@@ -155,25 +155,6 @@ std::string Coordinate(double value) {
   return text == "-0" ? "0" : text;
 }
 
-std::string ShortNumber(double value) {
-  const double size = std::abs(value);
-  if (size == 0) return "0";
-  if (size >= 1e9) return absl::StrFormat("%.3gG", value / 1e9);
-  if (size >= 1e6) return absl::StrFormat("%.3gM", value / 1e6);
-  if (size >= 1e4) return absl::StrFormat("%.3gk", value / 1e3);
-  if (size >= 999.5) return absl::StrFormat("%.0f", value);
-  return absl::StrFormat("%.3g", value);
-}
-
-std::string ShortSeconds(double seconds) {
-  const double size = std::abs(seconds);
-  if (size == 0) return "0";
-  if (size < 0.9995e-3) return absl::StrFormat("%.3g us", seconds * 1e6);
-  if (size < 0.9995) return absl::StrFormat("%.3g ms", seconds * 1e3);
-  if (size < 999.5) return absl::StrFormat("%.3g s", seconds);
-  return absl::StrFormat("%.0f s", seconds);
-}
-
 Ticks NiceTicks(double low, double high, int about, bool log) {
   Ticks ticks;
   if (log) {
@@ -392,47 +373,6 @@ std::string LegendMark(int colour, bool hollow) {
       ColourClass(colour), "\"><path class=\"line\" d=\"M1 7L25 7\"/>", Mark(colour, 13, 7, hollow, ""), "</g></svg>");
 }
 
-std::string EscapeXml(absl::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size();) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    const size_t length = c < 0x80                ? 1
-                          : c >= 0xc2 && c < 0xe0 ? 2
-                          : c >= 0xe0 && c < 0xf0 ? 3
-                          : c >= 0xf0 && c < 0xf5 ? 4
-                                                  : 0;
-    bool whole = length > 0 && i + length <= text.size();
-    uint32_t point = length == 1 ? c : c & (0x7f >> length);
-    for (size_t k = 1; whole && k < length; ++k) {
-      const auto next = static_cast<unsigned char>(text[i + k]);
-      whole = (next & 0xc0) == 0x80;
-      point = point << 6 | (next & 0x3f);
-    }
-    // What XML admits: no controls but tab and line ends, no surrogates, no over-long forms, none of the last two.
-    const bool admitted = whole && (point >= 0x20 || point == '\t' || point == '\n' || point == '\r') &&
-                          !(length == 3 && point < 0x800) && !(length == 4 && (point < 0x10000 || point > 0x10ffff)) &&
-                          !(point >= 0xd800 && point < 0xe000) && point != 0xfffe && point != 0xffff;
-    if (!admitted) {
-      out += "\xef\xbf\xbd";
-      i += 1;
-      continue;
-    }
-    if (point == '&') {
-      out += "&amp;";
-    } else if (point == '<') {
-      out += "&lt;";
-    } else if (point == '>') {
-      out += "&gt;";
-    } else if (point == '"') {
-      out += "&quot;";
-    } else {
-      absl::StrAppend(&out, text.substr(i, length));
-    }
-    i += length;
-  }
-  return out;
-}
-
 absl::string_view SvgChartStyle() {
   static constexpr absl::string_view kStyle = R"(
 .chart{display:block;width:100%;height:auto;overflow:visible;font-family:inherit}
@@ -451,7 +391,7 @@ absl::string_view SvgChartStyle() {
 .hollow{fill:var(--paper);stroke:var(--k);stroke-width:1.6}
 .key{vertical-align:-2px}
 .heat rect{fill:var(--k)}
-.s1{opacity:.14}.s2{opacity:.26}.s3{opacity:.38}.s4{opacity:.5}.s5{opacity:.62}.s6{opacity:.75}.s7{opacity:.88}
+.s1{opacity:.24}.s2{opacity:.34}.s3{opacity:.44}.s4{opacity:.55}.s5{opacity:.66}.s6{opacity:.77}.s7{opacity:.88}
 .c0{--k:var(--c0)}.c1{--k:var(--c1)}.c2{--k:var(--c2)}.c3{--k:var(--c3)}.c4{--k:var(--c4)}.c5{--k:var(--c5)}.c6{--k:var(--c6)}
 )";
   return kStyle;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "bench/serve/load_json.h"
 #include "cli/bench_compare_command.h"
+#include "cli/bench_page_command.h"
 #include "tests/bench_report/queue_model.h"
 
 namespace interlace {
@@ -62,6 +63,29 @@ TEST(BenchCompare, ExitsWithOneOnARegressionOnly) {
   testing::internal::CaptureStdout();
   EXPECT_EQ(*BenchCompareCommand({.a = b, .b = a, .json = "-"}), 0);
   EXPECT_EQ(nlohmann::json::parse(testing::internal::GetCapturedStdout())["regressed"], false);
+}
+
+TEST(BenchPage, PutsFilesTogether) {
+  QueueModel named, nameless;
+  named.label = "slack";
+  nameless.label.clear();
+  const std::string a = Write("first.json", {.environment = {"abc", "2 cores", "x"}, .runs = {named.Run(3, 1, 20)}});
+  const std::string b =
+      Write("second.json", {.environment = {"def", "2 cores", "y"}, .runs = {nameless.Run(3, 1, 20)}});
+  testing::internal::CaptureStdout();
+  const absl::Status status =
+      BenchPageCommand({.files = {a, b}, .html = Path("page.html"), .json = Path("all.json"), .csv = Path("all.csv")});
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "2 runs of 2 files\n");
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_THAT(Content(Path("page.html")),
+              AllOf(HasSubstr("slack"), HasSubstr("bench_compare_second"), HasSubstr("abc; def")));
+  const absl::StatusOr<LoadReport> all = ReadLoadReport(Path("all.json"));
+  ASSERT_TRUE(all.ok()) << all.status();
+  EXPECT_EQ(all->runs.size(), 2u);
+  EXPECT_EQ(all->environment.hardware, "2 cores");
+  EXPECT_THAT(Content(Path("all.csv")), HasSubstr("slack,"));
+  EXPECT_THAT(BenchPageCommand({.files = {a}}).ToString(), HasSubstr("--html"));
+  EXPECT_THAT(BenchPageCommand({.files = {"/nowhere"}, .html = "x"}).ToString(), HasSubstr("/nowhere"));
 }
 
 TEST(BenchCompare, NamesWhatIsWrong) {

@@ -54,7 +54,7 @@ TEST(CompareLoads, ARunIsAsGoodAsItself) {
     ASSERT_TRUE(c.ok()) << c.status();
     ASSERT_EQ(c->loads.size(), 1u);
     EXPECT_EQ(c->loads[0].pairs, seeds);
-    EXPECT_EQ(c->loads[0].interval, seeds >= 3 ? "t over 5 seeds" : "bootstrap over requests");
+    EXPECT_EQ(c->loads[0].interval, seeds >= 3 ? "t over 5 pairs" : "bootstrap over requests");
     EXPECT_FALSE(c->regressed());
     EXPECT_GE(c->loads[0].metrics.size(), 18u);
     for (const MetricChange& m : c->loads[0].metrics) {
@@ -135,7 +135,9 @@ TEST(CompareLoads, PairsByLoadAndSeedWhateverTheLabel) {
   std::vector<LoadRun> b = {after.Run(4, 2, 50), after.Run(4, 1, 50), after.Run(2, 1, 50), after.Run(5, 1, 50)};
   const absl::StatusOr<LoadComparison> c = CompareLoads(a, b, kQuick);
   ASSERT_TRUE(c.ok());
-  ASSERT_EQ(c->loads.size(), 2u);
+  ASSERT_EQ(c->loads.size(), 3u);
+  EXPECT_EQ(c->loads[2].load, "all 2 loads");
+  EXPECT_EQ(c->loads[2].interval, "t over 3 pairs");
   EXPECT_EQ(c->loads[0].load, "2 requests/s, fixed 256/32, poisson");
   EXPECT_EQ(c->loads[0].pairs, 1);
   EXPECT_EQ(c->loads[1].pairs, 2);

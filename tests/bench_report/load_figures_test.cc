@@ -203,10 +203,26 @@ TEST(LoadFigures, ALateClientMakesTheRunInvalid) {
 
 TEST(LoadFigures, AGrowingQueueIsToldFromASteadyOne) {
   const QueueModel model;
-  for (uint64_t seed = 1; seed <= 30; ++seed) {
+  int seen = 0;
+  for (uint64_t seed = 1; seed <= 100; ++seed) {
     EXPECT_FALSE(FiguresOf(model.Run(0.5 * model.Capacity(), seed, 300)).saturated()) << "seed " << seed;
-    EXPECT_TRUE(FiguresOf(model.Run(1.5 * model.Capacity(), seed, 300)).saturated()) << "seed " << seed;
+    EXPECT_TRUE(FiguresOf(model.Run(2 * model.Capacity(), seed, 300)).saturated()) << "seed " << seed;
+    if (FiguresOf(model.Run(1.5 * model.Capacity(), seed, 300)).saturated()) ++seen;
   }
+  EXPECT_GE(seen, 90) << "of 100 runs of 18 s at half more than the capacity";
+}
+
+// A server without a queue: what is open is what is being answered, however many that are and however short the run.
+TEST(LoadFigures, ManyOpenRequestsAreNoQueue) {
+  QueueModel model;
+  model.slots = 100000;
+  int grown = 0;
+  for (uint64_t seed = 1; seed <= 300; ++seed) {
+    const double rate = 1 + static_cast<double>(seed % 50);
+    if (FiguresOf(model.Run(rate, seed, static_cast<int>(rate * static_cast<double>(1 + seed % 7)))).saturated())
+      ++grown;
+  }
+  EXPECT_LE(grown, 2);
 }
 
 // Whatever the log: counts add up, quantiles are in order, shares are shares, good ones are no more than those asked.

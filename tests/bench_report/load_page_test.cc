@@ -94,9 +94,9 @@ TEST(LoadPage, OfASweepHasEveryFigure) {
                            "second token", "7 requests/s, 95 % interval 6 to 8"}) {
     EXPECT_THAT(page.html, HasSubstr(text));
   }
-  // 9 of latency, 3 of goodput, 3 of throughput, bars of 2 labels, 3 distributions, gaps and requests of 2 labels at 2
+  // 9 of latency, 3 of goodput, 3 of throughput, bars of 2 labels, 6 distributions, gaps and requests of 2 labels at 2
   // widths.
-  EXPECT_EQ(page.pictures, 9 + 3 + 3 + 2 + 3 + 4 + 4);
+  EXPECT_EQ(page.pictures, 9 + 3 + 3 + 2 + 6 + 4 + 4);
 }
 
 TEST(LoadPage, OfOneRateHasNoFiguresOverRate) {
