@@ -123,15 +123,24 @@ v1::SamplingOptions SamplingOf(const PlannedRequest& request, const LoadClientOp
   return sampling;
 }
 
+v1::Targets TargetsOf(const PlannedRequest& request) {
+  v1::Targets out;
+  const LoadTargets& targets = request.targets;
+  if (targets.ttft) out.set_ttft_ms(absl::ToDoubleMilliseconds(*targets.ttft));
+  if (targets.tpot) out.set_tpot_ms(absl::ToDoubleMilliseconds(*targets.tpot));
+  if (targets.largest_gap) out.set_largest_gap_ms(absl::ToDoubleMilliseconds(*targets.largest_gap));
+  if (request.deadline) out.set_deadline_ms(absl::ToDoubleMilliseconds(*request.deadline));
+  if (request.priority != 0) out.set_priority(request.priority);
+  if (!request.tenant.empty()) out.set_fairness_id(request.tenant);
+  return out;
+}
+
 Call::Call(const PlannedRequest& request, LoadSink& sink, GrpcLoadClient& client, const LoadClientOptions& options)
     : request_(request), sink_(sink), client_(client), options_(options) {}
 
 void Call::Start(v1::Inference::Stub& stub, RequestRecord record) {
   record_ = std::move(record);
-  context_.set_deadline(
-      std::chrono::system_clock::now() +
-      absl::ToChronoMicroseconds(std::min(options_.timeout, request_.deadline.value_or(absl::InfiniteDuration()))));
-  for (const auto& [name, value] : TargetHeaders(request_)) context_.AddMetadata(name, value);
+  context_.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(options_.timeout));
   if (!options_.api_key.empty()) context_.AddMetadata("authorization", absl::StrCat("Bearer ", options_.api_key));
   if (!request_.messages.empty()) {
     chat_.set_request_id(record_.request_id);
@@ -142,6 +151,7 @@ void Call::Start(v1::Inference::Stub& stub, RequestRecord record) {
       message->set_content(content);
     }
     *chat_.mutable_sampling() = SamplingOf(request_, options_);
+    *chat_.mutable_targets() = TargetsOf(request_);
     stub.async()->Chat(&context_, &chat_, this);
   } else {
     prompt_.set_request_id(record_.request_id);
@@ -152,6 +162,7 @@ void Call::Start(v1::Inference::Stub& stub, RequestRecord record) {
       prompt_.mutable_tokens()->mutable_ids()->Add(request_.prompt_ids.begin(), request_.prompt_ids.end());
     }
     *prompt_.mutable_sampling() = SamplingOf(request_, options_);
+    *prompt_.mutable_targets() = TargetsOf(request_);
     stub.async()->Generate(&context_, &prompt_, this);
   }
   StartRead(&event_);
@@ -224,7 +235,8 @@ void Call::Judge(const absl::Status& status) {
   } else if (!cut.empty()) {
     record_.outcome = LoadOutcome::kTimeout;
     record_.error = cut;
-  } else if (absl::IsDeadlineExceeded(status)) {
+  } else if (absl::IsDeadlineExceeded(status) && record_.ended - record_.sent >= 0.99 * options_.timeout) {
+    // Ours: gRPC's clock is another. Earlier it is the server that gave the request up.
     record_.outcome = LoadOutcome::kTimeout;
   } else if (absl::IsUnavailable(status) && !client_.connected()) {
     record_.outcome = began ? LoadOutcome::kTruncated : LoadOutcome::kNoConnection;

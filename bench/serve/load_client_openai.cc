@@ -89,7 +89,7 @@ std::vector<std::pair<std::string, std::string>> TargetHeaders(const PlannedRequ
   const LoadTargets& targets = request.targets;
   if (targets.ttft) headers.emplace_back("x-llm-d-slo-ttft-ms", Milliseconds(*targets.ttft));
   if (targets.tpot) headers.emplace_back("x-llm-d-slo-tpot-ms", Milliseconds(*targets.tpot));
-  if (targets.largest_gap) headers.emplace_back("x-interlace-slo-gap-ms", Milliseconds(*targets.largest_gap));
+  if (targets.largest_gap) headers.emplace_back("x-llm-d-slo-largest-gap-ms", Milliseconds(*targets.largest_gap));
   if (request.deadline) headers.emplace_back("x-interlace-deadline-ms", Milliseconds(*request.deadline));
   if (!request.tenant.empty()) headers.emplace_back("x-llm-d-inference-fairness-id", request.tenant);
   return headers;

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <functional>
-#include <map>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -87,11 +86,7 @@ LoadClientOptions At(ScriptedService& service) {
 }
 
 TEST(GrpcClient, AWholeAnswer) {
-  std::multimap<std::string, std::string> metadata;
-  ScriptedService service([&](grpc::ServerContext* context, Writer* writer) {
-    for (const auto& [key, value] : context->client_metadata()) {
-      metadata.emplace(std::string(key.data(), key.size()), std::string(value.data(), value.size()));
-    }
+  ScriptedService service([&](grpc::ServerContext*, Writer* writer) {
     Say(writer, "a", {1});
     Say(writer, "bc", {2, 3});
     Finish(writer, 3);
@@ -116,8 +111,9 @@ TEST(GrpcClient, AWholeAnswer) {
   EXPECT_THAT(service.generated.tokens().ids(), ElementsAre(5, 6, 7));
   EXPECT_EQ(service.generated.sampling().max_tokens(), 3);
   EXPECT_TRUE(service.generated.sampling().ignore_eos());
-  EXPECT_EQ(metadata.find("x-llm-d-slo-ttft-ms")->second, "700");
-  EXPECT_EQ(metadata.find("x-llm-d-inference-fairness-id")->second, "free");
+  EXPECT_EQ(service.generated.targets().ttft_ms(), 700);
+  EXPECT_EQ(service.generated.targets().fairness_id(), "free");
+  EXPECT_FALSE(service.generated.targets().has_tpot_ms());
 }
 
 TEST(GrpcClient, MessagesAreAChat) {
@@ -164,6 +160,9 @@ INSTANTIATE_TEST_SUITE_P(
               LoadOutcome::kShed, "stopping"},
         Wrong{"Refuses", [](grpc::ServerContext*, Writer*) { return grpc::Status(grpc::INVALID_ARGUMENT, "too long"); },
               LoadOutcome::kRefused, "too long"},
+        Wrong{"GivesUpByTheRequestsOwnDeadline",
+              [](grpc::ServerContext*, Writer*) { return grpc::Status(grpc::DEADLINE_EXCEEDED, "its deadline"); },
+              LoadOutcome::kRefused, "its deadline"},
         Wrong{"FailsWithinTheStream",
               [](grpc::ServerContext*, Writer* writer) {
                 Say(writer, "a", {1});

@@ -62,7 +62,7 @@ TEST(HttpClient, WhatIsSent) {
   const std::string full = server.requests()[0], plain = server.requests()[1];
   for (const char* header : {"POST /v1/completions HTTP/1.1\r\n", "Authorization: Bearer secret\r\n",
                              "X-Request-Id: run-3\r\n", "x-llm-d-slo-ttft-ms: 1000\r\n", "x-llm-d-slo-tpot-ms: 50\r\n",
-                             "x-interlace-slo-gap-ms: 2000\r\n", "x-llm-d-inference-fairness-id: free\r\n"}) {
+                             "x-llm-d-slo-largest-gap-ms: 2000\r\n", "x-llm-d-inference-fairness-id: free\r\n"}) {
     EXPECT_THAT(full, HasSubstr(header));
   }
   const auto body = nlohmann::json::parse(full.substr(full.find("\r\n\r\n") + 4));
