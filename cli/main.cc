@@ -8,8 +8,12 @@
 #include <iostream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "cli/bench_command.h"
+#include "cli/bench_compare_command.h"
+#include "cli/bench_page_command.h"
+#include "cli/bench_serve_flags.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
 #include "cli/run_command.h"
@@ -116,6 +120,17 @@ absl::Status BenchModel(const BenchFlags& flags) {
   return BenchModelCommand(config, options);
 }
 
+absl::Status BenchServe(const BenchServeFlags& flags, int argc, char** argv) {
+  ASSIGN_OR_RETURN(BenchServeOptions options, flags.Finish());
+  options.command = absl::StrJoin(argv, argv + argc, " ");
+  return BenchServeCommand(std::move(options));
+}
+
+absl::Status BenchCompare(const BenchCompareOptions& options, int* exit_status) {
+  ASSIGN_OR_RETURN(*exit_status, BenchCompareCommand(options));
+  return absl::OkStatus();
+}
+
 absl::Status ShowConfig(const CommonFlags& flags) {
   ConfigBuilder builder;
   RETURN_IF_ERROR(flags.Read(&builder));
@@ -214,7 +229,7 @@ int Main(int argc, char** argv) {
   explain->add_option("--address", explain_address, "gRPC door of the cluster")->capture_default_str();
   explain->callback([&] { status = ExplainCommand(explain_address, explain_request); });
 
-  CLI::App* bench = app.add_subcommand("bench", "measure this machine");
+  CLI::App* bench = app.add_subcommand("bench", "measure this machine, or a server");
   bench->require_subcommand(1);
   BenchFlags bench_flags;
   CLI::App* bench_model = bench->add_subcommand("model", "prefill and decode speed beside what the machine gives");
@@ -251,6 +266,30 @@ int Main(int argc, char** argv) {
   ceilings->callback(
       [&] { status = BenchCeilingsCommand(ceiling_threads, ceiling_ops, ceiling_rounds, ceiling_json); });
 
+  BenchServeFlags load_flags;
+  CLI::App* bench_serve = bench->add_subcommand("serve", "load on a server: latencies, throughput, goodput, capacity");
+  load_flags.AddTo(bench_serve);
+  bench_serve->callback([&] { status = BenchServe(load_flags, argc, argv); });
+
+  int exit_status = 0;
+  BenchCompareOptions compare_options;
+  CLI::App* compare = bench->add_subcommand("compare", "two results of bench serve; exit status 1 if B is worse");
+  compare->add_option("A", compare_options.a, "JSON of bench serve, or of vLLM's --save-detailed")->required();
+  compare->add_option("B", compare_options.b, "the same loads later, or on another server")->required();
+  compare->add_option("--tolerance", compare_options.tolerance, "a change within it is none")->capture_default_str();
+  compare->add_option("--json", compare_options.json, "file for the comparison; -: standard output, and no table");
+  compare->add_option("--html", compare_options.html, "file for a page with the runs of both");
+  compare->callback([&] { status = BenchCompare(compare_options, &exit_status); });
+
+  BenchPageOptions page_options;
+  CLI::App* page = bench->add_subcommand("page", "results of bench serve as one page, a line per label");
+  page->add_option("FILES", page_options.files, "JSON of bench serve, or of vLLM's --save-detailed")->required();
+  page->add_option("--html", page_options.html, "file for the page");
+  page->add_option("--title", page_options.title, "of the page")->capture_default_str();
+  page->add_option("--json", page_options.json, "file for all runs together");
+  page->add_option("--csv", page_options.csv, "file: a row per run");
+  page->callback([&] { status = BenchPageCommand(page_options); });
+
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");
   config_flags.AddTo(config);
@@ -261,7 +300,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "interlace: %s\n", std::string(status.message()).c_str());
     return 1;
   }
-  return 0;
+  return exit_status;
 }
 
 }  // namespace

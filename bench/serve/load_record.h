@@ -50,7 +50,7 @@ enum class LoadOutcome : uint8_t {
   kTruncated,  // the connection ended before the answer did
   kGarbage,    // bytes that are no answer of this protocol
   kNoConnection,
-  kTimeout,    // --timeout passed without an end
+  kTimeout,    // --timeout passed without an end, or the run was given up before it
   kCancelled,  // by cancel_after_tokens, as planned
 };
 absl::string_view LoadOutcomeName(LoadOutcome outcome);
@@ -96,6 +96,7 @@ struct LoadRun {
   bool over_saturated = false;  // stopped early: the queue grew without end
   std::string stopped_because;
   absl::Duration client_cpu;  // CPU time of the generator in the run
+  int64_t unsent = 0;         // of those planned: the run, or their session, ended before their turn
   std::vector<RequestRecord> records;
 };
 

@@ -38,7 +38,7 @@ SEAMS = {
     r"std::chrono::(steady|system|high_resolution)_clock|\babsl::Now\(": [
         "common/clock.cc", "cli/", "client/client.cc", "coordinator/main.cc", "coordinator/front/"],
     r"\bstd::random_device\b|\bgetrandom\(|\brand\(\)|\bmt19937\b": ["common/entropy.cc"],
-    r"\bgetenv\(": ["common/config.cc", "cli/terminal.cc"],
+    r"\bgetenv\(": ["common/config.cc", "cli/bench_serve_flags.cc", "cli/terminal.cc"],
     r"\bsleep_for\b|\bSleepFor\b|\busleep\(|\bnanosleep\(": [],
     r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": ["transport/tcp_socket.cc"],
     r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
