@@ -286,6 +286,11 @@ void KvPlacement::Forget(BlockEntry& entry) {
   EraseIfGone(entry);
 }
 
+void KvPlacement::ForgetCache() {
+  while (!directory_.idle_on_device().empty()) Forget(*directory_.idle_on_device().front());
+  while (!directory_.idle_on_host().empty()) Forget(*directory_.idle_on_host().front());
+}
+
 void KvPlacement::OnFetched(const FetchAnswer& answer) {
   BlockEntry* entry = directory_.Find(answer.block);
   if (entry == nullptr) return;  // forgotten meanwhile

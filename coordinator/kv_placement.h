@@ -81,6 +81,8 @@ class KvPlacement {
   // ---- faults and answers
   // The block's bytes are in doubt: it lies nowhere any more.
   void Forget(BlockEntry& entry);
+  // All that is cache is forgotten. Requires: nobody uses or holds a block.
+  void ForgetCache();
   void OnFetched(const FetchAnswer& answer);
   // Whether a block that the sequence uses is on its way from the tiers.
   bool Waits(const SequenceState& sequence) const;

@@ -191,6 +191,18 @@ bool Scheduler::MakeProgress() {
     return true;
   }
   absl::Status why = KvPlacement::CheckCanRun(*shape(), {options_.fixed_keep, options_.chunk_tokens}, first->length());
+  // It fits alone, with other layers kept or with its blocks elsewhere: what lies where it is in the way gives way.
+  if (why.ok() && first->phase == Phase::kRunning) {
+    metrics_.parks.Add();
+    Park(*first, "parked: it begins again with other layers kept");
+    return true;
+  }
+  if (why.ok() && placement_->directory().size() > 0) {
+    first->Note("what was held for it and what is cached is given up: it does not fit beside them");
+    placement_->Release(*first);
+    placement_->ForgetCache();
+    return true;
+  }
   if (why.ok()) why = absl::ResourceExhaustedError("the request's next step does not fit the replica");
   Finish(*first, std::move(why), FinishReason::kStop);
   return !sequences_.empty();

@@ -28,10 +28,15 @@ void LayerPager::Open(const StepPlan& plan, const Refusals& refused) {
   for (const PlanSequence& s : plan.sequences) {
     SequenceKv* const kv = Find(s.request);
     if (kv == nullptr || kv->attempt() != s.attempt || kv->lost) continue;
-    Change(*kv, s.kept, s.names, std::min(kv->length(), s.start));
     if (s.start < kv->length() && kv->CanStart(s.start)) kv->Truncate(s.start);  // guesses that were wrong
   }
   for (const BlockMove& move : plan.moves) Move(move);
+  // Moves make the room that these blocks take, and may drop an older copy of one of them.
+  for (const PlanSequence& s : plan.sequences) {
+    SequenceKv* const kv = Find(s.request);
+    if (kv == nullptr || kv->attempt() != s.attempt || kv->lost) continue;
+    Change(*kv, s.kept, s.names, std::min(kv->length(), s.start));
+  }
   running_.reserve(plan.sequences.size());
   int64_t row = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {

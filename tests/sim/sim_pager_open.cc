@@ -49,10 +49,14 @@ void SimPager::Open(const StepPlan& plan, absl::Time now) {
   for (const PlanSequence& s : plan.sequences) {
     SimSequence* const kv = Find(s.request);
     if (kv == nullptr || kv->attempt != s.attempt || kv->lost) continue;
-    Change(*kv, s.kept, s.names, std::min(kv->length, s.start));
     if (s.start < kv->length && CanStart(*kv, s.start)) Truncate(*kv, s.start);  // guesses that were wrong
   }
   for (const BlockMove& move : plan.moves) Move(move);
+  for (const PlanSequence& s : plan.sequences) {
+    SimSequence* const kv = Find(s.request);
+    if (kv == nullptr || kv->attempt != s.attempt || kv->lost) continue;
+    Change(*kv, s.kept, s.names, std::min(kv->length, s.start));
+  }
   running_.reserve(plan.sequences.size());
   int32_t row = 0;
   for (const PlanSequence& s : plan.sequences) {

@@ -303,6 +303,7 @@ class Simulation {
     outcome.time = world_.loop.now() - world_.begin;
     outcome.codes.resize(17);
     for (const auto& client : clients_) {
+      client->on_end = nullptr;
       ++outcome.requests;
       if (!client->refused.ok()) ++outcome.refused;
       if (!client->end) continue;
