@@ -24,7 +24,7 @@ struct Outcome {
   int64_t needed_tokens = 0;   // positions of the requests that ended OK, each computed once
   std::vector<int64_t> codes;  // [status code] requests
   absl::Duration last_end;     // when the last request ended, since the first arrival
-  int64_t parks = 0;
+  int64_t parks = 0, stale = 0;
 };
 
 // Runs the scenario until everything is quiet. The same arguments give the same outcome.
