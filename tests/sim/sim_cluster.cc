@@ -27,7 +27,7 @@ void Fold(EventLoop& loop, const StepResult& result) {
 }  // namespace
 
 SimCluster::SimCluster(World& world)
-    : world_(world), entropy_(world.Fork("coordinator")), lost_since_(world.loop.now()) {
+    : world_(world), entropy_(world.Fork("coordinator")), lost_since_(world.loop.now()), belief_(LayerSet::Range(0, world.scenario.shape.layers())) {
   scheduler_ =
       std::make_unique<Scheduler>(world.scenario.options, &FcfsBefore, world.loop, metrics_, *this);
 }
@@ -132,6 +132,7 @@ void SimCluster::FormIfComplete() {
   Post([this, epoch, ranks = std::move(ranks)](Scheduler& scheduler) {
     scheduler.OnFormed(epoch, ranks);
     newly_formed_ = true;
+    belief_.Clear();
     open_.clear();
     open_epoch_ = epoch;
   });
@@ -162,6 +163,7 @@ void SimCluster::Send(const StepPlan& plan) {
   if (world_.verbose) world_.Say("plan ", plan.ToString());
   ++world_.ledger.plans;
   world_.ledger.planned_tokens += plan.tokens();
+  belief_.Follow(plan);
   if (plan.remaining <= absl::ZeroDuration()) world_.ledger.Fail("a plan is made past its deadline");
   if (!formed_ || Value(plan.epoch) + 1 != epoch_) return;  // the loop is about to hear that the replica is lost
   auto sent = std::make_shared<StepPlan>(plan);
@@ -215,7 +217,12 @@ void SimCluster::Take(StepResult result) {
     Post([again = std::move(again)](Scheduler& scheduler) { scheduler.OnResult(again); });
   }
   if (plan != open_.end() && Value(result.stage) + 1 == world_.scenario.shape.stages) open_.erase(plan);
-  Post([result = std::move(result)](Scheduler& scheduler) { scheduler.OnResult(result); });
+  Post([this, result = std::move(result)](Scheduler& scheduler) {
+    if (result.epoch == open_epoch_) {
+      for (const FetchAnswer& answer : result.fetched) belief_.Follow(answer);
+    }
+    scheduler.OnResult(result);
+  });
 }
 
 }  // namespace interlace::sim

@@ -12,6 +12,7 @@
 
 #include "coordinator/admission.h"
 #include "coordinator/scheduler.h"
+#include "tests/sim/belief.h"
 #include "tests/sim/sim_rank.h"
 #include "tests/sim/world.h"
 
@@ -51,6 +52,7 @@ class SimCluster final : public PlanChannel {
   bool was_away_too_long() const { return away_too_long_; }
   const std::vector<ReplicaShape>& shapes() const { return shapes_; }
   int64_t losses() const { return losses_; }
+  const Belief& belief() const { return belief_; }
 
  private:
   using Event = std::function<void(Scheduler&)>;
@@ -86,6 +88,7 @@ class SimCluster final : public PlanChannel {
   std::vector<ReplicaShape> shapes_;
   absl::Time duplicated_until_ = absl::InfinitePast();
 
+  Belief belief_;  // of the epoch that the scheduler knows
   // For canaries: what the scheduler has sent and not heard of.
   std::map<PlanId, StepPlan> open_;
   Epoch open_epoch_{};

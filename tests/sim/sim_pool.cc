@@ -159,6 +159,31 @@ int32_t SimPool::placed_frames() const {
   return count;
 }
 
+std::string SimPool::WhereNot(const Belief& belief, bool exactly) const {
+  std::map<BlockId, Belief::Places> held;
+  for (const auto& [id, block] : blocks_) {
+    for (size_t l = 0; l < block->places.size(); ++l) {
+      const LayerId layer{options_.layer_begin + static_cast<int32_t>(l)};
+      if (block->places[l].on_device) held[id].device.Add(layer);
+      if (block->places[l].on_host) held[id].host.Add(layer);
+    }
+  }
+  for (const auto& [id, places] : held) {
+    const Belief::Places said = belief.Of(id);
+    const LayerSet device = places.device - said.device, host = places.host - said.host;
+    if (device.empty() && host.empty()) continue;
+    return absl::StrCat("block ", IdText(id), " lies in layers ", device.ToString(), " of the device and ",
+                        host.ToString(), " of the host, and nobody counts on it there");
+  }
+  for (const auto& [id, said] : belief.all()) {
+    const LayerSet device = (said.device & layers_) - held[id].device, host = (said.host & layers_) - held[id].host;
+    if (!exactly || (device.empty() && host.empty())) continue;
+    return absl::StrCat("block ", IdText(id), " does not lie in layers ", device.ToString(), " of the device and ",
+                        host.ToString(), " of the host, where the scheduler counts on it");
+  }
+  return std::string();
+}
+
 bool SimPool::FlipOne(Entropy& entropy) {
   std::map<BlockKey, std::pair<SimBlock*, SimPlace*>> whole;
   for (auto& [id, block] : blocks_) {
@@ -434,7 +459,7 @@ void SimPool::OnPart(uint64_t number, size_t i, absl::Status status, SharedBytes
 void SimPool::LandPart(OpenFetch& fetch, Part& part) {
   const LayerId layer{options_.layer_begin + part.layer};
   const bool wanted = part.wanted || options_.canary == Canary::kUnwantedFetch;
-  if (fetch.forgotten || !part.status.ok() || !wanted || part.bytes->size() != stored_bytes()) {
+  if ((fetch.forgotten && options_.canary != Canary::kUnwantedFetch) || !part.status.ok() || !wanted || part.bytes->size() != stored_bytes()) {
     if (part.slot >= 0) GiveSlot(std::exchange(part.slot, -1));
     if (part.frame >= 0) GiveFrame(std::exchange(part.frame, -1));
     fetch.failed.Add(layer);

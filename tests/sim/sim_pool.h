@@ -13,6 +13,7 @@
 #include "kvstore/block_codec.h"
 #include "kvstore/layer_set.h"
 #include "proto/plan/step_plan.h"
+#include "tests/sim/belief.h"
 #include "tests/sim/chance.h"
 #include "tests/sim/digest_model.h"
 #include "tests/sim/ledger.h"
@@ -132,6 +133,8 @@ class SimPool {
   // Slots and frames of places that a plan made, and of fetches.
   int32_t placed_slots() const;
   int32_t placed_frames() const;
+  // The first place that is not where it should be, in words; empty: there is none. With `exactly`, nothing is missing.
+  std::string WhereNot(const Belief& belief, bool exactly) const;
   // A bit of a frame that holds a whole block flips; false if there is none.
   bool FlipOne(Entropy& entropy);
 

@@ -87,6 +87,7 @@ void SimRank::Crash(absl::Duration until_boot) {
   world_.Say("stage ", Value(info_.stage), " dies");
   ++world_.ledger.crashes;
   ++life_;
+  const Epoch epoch = epoch_;
   pager_.reset();
   tiers_.reset();
   for (SimTier* disk : disks_) disk->LoseLastWrites(static_cast<int32_t>(Draw(*entropy_, 0, 8)));
@@ -94,15 +95,14 @@ void SimRank::Crash(absl::Duration until_boot) {
     session->over_for_rank = true;
     session->to_rank->Break();
     // What was said before the death still arrives; then the end of the connection does.
-    if (world_.loop.now() >= partitioned_until_) {
-      session->to_coordinator->Send([this, session] { cluster_.OnGone(session, "its stream ended"); });
-    }
+    session->to_coordinator->Send([this, session] { cluster_.OnGone(session, "its stream ended"); });
   }
   orders_.clear();
   arrived_.clear();
   busy_ = report_asked_ = link_lost_ = session_ended_ = false;
   waits_ = Waits::kNothing;
   broken_ = true;
+  epoch_ = Epoch{};
   plan_ = nullptr;
   if (to_next_ != nullptr) to_next_->Break();
   if (to_first_ != nullptr) to_first_->Break();
@@ -110,7 +110,7 @@ void SimRank::Crash(absl::Duration until_boot) {
   for (SimRank* other : ranks_) {
     if (other == this || !other->up()) continue;
     other->Later(world_.loop.now() + DrawTime(*entropy_, absl::Microseconds(10), absl::Milliseconds(2)),
-                 [other, epoch = epoch_] { other->OnLinkLost(epoch); });
+                 [other, epoch] { other->OnLinkLost(epoch); });
   }
   stopped_until_ = absl::InfinitePast();
   world_.loop.After(until_boot, [this] { Boot(); });

@@ -73,7 +73,8 @@ class SimRank {
   void ClogLink(absl::Duration time);
 
   bool up() const { return pager_ != nullptr; }
-  bool busy() const { return busy_ || !orders_.empty(); }
+  // It has a session, has started, and nothing to do.
+  bool idle() const { return up() && session_ != nullptr && !broken_ && !busy_ && orders_.empty(); }
   const SimPager* pager() const { return pager_.get(); }
   Epoch epoch() const { return epoch_; }
 

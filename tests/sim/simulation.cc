@@ -136,7 +136,7 @@ class Simulation {
     const Scheduler& scheduler = cluster_.scheduler();
     if (!scheduler.idle() || scheduler.NextWakeUp() < absl::InfiniteFuture()) return false;
     return std::all_of(ranks_.begin(), ranks_.end(), [&](const auto& rank) {
-      return rank->up() && !rank->busy() && Value(rank->epoch()) == cluster_.epoch();
+      return rank->idle() && Value(rank->epoch()) == cluster_.epoch();
     });
   }
 
@@ -239,7 +239,7 @@ class Simulation {
       case FaultKind::kSlow:
         return rank.Slow(fault.time, 1 + fault.size / 5);
       case FaultKind::kFlipFrame:
-        for (int32_t i = 0; i <= fault.size / 25; ++i) rank.FlipFrame(*own);
+        for (int32_t i = 0; i <= fault.size / 25; ++i) flipped_ |= rank.FlipFrame(*own);
         return;
       case FaultKind::kFlipStored:
         for (int32_t i = 0; tier != nullptr && i <= fault.size / 10; ++i) tier->FlipOne(*own);
@@ -281,6 +281,11 @@ class Simulation {
       if (pool.slots().used() != pool.placed_slots() + pager.tail_slots()) {
         ledger.Fail("stage ", stage, " has ", pool.slots().used(), " slots taken, ", pool.placed_slots(),
                     " of them for blocks");
+      }
+      // Nothing lies where the scheduler does not count it; without faults of KV, all that it counts on is there.
+      const bool whole = ledger.losses == 0 && ledger.corrupt_frames == 0 && !flipped_;
+      if (const std::string where = pool.WhereNot(cluster_.belief(), whole); !where.empty()) {
+        ledger.Fail("stage ", stage, ": ", where);
       }
       if (pool.frames().used() != pool.placed_frames()) {
         ledger.Fail("stage ", stage, " has ", pool.frames().used(), " frames taken, ", pool.placed_frames(),
@@ -331,6 +336,7 @@ class Simulation {
   std::vector<std::unique_ptr<SimRank>> ranks_;
   std::vector<std::shared_ptr<Client>> clients_;
   size_t strikes_ = 0;
+  bool flipped_ = false;  // a frame is damaged
   int32_t open_ = 0;  // requests without an end
 };
 
