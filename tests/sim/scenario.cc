@@ -36,9 +36,9 @@ Shape DrawShape(Entropy& entropy) {
   shape.vocab = static_cast<int32_t>(Chance(entropy, 20) ? Draw(entropy, 4, 8) : 97);
   const int32_t most = (layers + shape.stages - 1) / shape.stages;
   const int32_t finer = 16 / shape.block_tokens;
-  shape.slots = most * static_cast<int32_t>(Chance(entropy, 60) ? Draw(entropy, 3, 3 + 5 * finer)
+  shape.slots = most * static_cast<int32_t>(Chance(entropy, 50) ? Draw(entropy, 3, 3 + 8 * finer)
                                                                 : Draw(entropy, 6 * finer, 30 * finer));
-  shape.frames = Chance(entropy, 25) ? 0 : most * static_cast<int32_t>(Draw(entropy, 2, Chance(entropy, 70) ? 6 * finer : 30 * finer));
+  shape.frames = Chance(entropy, 25) ? 0 : most * static_cast<int32_t>(Draw(entropy, 2, Chance(entropy, 60) ? 8 * finer : 40 * finer));
   if (Chance(entropy, 40)) {
     shape.own_tier = Chance(entropy, 70);
     shape.shared_tier = !shape.own_tier || Chance(entropy, 40);
@@ -169,8 +169,8 @@ Scenario DrawScenario(uint64_t seed) {
     prefix.resize(Draw(*of_rest, 0, scenario.options.context / 2));
     for (int32_t& token : prefix) token = static_cast<int32_t>(Draw(*of_rest, 0, scenario.shape.vocab - 1));
   }
-  const auto requests = static_cast<int32_t>(Draw(*of_rest, 1, Chance(*of_rest, 80) ? 7 : 12));
-  const auto faults = static_cast<int32_t>(quiet ? 0 : Draw(*of_rest, 0, 4));
+  const auto requests = static_cast<int32_t>(Draw(*of_rest, 1, Chance(*of_rest, 80) ? 9 : 16));
+  const auto faults = static_cast<int32_t>(quiet ? 0 : Draw(*of_rest, 0, Chance(*of_rest, 80) ? 4 : 8));
   for (int32_t i = 0; i < requests; ++i) {
     const std::unique_ptr<Entropy> own = of_arrivals->Fork(absl::StrCat(i));
     Arrival arrival = DrawArrival(*own, scenario, quiet, i, prefixes, spread);

@@ -118,7 +118,7 @@ class SimPool {
 
   std::vector<FetchAnswer> TakeFetched() { return std::exchange(fetched_, {}); }
   std::vector<ProbeAnswer> TakeProbed() { return std::exchange(probed_, {}); }
-  bool HasAnswers() const { return !landed_.empty() || !fetched_.empty() || !probed_.empty(); }
+  bool fetching() const { return !fetches_.empty(); }
   void Reset();
 
   Extent& slot(int32_t slot) { return slots_.at(slot); }

@@ -74,7 +74,9 @@ class SimRank {
 
   bool up() const { return pager_ != nullptr; }
   // It has a session, has started, and nothing to do.
-  bool idle() const { return up() && session_ != nullptr && !broken_ && !busy_ && orders_.empty(); }
+  bool idle() const {
+    return up() && session_ != nullptr && !broken_ && !busy_ && orders_.empty() && !pager_->pool().fetching();
+  }
   const SimPager* pager() const { return pager_.get(); }
   Epoch epoch() const { return epoch_; }
 

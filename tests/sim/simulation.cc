@@ -121,7 +121,10 @@ class Simulation {
   void Loop() {
     EventLoop& loop = world_.loop;
     while (world_.ledger.failures.empty() && !Quiet()) {
-      if (loop.empty()) return world_.ledger.Fail("stuck: requests are open and nothing is going to happen");
+      if (loop.empty()) {
+        return world_.ledger.Fail("stuck with ", open_, " requests and ", cluster_.scheduler().Load().blocks_held,
+                                  " blocks that are held: nothing is going to happen");
+      }
       if (loop.now() - world_.begin > kMostTime || loop.events() > kMostEvents) {
         return world_.ledger.Fail("no end after ", absl::FormatDuration(loop.now() - world_.begin), " and ",
                                   loop.events(), " events: ", cluster_.scheduler().Load().running, " run, ",
@@ -135,9 +138,11 @@ class Simulation {
     if (open_ > 0 || strikes_ < world_.scenario.faults.size() || !cluster_.quiet() || !cluster_.formed()) return false;
     const Scheduler& scheduler = cluster_.scheduler();
     if (!scheduler.idle() || scheduler.NextWakeUp() < absl::InfiniteFuture()) return false;
-    return std::all_of(ranks_.begin(), ranks_.end(), [&](const auto& rank) {
+    const bool idle = std::all_of(ranks_.begin(), ranks_.end(), [&](const auto& rank) {
       return rank->idle() && Value(rank->epoch()) == cluster_.epoch();
     });
+    // An answer about a fetch may be on its way.
+    return idle && scheduler.Load().blocks_held == 0;
   }
 
   // ---- clients
@@ -267,9 +272,7 @@ class Simulation {
   void CheckQuiet() {
     Ledger& ledger = world_.ledger;
     const EngineLoad load = cluster_.scheduler().Load();
-    if (load.blocks_held != 0 || load.running + load.waiting != 0) {
-      ledger.Fail("the scheduler holds ", load.blocks_held, " blocks of nobody");
-    }
+    if (load.running + load.waiting != 0) ledger.Fail("the scheduler counts requests that ended");
     for (const auto& client : clients_) {
       if (!client->end && client->refused.ok()) ledger.Fail("request ", client->arrival().index, " has no end");
     }
