@@ -240,6 +240,13 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
     directory_.AddUser(entry, &sequence);
     entry.sealed_in = plan;
     Place(entry, device, host);
+    // Where PassWindows found no room for what the windows see next, the charge is still that of before.
+    KvAmounts left = before;
+    TakeFrom(&left, budget_.taken());
+    for (size_t s = 0; s < left.size(); ++s) {
+      sequence.charge[s].slots = std::min(sequence.charge[s].slots, left[s].slots);
+      sequence.charge[s].frames = std::min(sequence.charge[s].frames, left[s].frames);
+    }
     CHECK_MSG(budget_.Try(sequence.charge), "contracts.kv-budget: sealing took more than was reserved");
     // Where another's copy lay already, this one takes room until the plan has been executed.
     KvAmounts surplus = before;

@@ -244,6 +244,24 @@ TEST_F(KvPlacementTest, BlocksBehindTheWindowBecomeCacheInItsLayers) {
   EXPECT_EQ(placement_->directory().idle_on_device().front()->index, 0) << "the oldest goes first";
 }
 
+// Another sequence still sees what this one has passed, so nothing is given back for what its windows see next. What it
+// has computed is sealed all the same (found by the simulation, seed 11186).
+TEST_F(KvPlacementTest, BlocksAreSealedWhereWindowsFoundNoRoomToMoveOn) {
+  options_ = {.fixed_keep = 4, .chunk_tokens = 8};
+  Form(/*slots=*/36, /*frames=*/0, /*window=*/8);
+  SequenceState& first = Make(12, 1);
+  ASSERT_TRUE(Start(first));
+  Seal(first, 3);
+  SequenceState& second = Make(2, 1);
+  ASSERT_TRUE(Start(second, /*adopted=*/1));
+  ASSERT_EQ(free().slots, 0);
+  EXPECT_FALSE(placement_->PassWindows(first, 24));
+  Seal(first, 4);
+  Release(second);
+  EXPECT_TRUE(placement_->PassWindows(first, 32));
+  Check();
+}
+
 TEST_F(KvPlacementTest, FetchedBlocksAreWaitedForAndFailedOnesLieNowhere) {
   for (bool fails : {false, true}) {
     Form(100, 0);

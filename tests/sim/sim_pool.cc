@@ -38,6 +38,11 @@ void SimPool::Reset() {
   for (std::vector<SimBlock*>& turn : turns_) turn.clear();
   ++probe_epoch_;
   for (auto& [id, fetch] : fetches_) fetch.forgotten = true;
+  if (tiers_ != nullptr && options_.canary != Canary::kUnwantedFetch) {
+    tiers_->CancelFetches();
+    Poll(now_);
+    if (fetching()) ledger_.Fail("a fetch outlives its epoch");
+  }
   fetched_.clear();
   probed_.clear();
   std::vector<SimBlock*> all;

@@ -151,6 +151,12 @@ void SimTierStack::Fetch(const BlockKey& key, absl::Time deadline, FetchDone don
   Perform(std::move(actions));
 }
 
+void SimTierStack::CancelFetches() {
+  TransferActions actions;
+  core_.CancelFetches(loop_.now(), &actions);
+  Perform(std::move(actions));
+}
+
 void SimTierStack::Probe(const std::vector<BlockId>& blocks, ProbeDone done) {
   std::vector<BlockKey> keys;
   for (const BlockId& block : blocks) {

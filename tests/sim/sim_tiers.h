@@ -78,6 +78,7 @@ class SimTierStack {
   void Offer(const BlockKey& key, int32_t index, SharedBytes stored);
   // `done` gets the verified stored form with OK.
   void Fetch(const BlockKey& key, absl::Time deadline, FetchDone done);
+  void CancelFetches();
   void Probe(const std::vector<BlockId>& blocks, ProbeDone done);
   const TierStats& stats() const { return core_.stats(); }
   // The stack's own answers come at once unless its process stands still until then.

@@ -191,12 +191,7 @@ class PagerHistory {
       if (random_.Below(3) != 0) PlanOne(id, &running);
     }
     random_.Shuffle(running);
-    // In the order in which the parts of a plan take effect: names of what was computed before, moves, and the names of
-    // what the plan computes.
-    for (const Planned& planned : running) {
-      Shadow& shadow = shadows_.at(planned.id);
-      Seal(shadow, std::min(shadow.named, planned.plan.start / kTokens));
-    }
+    // In the order in which the parts of a plan take effect: moves, then the names of sequences that run.
     RandomMoves(running, &plan);
     for (const Planned& planned : running) {
       Shadow& shadow = shadows_.at(planned.id);
