@@ -184,7 +184,9 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
 
 bool KvPlacement::Reserve(SequenceState& sequence, int32_t end) {
   const int32_t needed = shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size());
-  return needed <= sequence.reserved || Keep(sequence, sequence.kept, needed);
+  // PassWindows may have found no room for what the windows see next.
+  const bool charged = sequence.charge == TailCharge(sequence, sequence.kept, sequence.reserved);
+  return (needed <= sequence.reserved && charged) || Keep(sequence, sequence.kept, std::max(needed, sequence.reserved));
 }
 
 bool KvPlacement::Stream(const SequenceState& sequence, int32_t end, PlanId plan) {

@@ -256,6 +256,7 @@ TEST_F(KvPlacementTest, BlocksAreSealedWhereWindowsFoundNoRoomToMoveOn) {
   ASSERT_TRUE(Start(second, /*adopted=*/1));
   ASSERT_EQ(free().slots, 0);
   EXPECT_FALSE(placement_->PassWindows(first, 24));
+  EXPECT_FALSE(placement_->Reserve(first, 32)) << "its blocks are reserved, what the windows see of them is not";
   Seal(first, 4);
   Release(second);
   EXPECT_TRUE(placement_->PassWindows(first, 32));
