@@ -152,15 +152,19 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
   LOG(WARNING) << "kv lost" << Field("request", sequence.request.name) << Field("layer", Value(loss.layer))
                << Field("block", loss.block) << Field("cause", LossCauseName(loss.cause))
                << Field("detail", loss.detail);
+  // The lost block is in doubt, and so is what plans in flight were to seal. What lies behind it and is nobody else's is
+  // computed again anyway, and may be gone too.
+  const auto blocks = static_cast<int32_t>(sequence.blocks.size());
+  const int32_t sealed = std::max(sequence.adopted, sequence.confirmed / shape()->block_tokens);
+  for (int32_t b = std::min(loss.block, sealed); b < blocks; ++b) {
+    BlockEntry& entry = *sequence.blocks[b];
+    const bool alone = static_cast<int32_t>(entry.users.size()) + entry.holds <= 1;
+    if (b >= sealed || b == loss.block || (b > loss.block && alone)) placement_->Forget(entry);
+  }
   if (loss.cause == LossCause::kRefused) {
     return Finish(sequence, absl::InvalidArgumentError(absl::StrCat("a rank refused the request: ", loss.detail)),
                   FinishReason::kStop);
   }
-  // The lost block is in doubt, and so is what plans in flight were to seal.
-  const auto blocks = static_cast<int32_t>(sequence.blocks.size());
-  const int32_t sealed = std::max(sequence.adopted, sequence.confirmed / shape()->block_tokens);
-  for (int32_t b = std::min(sealed, blocks); b < blocks; ++b) placement_->Forget(*sequence.blocks[b]);
-  if (loss.block < std::min(sealed, blocks)) placement_->Forget(*sequence.blocks[loss.block]);
   const int32_t kept = std::min(loss.block, sealed) * shape()->block_tokens;
   metrics_.registry.Add("interlace_kv_recomputed_tokens_total", std::max(0, before - kept),
                         {{"cause", LossCauseName(loss.cause)}});

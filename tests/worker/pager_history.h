@@ -191,8 +191,13 @@ class PagerHistory {
       if (random_.Below(3) != 0) PlanOne(id, &running);
     }
     random_.Shuffle(running);
-    // In the order in which the parts of a plan take effect: moves, then the names of sequences that run.
+    // In the order in which the parts of a plan take effect: moves, names of what was computed before, and the names of
+    // what the plan computes.
     RandomMoves(running, &plan);
+    for (const Planned& planned : running) {
+      Shadow& shadow = shadows_.at(planned.id);
+      Seal(shadow, std::min(shadow.named, planned.plan.start / kTokens));
+    }
     for (const Planned& planned : running) {
       Shadow& shadow = shadows_.at(planned.id);
       Seal(shadow, std::min(shadow.named, shadow.length / kTokens));
