@@ -289,9 +289,11 @@ void KvPlacement::Release(SequenceState& sequence) {
 // ---- faults and answers
 
 void KvPlacement::Forget(BlockEntry& entry) {
-  Move(entry, MoveKind::kDropDevice, entry.device);
-  Move(entry, MoveKind::kDropHost, entry.host);
-  Place(entry, {}, {});
+  // What is on its way holds its room until it has arrived, and its answer must not be taken for a later fetch's.
+  const LayerSet arriving = entry.arriving;
+  Move(entry, MoveKind::kDropDevice, entry.device - arriving);
+  Move(entry, MoveKind::kDropHost, entry.host - arriving);
+  Place(entry, entry.device & arriving, entry.host & arriving);
   EraseIfGone(entry);
 }
 
@@ -306,6 +308,7 @@ void KvPlacement::OnFetched(const FetchAnswer& answer) {
   const LayerSet failed = answer.failed & entry->arriving;
   directory_.SetArriving(*entry, entry->arriving - (answer.arrived | answer.failed));
   Place(*entry, entry->device - failed, entry->host - failed);
+  EraseIfGone(*entry);
 }
 
 bool KvPlacement::AnyArriving() const {

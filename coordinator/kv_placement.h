@@ -79,7 +79,7 @@ class KvPlacement {
   const std::set<SequenceState*, SequenceBefore>& streaming() const { return streaming_; }
 
   // ---- faults and answers
-  // The block's bytes are in doubt: it lies nowhere any more.
+  // The block's bytes are in doubt: it lies nowhere any more, but for layers in which it is on its way from the tiers.
   void Forget(BlockEntry& entry);
   // All that is cache is forgotten. Requires: nobody uses or holds a block.
   void ForgetCache();

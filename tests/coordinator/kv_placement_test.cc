@@ -286,6 +286,25 @@ TEST_F(KvPlacementTest, FetchedBlocksAreWaitedForAndFailedOnesLieNowhere) {
   }
 }
 
+// A rank holds the room of what is on its way until it has arrived (found by the simulation, seed 18757).
+TEST_F(KvPlacementTest, WhatIsOnItsWayIsNotEvictedWithTheRest) {
+  options_.fixed_keep = 4;
+  Form(/*slots=*/10, 0);
+  SequenceState &first = Make(2, 1), &second = Make(2, 2);
+  ASSERT_TRUE(Start(first, 0, 1));
+  placement_->OnFetched({{1, 0}, LayerSet::Range(2, 4), {}});
+  Release(first);
+  placement_->TakeMoves();
+  ASSERT_TRUE(Start(second));
+  EXPECT_EQ(placement_->TakeMoves(), (std::vector<BlockMove>{{{1, 0}, MoveKind::kDropDevice, LayerSet::Range(2, 4)}}));
+  EXPECT_EQ(taken().slots, 10);
+  EXPECT_TRUE(placement_->AnyArriving());
+  placement_->OnFetched({{1, 0}, {}, LayerSet::Range(0, 2)});
+  Check();
+  EXPECT_EQ(taken().slots, 8);
+  EXPECT_EQ(Find(1, 0), nullptr);
+}
+
 TEST_F(KvPlacementTest, AForgottenBlockIsDroppedEverywhere) {
   Form(100, 0);
   SequenceState& sequence = Make(2, 1);
