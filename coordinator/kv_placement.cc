@@ -220,8 +220,13 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
     sequence.blocks.push_back(&entry);
     CountSealed(sequence);
     sequence.charge = TailCharge(sequence, sequence.kept, --sequence.reserved);
-    TakeFrom(&surplus, sequence.charge);
+    // Where PassWindows found no room for what the windows see next, the charge is no more than what is left.
+    for (size_t s = 0; s < surplus.size(); ++s) {
+      sequence.charge[s].slots = std::min(sequence.charge[s].slots, surplus[s].slots);
+      sequence.charge[s].frames = std::min(sequence.charge[s].frames, surplus[s].frames);
+    }
     CHECK_MSG(Covers(surplus, KvAmounts(surplus.size())), "contracts.kv-budget: sealing took more than was reserved");
+    TakeFrom(&surplus, sequence.charge);
     AddTo(&late_, surplus);
     directory_.Seal(entry, &sequence, device, host);
     entry.sealed_in = plan;
@@ -262,9 +267,11 @@ void KvPlacement::Release(SequenceState& sequence) {
 // ---- faults and answers
 
 void KvPlacement::Forget(BlockEntry& entry) {
-  Move(entry, MoveKind::kDropDevice, entry.device);
-  Move(entry, MoveKind::kDropHost, entry.host);
-  Place(entry, {}, {});
+  // What is on its way holds its room until it has arrived, and its answer must not be taken for a later fetch's.
+  const LayerSet arriving = entry.arriving;
+  Move(entry, MoveKind::kDropDevice, entry.device - arriving);
+  Move(entry, MoveKind::kDropHost, entry.host - arriving);
+  Place(entry, entry.device & arriving, entry.host & arriving);
   EraseIfGone(entry);
 }
 
@@ -279,6 +286,7 @@ void KvPlacement::OnFetched(const FetchAnswer& answer) {
   const LayerSet failed = answer.failed & entry->arriving;
   directory_.SetArriving(*entry, entry->arriving - (answer.arrived | answer.failed));
   Place(*entry, entry->device - failed, entry->host - failed);
+  EraseIfGone(*entry);
 }
 
 bool KvPlacement::SealedBy(const SequenceState& sequence, int32_t block, PlanId plan) const {
@@ -320,6 +328,10 @@ bool KvPlacement::CouldBeWhole(int32_t tokens) const {
 }
 
 // ---- pieces
+
+bool KvPlacement::ChargedForWindows(const SequenceState& sequence) const {
+  return sequence.charge == TailCharge(sequence, sequence.kept, sequence.reserved);
+}
 
 void KvPlacement::CountSealed(SequenceState& sequence) {
   sequence.sealed = static_cast<int32_t>(sequence.blocks.size());

@@ -60,8 +60,8 @@ class KvPlacement {
   // Room for positions [0, end), given by the cache where nothing is free.
   bool Reserve(SequenceState& sequence, int32_t end) {
     const int64_t blocks = static_cast<int64_t>(sequence.blocks.size()) + sequence.reserved;
-    return end <= blocks * shape_.block_tokens ||
-           Grow(sequence, shape_.BlocksFor(end) - static_cast<int32_t>(sequence.blocks.size()));
+    const bool charged = shape_.windows.empty() || ChargedForWindows(sequence);
+    return (end <= blocks * shape_.block_tokens && charged) || Grow(sequence, ReservedFor(sequence, end));
   }
   // Room in the plan's ring for what of the sequence streams while positions up to `end` are computed.
   bool Stream(const SequenceState& sequence, int32_t end, PlanId plan) {
@@ -100,7 +100,7 @@ class KvPlacement {
   const std::set<SequenceState*, SequenceBefore>& streaming() const { return streaming_; }
 
   // ---- faults and answers
-  // The block's bytes are in doubt: it lies nowhere any more.
+  // The block's bytes are in doubt: it lies nowhere any more, but for layers in which it is on its way from the tiers.
   void Forget(BlockEntry& entry);
   // All that is cache is forgotten. Requires: nobody uses or holds a block.
   void ForgetCache();
@@ -156,6 +156,8 @@ class KvPlacement {
   bool Keep(SequenceState& sequence, const LayerSet& kept, int32_t reserved);
   // The same where the layers stay as they are: the cost does not depend on how many blocks are sealed.
   bool Grow(SequenceState& sequence, int32_t reserved);
+  // False where PassWindows has found no room for what the windows see next.
+  bool ChargedForWindows(const SequenceState& sequence) const;
   int32_t ReservedFor(const SequenceState& sequence, int32_t end) const;
   // The layers to keep with which [0, end) fits into `room`: those that it keeps, else as many as possible.
   std::optional<LayerSet> FitIn(const KvAmounts& room, const SequenceState& sequence, int32_t end, bool shift) const;

@@ -166,18 +166,22 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
   LOG(WARNING) << "kv lost" << Field("request", sequence.request.name) << Field("layer", Value(loss.layer))
                << Field("block", loss.block) << Field("cause", LossCauseName(loss.cause))
                << Field("detail", loss.detail);
-  if (loss.cause == LossCause::kRefused) {
-    return Finish(sequence, absl::InvalidArgumentError(absl::StrCat("a rank refused the request: ", loss.detail)),
-                  FinishReason::kStop);
-  }
+  // The lost block is in doubt, and so is what plans in flight were to seal. What lies behind it and is nobody else's is
+  // computed again anyway, and may be gone too.
   const auto blocks = static_cast<int32_t>(sequence.blocks.size());
   // A block that lies nowhere was forgotten at the loss of another request, which was to seal it: its fault alone.
   const bool of_another = loss.block < blocks && sequence.blocks[loss.block]->placed().empty();
   if (!of_another) ++sequence.faults;
-  // The lost block is in doubt, and so is what plans in flight were to seal.
   const int32_t sealed = std::max(sequence.adopted, sequence.confirmed / shape()->block_tokens);
-  for (int32_t b = std::min(sealed, blocks); b < blocks; ++b) placement_->Forget(*sequence.blocks[b]);
-  if (loss.block < std::min(sealed, blocks)) placement_->Forget(*sequence.blocks[loss.block]);
+  for (int32_t b = std::min(loss.block, sealed); b < blocks; ++b) {
+    BlockEntry& entry = *sequence.blocks[b];
+    const bool alone = static_cast<int32_t>(entry.users.size()) + entry.holds <= 1;
+    if (b >= sealed || b == loss.block || (b > loss.block && alone)) placement_->Forget(entry);
+  }
+  if (loss.cause == LossCause::kRefused) {
+    return Finish(sequence, absl::InvalidArgumentError(absl::StrCat("a rank refused the request: ", loss.detail)),
+                  FinishReason::kStop);
+  }
   const int32_t kept = std::min(loss.block, sealed) * shape()->block_tokens;
   sequence.Note(absl::StrCat("layer ", Value(loss.layer), " block ", loss.block, " ", LossCauseName(loss.cause),
                              ": computed again from position ", kept, " (", loss.detail, ")"));

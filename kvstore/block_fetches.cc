@@ -187,6 +187,16 @@ void BlockFetches::Forget() {
   }
   for (auto& [id, fetch] : fetches_) fetch.forgotten = true;
   for (const Waiting& w : never) OnLanded(w.fetch, w.part, nullptr, absl::CancelledError("a new epoch"));
+  if (fetches_.empty()) return;
+  tiers_.CancelFetches();
+  {
+    absl::MutexLock lock(&answers_.mutex);
+    const auto landed = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return std::all_of(answers_.open.begin(), answers_.open.end(), [](const auto& open) { return open.second == 0; });
+    };
+    answers_.mutex.Await(absl::Condition(&landed));
+  }
+  (void)TakeArrived();  // forgotten ones are not among them: their frames and slots are free
 }
 
 void BlockFetches::Close() {

@@ -72,7 +72,7 @@ class BlockFetches {
   // `wake` runs on any thread, several at once; the former one does not any more when this returns.
   void OnAnswers(absl::AnyInvocable<void()> wake);
 
-  // Nobody wants what is under way any more; it ends by itself and is not answered.
+  // Nobody wants what is under way any more: it ends, is not answered, and holds no frame or slot when this returns.
   void Forget();
   // Nothing is started from now on: the tiers are about to go.
   void Close();

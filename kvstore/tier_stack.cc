@@ -90,6 +90,10 @@ class TierStack::Worker {
     });
   }
 
+  void CancelFetches() {
+    Submit([](TransferCore& core, absl::Time now, TransferActions* actions) { core.CancelFetches(now, actions); });
+  }
+
   void Probe(const std::vector<BlockId>& blocks, ProbeDone done) {
     std::vector<BlockKey> keys;
     for (const BlockId& block : blocks) {
@@ -284,6 +288,7 @@ void TierStack::Offer(const BlockKey& key, int32_t index, SharedBytes stored) {
 void TierStack::Fetch(const BlockKey& key, absl::Span<std::byte> frame, absl::Time deadline, FetchDone done) {
   worker_->Fetch(key, frame, deadline, std::move(done));
 }
+void TierStack::CancelFetches() { worker_->CancelFetches(); }
 void TierStack::Probe(std::vector<BlockId> blocks, ProbeDone done) { worker_->Probe(blocks, std::move(done)); }
 std::vector<TierUsage> TierStack::Usage() { return worker_->Usage(); }
 TierStats TierStack::Stats() const { return worker_->Stats(); }

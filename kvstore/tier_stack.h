@@ -48,6 +48,8 @@ class TierStack {
 
   // How many of the blocks, from the first on, the tiers hold in all layers of the rank.
   using ProbeDone = absl::AnyInvocable<void(int32_t blocks)>;
+  // Ends the fetches that are open, as Cancelled or, where a frame is being filled, as that turns out.
+  void CancelFetches();
   void Probe(std::vector<BlockId> blocks, ProbeDone done);
 
   std::vector<TierUsage> Usage();

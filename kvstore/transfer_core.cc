@@ -236,6 +236,25 @@ void TransferCore::OnTime(absl::Time now, TransferActions* actions) {
   }
 }
 
+void TransferCore::CancelFetches(absl::Time now, TransferActions* actions) {
+  std::vector<BlockKey> keys;
+  for (const auto& [deadline, id] : deadlines_) keys.push_back(fetch_keys_.at(id));
+  for (const BlockKey& key : keys) {
+    const auto it = reads_.find(key);
+    if (it == reads_.end()) continue;  // it was one of several fetches of the block
+    Read& read = it->second;
+    for (Waiter& waiter : read.landing) {  // if the bytes are damaged, no other tier is asked
+      deadlines_.erase({waiter.deadline, static_cast<uint64_t>(waiter.fetch)});
+      waiter.deadline = std::min(waiter.deadline, now);
+    }
+    if (read.place == Place::kQueued) Unqueue(key, read);
+    for (const Waiter& waiter : std::exchange(read.waiters, {})) {
+      EndFetch(waiter, absl::CancelledError("the fetch is not wanted any more"), actions);
+    }
+    if (read.place == Place::kQueued) reads_.erase(it);  // else the answer that is on its way finds nobody
+  }
+}
+
 // ---- Tiers.
 
 void TransferCore::Pump(int t, TransferActions* actions) {

@@ -103,6 +103,8 @@ class TransferCore {
   void OnLanded(const BlockKey& key, const absl::Status& status, absl::Time now, TransferActions* actions);
   // Ends fetches whose deadline has come.
   void OnTime(absl::Time now, TransferActions* actions);
+  // Nobody wants the fetches any more: they end as Cancelled, those whose frames are being filled as soon as they are.
+  void CancelFetches(absl::Time now, TransferActions* actions);
   // Everything ends: fetches as Cancelled, probes with 0 blocks, offers silently. Later answers change nothing.
   void Stop(TransferActions* actions);
 

@@ -244,6 +244,25 @@ TEST_F(KvPlacementTest, BlocksBehindTheWindowBecomeCacheInItsLayers) {
   EXPECT_EQ(placement_->directory().idle_on_device().front()->index, 0) << "the oldest goes first";
 }
 
+// Another sequence still sees what this one has passed, so nothing is given back for what its windows see next. What it
+// has computed is sealed all the same (found by the simulation, seed 11186).
+TEST_F(KvPlacementTest, BlocksAreSealedWhereWindowsFoundNoRoomToMoveOn) {
+  options_ = {.fixed_keep = 4, .chunk_tokens = 8};
+  Form(/*slots=*/36, /*frames=*/0, /*window=*/8);
+  SequenceState& first = Make(12, 1);
+  ASSERT_TRUE(Start(first));
+  Seal(first, 3);
+  SequenceState& second = Make(2, 1);
+  ASSERT_TRUE(Start(second, /*adopted=*/1));
+  ASSERT_EQ(free().slots, 0);
+  EXPECT_FALSE(placement_->PassWindows(first, 24));
+  EXPECT_FALSE(placement_->Reserve(first, 32)) << "its blocks are reserved, what the windows see of them is not";
+  Seal(first, 4);
+  Release(second);
+  EXPECT_TRUE(placement_->PassWindows(first, 32));
+  Check();
+}
+
 TEST_F(KvPlacementTest, FetchedBlocksAreWaitedForAndFailedOnesLieNowhere) {
   for (bool fails : {false, true}) {
     Form(100, 0);
@@ -265,6 +284,25 @@ TEST_F(KvPlacementTest, FetchedBlocksAreWaitedForAndFailedOnesLieNowhere) {
     EXPECT_EQ(placement_->Whole(first), !fails);
     EXPECT_EQ(placement_->Match(second, 2, PlanId{99}), fails ? 1 : 2);
   }
+}
+
+// A rank holds the room of what is on its way until it has arrived (found by the simulation, seed 18757).
+TEST_F(KvPlacementTest, WhatIsOnItsWayIsNotEvictedWithTheRest) {
+  options_.fixed_keep = 4;
+  Form(/*slots=*/10, 0);
+  SequenceState &first = Make(2, 1), &second = Make(2, 2);
+  ASSERT_TRUE(Start(first, 0, 1));
+  placement_->OnFetched({{1, 0}, LayerSet::Range(2, 4), {}});
+  Release(first);
+  placement_->TakeMoves();
+  ASSERT_TRUE(Start(second));
+  EXPECT_EQ(placement_->TakeMoves(), (std::vector<BlockMove>{{{1, 0}, MoveKind::kDropDevice, LayerSet::Range(2, 4)}}));
+  EXPECT_EQ(taken().slots, 10);
+  EXPECT_TRUE(placement_->AnyArriving());
+  placement_->OnFetched({{1, 0}, {}, LayerSet::Range(0, 2)});
+  Check();
+  EXPECT_EQ(taken().slots, 8);
+  EXPECT_EQ(Find(1, 0), nullptr);
 }
 
 TEST_F(KvPlacementTest, AForgottenBlockIsDroppedEverywhere) {

@@ -263,6 +263,7 @@ TEST(KvPoolTest, ANewEpochHearsNothingOfTheFormerOne) {
     rig.pool->Probe(RequestId{1}, {Rig::Id(1)});
     rig.pool->Reset();
     EXPECT_EQ(rig.pool->blocks(), 0u);
+    EXPECT_EQ(rig.arena->used() + rig.frames->used(), 0) << "what the former epoch was fetching holds room";
     rig.tier->Answer();
     rig.pool->Fetch(Rig::Id(6), kAll, to_device);
     rig.pool->Probe(RequestId{2}, {Rig::Id(6), Rig::Id(3), Rig::Id(99)});

@@ -43,7 +43,7 @@ class World {
   void Step() {
     now_ += absl::Milliseconds(random_->Next() % 20);
     TransferActions actions;
-    switch (random_->Next() % 6) {
+    switch (random_->Next() % 7) {
       case 0:
         core_.Offer(Offered(AnyKey()), static_cast<uint32_t>(random_->Next()), now_, &actions);
         break;
@@ -62,6 +62,14 @@ class World {
         core_.Probe(id, keys_, kLayers, now_, &actions);
         break;
       }
+      case 4:
+        if (!Chance(20)) break;
+        core_.CancelFetches(now_, &actions);
+        Do(actions);
+        actions.clear();
+        EXPECT_TRUE(fetches_.empty()) << fetches_.size() << " fetches go on after they were cancelled";
+        EXPECT_EQ(core_.NextDeadline(), absl::InfiniteFuture());
+        break;
       default:
         AnswerOne(&actions);
     }
@@ -306,6 +314,29 @@ TEST_F(CoreTest, OneReadServesAllWhoAskAlsoThoseWhoAskWhileItLands) {
   actions.clear();
   core.OnLanded(key, absl::OkStatus(), t0, &actions);
   EXPECT_EQ(Only<FetchEnded>(actions)[0].fetch, FetchId{3});
+}
+
+// A frame that is being filled is the driver's until it says so; then the fetch ends, whatever the bytes were.
+TEST_F(CoreTest, ACancelledFetchEndsAtOnceOrOnceItHasLanded) {
+  for (const bool damaged : {false, true}) {
+    TransferCore core = Core(2);
+    actions.clear();
+    core.Fetch(FetchId{1}, Key(1, 0, 0), later, t0, &actions);
+    core.Fetch(FetchId{2}, Key(1, 0, 1), later, t0, &actions);
+    const TierCall call = Only<TierGet>(actions)[0].call;
+    core.OnGetAnswered(call, {BytesOf(Key(1, 0, 0))}, t0, &actions);
+    ASSERT_EQ(Only<Land>(actions).size(), 1u);
+    actions.clear();
+    core.CancelFetches(t0, &actions);
+    ASSERT_EQ(Only<FetchEnded>(actions).size(), 1u);
+    EXPECT_EQ(Only<FetchEnded>(actions)[0].fetch, FetchId{2});
+    EXPECT_EQ(core.NextDeadline(), absl::InfiniteFuture());
+    actions.clear();
+    core.OnLanded(Key(1, 0, 0), damaged ? absl::DataLossError("damaged") : absl::OkStatus(), t0, &actions);
+    ASSERT_EQ(Only<FetchEnded>(actions).size(), 1u);
+    EXPECT_EQ(Only<FetchEnded>(actions)[0].fetch, FetchId{1});
+    EXPECT_EQ(Only<FetchEnded>(actions)[0].status.ok(), !damaged);
+  }
 }
 
 TEST_F(CoreTest, ADamagedCopyIsDroppedAndTheNextTierAsked) {

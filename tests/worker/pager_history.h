@@ -191,13 +191,13 @@ class PagerHistory {
       if (random_.Below(3) != 0) PlanOne(id, &running);
     }
     random_.Shuffle(running);
-    // In the order in which the parts of a plan take effect: names of what was computed before, moves, and the names of
+    // In the order in which the parts of a plan take effect: moves, names of what was computed before, and the names of
     // what the plan computes.
+    RandomMoves(running, &plan);
     for (const Planned& planned : running) {
       Shadow& shadow = shadows_.at(planned.id);
       Seal(shadow, std::min(shadow.named, planned.plan.start / kTokens));
     }
-    RandomMoves(running, &plan);
     for (const Planned& planned : running) {
       Shadow& shadow = shadows_.at(planned.id);
       Seal(shadow, std::min(shadow.named, shadow.length / kTokens));
