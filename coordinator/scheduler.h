@@ -191,8 +191,8 @@ class Scheduler {
   std::vector<StageMetrics> stage_metrics_;  // of the replica that was formed last
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
-  bool plan_failed_ = false;            // the replica was lost since a rank hung or failed at a plan
-  std::vector<uint64_t> incarnations_;  // of the ranks that formed it last
+  bool plan_failed_ = false;                       // the replica was lost since a rank hung or failed at a plan
+  std::vector<uint64_t> incarnations_;             // of the ranks that formed it last
   bool suspects_ = false;                          // there may be one
   int32_t asked_ = 0;                              // requests whose probe is not answered
   std::vector<SequenceState*> order_;              // running_, in order, unless order_stale_

@@ -166,8 +166,8 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
   LOG(WARNING) << "kv lost" << Field("request", sequence.request.name) << Field("layer", Value(loss.layer))
                << Field("block", loss.block) << Field("cause", LossCauseName(loss.cause))
                << Field("detail", loss.detail);
-  // The lost block is in doubt, and so is what plans in flight were to seal. What lies behind it and is nobody else's is
-  // computed again anyway, and may be gone too.
+  // The lost block is in doubt, and so is what plans in flight were to seal. What lies behind it and is nobody else's
+  // is computed again anyway, and may be gone too.
   const auto blocks = static_cast<int32_t>(sequence.blocks.size());
   // A block that lies nowhere was forgotten at the loss of another request, which was to seal it: its fault alone.
   const bool of_another = loss.block < blocks && sequence.blocks[loss.block]->placed().empty();

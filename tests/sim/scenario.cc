@@ -12,15 +12,15 @@ namespace interlace::sim {
 namespace {
 
 constexpr const char* kCanaryNames[] = {
-    "none",          "adopts-unchecked", "skips-verification",  "drops-before-copied", "stale-frame",
-    "swaps-layers",  "foreign-block",    "unwanted-fetch",      "leaks-tail",          "window-off-by-one",
-    "stale-sample",  "result-twice",     "old-epoch",           "drafts-unchecked",    "token-lost",
+    "none",         "adopts-unchecked", "skips-verification", "drops-before-copied", "stale-frame",
+    "swaps-layers", "foreign-block",    "unwanted-fetch",     "leaks-tail",          "window-off-by-one",
+    "stale-sample", "result-twice",     "old-epoch",          "drafts-unchecked",    "token-lost",
 };
 static_assert(std::size(kCanaryNames) == kCanaries);
 
 constexpr const char* kFaultNames[] = {
-    "crash", "break-stream", "partition", "break-link", "clog-link",    "stop",        "slow",
-    "flip-frame", "flip-stored", "tier-away", "tier-slow", "tier-forgets", "torn-writes", "duplicates",
+    "crash",      "break-stream", "partition", "break-link", "clog-link",    "stop",        "slow",
+    "flip-frame", "flip-stored",  "tier-away", "tier-slow",  "tier-forgets", "torn-writes", "duplicates",
 };
 static_assert(std::size(kFaultNames) == kFaultKinds);
 
@@ -38,7 +38,9 @@ Shape DrawShape(Entropy& entropy) {
   const int32_t finer = 16 / shape.block_tokens;
   shape.slots = most * static_cast<int32_t>(Chance(entropy, 50) ? Draw(entropy, 3, 3 + 8 * finer)
                                                                 : Draw(entropy, 6 * finer, 30 * finer));
-  shape.frames = Chance(entropy, 25) ? 0 : most * static_cast<int32_t>(Draw(entropy, 2, Chance(entropy, 60) ? 8 * finer : 40 * finer));
+  shape.frames = Chance(entropy, 25)
+                     ? 0
+                     : most * static_cast<int32_t>(Draw(entropy, 2, Chance(entropy, 60) ? 8 * finer : 40 * finer));
   if (Chance(entropy, 40)) {
     shape.own_tier = Chance(entropy, 70);
     shape.shared_tier = !shape.own_tier || Chance(entropy, 40);
@@ -126,9 +128,8 @@ Fault DrawFault(Entropy& entropy, const Shape& shape, int32_t index, absl::Durat
 template <typename Items>
 void Keep(const std::optional<std::vector<int32_t>>& kept, Items* items) {
   if (!kept) return;
-  std::erase_if(*items, [&](const auto& item) {
-    return std::find(kept->begin(), kept->end(), item.index) == kept->end();
-  });
+  std::erase_if(*items,
+                [&](const auto& item) { return std::find(kept->begin(), kept->end(), item.index) == kept->end(); });
 }
 
 }  // namespace
@@ -166,7 +167,8 @@ Scenario DrawScenario(uint64_t seed) {
 
   const bool quiet = Chance(*of_rest, 25), shuffled = Chance(*of_rest, 20);
   if (Chance(*of_rest, 10)) scenario.max_waiting = static_cast<int32_t>(Draw(*of_rest, 1, 4));
-  const absl::Duration spread = Chance(*of_rest, 50) ? absl::Milliseconds(2) : absl::Milliseconds(Draw(*of_rest, 5, 500));
+  const absl::Duration spread =
+      Chance(*of_rest, 50) ? absl::Milliseconds(2) : absl::Milliseconds(Draw(*of_rest, 5, 500));
   std::vector<std::vector<int32_t>> prefixes(Draw(*of_rest, 1, 3));
   for (std::vector<int32_t>& prefix : prefixes) {
     prefix.resize(Draw(*of_rest, 0, scenario.options.context / 2));
@@ -202,9 +204,9 @@ std::string Scenario::ToString() const {
   std::string text = absl::StrCat(
       "seed ", seed, ": ", shape.stages, " stages, windows ", absl::StrJoin(shape.windows, ","), ", blocks of ",
       shape.block_tokens, ", ", shape.slots, " slots, ", shape.frames, " frames", shape.own_tier ? ", own tier" : "",
-      shape.shared_tier ? ", shared tier" : "", "; ", policy->name, ", chunk ", options.chunk_tokens, ", step ", options.step_tokens,
-      ", running ", options.max_running, ", recomputes ", options.max_recomputes, ", keep ", options.fixed_keep,
-      ", drafts ", options.draft_tokens, ", context ", options.context, ", rank_timeout ",
+      shape.shared_tier ? ", shared tier" : "", "; ", policy->name, ", chunk ", options.chunk_tokens, ", step ",
+      options.step_tokens, ", running ", options.max_running, ", recomputes ", options.max_recomputes, ", keep ",
+      options.fixed_keep, ", drafts ", options.draft_tokens, ", context ", options.context, ", rank_timeout ",
       absl::FormatDuration(options.rank_timeout), ", reform_timeout ", absl::FormatDuration(options.reform_timeout));
   for (const Arrival& a : arrivals) {
     absl::StrAppend(&text, "\n  request ", a.index, " (id ", a.id, ") at ", absl::FormatDuration(a.at), ": prompt ",

@@ -250,8 +250,8 @@ void SimPool::OfferOnce(SimBlock* block, int32_t layer, int32_t index) {
   SimPlace& place = block->places[layer];
   if (place.offered || !place.slot_ready || tiers_ == nullptr || !tiers_->Wants()) return;
   place.offered = true;
-  const bool on_its_way = !out_.empty() && out_.back().kind == Kind::kOut && out_.back().block == block &&
-                          out_.back().layer == layer;
+  const bool on_its_way =
+      !out_.empty() && out_.back().kind == Kind::kOut && out_.back().block == block && out_.back().layer == layer;
   if (!on_its_way) Queue(block, layer, Kind::kOffer);
   out_.back().offer = true;
   out_.back().index = index;
@@ -268,9 +268,8 @@ void SimPool::FinishNext() {
 
 void SimPool::Poll(absl::Time now) {
   while (busy()) {
-    const absl::Time next =
-        std::min(in_.empty() ? absl::InfiniteFuture() : in_.front().done,
-                 out_.empty() ? absl::InfiniteFuture() : out_.front().done);
+    const absl::Time next = std::min(in_.empty() ? absl::InfiniteFuture() : in_.front().done,
+                                     out_.empty() ? absl::InfiniteFuture() : out_.front().done);
     if (next > now) break;
     FinishNext();
   }
@@ -464,7 +463,8 @@ void SimPool::OnPart(uint64_t number, size_t i, absl::Status status, SharedBytes
 void SimPool::LandPart(OpenFetch& fetch, Part& part) {
   const LayerId layer{options_.layer_begin + part.layer};
   const bool wanted = part.wanted || options_.canary == Canary::kUnwantedFetch;
-  if ((fetch.forgotten && options_.canary != Canary::kUnwantedFetch) || !part.status.ok() || !wanted || part.bytes->size() != stored_bytes()) {
+  if ((fetch.forgotten && options_.canary != Canary::kUnwantedFetch) || !part.status.ok() || !wanted ||
+      part.bytes->size() != stored_bytes()) {
     if (part.slot >= 0) GiveSlot(std::exchange(part.slot, -1));
     if (part.frame >= 0) GiveFrame(std::exchange(part.frame, -1));
     fetch.failed.Add(layer);

@@ -257,8 +257,8 @@ void SimRank::OpenPlan() {
   waits_ = Waits::kNothing;
   pager_->Open(*plan_, world_.loop.now());
   if (Value(info_.stage) == 0 || plan_->tokens() == 0) {
-    return ComputeStep({plan_->epoch, plan_->id, Value(info_.stage) == 0 ? pager_->Embed() : std::vector<uint64_t>(),
-                        {}, {}});
+    return ComputeStep(
+        {plan_->epoch, plan_->id, Value(info_.stage) == 0 ? pager_->Embed() : std::vector<uint64_t>(), {}, {}});
   }
   waits_ = Waits::kActivations;
   if (link_lost_) return FailStep("the previous pipeline stage is gone");
@@ -356,9 +356,8 @@ void SimRank::FailStep(const std::string& why) {
 void SimRank::SendToStage(SimRank* rank, std::shared_ptr<Pipe>* pipe, StageMessage message) {
   (*pipe)->Send([this, rank, life = rank->life_, message = std::move(message)]() mutable {
     if (rank->life_ != life || !rank->up()) return;
-    rank->Later(world_.loop.now(), [rank, message = std::move(message)]() mutable {
-      rank->OnStageMessage(std::move(message));
-    });
+    rank->Later(world_.loop.now(),
+                [rank, message = std::move(message)]() mutable { rank->OnStageMessage(std::move(message)); });
   });
 }
 

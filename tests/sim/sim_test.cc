@@ -62,8 +62,7 @@ using Replaying = Quiet;
 TEST_F(Replaying, OneSeed) {
   const std::optional<Replay> replay = ReplayFromEnvironment();
   if (!replay) GTEST_SKIP() << "INTERLACE_SIM_SEED names no seed";
-  const Outcome outcome =
-      Simulate(Apply(replay->cut, DrawScenario(replay->seed)), replay->canary, /*verbose=*/true);
+  const Outcome outcome = Simulate(Apply(replay->cut, DrawScenario(replay->seed)), replay->canary, /*verbose=*/true);
   for (const std::string& failure : outcome.failures) ADD_FAILURE() << failure;
 }
 
@@ -124,12 +123,13 @@ TEST_F(Simulation, EveryStreamIsTheModelsAndNothingIsLeft) {
     });
     ASSERT_TRUE(failure.empty()) << Report({.seed = reached->seed}, failure);
   }
-  std::printf("%ld seeds: %ld events, %ld plans, %ld of %ld requests OK (%ld refused), %ld parks, %ld formings, %ld "
-              "crashes, %ld losses of KV, %ld corrupt frames, %ld stale results, %ld blocks adopted, %ld fetched (%ld "
-              "not), %ld streamed reads\n",
-              reached->seeds, reached->events, reached->plans, reached->ok, reached->requests, reached->refused,
-              reached->parks, reached->formings, reached->crashes, reached->losses, reached->corrupt, reached->stale,
-              reached->adopted, reached->fetched, reached->failed_fetches, reached->streamed);
+  std::printf(
+      "%ld seeds: %ld events, %ld plans, %ld of %ld requests OK (%ld refused), %ld parks, %ld formings, %ld "
+      "crashes, %ld losses of KV, %ld corrupt frames, %ld stale results, %ld blocks adopted, %ld fetched (%ld "
+      "not), %ld streamed reads\n",
+      reached->seeds, reached->events, reached->plans, reached->ok, reached->requests, reached->refused, reached->parks,
+      reached->formings, reached->crashes, reached->losses, reached->corrupt, reached->stale, reached->adopted,
+      reached->fetched, reached->failed_fetches, reached->streamed);
   if (range.count < 1000) return;
   const auto some = static_cast<int64_t>(range.count) / 1000;  // at least one in a thousand seeds
   EXPECT_GT(reached->plans, 20 * reached->seeds);
@@ -139,9 +139,9 @@ TEST_F(Simulation, EveryStreamIsTheModelsAndNothingIsLeft) {
                               reached->refused, reached->formings - reached->seeds}) {
     EXPECT_GE(count, some);
   }
-  for (const absl::StatusCode code : {absl::StatusCode::kCancelled, absl::StatusCode::kDeadlineExceeded,
-                                      absl::StatusCode::kUnavailable, absl::StatusCode::kDataLoss,
-                                      absl::StatusCode::kAborted, absl::StatusCode::kInvalidArgument}) {
+  for (const absl::StatusCode code :
+       {absl::StatusCode::kCancelled, absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kUnavailable,
+        absl::StatusCode::kDataLoss, absl::StatusCode::kAborted, absl::StatusCode::kInvalidArgument}) {
     EXPECT_GE(reached->codes[static_cast<size_t>(code)], some) << absl::StatusCodeToString(code);
   }
 }
