@@ -329,7 +329,7 @@ void Scheduler::CheckInvariants() const {
               "contracts.positions: a position is planned before its token is chosen");
     if (!placement_) CHECK_MSG(sequence->blocks.empty(), "contracts.waiting: KV is held and no replica is formed");
   }
-  CHECK_MSG(asked == asked_, "contracts.probes: the requests whose probe is not answered are counted wrongly");
+  CHECK_MSG(asked == asked_, "contracts.phases: the requests whose probe is not answered are counted wrongly");
   if (placement_) placement_->CheckInvariants(all);
   if (placement_ && sequences_.empty()) {
     for (const KvRoom& room : placement_->budget().taken()) {
