@@ -96,12 +96,11 @@ bool PlanIntake::Wait(absl::Duration time) {
 }
 
 absl::Status PlanIntake::Run() {
-  std::string told;  // of the last warning: a coordinator that is away for long fills no log
   while (true) {
     const absl::Status status = RunSession();
     if (status.ok() || stopped()) return absl::OkStatus();
     if (absl::IsFailedPrecondition(status)) return status;
-    if (std::exchange(told, status.ToString()) != status.ToString()) {
+    if (std::exchange(told_, status.ToString()) != status.ToString()) {
       LOG(WARNING) << "no session with the coordinator; registering again" << Field("coordinator", options_.coordinator)
                    << status;
     }
@@ -137,7 +136,10 @@ absl::Status PlanIntake::RunSession() {
   if (session->drained) session->stream->WritesDone();
   const absl::Status status = FromGrpcStatus(session->stream->Finish());
   rank_.runner().Reset();
-  if (session->started) backoff_.Reset();
+  if (session->started) {
+    backoff_.Reset();
+    told_.clear();
+  }
   {
     absl::MutexLock lock(&mutex_);
     session_ = nullptr;

@@ -67,7 +67,8 @@ class PlanIntake {
   Rank& rank_;
   const Options options_;
   Clock& clock_;
-  Backoff backoff_;  // of Run's thread
+  Backoff backoff_;   // of Run's thread
+  std::string told_;  // of Run's thread: the last warning. A coordinator that is away for long fills no log
   mutable absl::Mutex mutex_;
   std::shared_ptr<Session> session_;  // protected by mutex_
   bool stopped_ = false;              // protected by mutex_

@@ -165,6 +165,8 @@ class PlanIntakeTest : public testing::Test {
   absl::Notification ended_;
   absl::Status ended_with_;
   Thread running_;
+  absl::Mutex mutex_;
+  int losses_told_ = 0;  // by the log; protected by mutex_
 };
 
 TEST_F(PlanIntakeTest, ExecutesThePlansOfTheLastEpochThatStarted) {
@@ -218,9 +220,15 @@ TEST_F(PlanIntakeTest, SaysThatItLivesWhileNothingHappens) {
 
 // The coordinator is stopped (SIGSTOP): its connection stays open and nothing comes.
 TEST_F(PlanIntakeTest, ASilentCoordinatorIsLeftAndTheRankComesAgain) {
+  SetLogSink(
+      [this](const LogEvent& event) {
+        absl::MutexLock lock(&mutex_);
+        losses_told_ += event.text == "no session with the coordinator; registering again";
+      },
+      LogLevel::kWarning);
   Coordinator coordinator;
   Run(coordinator.address(), kQuick, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
-  for (uint64_t epoch : {9, 2}) {  // a coordinator that was started anew may count from a lower one
+  for (uint64_t epoch : {9, 2, 3}) {  // a coordinator that was started anew may count from a lower one
     const auto rank = coordinator.Next();
     ASSERT_NE(rank, nullptr);
     rank->Say(StartOf(epoch));
@@ -230,7 +238,11 @@ TEST_F(PlanIntakeTest, ASilentCoordinatorIsLeftAndTheRankComesAgain) {
     }
     rank->End(absl::OkStatus());
   }
-  EXPECT_EQ(coordinator.incarnations(), (std::vector<uint64_t>{4711, 4711})) << "the same process, weights and all";
+  EXPECT_EQ(coordinator.incarnations(), (std::vector<uint64_t>(3, 4711))) << "the same process, weights and all";
+  intake_->Stop();
+  running_.Join();
+  absl::MutexLock lock(&mutex_);
+  EXPECT_GE(losses_told_, 2) << "the second loss is told like the first, though it reads the same";
 }
 
 TEST_F(PlanIntakeTest, ACoordinatorThatSpeaksIsKept) {
