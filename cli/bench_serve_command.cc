@@ -138,7 +138,8 @@ class LoadBench {
     run.dataset = plan->dataset_description();
     run.arrivals = plan->arrivals_description();
     const std::string& process = spec.arrivals.process;
-    if (process != "closed" && process != "trace" && process != "burst") run.offered_rate = spec.arrivals.rate;
+    const bool steady = process == "poisson" || process == "gamma" || process == "constant";
+    if (steady) run.offered_rate = spec.arrivals.rate;
     run.concurrency = concurrency;
     run.seed = spec.seed;
     return run;

@@ -50,6 +50,7 @@ std::string Doubts(const LoadRun& run, const LoadFigures& figures) {
 
 std::string Head(const LoadRun& run) {
   return absl::StrCat(run.label.empty() ? "" : absl::StrCat(run.label, ": "), run.dataset, ", ", run.arrivals,
+                      run.offered_rate > 0 ? absl::StrCat(" ", run.offered_rate, "/s") : "",
                       run.concurrency > 0 ? absl::StrCat(", at most ", run.concurrency, " open") : "", ", seed ",
                       run.seed);
 }

@@ -87,7 +87,7 @@ struct LoadRun {
   std::string model;
   std::string dataset;      // and its shape, for people: "fixed 256/64"
   std::string arrivals;     // "poisson", "gamma 0.5", "trace mooncake x0.25"
-  double offered_rate = 0;  // requests/s; 0: closed loop
+  double offered_rate = 0;  // requests/s; 0: none that is steady, as of a closed loop, a ramp or a trace
   int32_t concurrency = 0;  // most open at once; 0: no bound
   uint64_t seed = 0;
   absl::Time began;             // wall clock
