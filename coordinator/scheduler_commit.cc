@@ -152,8 +152,8 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
   LOG(WARNING) << "kv lost" << Field("request", sequence.request.name) << Field("layer", Value(loss.layer))
                << Field("block", loss.block) << Field("cause", LossCauseName(loss.cause))
                << Field("detail", loss.detail);
-  // The lost block is in doubt, and so is what plans in flight were to seal. What lies behind it and is nobody else's is
-  // computed again anyway, and may be gone too.
+  // The lost block is in doubt, and so is what plans in flight were to seal. What lies behind it and is nobody else's
+  // is computed again anyway, and may be gone too.
   const auto blocks = static_cast<int32_t>(sequence.blocks.size());
   const int32_t sealed = std::max(sequence.adopted, sequence.confirmed / shape()->block_tokens);
   for (int32_t b = std::min(loss.block, sealed); b < blocks; ++b) {

@@ -12,15 +12,15 @@ namespace interlace::sim {
 namespace {
 
 constexpr const char* kCanaryNames[] = {
-    "none",          "adopts-unchecked", "skips-verification",  "drops-before-copied", "stale-frame",
-    "swaps-layers",  "foreign-block",    "unwanted-fetch",      "leaks-tail",          "window-off-by-one",
-    "stale-sample",  "result-twice",     "old-epoch",           "drafts-unchecked",    "token-lost",
+    "none",         "adopts-unchecked", "skips-verification", "drops-before-copied", "stale-frame",
+    "swaps-layers", "foreign-block",    "unwanted-fetch",     "leaks-tail",          "window-off-by-one",
+    "stale-sample", "result-twice",     "old-epoch",          "drafts-unchecked",    "token-lost",
 };
 static_assert(std::size(kCanaryNames) == kCanaries);
 
 constexpr const char* kFaultNames[] = {
-    "crash", "break-stream", "partition", "break-link", "clog-link",    "stop",        "slow",
-    "flip-frame", "flip-stored", "tier-away", "tier-slow", "tier-forgets", "torn-writes", "duplicates",
+    "crash",      "break-stream", "partition", "break-link", "clog-link",    "stop",        "slow",
+    "flip-frame", "flip-stored",  "tier-away", "tier-slow",  "tier-forgets", "torn-writes", "duplicates",
 };
 static_assert(std::size(kFaultNames) == kFaultKinds);
 
@@ -38,7 +38,9 @@ Shape DrawShape(Entropy& entropy) {
   const int32_t finer = 16 / shape.block_tokens;
   shape.slots = most * static_cast<int32_t>(Chance(entropy, 50) ? Draw(entropy, 3, 3 + 8 * finer)
                                                                 : Draw(entropy, 6 * finer, 30 * finer));
-  shape.frames = Chance(entropy, 25) ? 0 : most * static_cast<int32_t>(Draw(entropy, 2, Chance(entropy, 60) ? 8 * finer : 40 * finer));
+  shape.frames = Chance(entropy, 25)
+                     ? 0
+                     : most * static_cast<int32_t>(Draw(entropy, 2, Chance(entropy, 60) ? 8 * finer : 40 * finer));
   if (Chance(entropy, 40)) {
     shape.own_tier = Chance(entropy, 70);
     shape.shared_tier = !shape.own_tier || Chance(entropy, 40);
@@ -126,9 +128,8 @@ Fault DrawFault(Entropy& entropy, const Shape& shape, int32_t index, absl::Durat
 template <typename Items>
 void Keep(const std::optional<std::vector<int32_t>>& kept, Items* items) {
   if (!kept) return;
-  std::erase_if(*items, [&](const auto& item) {
-    return std::find(kept->begin(), kept->end(), item.index) == kept->end();
-  });
+  std::erase_if(*items,
+                [&](const auto& item) { return std::find(kept->begin(), kept->end(), item.index) == kept->end(); });
 }
 
 }  // namespace
@@ -163,7 +164,8 @@ Scenario DrawScenario(uint64_t seed) {
 
   const bool quiet = Chance(*of_rest, 25), shuffled = Chance(*of_rest, 20);
   if (Chance(*of_rest, 10)) scenario.max_waiting = static_cast<int32_t>(Draw(*of_rest, 1, 4));
-  const absl::Duration spread = Chance(*of_rest, 50) ? absl::Milliseconds(2) : absl::Milliseconds(Draw(*of_rest, 5, 500));
+  const absl::Duration spread =
+      Chance(*of_rest, 50) ? absl::Milliseconds(2) : absl::Milliseconds(Draw(*of_rest, 5, 500));
   std::vector<std::vector<int32_t>> prefixes(Draw(*of_rest, 1, 3));
   for (std::vector<int32_t>& prefix : prefixes) {
     prefix.resize(Draw(*of_rest, 0, scenario.options.context / 2));

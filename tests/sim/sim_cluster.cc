@@ -27,9 +27,11 @@ void Fold(EventLoop& loop, const StepResult& result) {
 }  // namespace
 
 SimCluster::SimCluster(World& world)
-    : world_(world), entropy_(world.Fork("coordinator")), lost_since_(world.loop.now()), belief_(LayerSet::Range(0, world.scenario.shape.layers())) {
-  scheduler_ =
-      std::make_unique<Scheduler>(world.scenario.options, &FcfsBefore, world.loop, metrics_, *this);
+    : world_(world),
+      entropy_(world.Fork("coordinator")),
+      lost_since_(world.loop.now()),
+      belief_(LayerSet::Range(0, world.scenario.shape.layers())) {
+  scheduler_ = std::make_unique<Scheduler>(world.scenario.options, &FcfsBefore, world.loop, metrics_, *this);
 }
 
 SimCluster::~SimCluster() = default;
@@ -88,8 +90,8 @@ void SimCluster::CheckLoss() {
 absl::Status SimCluster::Submit(Request request) {
   if (!published_) return absl::UnavailableError("no replica is ready: ranks are still loading or lost");
   const Scheduler::Options& options = world_.scenario.options;
-  const AdmissionLimits limits{options.context, world_.scenario.max_waiting,
-                               {options.fixed_keep, options.chunk_tokens}};
+  const AdmissionLimits limits{
+      options.context, world_.scenario.max_waiting, {options.fixed_keep, options.chunk_tokens}};
   const absl::Status admitted = Admit(*published_, limits, scheduler_->Load().waiting + submitted_, &request);
   if (!admitted.ok()) return admitted;
   ++submitted_;

@@ -178,17 +178,17 @@ std::vector<SampledToken> SimPager::Sample(const StepPlan& plan, const std::vect
 
 void SimPager::Lose(Running& running, int32_t layer, int32_t block, LossCause cause, std::string detail) {
   SimSequence& kv = *running.kv;
-  const bool blameless =
-      cause == LossCause::kRefused
-          ? options_.refused.contains(kv.request)
-          : block < static_cast<int32_t>(kv.blocks.size()) && ledger_.damaged.contains(kv.blocks[block]->id);
+  const bool blameless = cause == LossCause::kRefused ? options_.refused.contains(kv.request)
+                                                      : block < static_cast<int32_t>(kv.blocks.size()) &&
+                                                            ledger_.damaged.contains(kv.blocks[block]->id);
   if (!blameless || cause == LossCause::kNoSlot) {
     ledger_.Fail("stage ", Value(options_.stage), " loses request ", Value(kv.request), " in layer ", layer, " block ",
                  block, " (", LossCauseName(cause), "), and nothing had damaged it");
   }
   ++ledger_.losses;
   running.lost = kv.lost = true;
-  lost_.push_back({kv.request, kv.attempt, LayerId{pool_options_.layer_begin + layer}, block, cause, std::move(detail)});
+  lost_.push_back(
+      {kv.request, kv.attempt, LayerId{pool_options_.layer_begin + layer}, block, cause, std::move(detail)});
   NeverSealed(kv, running.planned->names);
   DropTail(kv);
 }

@@ -62,8 +62,7 @@ using Replaying = Quiet;
 TEST_F(Replaying, OneSeed) {
   const std::optional<Replay> replay = ReplayFromEnvironment();
   if (!replay) GTEST_SKIP() << "INTERLACE_SIM_SEED names no seed";
-  const Outcome outcome =
-      Simulate(Apply(replay->cut, DrawScenario(replay->seed)), replay->canary, /*verbose=*/true);
+  const Outcome outcome = Simulate(Apply(replay->cut, DrawScenario(replay->seed)), replay->canary, /*verbose=*/true);
   for (const std::string& failure : outcome.failures) ADD_FAILURE() << failure;
 }
 
@@ -124,12 +123,13 @@ TEST_F(Simulation, EveryStreamIsTheModelsAndNothingIsLeft) {
     });
     ASSERT_TRUE(failure.empty()) << Report({.seed = reached->seed}, failure);
   }
-  std::printf("%ld seeds: %ld events, %ld plans, %ld of %ld requests OK (%ld refused), %ld parks, %ld formings, %ld "
-              "crashes, %ld losses of KV, %ld corrupt frames, %ld stale results, %ld blocks adopted, %ld fetched (%ld "
-              "not), %ld streamed reads\n",
-              reached->seeds, reached->events, reached->plans, reached->ok, reached->requests, reached->refused,
-              reached->parks, reached->formings, reached->crashes, reached->losses, reached->corrupt, reached->stale,
-              reached->adopted, reached->fetched, reached->failed_fetches, reached->streamed);
+  std::printf(
+      "%ld seeds: %ld events, %ld plans, %ld of %ld requests OK (%ld refused), %ld parks, %ld formings, %ld "
+      "crashes, %ld losses of KV, %ld corrupt frames, %ld stale results, %ld blocks adopted, %ld fetched (%ld "
+      "not), %ld streamed reads\n",
+      reached->seeds, reached->events, reached->plans, reached->ok, reached->requests, reached->refused, reached->parks,
+      reached->formings, reached->crashes, reached->losses, reached->corrupt, reached->stale, reached->adopted,
+      reached->fetched, reached->failed_fetches, reached->streamed);
   if (range.count < 1000) return;
   const auto some = static_cast<int64_t>(range.count) / 1000;  // at least one in a thousand seeds
   EXPECT_GT(reached->plans, 20 * reached->seeds);
@@ -139,9 +139,9 @@ TEST_F(Simulation, EveryStreamIsTheModelsAndNothingIsLeft) {
                               reached->refused, reached->formings - reached->seeds}) {
     EXPECT_GE(count, some);
   }
-  for (const absl::StatusCode code : {absl::StatusCode::kCancelled, absl::StatusCode::kDeadlineExceeded,
-                                      absl::StatusCode::kUnavailable, absl::StatusCode::kDataLoss,
-                                      absl::StatusCode::kAborted, absl::StatusCode::kInvalidArgument}) {
+  for (const absl::StatusCode code :
+       {absl::StatusCode::kCancelled, absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kUnavailable,
+        absl::StatusCode::kDataLoss, absl::StatusCode::kAborted, absl::StatusCode::kInvalidArgument}) {
     EXPECT_GE(reached->codes[static_cast<size_t>(code)], some) << absl::StatusCodeToString(code);
   }
 }
@@ -220,7 +220,8 @@ TEST_F(Simulation, PressureCostsLittle) {
               static_cast<double>(planned) / static_cast<double>(needed), parks);
 }
 
-// Two prompts of 70 % of the pool each, as soon as they come and one after the other.
+// Two prompts of 70 % of the pool each, as soon as they come and one after the other. A block of a layer is copied in a
+// tenth of the time in which the layer computes a row.
 TEST_F(Simulation, TwoThatDoNotFitTogetherTakeAsLongAsOneAfterTheOther) {
   for (const int32_t stages : {1, 2}) {
     for (const int32_t frames : {0, 1000}) {
@@ -230,6 +231,8 @@ TEST_F(Simulation, TwoThatDoNotFitTogetherTakeAsLongAsOneAfterTheOther) {
       scenario.shape.windows = {0, 0, 0, 0};
       scenario.shape.slots = 40 * 4 / stages;  // 40 blocks
       scenario.shape.frames = frames;
+      scenario.pace.row = absl::Microseconds(20);
+      scenario.pace.copy = absl::Microseconds(4);  // at most; half of it on average
       scenario.options.context = 200;
       scenario.options.chunk_tokens = 16;
       for (int32_t i = 0; i < 2; ++i) {
@@ -245,6 +248,7 @@ TEST_F(Simulation, TwoThatDoNotFitTogetherTakeAsLongAsOneAfterTheOther) {
       ASSERT_TRUE(together.failures.empty()) << together.failures[0];
       ASSERT_TRUE(apart.failures.empty()) << apart.failures[0];
       ASSERT_EQ(together.ok + apart.ok, 4);
+      EXPECT_EQ(together.ledger.planned_tokens, apart.ledger.planned_tokens) << "something is computed twice";
       const absl::Duration one_after_the_other = 2 * (apart.last_end - absl::Seconds(1));
       EXPECT_LE(together.last_end, 1.1 * one_after_the_other) << stages << " stages, " << frames << " frames";
       std::printf("%d stages, %4d frames: together %s, one after the other %s\n", stages, frames,

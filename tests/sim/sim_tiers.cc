@@ -54,8 +54,7 @@ void SimTier::Put(std::vector<StoredBlock> blocks, absl::AnyInvocable<void(std::
   });
 }
 
-void SimTier::Get(std::vector<BlockKey> keys,
-                  absl::AnyInvocable<void(std::vector<absl::StatusOr<SharedBytes>>)> done) {
+void SimTier::Get(std::vector<BlockKey> keys, absl::AnyInvocable<void(std::vector<absl::StatusOr<SharedBytes>>)> done) {
   loop_.After(Latency(), [this, keys = std::move(keys), done = std::move(done)]() mutable {
     std::vector<absl::StatusOr<SharedBytes>> answers;
     for (BlockKey& key : keys) {

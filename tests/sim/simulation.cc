@@ -83,7 +83,8 @@ class Simulation {
     std::vector<SimRank*> all;
     for (int32_t s = 0; s < shape.stages; ++s) {
       std::vector<SimTier*> below;
-      if (shape.own_tier) below.push_back(tier(absl::StrCat("tier ", s), (shape.layers() + shape.stages - 1) / shape.stages));
+      if (shape.own_tier)
+        below.push_back(tier(absl::StrCat("tier ", s), (shape.layers() + shape.stages - 1) / shape.stages));
       if (shared != nullptr) below.push_back(shared);
       below_.push_back(below);
       ranks_.push_back(std::make_unique<SimRank>(world_, cluster_, s, std::move(below)));
@@ -169,8 +170,8 @@ class Simulation {
       world_.loop.After(absl::Milliseconds(200), [this, client] { Submit(client); });
       return;
     }
-    const bool expected = absl::IsFailedPrecondition(status) ||
-                          (absl::IsResourceExhausted(status) && world_.scenario.max_waiting < 12);
+    const bool expected =
+        absl::IsFailedPrecondition(status) || (absl::IsResourceExhausted(status) && world_.scenario.max_waiting < 12);
     if (!expected) world_.ledger.Fail("request ", arrival.index, " is refused: ", status.ToString());
     world_.Say("request ", arrival.index, " is refused: ", status.ToString());
     client->refused = std::move(status);
@@ -227,7 +228,8 @@ class Simulation {
     SimRank& rank = *ranks_[fault.stage];
     const std::unique_ptr<Entropy> own = world_.Fork(absl::StrCat("fault ", fault.index));
     const absl::Time until = world_.loop.now() + fault.time;
-    SimTier* const tier = below_[fault.stage].empty() ? nullptr : below_[fault.stage][fault.size % below_[fault.stage].size()];
+    SimTier* const tier =
+        below_[fault.stage].empty() ? nullptr : below_[fault.stage][fault.size % below_[fault.stage].size()];
     switch (fault.kind) {
       case FaultKind::kCrash:
         return rank.Crash(fault.time);
@@ -340,7 +342,7 @@ class Simulation {
   std::vector<std::shared_ptr<Client>> clients_;
   size_t strikes_ = 0;
   bool flipped_ = false;  // a frame is damaged
-  int32_t open_ = 0;  // requests without an end
+  int32_t open_ = 0;      // requests without an end
 };
 
 }  // namespace
