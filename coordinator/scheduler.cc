@@ -166,8 +166,8 @@ void Scheduler::WatchRanks() {
     OnLost(why);
   }
   if (!placement_ && lost_since_ + options_.reform_timeout <= now) {
-    while (!sequences_.empty()) {
-      Finish(*sequences_.begin()->second,
+    while (!waiting_.empty()) {  // everybody, in the order of service
+      Finish(**waiting_.begin(),
              absl::UnavailableError(absl::StrCat("no replica serves the model: ", lost_why_.message())),
              FinishReason::kStop);
     }

@@ -36,20 +36,20 @@ const char* CanaryName(Canary canary);
 std::optional<Canary> FindCanary(const std::string& name);
 
 enum class FaultKind : uint8_t {
-  kCrash,          // the rank's process dies and starts again
-  kBreakStream,    // the connection between rank and coordinator ends
-  kPartition,      // nothing passes between rank and coordinator for a while
-  kBreakLink,      // the connection from a stage to the next one ends
-  kClogLink,       // nothing passes from a stage to the next one for a while
-  kStop,           // the process stands still for a while (SIGSTOP)
-  kSlow,           // the rank computes more slowly for a while
-  kFlipFrame,      // a bit of a host frame flips
-  kFlipStored,     // a bit of a block in a tier flips
-  kTierAway,       // a tier answers Unavailable for a while
-  kTierSlow,       // a tier answers late for a while
-  kTierForgets,    // a tier loses a part of its blocks
-  kTornWrites,     // puts of a while are cut short
-  kDuplicates,     // for a while results arrive twice
+  kCrash,        // the rank's process dies and starts again
+  kBreakStream,  // the connection between rank and coordinator ends
+  kPartition,    // nothing passes between rank and coordinator for a while
+  kBreakLink,    // the connection from a stage to the next one ends
+  kClogLink,     // nothing passes from a stage to the next one for a while
+  kStop,         // the process stands still for a while (SIGSTOP)
+  kSlow,         // the rank computes more slowly for a while
+  kFlipFrame,    // a bit of a host frame flips
+  kFlipStored,   // a bit of a block in a tier flips
+  kTierAway,     // a tier answers Unavailable for a while
+  kTierSlow,     // a tier answers late for a while
+  kTierForgets,  // a tier loses a part of its blocks
+  kTornWrites,   // puts of a while are cut short
+  kDuplicates,   // for a while results arrive twice
 };
 inline constexpr int32_t kFaultKinds = 14;
 const char* FaultName(FaultKind kind);
@@ -57,7 +57,7 @@ const char* FaultName(FaultKind kind);
 struct Fault {
   int32_t index = 0;
   FaultKind kind{};
-  absl::Duration at;   // since the beginning
+  absl::Duration at;    // since the beginning
   absl::Duration time;  // how long it lasts, or until the process starts again
   int32_t stage = 0;
   int32_t size = 0;  // what it means depends on the kind

@@ -16,16 +16,16 @@ namespace interlace::sim {
 struct SimSequence {
   RequestId request{};
   uint32_t attempt = 0;
-  std::vector<int32_t> tokens;  // of positions [0, end); kLastSample where this rank does not know the token
-  int32_t length = 0;           // positions with KV
-  std::vector<BlockId> names;   // zeros: not named yet
+  std::vector<int32_t> tokens;    // of positions [0, end); kLastSample where this rank does not know the token
+  int32_t length = 0;             // positions with KV
+  std::vector<BlockId> names;     // zeros: not named yet
   std::vector<SimBlock*> blocks;  // held, in order: the shared ones, then those that the present step seals
   int32_t shared = 0;
   struct Tail {
     int32_t first = 0;
     std::vector<int32_t> slots;
   };
-  std::vector<Tail> tails;  // [layers]
+  std::vector<Tail> tails;         // [layers]
   std::vector<int32_t> seen_from;  // [layers] blocks before it are behind the window
   LayerSet kept;
   uint64_t sampling_seed = 0;

@@ -209,4 +209,15 @@ class SimPool {
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
+template <typename Body>
+void SimPool::ForLayers(SimBlock* block, const LayerSet& layers, Body body) {
+  if (block == nullptr) return;
+  (layers & layers_).ForEach([&](LayerId id) {
+    const int32_t layer = Value(id) - options_.layer_begin;
+    body(block->places[layer], layer);
+    Settle(block, layer);
+  });
+  EraseIfIdle(block);
+}
+
 }  // namespace interlace::sim

@@ -220,7 +220,8 @@ TEST_F(Simulation, PressureCostsLittle) {
               static_cast<double>(planned) / static_cast<double>(needed), parks);
 }
 
-// Two prompts of 70 % of the pool each, as soon as they come and one after the other.
+// Two prompts of 70 % of the pool each, as soon as they come and one after the other. A block of a layer is copied in a
+// tenth of the time in which the layer computes a row.
 TEST_F(Simulation, TwoThatDoNotFitTogetherTakeAsLongAsOneAfterTheOther) {
   for (const int32_t stages : {1, 2}) {
     for (const int32_t frames : {0, 1000}) {
@@ -230,6 +231,8 @@ TEST_F(Simulation, TwoThatDoNotFitTogetherTakeAsLongAsOneAfterTheOther) {
       scenario.shape.windows = {0, 0, 0, 0};
       scenario.shape.slots = 40 * 4 / stages;  // 40 blocks
       scenario.shape.frames = frames;
+      scenario.pace.row = absl::Microseconds(20);
+      scenario.pace.copy = absl::Microseconds(4);  // at most; half of it on average
       scenario.options.context = 200;
       scenario.options.chunk_tokens = 16;
       for (int32_t i = 0; i < 2; ++i) {
@@ -245,6 +248,7 @@ TEST_F(Simulation, TwoThatDoNotFitTogetherTakeAsLongAsOneAfterTheOther) {
       ASSERT_TRUE(together.failures.empty()) << together.failures[0];
       ASSERT_TRUE(apart.failures.empty()) << apart.failures[0];
       ASSERT_EQ(together.ok + apart.ok, 4);
+      EXPECT_EQ(together.ledger.planned_tokens, apart.ledger.planned_tokens) << "something is computed twice";
       const absl::Duration one_after_the_other = 2 * (apart.last_end - absl::Seconds(1));
       EXPECT_LE(together.last_end, 1.1 * one_after_the_other) << stages << " stages, " << frames << " frames";
       std::printf("%d stages, %4d frames: together %s, one after the other %s\n", stages, frames,

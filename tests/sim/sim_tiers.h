@@ -58,8 +58,7 @@ class SimTier {
   const Canary canary_;
   std::map<BlockKey, SharedBytes> bytes_;  // exactly what index_ holds
   std::vector<BlockKey> last_written_;
-  absl::Time away_until_ = absl::InfinitePast(), late_until_ = absl::InfinitePast(),
-             torn_until_ = absl::InfinitePast();
+  absl::Time away_until_ = absl::InfinitePast(), late_until_ = absl::InfinitePast(), torn_until_ = absl::InfinitePast();
   absl::Duration late_by_;
 };
 

@@ -21,9 +21,9 @@ struct Outcome {
   absl::Duration time;  // virtual, until all was quiet
   Ledger ledger;
   int32_t requests = 0, ok = 0, refused = 0;  // of requests: those that ended OK, those that never entered
-  int64_t needed_tokens = 0;   // positions of the requests that ended OK, each computed once
-  std::vector<int64_t> codes;  // [status code] requests
-  absl::Duration last_end;     // when the last request ended, since the first arrival
+  int64_t needed_tokens = 0;                  // positions of the requests that ended OK, each computed once
+  std::vector<int64_t> codes;                 // [status code] requests
+  absl::Duration last_end;                    // when the last request ended, since the first arrival
   int64_t parks = 0, stale = 0;
 };
 

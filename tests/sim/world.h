@@ -17,10 +17,7 @@ namespace interlace::sim {
 // Owned by the Simulation, outlives its parts. Thread: one.
 struct World {
   World(const Scenario& s, Canary c, bool v)
-      : scenario(s),
-        canary(c),
-        verbose(v),
-        model(s.shape.windows, s.shape.block_tokens, s.shape.vocab) {}
+      : scenario(s), canary(c), verbose(v), model(s.shape.windows, s.shape.block_tokens, s.shape.vocab) {}
 
   const Scenario& scenario;
   const Canary canary;
