@@ -128,7 +128,8 @@ absl::Status PlanIntake::RunSession() {
     Thread runner("runner", [this, session] { RunOrders(*session); });
     Thread pulse("pulse", [this, session] { Pulse(*session); });
     Read(*session);
-    if (rank_.activations() != nullptr) rank_.activations()->Interrupt();
+    // Plans that a drained rank still has were sent to every stage, so none of them waits in vain.
+    if (rank_.activations() != nullptr && !session->drained) rank_.activations()->Interrupt();
     session->orders.Close();
     absl::MutexLock lock(&session->mutex);
     session->over = true;
