@@ -162,7 +162,7 @@ absl::StatusOr<std::vector<SampledToken>> BenchEngine::Feed(const std::vector<st
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].empty()) continue;
     PlanSequence part = Part({kFedIds + i, starts[i]}, 0, sample);
-    part.tokens = parts[i];
+    part.tokens.assign(parts[i].begin(), parts[i].end());
     planned.push_back(std::move(part));
   }
   absl::Duration time = absl::ZeroDuration();
