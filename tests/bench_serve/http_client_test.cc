@@ -116,6 +116,17 @@ TEST(HttpClient, AConnectionThatTheServerClosedWhileItWasIdleCostsNoRequest) {
   EXPECT_EQ(server.requests().size(), 10u);
 }
 
+TEST(HttpClient, WhatNobodyAskedForIsNoAnswerToTheNextRequest) {
+  ScriptedServer server([](const std::string&, int number) -> std::vector<ServerStep> {
+    return {Bytes(number == 0 ? WholeStream(1) + WholeStream(9) : WholeStream(2))};
+  });
+  Completions rig(server);
+  const std::vector<RequestRecord> records = rig.SendInTurn({Ask(0), Ask(1)});
+  EXPECT_EQ(records[0].completion_tokens, 1);
+  EXPECT_EQ(records[1].completion_tokens, 2);
+  EXPECT_EQ(server.connections(), 2);
+}
+
 TEST(HttpClient, ManyAtOnce) {
   ScriptedServer server({Bytes(WholeStream(3))});
   Completions rig(server);
