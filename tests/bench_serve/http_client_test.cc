@@ -214,7 +214,7 @@ INSTANTIATE_TEST_SUITE_P(
               2},
         Wrong{"NoHttp", {Bytes("SSH-2.0-OpenSSH_9.2\r\n\r\n"), CloseNow()}, LoadOutcome::kGarbage, "not HTTP"},
         Wrong{"BinaryHead",
-              {Bytes(std::string("\x00\x01\x02\xff\xfe garbage\r\n\r\n", 19)), CloseNow()},
+              {Bytes(std::string("\x00\x01\x02\xff\xfe garbage\r\n\r\n", 17)), CloseNow()},
               LoadOutcome::kGarbage,
               "not HTTP"},
         Wrong{"EventsThatAreNoJson",
