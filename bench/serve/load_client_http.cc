@@ -94,6 +94,7 @@ class HttpLoadClient final : public LoadClient {
   std::string Message(const PlannedRequest& request, const RequestRecord& record) const;
   absl::StatusOr<std::string> AskModel();
   Async<void> Run(std::shared_ptr<Exchange> exchange, std::string message);
+  std::unique_ptr<Connection> TakeConnection();
   Async<Tail> Try(Exchange& exchange, const std::string& message);
   Async<Tail> Read(Exchange& exchange);
   Async<void> Drain(Exchange& exchange, http::response_parser<http::string_body>& parser);
@@ -216,12 +217,7 @@ Async<void> HttpLoadClient::Run(std::shared_ptr<Exchange> exchange, std::string 
   // has seen the request: it goes out again, on a connection of its own.
   for (bool again = true; again && exchange->cut.empty();) {
     again = false;
-    if (!idle_.empty()) {
-      exchange->connection = std::move(idle_.back());
-      idle_.pop_back();
-    } else {
-      exchange->connection = std::make_unique<Connection>(loop_.context());
-    }
+    exchange->connection = TakeConnection();
     tail = co_await Try(*exchange, message);
     if (tail != Tail::kNothingCame) break;
     again = exchange->connection->used;
@@ -240,6 +236,17 @@ Async<void> HttpLoadClient::Run(std::shared_ptr<Exchange> exchange, std::string 
   exchange->connection.reset();
   open_.erase(exchange.get());
   exchange->sink.OnEnd(exchange->request, std::move(record));
+}
+
+// An idle one, if there is one on which the server said nothing that it was not asked for.
+std::unique_ptr<Connection> HttpLoadClient::TakeConnection() {
+  while (!idle_.empty()) {
+    std::unique_ptr<Connection> connection = std::move(idle_.back());
+    idle_.pop_back();
+    error_code error;
+    if (connection->buffer.size() == 0 && connection->socket.available(error) == 0 && !error) return connection;
+  }
+  return std::make_unique<Connection>(loop_.context());
 }
 
 Async<Tail> HttpLoadClient::Try(Exchange& exchange, const std::string& message) {

@@ -116,6 +116,17 @@ TEST(HttpClient, AConnectionThatTheServerClosedWhileItWasIdleCostsNoRequest) {
   EXPECT_EQ(server.requests().size(), 10u);
 }
 
+TEST(HttpClient, WhatNobodyAskedForIsNoAnswerToTheNextRequest) {
+  ScriptedServer server([](const std::string&, int number) -> std::vector<ServerStep> {
+    return {Bytes(number == 0 ? WholeStream(1) + WholeStream(9) : WholeStream(2))};
+  });
+  Completions rig(server);
+  const std::vector<RequestRecord> records = rig.SendInTurn({Ask(0), Ask(1)});
+  EXPECT_EQ(records[0].completion_tokens, 1);
+  EXPECT_EQ(records[1].completion_tokens, 2);
+  EXPECT_EQ(server.connections(), 2);
+}
+
 TEST(HttpClient, ManyAtOnce) {
   ScriptedServer server({Bytes(WholeStream(3))});
   Completions rig(server);
@@ -203,7 +214,7 @@ INSTANTIATE_TEST_SUITE_P(
               2},
         Wrong{"NoHttp", {Bytes("SSH-2.0-OpenSSH_9.2\r\n\r\n"), CloseNow()}, LoadOutcome::kGarbage, "not HTTP"},
         Wrong{"BinaryHead",
-              {Bytes(std::string("\x00\x01\x02\xff\xfe garbage\r\n\r\n", 19)), CloseNow()},
+              {Bytes(std::string("\x00\x01\x02\xff\xfe garbage\r\n\r\n", 17)), CloseNow()},
               LoadOutcome::kGarbage,
               "not HTTP"},
         Wrong{"EventsThatAreNoJson",
