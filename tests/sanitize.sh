@@ -13,8 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 asan=(common_test checkpoint_gguf_test text_test model_test model_archs_test modular_test
       kernels_thread_team_test kernels_linear_test kernels_moe_test kernels_agreement_test kernels_exact_rows_test
       kernels_kv_append_test kernels_sample_test kernels_dequantise_test kernels_backend_test
-      kvstore_plan_test kvstore_test kvstore_tier_test kvstore_wire_test plan_codec_test transport_test
-      worker_window_test worker_sampler_test coordinator_scheduler_test coordinator_core_test coordinator_cluster_test
+      kvstore_plan_test kvstore_test kvstore_stack_test kvstore_tier_test kvstore_wire_test plan_codec_test transport_test
+      worker_pager_test worker_sampler_test coordinator_scheduler_test coordinator_case_test coordinator_core_test coordinator_cluster_test
       front_text_test front_http_test front_grpc_test)
 # What the compute team enters, and the rooms whose threads meet at an absl::Mutex. The system's abseil is not built with
 # the sanitizer, to which its mutexes order nothing: whatever they guard would be reported as a race. So the same version is

@@ -177,7 +177,7 @@ def report(summary: Summary, killer: Killer, readers: list, kills: int):
     summary.row("streams right, wrong, pieces", f"{sum(r.good for r in readers)}, {wrong}, {sum(r.tokens for r in readers)}",
                 wrong == 0)
     summary.row("streams cut by the coordinator's death and asked again", str(sum(len(r.cuts) for r in readers) - unforgiven))
-    summary.row("requests refused with 503 while ranks were away, and asked again", str(sum(r.refused for r in readers)))
+    summary.row("requests refused while ranks or coordinator were away, and asked again", str(sum(r.refused for r in readers)))
     summary.row("streams cut otherwise", str(unforgiven), unforgiven == 0)
     ordinary = [gap for reader in readers for gap in reader.ordinary]
     summary.row("gap between pieces, all", f"p50 {percentile(ordinary, .5) * 1000:.0f} ms p99 "

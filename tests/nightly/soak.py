@@ -107,7 +107,7 @@ class Cut(Exception):
 
 
 class Refused(Exception):
-    """The door did not take the request and said when to ask again."""
+    """The door was closed, or did not take the request and said when to ask again."""
 
 
 def stream(address: str, ask: Ask, on_piece, timeout: float = 60) -> str:
@@ -134,6 +134,8 @@ def stream(address: str, ask: Ask, on_piece, timeout: float = 60) -> str:
                 text += piece
                 if piece:
                     on_piece()
+    except ConnectionRefusedError as error:
+        raise Refused(str(error)) from None
     except (OSError, http.client.HTTPException) as error:
         raise Cut(f"{type(error).__name__}: {error}") from None
     if not ended:
