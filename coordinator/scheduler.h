@@ -137,6 +137,7 @@ class Scheduler {
   void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void Attach(StepPlan* plan);
   bool MayStream(SequenceState& sequence, int64_t* bytes);
+  int64_t StreamedBytes(const SequenceState& sequence) const;
   void HoldStreams();
   void GiveWayTo(SequenceState& sequence, SequenceState& victim);
 
@@ -210,6 +211,7 @@ class Scheduler {
   LengthHistory lengths_;
   TenantLedger tenants_;
   StepDraft draft_;            // what the policy proposes for the plan being made
+  int64_t stream_credit_ = 0;  // bytes that former plans might have read from the host
   int32_t prompt_rows_ = 0;    // rows that it may still have for prompts
   int32_t started_ = 0;        // requests that it starts
   int32_t starts_ = 0;         // requests that may still start with less than all layers

@@ -65,7 +65,8 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
 // Streams that read layers from the host: those that the policy's bytes allow, least slack first. Where there is room,
 // one takes its layers back instead; the others sit this plan out, or leave the device.
 void Scheduler::HoldStreams() {
-  if (draft_.stream_bytes == std::numeric_limits<int64_t>::max()) return;
+  // Where the operator says how many layers stay, reading the others in each step is what was asked for.
+  if (draft_.stream_bytes == std::numeric_limits<int64_t>::max() || options_.fixed_keep >= 0) return;
   std::vector<std::pair<absl::Time, SequenceState*>> streams;
   for (SequenceState* sequence : placement_->streaming()) {
     if (sequence->phase != Phase::kRunning || !sequence->decodes()) continue;
@@ -76,10 +77,19 @@ void Scheduler::HoldStreams() {
   std::sort(streams.begin(), streams.end(), [](const auto& a, const auto& b) {
     return std::pair(a.first, a.second->id) < std::pair(b.first, b.second->id);
   });
-  int64_t bytes = draft_.stream_bytes;
+  int64_t bytes = draft_.stream_bytes + stream_credit_, wanted = 0;
   for (const auto& [due, sequence] : streams) {
-    if (!MayStream(*sequence, &bytes)) sequence->held_in = next_plan_;
+    if (MayStream(*sequence, &bytes)) continue;
+    sequence->held_in = next_plan_;
+    if (sequence->phase == Phase::kRunning) wanted = std::max(wanted, StreamedBytes(*sequence));
   }
+  // What a step leaves is saved for one that no single step can serve: it runs every so many steps.
+  stream_credit_ = std::clamp<int64_t>(bytes, 0, wanted);
+}
+
+// What a step of the sequence reads from the host.
+int64_t Scheduler::StreamedBytes(const SequenceState& sequence) const {
+  return int64_t{sequence.sealed} * (shape()->layers - sequence.kept_layers) * shape()->slot_bytes;
 }
 
 // Nobody is kept from running for longer than its gap allows: then it runs, whatever it reads.
@@ -88,7 +98,7 @@ bool Scheduler::MayStream(SequenceState& sequence, int64_t* bytes) {
     metrics_.promotions.Add();
     return sequence.kept_layers == shape()->layers;
   }
-  const int64_t reads = int64_t{sequence.sealed} * (shape()->layers - sequence.kept_layers) * shape()->slot_bytes;
+  const int64_t reads = StreamedBytes(sequence);
   const bool late = sequence.last_token + std::min(sequence.largest_gap, kNominalGap) <= clock_.Now();
   const bool alone = running_.size() == 1;
   if (reads <= *bytes || late || alone) {
