@@ -226,6 +226,10 @@ bool KvPlacement::PassWindows(SequenceState& sequence, int32_t start) {
 void KvPlacement::BeginPlan() {
   budget_.Give(late_);
   late_.assign(late_.size(), {});
+  for (BlockEntry* entry : std::exchange(sealing_, {})) {
+    directory_.SetHolds(*entry, entry->holds - 1);
+    EraseIfGone(*entry);
+  }
 }
 
 void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
@@ -241,6 +245,9 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
     sequence.charge = TailCharge(sequence, sequence.kept, --sequence.reserved);
     directory_.AddUser(entry, &sequence);
     entry.sealed_in = plan;
+    // The plan's moves take effect before its names: a frame of the block is needed until then.
+    directory_.SetHolds(entry, entry.holds + 1);
+    sealing_.push_back(&entry);
     Place(entry, device, host);
     // Where PassWindows found no room for what the windows see next, the charge is still that of before.
     KvAmounts left = before;
