@@ -204,6 +204,10 @@ bool KvPlacement::LeaveBehind(SequenceState& sequence, int32_t start) {
 void KvPlacement::BeginPlan() {
   budget_.Give(late_);
   late_.assign(late_.size(), {});
+  for (BlockEntry* entry : std::exchange(sealing_, {})) {
+    directory_.SetHolds(*entry, entry->holds - 1);
+    EraseIfGone(*entry);
+  }
 }
 
 void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
@@ -230,6 +234,9 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
     AddTo(&late_, surplus);
     directory_.Seal(entry, &sequence, device, host);
     entry.sealed_in = plan;
+    // The plan's moves take effect before its names: a frame of the block is needed until then.
+    directory_.SetHolds(entry, entry.holds + 1);
+    sealing_.push_back(&entry);
   }
 }
 

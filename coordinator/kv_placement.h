@@ -183,7 +183,8 @@ class KvPlacement {
   std::set<SequenceState*, SequenceBefore> changed_;
   std::map<PlanId, KvAmounts> rings_;  // of plans being made or in flight
   std::vector<BlockMove> moves_;
-  KvAmounts late_;  // charged until the next plan
+  KvAmounts late_;                    // charged until the next plan
+  std::vector<BlockEntry*> sealing_;  // held until the next plan: those that the plan being made names
 };
 
 }  // namespace interlace

@@ -305,6 +305,30 @@ TEST_F(KvPlacementTest, WhatIsOnItsWayIsNotEvictedWithTheRest) {
   EXPECT_EQ(Find(1, 0), nullptr);
 }
 
+// The plan that names a block moves others before the block is there: what a frame holds of it is needed until then
+// (found by the simulation, seed 26180).
+TEST_F(KvPlacementTest, AFrameStaysUntilThePlanThatNamesItsBlockAgainIsOver) {
+  Form(/*slots=*/40, /*frames=*/4);
+  SequenceState& held = Make(1, 1);
+  ASSERT_TRUE(Start(held));
+  Seal(held, 1);
+  Park(held);
+  SequenceState& wide = Make(10, 2);
+  ASSERT_TRUE(Start(wide));  // the parked one's block leaves the device
+  ASSERT_EQ(Find(1, 0)->host, all_layers_);
+  Release(wide);
+  placement_->TakeMoves();
+  SequenceState& again = Make(2, 1);
+  ASSERT_TRUE(Start(again));
+  ASSERT_TRUE(Start(held, 1));
+  placement_->Seal(again, 1, PlanId{77});
+  Check();
+  EXPECT_EQ(placement_->directory().EvictableHost(*Find(1, 0)), LayerSet());
+  placement_->BeginPlan();
+  Check();
+  EXPECT_EQ(placement_->directory().EvictableHost(*Find(1, 0)), Find(1, 0)->host & Find(1, 0)->device);
+}
+
 TEST_F(KvPlacementTest, AForgottenBlockIsDroppedEverywhere) {
   Form(100, 0);
   SequenceState& sequence = Make(2, 1);

@@ -13,7 +13,7 @@ namespace {
 
 constexpr const char* kCanaryNames[] = {
     "none",         "adopts-unchecked", "skips-verification", "drops-before-copied", "stale-frame",
-    "swaps-layers", "foreign-block",    "unwanted-fetch",     "leaks-tail",          "window-off-by-one",
+    "swaps-layers", "foreign-block",    "fetch-lies",         "leaks-tail",          "window-off-by-one",
     "stale-sample", "result-twice",     "old-epoch",          "drafts-unchecked",    "token-lost",
 };
 static_assert(std::size(kCanaryNames) == kCanaries);
@@ -55,8 +55,8 @@ Pace DrawPace(Entropy& entropy) {
   pace.row = DrawTime(entropy, absl::Microseconds(1), absl::Microseconds(40));
   pace.copy = DrawTime(entropy, absl::Microseconds(2), absl::Microseconds(Chance(entropy, 20) ? 2000 : 60));
   pace.latency = DrawTime(entropy, absl::Microseconds(10), absl::Microseconds(Chance(entropy, 20) ? 5000 : 400));
-  pace.tier = DrawTime(entropy, absl::Microseconds(50), absl::Milliseconds(Chance(entropy, 20) ? 100 : 4));
-  pace.load = DrawTime(entropy, absl::Milliseconds(50), absl::Milliseconds(400));
+  pace.tier = DrawTime(entropy, absl::Microseconds(50), absl::Milliseconds(Chance(entropy, 30) ? 100 : 4));
+  pace.load = DrawTime(entropy, absl::Milliseconds(20), absl::Milliseconds(300));
   return pace;
 }
 
@@ -117,7 +117,8 @@ Fault DrawFault(Entropy& entropy, const Shape& shape, int32_t index, absl::Durat
     fault.kind = static_cast<FaultKind>(Draw(entropy, 0, kFaultKinds - 1));
   } while ((!tiers && fault.kind >= FaultKind::kFlipStored && fault.kind <= FaultKind::kTornWrites) ||
            (shape.stages == 1 && (fault.kind == FaultKind::kBreakLink || fault.kind == FaultKind::kClogLink)));
-  fault.at = DrawTime(entropy, absl::ZeroDuration(), spread * 2);
+  // Most strike while the requests run for the first time, others while what was lost is made good.
+  fault.at = DrawTime(entropy, absl::ZeroDuration(), Chance(entropy, 65) ? 2 * spread : absl::Milliseconds(1500));
   fault.time = Chance(entropy, 30) ? DrawTime(entropy, absl::Seconds(1), absl::Seconds(5))
                                    : DrawTime(entropy, absl::Milliseconds(1), absl::Milliseconds(500));
   fault.stage = static_cast<int32_t>(Draw(entropy, 0, shape.stages - 1));

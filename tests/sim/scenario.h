@@ -22,7 +22,7 @@ enum class Canary : uint8_t {
   kStaleFrame,          // a frame is taken for another block and keeps the bytes of the former one
   kSwapsLayers,         // sealed blocks of two layers change places
   kForeignBlock,        // a tier answers with another block, and nobody looks
-  kUnwantedFetch,       // a fetched block lands although nobody wants it any more: a new epoch has begun
+  kFetchLies,          // a fetch that failed in a layer is answered as if the block had arrived there
   kLeaksTail,           // a released sequence keeps its slots
   kWindowOffByOne,      // a layer with a window forgets a block that the first row still sees
   kStaleLastSample,     // "your own last sample" is the sample before the last
@@ -109,7 +109,7 @@ struct Scenario {
   Shape shape;
   Pace pace;
   Scheduler::Options options;
-  const Policy* policy = nullptr;
+  const Policy* policy = &Policies()[0];
   int32_t max_waiting = 256;
   std::vector<Arrival> arrivals;
   std::vector<Fault> faults;

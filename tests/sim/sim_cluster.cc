@@ -17,6 +17,22 @@ void Fold(EventLoop& loop, const StepPlan& plan) {
   }
 }
 
+// Which blocks a plan names, and which it adopts; ToString only says how many.
+std::string NamesIn(const StepPlan& plan) {
+  std::string text;
+  const auto add = [&text](const char* what, RequestId request, const std::vector<BlockId>& ids) {
+    for (const BlockId& id : ids) absl::StrAppend(&text, " ", Value(request), what, IdText(id).substr(0, 6));
+  };
+  for (const Release& release : plan.releases) {
+    if (release.names) add("=", release.request, release.names->ids);
+  }
+  for (const PlanSequence& s : plan.sequences) {
+    if (s.opening) add("+", s.request, s.opening->adopted);
+    if (s.names) add("=", s.request, s.names->ids);
+  }
+  return text;
+}
+
 void Fold(EventLoop& loop, const StepResult& result) {
   loop.Note(Value(result.epoch) << 32 ^ Value(result.plan) << 4 ^ static_cast<uint64_t>(Value(result.stage)));
   for (const SampledToken& t : result.sampled) loop.Note(Value(t.request) << 20 ^ static_cast<uint64_t>(t.token));
@@ -162,7 +178,7 @@ void SimCluster::OnGone(const std::shared_ptr<Session>& session, const std::stri
 
 void SimCluster::Send(const StepPlan& plan) {
   Fold(world_.loop, plan);
-  if (world_.verbose) world_.Say("plan ", plan.ToString());
+  if (world_.verbose) world_.Say(plan.ToString(), NamesIn(plan));
   ++world_.ledger.plans;
   world_.ledger.planned_tokens += plan.tokens();
   belief_.Follow(plan);

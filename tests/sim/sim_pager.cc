@@ -182,8 +182,9 @@ void SimPager::Lose(Running& running, int32_t layer, int32_t block, LossCause ca
                                                       : block < static_cast<int32_t>(kv.blocks.size()) &&
                                                             ledger_.damaged.contains(kv.blocks[block]->id);
   if (!blameless || cause == LossCause::kNoSlot) {
+    const std::string id = block < static_cast<int32_t>(kv.blocks.size()) ? IdText(kv.blocks[block]->id) : "unnamed";
     ledger_.Fail("stage ", Value(options_.stage), " loses request ", Value(kv.request), " in layer ", layer, " block ",
-                 block, " (", LossCauseName(cause), "), and nothing had damaged it");
+                 block, " (", LossCauseName(cause), ", ", id, "), and nothing had damaged it");
   }
   ++ledger_.losses;
   running.lost = kv.lost = true;

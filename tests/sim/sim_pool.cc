@@ -38,7 +38,7 @@ void SimPool::Reset() {
   for (std::vector<SimBlock*>& turn : turns_) turn.clear();
   ++probe_epoch_;
   for (auto& [id, fetch] : fetches_) fetch.forgotten = true;
-  if (tiers_ != nullptr && options_.canary != Canary::kUnwantedFetch) {
+  if (tiers_ != nullptr) {
     tiers_->CancelFetches();
     Poll(now_);
     if (fetching()) ledger_.Fail("a fetch outlives its epoch");

@@ -94,13 +94,10 @@ void SimPool::OnPart(uint64_t number, size_t i, absl::Status status, SharedBytes
 
 void SimPool::LandPart(OpenFetch& fetch, Part& part) {
   const LayerId layer{options_.layer_begin + part.layer};
-  const bool wanted = part.wanted || options_.canary == Canary::kUnwantedFetch;
-  if ((fetch.forgotten && options_.canary != Canary::kUnwantedFetch) || !part.status.ok() || !wanted ||
-      part.bytes->size() != stored_bytes()) {
+  if (fetch.forgotten || !part.status.ok() || !part.wanted || part.bytes->size() != stored_bytes()) {
     if (part.slot >= 0) GiveSlot(std::exchange(part.slot, -1));
     if (part.frame >= 0) GiveFrame(std::exchange(part.frame, -1));
-    fetch.failed.Add(layer);
-    return;
+    return (options_.canary == Canary::kFetchLies ? fetch.arrived : fetch.failed).Add(layer);
   }
   SimBlock* const block = FindOrAdd(fetch.block);
   SimPlace& place = block->places[part.layer];
