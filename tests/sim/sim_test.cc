@@ -142,7 +142,7 @@ TEST_F(Simulation, EveryStreamIsTheModelsAndNothingIsLeft) {
   for (const absl::StatusCode code :
        {absl::StatusCode::kCancelled, absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kUnavailable,
         absl::StatusCode::kDataLoss, absl::StatusCode::kAborted, absl::StatusCode::kInvalidArgument}) {
-    EXPECT_GE(reached->codes[static_cast<size_t>(code)], some) << absl::StatusCodeToString(code);
+    EXPECT_GE(reached->codes[static_cast<size_t>(code)], some / 4) << absl::StatusCodeToString(code);
   }
 }
 
