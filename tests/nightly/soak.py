@@ -192,7 +192,7 @@ class Reader(threading.Thread):
 
 def undisturbed(asks: list, model: str):
     """The text of each, one after the other, from a cluster of one stage that keeps every layer and has no tier."""
-    plain = Cluster("--keep-layers", str(LAYERS[model]), model=model)
+    plain = Cluster("--keep-layers", str(LAYERS[model]), *PATIENT, model=model)
     for ask in asks:
         ask.text = stream(plain.http, ask, lambda: None)
     plain.stop()
