@@ -301,8 +301,10 @@ class Simulation {
                                           [](const auto& c) { return c->arrival().poison_position >= 0; });
     const int64_t scripted = std::count_if(world_.scenario.faults.begin(), world_.scenario.faults.end(),
                                            [](const Fault& f) { return f.kind == FaultKind::kCrash; });
-    // A request that gets on is met by losses anew, and guesses meet the poison before the token that comes next.
-    const int64_t most = world_.scenario.options.max_losses * (1 + world_.scenario.options.draft_tokens);
+    // A request that gets on is met by losses anew; guesses meet the poison before the token that comes next, and so do
+    // steps that run on with a token that is still on its way, one for each stage.
+    const int64_t ahead = std::max(world_.scenario.options.draft_tokens, world_.scenario.shape.stages);
+    const int64_t most = world_.scenario.options.max_losses * (1 + ahead);
     if (ledger.crashes > scripted + poisons * most) {
       ledger.Fail(ledger.crashes, " crashes by ", poisons, " poisons: they were not put away");
     }
