@@ -184,7 +184,10 @@ void Scheduler::Halt(SequenceState& sequence) {
   order_stale_ = true;
   if (sequence.opened) {
     Release release{sequence.request.id, std::nullopt};
-    if (!sequence.void_attempt) release.names = NamesFor(sequence, sequence.scheduled, PlanId{next_plan_});
+    // Blocks are sealed where the ranks believe that they stay. They have not heard of layers that changed just now: what
+    // would be sealed by that is given up.
+    const bool seals = !sequence.void_attempt && !sequence.kept_changed;
+    if (seals) release.names = NamesFor(sequence, sequence.scheduled, PlanId{next_plan_});
     releases_.push_back(std::move(release));
   }
   for (size_t b = sequence.blocks.size(); b < sequence.ids.size(); ++b) {
