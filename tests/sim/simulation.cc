@@ -301,8 +301,9 @@ class Simulation {
                                           [](const auto& c) { return c->arrival().poison_position >= 0; });
     const int64_t scripted = std::count_if(world_.scenario.faults.begin(), world_.scenario.faults.end(),
                                            [](const Fault& f) { return f.kind == FaultKind::kCrash; });
-    // A request that gets on is met by losses anew, and guesses meet the poison before the token that comes next.
-    const int64_t most = world_.scenario.options.max_losses * (1 + world_.scenario.options.draft_tokens);
+    // A request that gets on is met by losses anew: guesses, and the step that runs ahead, meet the poison before the
+    // tokens that come first are accepted.
+    const int64_t most = world_.scenario.options.max_losses * (2 + world_.scenario.options.draft_tokens);
     if (ledger.crashes > scripted + poisons * most) {
       ledger.Fail(ledger.crashes, " crashes by ", poisons, " poisons: they were not put away");
     }
