@@ -168,6 +168,15 @@ int Main(int argc, char** argv) {
   chat->add_option("--stop", chat_options.sampling.stop, "text that ends an answer; may be given several times")
       ->allow_extra_args(false);
   CLI::Option* chat_max = chat->add_option("--max-tokens", chat_tokens, "most tokens of an answer");
+  const auto add_target = [&](const char* flag, std::optional<absl::Duration>* target, const char* meaning) {
+    chat->add_option_function<double>(
+        flag, [target](const double& ms) { *target = absl::Milliseconds(ms); }, meaning);
+  };
+  add_target("--ttft-ms", &chat_options.sampling.ttft, "target for the first token");
+  add_target("--tpot-ms", &chat_options.sampling.tpot, "target for the mean gap between tokens");
+  add_target("--largest-gap-ms", &chat_options.sampling.largest_gap, "target for the largest gap between tokens");
+  chat->add_option("--priority", chat_options.sampling.priority, "lower is earlier");
+  chat->add_option("--tenant", chat_options.sampling.tenant, "who shares fairly with whom");
   chat->add_option("--request-id", chat_options.sampling.request_id, "id of the request, for explain");
   chat->callback([&] {
     if (chat_max->count() > 0) chat_options.sampling.max_tokens = chat_tokens;

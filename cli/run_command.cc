@@ -86,6 +86,7 @@ absl::Status RunCommand(const Config& config, const RunOptions& options) {
                    SamplingOf(sampling, replica->tokenizer(), request.stop_tokens, sampling.seed.value_or(0)));
   request.arrival = clock.Now();
   request.deadline = request.arrival + config.request.deadline;
+  request.targets = {.ttft = config.slo.ttft, .tpot = config.slo.tpot, .largest_gap = config.slo.largest_gap};
   auto printer = std::make_shared<Printer>(replica->tokenizer(), options.ids);
   request.sink = printer;
   RETURN_IF_ERROR(replica->engine().Submit(std::move(request)));

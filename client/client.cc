@@ -36,6 +36,16 @@ v1::SamplingOptions ToProto(const ClientOptions& options) {
   return out;
 }
 
+v1::Targets TargetsOf(const ClientOptions& options) {
+  v1::Targets out;
+  if (options.ttft) out.set_ttft_ms(absl::ToDoubleMilliseconds(*options.ttft));
+  if (options.tpot) out.set_tpot_ms(absl::ToDoubleMilliseconds(*options.tpot));
+  if (options.largest_gap) out.set_largest_gap_ms(absl::ToDoubleMilliseconds(*options.largest_gap));
+  if (options.priority) out.set_priority(*options.priority);
+  if (options.tenant) out.set_fairness_id(*options.tenant);
+  return out;
+}
+
 ClientLogprob FromProto(const v1::TokenLogprob& m) { return {m.id(), m.logprob(), m.text()}; }
 
 absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientReader<v1::GenerateEvent>& reader,
@@ -73,6 +83,28 @@ absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientRea
   return result;
 }
 
+void FillTargets(const v1::ExplainReply& reply, RequestReport* report) {
+  const v1::Targets& asked = reply.targets();
+  const v1::TargetsMet& met = reply.met();
+  if (asked.has_ttft_ms()) report->ttft.asked = absl::Milliseconds(asked.ttft_ms());
+  if (asked.has_tpot_ms()) report->tpot.asked = absl::Milliseconds(asked.tpot_ms());
+  if (asked.has_largest_gap_ms()) report->largest_gap.asked = absl::Milliseconds(asked.largest_gap_ms());
+  if (asked.has_deadline_ms()) report->deadline.asked = absl::Milliseconds(asked.deadline_ms());
+  if (reply.completion_tokens() > 0) report->ttft.reached = report->first_token;
+  if (reply.completion_tokens() > 1) {
+    report->tpot.reached = absl::Seconds(reply.tpot_seconds());
+    report->largest_gap.reached = absl::Seconds(reply.largest_gap_seconds());
+  }
+  if (report->total > absl::ZeroDuration()) report->deadline.reached = report->total;
+  if (met.has_ttft()) report->ttft.met = met.ttft();
+  if (met.has_tpot()) report->tpot.met = met.tpot();
+  if (met.has_largest_gap()) report->largest_gap.met = met.largest_gap();
+  if (met.has_deadline()) report->deadline.met = met.deadline();
+  report->priority = asked.priority();
+  report->tenant = asked.fairness_id();
+  report->objective = reply.objective();
+}
+
 }  // namespace
 
 struct Client::Stub {
@@ -98,6 +130,7 @@ absl::StatusOr<ClientResult> Client::Generate(absl::string_view prompt, const Cl
   request.set_request_id(options.request_id);
   request.set_text(std::string(prompt));
   *request.mutable_sampling() = ToProto(options);
+  *request.mutable_targets() = TargetsOf(options);
   auto reader = stub_->inference->Generate(&context, request);
   return Drain(context, *reader, on_text);
 }
@@ -114,6 +147,7 @@ absl::StatusOr<ClientResult> Client::Chat(const std::vector<ClientMessage>& mess
     out->set_content(message.content);
   }
   *request.mutable_sampling() = ToProto(options);
+  *request.mutable_targets() = TargetsOf(options);
   auto reader = stub_->inference->Chat(&context, request);
   return Drain(context, *reader, on_text);
 }
@@ -145,16 +179,11 @@ absl::StatusOr<RequestReport> Client::Explain(absl::string_view request_id) {
   report.queue = absl::Seconds(reply.queue_seconds());
   report.first_token = absl::Seconds(reply.first_token_seconds());
   report.total = absl::Seconds(reply.total_seconds());
+  FillTargets(reply, &report);
   report.notes.assign(reply.notes().begin(), reply.notes().end());
   for (const v1::LayerExplanation& l : reply.by_layer()) {
-    report.by_layer.push_back({l.layer(),
-                               l.stage(),
-                               l.mode(),
-                               l.blocks_device(),
-                               l.blocks_host(),
-                               l.bytes_in(),
-                               l.bytes_out(),
-                               l.stall_us()});
+    report.by_layer.push_back({l.layer(), l.stage(), l.mode(), l.blocks_device(), l.blocks_host(), l.bytes_in(),
+                               l.bytes_out(), l.stall_us()});
   }
   return report;
 }

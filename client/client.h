@@ -39,7 +39,12 @@ struct ClientOptions {
   std::optional<int32_t> min_tokens;
   std::optional<int32_t> logprobs;               // unset: none; N: of each token and of the N most likely in its place
   absl::Duration deadline = absl::Seconds(600);  // travels with the request as its deadline
-  std::string request_id;                        // empty: the server draws one
+  // Targets of this request; unset: the server's defaults. All are soft.
+  std::optional<absl::Duration> ttft;               // to the first token
+  std::optional<absl::Duration> tpot, largest_gap;  // mean and largest gap between tokens
+  std::optional<int32_t> priority;                  // lower is earlier
+  std::optional<std::string> tenant;                // who shares fairly with whom
+  std::string request_id;                           // empty: the server draws one
 };
 
 struct ClientLogprob {
@@ -80,11 +85,20 @@ struct LayerReport {
   int64_t bytes_in = 0, bytes_out = 0, stall_us = 0;
 };
 
+struct TargetReport {
+  std::optional<absl::Duration> asked;
+  std::optional<absl::Duration> reached;  // by now, or in the end
+  std::optional<bool> met;                // unset: not asked for, not over, or the client left before it was settled
+};
+
 struct RequestReport {
   std::string request_id, state, status;
   int32_t prompt_tokens = 0, completion_tokens = 0, keep_layers = 0, layers = 0, steps = 0;
   int32_t recomputes = 0, recomputed_tokens = 0, preemptions = 0;
   absl::Duration queue, first_token, total;
+  TargetReport ttft, tpot, largest_gap, deadline;
+  int32_t priority = 0;
+  std::string tenant, objective;  // an objective comes from a router's header and has no effect
   std::vector<LayerReport> by_layer;
   std::vector<std::string> notes;
 };

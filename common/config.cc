@@ -34,15 +34,29 @@ absl::Status ParseValue(absl::string_view text, absl::Duration* out) {
   return absl::OkStatus();
 }
 
+// Empty: none.
+absl::Status ParseValue(absl::string_view text, std::optional<absl::Duration>* out) {
+  absl::Duration duration;
+  if (text.empty()) {
+    out->reset();
+    return absl::OkStatus();
+  }
+  RETURN_IF_ERROR(ParseValue(text, &duration));
+  *out = duration;
+  return absl::OkStatus();
+}
+
 std::string PrintValue(const std::string& value) { return value; }
 std::string PrintValue(int64_t value) { return absl::StrCat(value); }
 std::string PrintValue(Bytes value) { return PrintBytes(value); }
 std::string PrintValue(absl::Duration value) { return absl::FormatDuration(value); }
+std::string PrintValue(std::optional<absl::Duration> value) { return value ? PrintValue(*value) : std::string(); }
 
 constexpr absl::string_view TypeName(const std::string&) { return "text"; }
 constexpr absl::string_view TypeName(int64_t) { return "integer"; }
 constexpr absl::string_view TypeName(Bytes) { return "bytes"; }
 constexpr absl::string_view TypeName(absl::Duration) { return "duration"; }
+constexpr absl::string_view TypeName(std::optional<absl::Duration>) { return "duration"; }
 
 // What a value may be: `low` to `high`, both included. Texts have no bounds.
 template <typename T>
@@ -59,6 +73,11 @@ absl::Status CheckBounds(const T& value, const Bounds<T>& bounds) {
       absl::StrCat("is out of range: it must be ", PrintValue(bounds.low), " to ", PrintValue(bounds.high)));
 }
 
+template <typename T>
+absl::Status CheckBounds(const std::optional<T>& value, const Bounds<T>& bounds) {
+  return value ? CheckBounds(*value, bounds) : absl::OkStatus();
+}
+
 template <typename Get>
 ConfigField Field(absl::string_view name, Get get, absl::string_view meaning) {
   Config probe;
@@ -71,7 +90,7 @@ template <typename Get, typename T>
 ConfigField Field(absl::string_view name, Get get, Bounds<T> bounds, absl::string_view meaning) {
   ConfigField field = Field(name, get, meaning);
   field.parse = [get, bounds](Config& config, absl::string_view text) {
-    T value;
+    std::decay_t<decltype(*get(config))> value;
     RETURN_IF_ERROR(ParseValue(text, &value));
     RETURN_IF_ERROR(CheckBounds(value, bounds));
     *get(config) = value;
@@ -89,6 +108,8 @@ constexpr Bounds<Bytes> kMessage{{1}, {std::numeric_limits<int32_t>::max()}};  /
 constexpr Bounds<Bytes> kMemory{{1}, {int64_t{1} << 60}};
 // A wait of nothing would be over before it began.
 const Bounds<absl::Duration> kWait{absl::Milliseconds(1), absl::Hours(24 * 365)};
+// As the doors take them.
+const Bounds<absl::Duration> kTarget{absl::Microseconds(1), absl::Hours(24 * 365)};
 
 #define FIELD(group, field, meaning) \
   Field(                             \
@@ -151,6 +172,10 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(request, max_tokens, kCountOrNone, "tokens generated when the client names none; 0: up to the context"),
       BOUNDED(request, deadline, kWait, "deadline of a request that names none"),
       BOUNDED(request, max_body, kMessage, "largest HTTP body or gRPC message"),
+      BOUNDED(slo, ttft, kTarget,
+              "arrival to first token that a request aims at if it names nothing else; empty: none"),
+      BOUNDED(slo, tpot, kTarget, "mean gap between tokens that a request aims at if it names none; empty: none"),
+      BOUNDED(slo, largest_gap, kTarget, "largest gap between tokens, likewise"),
       FIELD(log, level, "debug, info, warning or error"),
       FIELD(log, format, "text or json"),
       FIELD(fault, points, "fault points to arm, name:probability,... (tests only)"),

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -83,6 +84,9 @@ struct Config {
     absl::Duration deadline = absl::Seconds(600);
     Bytes max_body{int64_t{16} << 20};
   } request;
+  struct {
+    std::optional<absl::Duration> ttft, tpot, largest_gap;
+  } slo;
   struct {
     std::string level = "info";
     std::string format = "text";

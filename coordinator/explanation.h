@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "common/ids.h"
 #include "coordinator/request.h"
 
@@ -24,6 +25,8 @@ struct Explanation {
   std::string name;
   std::string state;  // waiting, fetching, running, parked, finished, failed
   RequestEnd end;     // as far as it is known
+  Targets targets;
+  absl::Duration deadline = absl::InfiniteDuration();  // from its arrival
   int32_t keep_layers = 0;
   int32_t steps = 0;
   int32_t recomputes = 0;

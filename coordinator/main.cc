@@ -96,13 +96,15 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                          clock);
   ReplicaLoop loop(LoopOptions(config, model.facts.context), policy, clock, metrics, cluster);
   cluster.Connect(&loop);
-  Intake intake({.model = model.name,
-                 .context = model.facts.context,
-                 .layers = model.facts.layers,
-                 .created = WallSeconds(),
-                 .default_max_tokens = config.request.max_tokens,
-                 .default_deadline = config.request.deadline},
-                *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
+  Intake intake(
+      {.model = model.name,
+       .context = model.facts.context,
+       .layers = model.facts.layers,
+       .created = WallSeconds(),
+       .default_max_tokens = config.request.max_tokens,
+       .default_deadline = config.request.deadline,
+       .default_targets = {.ttft = config.slo.ttft, .tpot = config.slo.tpot, .largest_gap = config.slo.largest_gap}},
+      *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
 
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks, GrpcServer::Listen({.host = cluster_at.first,

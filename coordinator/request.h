@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
+#include "coordinator/targets.h"
 #include "proto/plan/step_plan.h"
 
 namespace interlace {
@@ -20,6 +21,10 @@ struct RequestTiming {
   absl::Duration queue;        // arrival to first step
   absl::Duration first_token;  // arrival to first token; zero if none came
   absl::Duration total;
+  // As delivered. Zero: fewer than two tokens. The largest gap of a request that did not end well counts the wait for
+  // the token that never came.
+  absl::Duration tpot = absl::ZeroDuration();         // mean gap between tokens
+  absl::Duration largest_gap = absl::ZeroDuration();  // between two tokens
 };
 
 struct RequestEnd {
@@ -29,6 +34,7 @@ struct RequestEnd {
   int32_t completion_tokens = 0;
   int32_t cached_tokens = 0;  // of the prompt; their KV was there already
   RequestTiming timing;
+  TargetsMet met;  // as the scheduler saw it
 };
 
 // Where a request's tokens go. Called on the scheduler's thread, so it must not block or call the scheduler back.
@@ -60,6 +66,7 @@ struct Request {
   std::vector<int32_t> stop_tokens;  // end the request, and are not delivered
   absl::Time arrival;                // of the scheduler's Clock
   absl::Time deadline;
+  Targets targets;
   std::string salt;
   std::shared_ptr<TokenSink> sink;
 };

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/log.h"
+#include "coordinator/slo_outcome.h"
 
 namespace interlace {
 
@@ -54,6 +55,8 @@ void Scheduler::Admit(Request request) {
   auto sequence = std::make_unique<SequenceState>(std::move(request));
   sequence->started = sequence->first_token = sequence->last_token = absl::InfinitePast();
   sequence->explanation.name = sequence->request.name;
+  sequence->explanation.targets = sequence->request.targets;
+  sequence->explanation.deadline = sequence->request.deadline - sequence->request.arrival;
   if (placement_) ExtendIds(*sequence);
   waiting_.insert(sequence.get());
   sequences_.emplace(id, std::move(sequence));
@@ -175,7 +178,12 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   end.cached_tokens = std::max(0, sequence.cached_tokens);
   end.timing.total = now - request.arrival;
   end.timing.queue = (sequence.started == absl::InfinitePast() ? now : sequence.started) - request.arrival;
-  if (sequence.first_token != absl::InfinitePast()) end.timing.first_token = sequence.first_token - request.arrival;
+  sequence.FillPace(&end.timing);
+  if (!end.status.ok() && sequence.first_token != absl::InfinitePast()) {
+    end.timing.largest_gap = std::max(end.timing.largest_gap, now - sequence.last_token);
+  }
+  end.met = OutcomeOf(request, end);
+  CountOutcome(end, metrics_.registry);
   if (end.status.ok()) {
     metrics_.registry.Add("vllm:request_success_total", 1,
                           {{"finished_reason", reason == FinishReason::kStop ? "stop" : "length"}});
@@ -260,6 +268,7 @@ Explanation Scheduler::Describe(const SequenceState& sequence) const {
   explanation.end.prompt_tokens = sequence.prompt_tokens();
   explanation.end.completion_tokens = sequence.generated();
   explanation.end.cached_tokens = std::max(0, sequence.cached_tokens);
+  sequence.FillPace(&explanation.end.timing);
   for (size_t l = 0; l < explanation.layers.size(); ++l) {
     LayerExplanation& layer = explanation.layers[l];
     const LayerId id{static_cast<int32_t>(l)};

@@ -221,6 +221,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, const SampledToken& sampled
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));
   } else {
     metrics_.between_tokens.Observe(absl::ToDoubleSeconds(now - sequence.last_token));
+    sequence.largest_gap = std::max(sequence.largest_gap, now - sequence.last_token);
   }
   sequence.last_token = now;
   sequence.losses = 0;  // it got on

@@ -55,6 +55,7 @@ struct SequenceState {
   int32_t losses = 0;  // of a replica that met it since it last got on
 
   absl::Time started, first_token, last_token;  // infinite past: not yet
+  absl::Duration largest_gap;                   // between two of its tokens
   int32_t computed_before = 0;                  // positions below it were computed in an earlier attempt
   int32_t cached_tokens = -1;                   // of the prompt, when it first started; -1: not yet
   Explanation explanation;
@@ -68,6 +69,13 @@ struct SequenceState {
   int32_t unscheduled() const { return length() - scheduled; }
   // At most one known token is in no plan: a step of one position makes the next one.
   bool decodes() const { return unscheduled() <= 1; }
+  // What is known by now of its first token and its gaps.
+  void FillPace(RequestTiming* timing) const {
+    if (first_token == absl::InfinitePast()) return;
+    timing->first_token = first_token - request.arrival;
+    timing->largest_gap = largest_gap;
+    if (generated() > 1) timing->tpot = (last_token - first_token) / (generated() - 1);
+  }
   // The replica is gone, and all that it held. Requires: its placement goes too.
   void ForgetReplica() {
     phase = Phase::kWaiting;

@@ -1,7 +1,10 @@
 #include "model/shard_spec.h"
 
 #include <algorithm>
+#include <optional>
+#include <vector>
 
+#include "absl/numeric/int128.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/status_macros.h"
@@ -21,12 +24,50 @@ absl::StatusOr<ShardRange> SplitRows(absl::string_view what, int64_t rows, int32
   return SplitEvenly(rows, 1, rank, ranks);
 }
 
+// What a split keeps small: the dearest of its stages, or the sum of their squares.
+using Dearness = absl::uint128;
+Dearness Dearest(Dearness a, Dearness b) { return std::max(a, b); }
+Dearness SumOfSquares(Dearness sum, Dearness stage) { return sum + stage * stage; }
+
+struct Split {
+  Dearness total = 0;
+  std::vector<int32_t> begins;  // the first layer of each stage, then one past the last layer
+};
+
+// The split whose total is least among those of which no stage is dearer than `most`.
+Split LeastSplit(const TokenCost& cost, int32_t stages, Dearness most, Dearness (*add)(Dearness, Dearness)) {
+  const auto layers = static_cast<int32_t>(cost.layers.size());
+  struct Best {  // over the last so many stages, from a layer on
+    std::optional<Dearness> total;
+    int32_t end = 0;  // of the first of these stages
+  };
+  std::vector<std::vector<Best>> best(stages + 1, std::vector<Best>(layers + 1));
+  best[0][layers].total = 0;
+  for (int32_t s = 1; s <= stages; ++s) {
+    for (int32_t begin = layers - s; begin >= 0; --begin) {
+      Dearness stage = s == 1 ? cost.head : 0;
+      for (int32_t end = begin + 1; end <= layers; ++end) {
+        stage += cost.layers[end - 1];
+        const std::optional<Dearness>& rest = best[s - 1][end].total;
+        if (!rest || stage > most) continue;
+        const Dearness total = add(*rest, stage);
+        Best& mine = best[s][begin];
+        if (!mine.total || total <= *mine.total) mine = {total, end};  // of equals, the one with more layers first
+      }
+    }
+  }
+  Split split{*best[stages][0].total, {0}};
+  for (int32_t s = stages; s > 0; --s) split.begins.push_back(best[s][split.begins.back()].end);
+  return split;
+}
+
 }  // namespace
 
-ShardSpec MakeShard(int32_t layers, int32_t stage, int32_t stages) {
-  CHECK(stage >= 0 && stage < stages && stages <= layers);
-  const auto begin = [&](int32_t s) { return layers / stages * s + std::min(s, layers % stages); };
-  return {stage, stages, begin(stage), begin(stage + 1)};
+ShardSpec MakeShard(const TokenCost& cost, int32_t stage, int32_t stages) {
+  CHECK(stage >= 0 && stage < stages && stages <= static_cast<int32_t>(cost.layers.size()));
+  const Split cheapest = LeastSplit(cost, stages, absl::Uint128Max(), &Dearest);
+  const Split even = LeastSplit(cost, stages, cheapest.total, &SumOfSquares);
+  return {stage, stages, even.begins[stage], even.begins[stage + 1]};
 }
 
 ShardRange SplitEvenly(int64_t count, int64_t unit, int32_t rank, int32_t ranks) {

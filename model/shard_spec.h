@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/ids.h"
@@ -30,8 +31,18 @@ struct ShardSpec {
   int32_t layers() const { return layer_end - layer_begin; }
 };
 
-// Consecutive layers, as even as can be, earlier stages the larger. Requires: 0 <= stage < stages <= layers.
-ShardSpec MakeShard(int32_t layers, int32_t stage, int32_t stages);
+// The bytes of weights that a token reads on its way through a model. The embedding costs nothing: a token reads one
+// row.
+struct TokenCost {
+  std::vector<int64_t> layers;
+  int64_t head = 0;  // of the last stage, beside its layers
+};
+
+// Consecutive layers, at least one for each stage, so that the dearest stage is as cheap as can be: a pipeline is as
+// fast as that one. Among such splits the most even one, and then the one whose earlier stages have more layers. With
+// 30 layers of 2 MB each and a head of 30 MB, two stages get 22 layers, and 8 layers and the head. All ranks of a
+// replica must be given the same cost. Requires: 0 <= stage < stages <= layers, no cost below 0.
+ShardSpec MakeShard(const TokenCost& cost, int32_t stage, int32_t stages);
 
 // What one of the ranks that share a layer holds. Every query head, row and expert belongs to exactly one rank; a KV
 // head belongs to the ranks of the query heads that read it. Sums over ranks of the products with column ranges

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "checkpoint/gguf_values.h"
 #include "common/check.h"
@@ -46,7 +47,27 @@ int32_t LayerOf(absl::string_view name) {
   return absl::SimpleAtoi(name.substr(0, name.find('.')), &layer) && layer >= 0 ? layer : -1;
 }
 
+// The expert of "blk.7.ffn_gate.3.weight"; -1: the tensor is none of one expert.
+int32_t ExpertOf(absl::string_view name) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(name, '.');
+  int32_t expert = -1;
+  return parts.size() == 5 && absl::SimpleAtoi(parts[3], &expert) ? expert : -1;
+}
+
 }  // namespace
+
+TokenCost CostOfToken(const Checkpoint& checkpoint) {
+  const ModelSpec& spec = checkpoint.spec();
+  TokenCost cost{std::vector<int64_t>(spec.layers)};
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    const auto bytes = static_cast<int64_t>(tensor.data.size());
+    const int32_t layer = LayerOf(name);
+    const bool runs = ExpertOf(name) < spec.experts.top_k;  // experts are alike: as if the first of them ran
+    if (layer >= 0 && layer < spec.layers && runs) cost.layers[layer] += bytes;
+    if (name == (spec.tied_head ? "token_embd.weight" : "output.weight")) cost.head += bytes;
+  }
+  return cost;
+}
 
 void WeightLoader::Matrix(const std::string& name, int64_t all_rows, int64_t all_k, ShardRange rows, ShardRange k,
                           LinearWeight* out) {

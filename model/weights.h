@@ -14,6 +14,9 @@
 
 namespace interlace {
 
+// What a token costs in the checkpoint's own bytes; of routed experts, those that run.
+TokenCost CostOfToken(const Checkpoint& checkpoint);
+
 // First the architecture says what it wants and where the result shall be written; then Load checks all of it, packs it
 // into one allocation, in the layout of the backend's op table, and lets go of the file's pages as it goes, so that
 // weights are in memory once. Where the layout is the file's own, matrices stay in the checkpoint's mapping.

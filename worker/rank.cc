@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "common/thread.h"
 #include "kvstore/tier/tiers.h"
+#include "model/weights.h"
 
 namespace interlace {
 namespace {
@@ -59,8 +60,8 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
     return absl::InvalidArgumentError(
         absl::StrCat("cluster.stages=", config.cluster.stages, " exceeds the model's ", spec.layers, " layers"));
   }
-  const ShardSpec shard =
-      MakeShard(spec.layers, static_cast<int32_t>(config.cluster.stage), static_cast<int32_t>(config.cluster.stages));
+  const ShardSpec shard = MakeShard(CostOfToken(*rank->checkpoint_), static_cast<int32_t>(config.cluster.stage),
+                                    static_cast<int32_t>(config.cluster.stages));
   const int threads = config.engine.threads > 0 ? static_cast<int>(config.engine.threads) : AvailableCores();
   const BackendOptions options{.ops = config.engine.ops, .threads = threads};
   absl::StatusOr<std::unique_ptr<Backend>> made =

@@ -50,6 +50,11 @@ absl::Status Intake::CheckTokens(absl::string_view field, absl::Span<const int32
   return absl::OkStatus();
 }
 
+absl::Duration Intake::DeadlineOf(const GenerationSpec& spec) const {
+  if (!spec.targets.deadline_ms) return spec.deadline.value_or(options_.default_deadline);
+  return std::min(absl::Milliseconds(*spec.targets.deadline_ms), spec.deadline.value_or(absl::InfiniteDuration()));
+}
+
 absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
   if (!spec.name.empty() && !IsRequestName(spec.name)) {
     return BadField("request_id", "must be 1 to 200 printable ASCII characters without spaces");
@@ -78,7 +83,8 @@ absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
     return OutOfRange("stop_token_ids", static_cast<double>(spec.stop_token_ids.size()), "at most 256 ids");
   }
   RETURN_IF_ERROR(CheckTokens("stop_token_ids", spec.stop_token_ids));
-  if (spec.deadline && *spec.deadline <= absl::ZeroDuration()) {
+  RETURN_IF_ERROR(CheckTargets(spec.targets));
+  if (DeadlineOf(spec) <= absl::ZeroDuration()) {
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
   }
   if (spec.salt.size() > kLongestSalt ||
@@ -152,7 +158,8 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   shared.stop_tokens.insert(shared.stop_tokens.end(), spec.stop_token_ids.begin(), spec.stop_token_ids.end());
   ASSIGN_OR_RETURN(shared.sampling, SamplingOf(spec, tokenizer_, shared.stop_tokens, seed));
   shared.arrival = arrival;
-  shared.deadline = arrival + spec.deadline.value_or(options_.default_deadline);
+  shared.deadline = arrival + DeadlineOf(spec);
+  shared.targets = TargetsOf(spec.targets, options_.default_targets);
   shared.salt = spec.salt;
   for (size_t choice = 0; choice < prompts.size() * spec.n; ++choice) {
     const size_t p = choice / spec.n;

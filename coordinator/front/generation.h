@@ -14,6 +14,7 @@
 #include "common/entropy.h"
 #include "coordinator/engine.h"
 #include "coordinator/front/sampling_spec.h"
+#include "coordinator/front/target_spec.h"
 #include "coordinator/front/text_stream.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -33,7 +34,8 @@ struct GenerationSpec : SamplingSpec {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   bool add_generation_prompt = true;       // chat
-  std::optional<absl::Duration> deadline;  // from now
+  std::optional<absl::Duration> deadline;  // from now, of the call; the one in `targets` counts too
+  TargetSpec targets;
   std::string salt;
 };
 
@@ -73,6 +75,7 @@ class Intake {
     int64_t created = 0;             // seconds since 1970
     int64_t default_max_tokens = 0;  // 0: up to the context
     absl::Duration default_deadline = absl::Seconds(600);
+    Targets default_targets = {};
   };
   // `chat_template` is null if the model has none.
   Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* chat_template, Engine& engine, Clock& clock,
@@ -101,6 +104,8 @@ class Intake {
   Engine& engine() { return engine_; }
 
  private:
+  // From the arrival on: the call's deadline or the one that the client wrote, whichever comes first.
+  absl::Duration DeadlineOf(const GenerationSpec& spec) const;
   absl::Status CheckSpec(const GenerationSpec& spec) const;
   // Tokens to generate, or what does not fit the context.
   absl::StatusOr<int32_t> MaxTokens(const GenerationSpec& spec, size_t prompt_tokens) const;

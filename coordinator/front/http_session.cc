@@ -12,6 +12,7 @@
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/openai_json.h"
 #include "coordinator/front/openai_reply.h"
+#include "coordinator/front/target_headers.h"
 
 namespace interlace {
 
@@ -218,6 +219,15 @@ net::awaitable<void> HttpSession::Generate(bool chat) {
   Watch();
   context_.worker.Post([self = shared_from_this(), opening, chat] {
     opening->request = chat ? ParseChat(self->question_.body) : ParseCompletion(self->question_.body);
+    if (opening->request.ok()) {
+      const absl::Status headers = ReadTargetHeaders(
+          [&](absl::string_view name) {
+            const auto value = self->request_[{name.data(), name.size()}];
+            return absl::string_view(value.data(), value.size());
+          },
+          &opening->request->spec.targets);
+      if (!headers.ok()) opening->request = headers;
+    }
     if (opening->request.ok()) {
       GenerationSpec& spec = opening->request->spec;
       const std::string& name = self->writer_.question().name;

@@ -176,6 +176,24 @@ void SetDeadline(const grpc::CallbackServerContext& context, GenerationSpec* spe
   if (remaining < absl::Hours(24 * 365)) spec->deadline = remaining;
 }
 
+double Milliseconds(absl::Duration time) { return absl::ToDoubleMilliseconds(time); }
+
+void Fill(const Targets& targets, absl::Duration deadline, v1::Targets* out) {
+  if (targets.ttft) out->set_ttft_ms(Milliseconds(*targets.ttft));
+  if (targets.tpot) out->set_tpot_ms(Milliseconds(*targets.tpot));
+  if (targets.largest_gap) out->set_largest_gap_ms(Milliseconds(*targets.largest_gap));
+  out->set_priority(targets.priority);
+  out->set_fairness_id(targets.tenant);
+  if (deadline < absl::InfiniteDuration()) out->set_deadline_ms(Milliseconds(deadline));
+}
+
+void Fill(const TargetsMet& met, v1::TargetsMet* out) {
+  if (met.ttft) out->set_ttft(*met.ttft);
+  if (met.tpot) out->set_tpot(*met.tpot);
+  if (met.largest_gap) out->set_largest_gap(*met.largest_gap);
+  if (met.deadline) out->set_deadline(*met.deadline);
+}
+
 void Fill(const Explanation& e, v1::ExplainReply* reply) {
   reply->set_request_id(e.name);
   reply->set_state(e.state);
@@ -191,6 +209,11 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
   reply->set_queue_seconds(absl::ToDoubleSeconds(e.end.timing.queue));
   reply->set_first_token_seconds(absl::ToDoubleSeconds(e.end.timing.first_token));
   reply->set_total_seconds(absl::ToDoubleSeconds(e.end.timing.total));
+  reply->set_tpot_seconds(absl::ToDoubleSeconds(e.end.timing.tpot));
+  reply->set_largest_gap_seconds(absl::ToDoubleSeconds(e.end.timing.largest_gap));
+  reply->set_objective(e.targets.objective);
+  Fill(e.targets, e.deadline, reply->mutable_targets());
+  Fill(e.end.met, reply->mutable_met());
   for (const std::string& note : e.notes) reply->add_notes(note);
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];

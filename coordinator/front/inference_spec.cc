@@ -10,9 +10,20 @@
 namespace interlace {
 namespace {
 
+void ReadTargets(const v1::Targets& targets, GenerationSpec* spec) {
+  if (targets.has_ttft_ms()) spec->targets.ttft_ms = targets.ttft_ms();
+  if (targets.has_tpot_ms()) spec->targets.tpot_ms = targets.tpot_ms();
+  if (targets.has_largest_gap_ms()) spec->targets.largest_gap_ms = targets.largest_gap_ms();
+  if (targets.has_priority()) spec->targets.priority = targets.priority();
+  if (targets.has_fairness_id()) spec->targets.fairness_id = targets.fairness_id();
+  if (targets.has_deadline_ms()) spec->targets.deadline_ms = targets.deadline_ms();
+}
+
 // The fields that Generate and Chat share.
-GenerationSpec SharedSpec(const std::string& name, const std::string& model, const v1::SamplingOptions& options) {
+GenerationSpec SharedSpec(const std::string& name, const std::string& model, const v1::SamplingOptions& options,
+                          const v1::Targets& targets) {
   GenerationSpec spec;
+  ReadTargets(targets, &spec);
   spec.name = name;
   spec.model = model;
   if (options.has_temperature()) spec.temperature = options.temperature();
@@ -39,7 +50,7 @@ GenerationSpec SharedSpec(const std::string& name, const std::string& model, con
 }  // namespace
 
 GenerationSpec SpecOf(const v1::GenerateRequest& request) {
-  GenerationSpec spec = SharedSpec(request.request_id(), request.model(), request.sampling());
+  GenerationSpec spec = SharedSpec(request.request_id(), request.model(), request.sampling(), request.targets());
   if (request.has_tokens()) {
     const auto& ids = request.tokens().ids();
     spec.prompts.emplace_back(std::vector<int32_t>(ids.begin(), ids.end()));
@@ -50,7 +61,7 @@ GenerationSpec SpecOf(const v1::GenerateRequest& request) {
 }
 
 GenerationSpec SpecOf(const v1::ChatRequest& request) {
-  GenerationSpec spec = SharedSpec(request.request_id(), request.model(), request.sampling());
+  GenerationSpec spec = SharedSpec(request.request_id(), request.model(), request.sampling(), request.targets());
   std::vector<ChatMessage> messages;
   for (const v1::ChatMessage& message : request.messages()) messages.push_back({message.role(), message.content()});
   spec.prompts.emplace_back(std::move(messages));

@@ -10,7 +10,7 @@ class GenerateRequest;
 
 namespace interlace {
 
-// Everything but the deadline, which is the call's. Any message gives a spec; Intake::Start refuses what is not served.
+// Everything but the call's own deadline. Any message gives a spec; Intake::Start refuses what is not served.
 GenerationSpec SpecOf(const v1::GenerateRequest& request);
 GenerationSpec SpecOf(const v1::ChatRequest& request);
 

@@ -44,7 +44,6 @@ constexpr Unsupported kUnsupported[] = {
     {"kv_transfer_params", "[{}]"},
     {"length_penalty", "[1]"},
     {"modalities", "[[\"text\"]]"},
-    {"priority", "[0]"},
     {"prompt_embeds", "[]"},
     {"prompt_logprobs", "[]"},
     {"response_format", "[{\"type\": \"text\"}]"},
@@ -75,6 +74,12 @@ const Json* Member(const Json& json, const char* field) {
   return it == json.end() || it->is_null() ? nullptr : &*it;
 }
 
+// A value as an error names it: the begin of its JSON.
+std::string Shown(const Json& value) {
+  const std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+  return text.size() <= 40 ? text : absl::StrCat(text.substr(0, 40), "...");
+}
+
 absl::Status RefuseUnsupported(const Json& json) {
   for (const Unsupported& row : kUnsupported) {
     const Json* value = Member(json, row.field);
@@ -92,7 +97,7 @@ absl::Status RefuseUnsupported(const Json& json) {
 absl::Status Read(const Json& json, const char* field, std::optional<double>* out) {
   const Json* value = Member(json, field);
   if (value == nullptr) return absl::OkStatus();
-  if (!value->is_number()) return BadField(field, "must be a number");
+  if (!value->is_number()) return BadField(field, absl::StrCat("must be a number, not ", Shown(*value)));
   *out = value->get<double>();
   return absl::OkStatus();
 }
@@ -103,15 +108,18 @@ absl::Status Read(const Json& json, const char* field, std::optional<int64_t>* o
   if (value == nullptr) return absl::OkStatus();
   if (value->is_number_unsigned()) {
     const uint64_t wide = value->get<uint64_t>();
-    if (wide > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return BadField(field, "is out of range");
+    if (wide > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+      return BadField(field, absl::StrCat(wide, " is out of range"));
+    }
     *out = static_cast<int64_t>(wide);
   } else if (value->is_number_integer()) {
     *out = value->get<int64_t>();
   } else if (value->is_number_float() && std::trunc(value->get<double>()) == value->get<double>()) {
-    if (std::abs(value->get<double>()) >= 0x1p53) return BadField(field, "is out of range");
+    if (std::abs(value->get<double>()) >= 0x1p53)
+      return BadField(field, absl::StrCat(Shown(*value), " is out of range"));
     *out = static_cast<int64_t>(value->get<double>());
   } else {
-    return BadField(field, "must be an integer");
+    return BadField(field, absl::StrCat("must be an integer, not ", Shown(*value)));
   }
   return absl::OkStatus();
 }
@@ -245,13 +253,45 @@ absl::Status ReadBias(const Json& json, std::vector<std::pair<int64_t, double>>*
   return absl::OkStatus();
 }
 
+// slo: {ttft_ms, tpot_ms, largest_gap_ms}. It is ours, so a name that it does not have is a slip and not a later
+// version.
+absl::Status ReadSlo(const Json& json, TargetSpec* targets) {
+  const Json* slo = Member(json, "slo");
+  if (slo == nullptr) return absl::OkStatus();
+  if (!slo->is_object()) return BadField("slo", absl::StrCat(Shown(*slo), " is not an object"));
+  for (const auto& [name, value] : slo->items()) {
+    std::optional<double>* ms = name == "ttft_ms"          ? &targets->ttft_ms
+                                : name == "tpot_ms"        ? &targets->tpot_ms
+                                : name == "largest_gap_ms" ? &targets->largest_gap_ms
+                                                           : nullptr;
+    if (ms == nullptr) {
+      return BadField("slo", absl::StrCat(Shown(name), " is not known; it has ttft_ms, tpot_ms and largest_gap_ms"));
+    }
+    if (value.is_null()) continue;
+    const std::string field = absl::StrCat("slo.", name);
+    if (!value.is_number()) return BadField(field, absl::StrCat(Shown(value), " is not a number of milliseconds"));
+    *ms = value.get<double>();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTargets(const Json& json, TargetSpec* targets) {
+  std::optional<int64_t> deadline_ms;
+  RETURN_IF_ERROR(Read(json, "deadline_ms", &deadline_ms));
+  if (deadline_ms) targets->deadline_ms = static_cast<double>(*deadline_ms);
+  RETURN_IF_ERROR(Read(json, "priority", &targets->priority));
+  if (Member(json, "fairness_id") != nullptr) {
+    RETURN_IF_ERROR(Read(json, "fairness_id", &targets->fairness_id.emplace()));
+  }
+  return ReadSlo(json, targets);
+}
+
 absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
-  std::optional<int64_t> n, seed, completion_tokens, deadline_ms;
+  std::optional<int64_t> n, seed, completion_tokens;
   RETURN_IF_ERROR(Read(json, "n", &n));
   RETURN_IF_ERROR(Read(json, "seed", &seed));
   RETURN_IF_ERROR(Read(json, "max_tokens", &spec->max_tokens));
   RETURN_IF_ERROR(Read(json, "max_completion_tokens", &completion_tokens));
-  RETURN_IF_ERROR(Read(json, "deadline_ms", &deadline_ms));
   RETURN_IF_ERROR(Read(json, "temperature", &spec->temperature));
   RETURN_IF_ERROR(Read(json, "top_p", &spec->top_p));
   RETURN_IF_ERROR(Read(json, "top_k", &spec->top_k));
@@ -272,8 +312,6 @@ absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
   spec->n = static_cast<int32_t>(n.value_or(1));
   if (seed) spec->seed = static_cast<uint64_t>(*seed);
   if (completion_tokens) spec->max_tokens = completion_tokens;
-  if (deadline_ms && *deadline_ms < 0) return BadField("deadline_ms", "must not be negative");
-  if (deadline_ms) spec->deadline = absl::Milliseconds(*deadline_ms);
   return absl::OkStatus();
 }
 
@@ -290,6 +328,7 @@ absl::StatusOr<OpenAiRequest> ParseShared(const Json& json) {
     RETURN_IF_ERROR(Read(*options, "continuous_usage_stats", &request.continuous_usage));
   }
   RETURN_IF_ERROR(ReadSampling(json, &request.spec));
+  RETURN_IF_ERROR(ReadTargets(json, &request.spec.targets));
   return request;
 }
 

@@ -208,6 +208,38 @@ std::string HealthJson(const EngineLoad& load, bool ready) {
   return Print(json);
 }
 
+namespace {
+
+Json TargetJson(const std::optional<absl::Duration>& asked, std::optional<absl::Duration> reached,
+                const std::optional<bool>& met) {
+  Json row;
+  row["asked_ms"] = asked ? Json(absl::ToDoubleMilliseconds(*asked)) : Json();
+  row["reached_ms"] = reached ? Json(absl::ToDoubleMilliseconds(*reached)) : Json();
+  row["met"] = met ? Json(*met) : Json();
+  return row;
+}
+
+// What it asked for, what it got so far, and whether that is enough; null: did not ask, is not known.
+Json TargetsJson(const Explanation& e) {
+  const RequestTiming& timing = e.end.timing;
+  const auto after = [&](int32_t tokens, absl::Duration reached) {
+    return e.end.completion_tokens >= tokens ? std::optional(reached) : std::nullopt;
+  };
+  Json json;
+  json["ttft"] = TargetJson(e.targets.ttft, after(1, timing.first_token), e.end.met.ttft);
+  json["tpot"] = TargetJson(e.targets.tpot, after(2, timing.tpot), e.end.met.tpot);
+  json["largest_gap"] = TargetJson(e.targets.largest_gap, after(2, timing.largest_gap), e.end.met.largest_gap);
+  const bool ended = timing.total > absl::ZeroDuration();
+  json["deadline"] = TargetJson(e.deadline < absl::InfiniteDuration() ? std::optional(e.deadline) : std::nullopt,
+                                ended ? std::optional(timing.total) : std::nullopt, e.end.met.deadline);
+  json["priority"] = e.targets.priority;
+  json["fairness_id"] = e.targets.tenant;
+  json["objective"] = e.targets.objective;
+  return json;
+}
+
+}  // namespace
+
 std::string ExplanationJson(const Explanation& e) {
   Json json;
   json["request_id"] = e.name;
@@ -224,6 +256,7 @@ std::string ExplanationJson(const Explanation& e) {
   json["queue_seconds"] = absl::ToDoubleSeconds(e.end.timing.queue);
   json["first_token_seconds"] = absl::ToDoubleSeconds(e.end.timing.first_token);
   json["total_seconds"] = absl::ToDoubleSeconds(e.end.timing.total);
+  json["targets"] = TargetsJson(e);
   json["by_layer"] = Json::array();
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];

@@ -32,6 +32,17 @@ def test_chat_and_explain(client):
     assert missing.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+def test_targets_are_asked_for_and_judged(client):
+    stream = client.chat(MESSAGES, max_tokens=8, temperature=0, request_id="with-targets",
+                         targets={"ttft_ms": 0.001, "tpot_ms": 600000, "priority": -1, "fairness_id": "acme"})
+    stream.text()
+    report = client.explain("with-targets")
+    assert report.targets.ttft_ms == 0.001 and report.targets.priority == -1 and report.targets.fairness_id == "acme"
+    assert report.met.HasField("ttft") and not report.met.ttft  # nothing is so fast
+    assert report.met.tpot and report.met.deadline and not report.met.HasField("largest_gap")
+    assert 0 < report.tpot_seconds <= report.largest_gap_seconds
+
+
 def test_generate_from_ids_equals_text(client):
     ids = client.tokenize("1 2 3 4")
     by_text = client.generate("1 2 3 4", max_tokens=8, temperature=0)

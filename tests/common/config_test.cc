@@ -72,16 +72,29 @@ TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
 }
 
 TEST(ConfigTest, NonsenseIsRefusedByNameAndChangesNothing) {
-  for (const char* assignment : {"sched.step_tokens=4294967296", "sched.step_tokens=0",
-                                 "sched.chunk_tokens=0",         "sched.chunk_tokens=-1",
-                                 "sched.max_running=0",          "sched.max_running=2147483648",
-                                 "sched.max_waiting=4294967297", "sched.max_recomputes=-1",
-                                 "cluster.stages=99999999999",   "cluster.stages=0",
-                                 "cluster.rank_timeout=0s",      "kv.read_timeout=0s",
-                                 "request.deadline=0s",          "request.max_body=0",
-                                 "request.max_body=4GiB",        "request.max_tokens=4294967296",
-                                 "server.http_port=65536",       "server.grpc_port=-1",
-                                 "engine.threads=99999",         "kv.device_bytes=0"}) {
+  for (const char* assignment : {"sched.step_tokens=4294967296",
+                                 "sched.step_tokens=0",
+                                 "sched.chunk_tokens=0",
+                                 "sched.chunk_tokens=-1",
+                                 "sched.max_running=0",
+                                 "sched.max_running=2147483648",
+                                 "sched.max_waiting=4294967297",
+                                 "sched.max_recomputes=-1",
+                                 "cluster.stages=99999999999",
+                                 "cluster.stages=0",
+                                 "cluster.rank_timeout=0s",
+                                 "kv.read_timeout=0s",
+                                 "request.deadline=0s",
+                                 "request.max_body=0",
+                                 "request.max_body=4GiB",
+                                 "request.max_tokens=4294967296",
+                                 "server.http_port=65536",
+                                 "server.grpc_port=-1",
+                                 "engine.threads=99999",
+                                 "kv.device_bytes=0",
+                                 "slo.ttft=0s",
+                                 "slo.tpot=9000h",
+                                 "slo.largest_gap=0"}) {
     ConfigBuilder builder;
     const std::string name(assignment, std::string(assignment).find('='));
     EXPECT_THAT(builder.Set(assignment, "test"),
@@ -90,6 +103,26 @@ TEST(ConfigTest, NonsenseIsRefusedByNameAndChangesNothing) {
     for (const ConfigField& field : ConfigSchema())
       EXPECT_EQ(field.print(builder.values()), field.print(Config())) << name;
   }
+}
+
+TEST(ConfigTest, ATargetIsADurationOrNone) {
+  ConfigBuilder builder;
+  EXPECT_FALSE(builder.values().slo.ttft || builder.values().slo.tpot || builder.values().slo.largest_gap);
+  ASSERT_OK(builder.Set("slo.ttft=1500ms", "file"));
+  ASSERT_OK(builder.Set("slo.tpot=12.5ms", "file"));
+  ASSERT_OK(builder.Set("slo.largest_gap=4s", "file"));
+  EXPECT_EQ(builder.values().slo.ttft, absl::Milliseconds(1500));
+  EXPECT_EQ(builder.values().slo.tpot, absl::Microseconds(12500));
+  EXPECT_EQ(builder.values().slo.largest_gap, absl::Seconds(4));
+  for (const ConfigField& field : ConfigSchema()) {  // what is printed reads as the same, also where a value is set
+    Config config;
+    EXPECT_OK(field.parse(config, field.print(builder.values()))) << field.name;
+    EXPECT_EQ(field.print(config), field.print(builder.values())) << field.name;
+  }
+  ASSERT_OK(builder.Set("slo.ttft=", "command line"));
+  EXPECT_FALSE(builder.values().slo.ttft);
+  EXPECT_THAT(builder.Set("slo.tpot=fast", "test"),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("slo.tpot"), HasSubstr("fast"))));
 }
 
 TEST(ConfigTest, AModelsLayersBoundStagesAndLayersKept) {

@@ -43,6 +43,7 @@ TEST(IntakeTest, UnsetFieldsTakeOpenAisDefaults) {
   EXPECT_FALSE(request.max_tokens_given);
   EXPECT_EQ(request.stop_tokens, TestText().tokenizer->stop_tokens());
   EXPECT_EQ(request.deadline - request.arrival, absl::Seconds(600));
+  EXPECT_EQ(request.targets, Targets());
   EXPECT_EQ(request.name, run->name());
   EXPECT_EQ(request.name.size(), 32u);
 }

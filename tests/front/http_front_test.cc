@@ -86,6 +86,51 @@ TEST(HttpFrontTest, ExplainsARequest) {
   EXPECT_EQ(client.Read().status, 404);
 }
 
+TEST(HttpFrontTest, TargetsComeByHeaderAndByBody) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  const auto ask = [&](size_t index, absl::string_view path, const Json& body, absl::string_view headers) {
+    client.Post(path, body.dump(), headers);
+    const Request request = rig.engine.Await(index);
+    request.sink->OnEnd(EndOf(request, 0));
+    EXPECT_EQ(client.Read().status, 200);
+    return request;
+  };
+  const Request by_header = ask(0, "/v1/completions", {{"prompt", "a"}},
+                                "X-LLM-D-SLO-TTFT-MS: 250\r\nx-slo-tpot-ms:20\r\nx-interlace-deadline-ms: 5000\r\n"
+                                "x-llm-d-inference-fairness-id: acme\r\nx-llm-d-inference-objective: premium\r\n");
+  EXPECT_EQ(
+      by_header.targets,
+      (Targets{
+          .ttft = absl::Milliseconds(250), .tpot = absl::Milliseconds(20), .tenant = "acme", .objective = "premium"}));
+  EXPECT_EQ(by_header.deadline - by_header.arrival, absl::Seconds(5));
+  // The next request of the connection has its own headers alone, and its body wins over them.
+  const Json messages = Json::array({{{"role", "user"}, {"content", "a"}}});
+  const Request by_body = ask(1, "/v1/chat/completions",
+                              {{"messages", messages}, {"slo", {{"ttft_ms", 7}}}, {"priority", 3}, {"stream", false}},
+                              "x-llm-d-slo-ttft-ms: 250\r\nx-llm-d-slo-largest-gap-ms: 900\r\n");
+  EXPECT_EQ(by_body.targets,
+            (Targets{.ttft = absl::Milliseconds(7), .largest_gap = absl::Milliseconds(900), .priority = 3}));
+}
+
+TEST(HttpFrontTest, ABadTargetIs400ByName) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  const auto ask = [&](const char* body, const char* headers) {
+    client.Post("/v1/completions", body, headers);
+    const HttpAnswer answer = client.Read();
+    EXPECT_EQ(answer.status, 400);
+    return JsonOf(answer)["error"];
+  };
+  const Json header = ask(R"({"prompt":"a","stream":true})", "x-slo-ttft-ms: fast\r\n");
+  EXPECT_EQ(header["param"], "x-slo-ttft-ms");
+  EXPECT_THAT(header["message"], HasSubstr("'fast'"));
+  const Json field = ask(R"({"prompt":"a","slo":{"tpot_ms":-7}})", "");
+  EXPECT_EQ(field["param"], "slo.tpot_ms");
+  EXPECT_THAT(field["message"], HasSubstr("-7"));
+  EXPECT_EQ(rig.engine.submitted(), 0u);
+}
+
 TEST(HttpFrontTest, AnswersACompletionWhole) {
   HttpRig rig;
   HttpClient client(rig.port());

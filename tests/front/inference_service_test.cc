@@ -160,6 +160,46 @@ TEST(InferenceServiceTest, TheCallsDeadlineIsTheRequests) {
   EXPECT_TRUE(rig.engine.AwaitCancel(expired.id));
 }
 
+TEST(InferenceServiceTest, TargetsComeWithGenerateAndChat) {
+  GrpcRig rig;
+  v1::Targets targets;
+  targets.set_ttft_ms(250);
+  targets.set_tpot_ms(12.5);
+  targets.set_largest_gap_ms(1000);
+  targets.set_priority(-3);
+  targets.set_fairness_id("acme");
+  targets.set_deadline_ms(5000);
+  const Targets expected = {.ttft = absl::Milliseconds(250),
+                            .tpot = absl::Microseconds(12500),
+                            .largest_gap = absl::Seconds(1),
+                            .priority = -3,
+                            .tenant = "acme"};
+  const auto check = [&](auto reader, size_t index) {
+    const Request request = rig.engine.Await(index);
+    EXPECT_EQ(request.targets, expected);
+    EXPECT_EQ(request.deadline - request.arrival, absl::Seconds(5));
+    request.sink->OnEnd(EndOf(request, 0));
+    v1::GenerateEvent event;
+    while (reader->Read(&event)) {
+    }
+    EXPECT_TRUE(event.has_finished() && reader->Finish().ok());
+  };
+  grpc::ClientContext generating, chatting, failing;
+  v1::GenerateRequest generate;
+  generate.set_text("a");
+  *generate.mutable_targets() = targets;
+  check(rig.stub->Generate(&generating, generate), 0);
+  v1::ChatRequest chat;
+  chat.add_messages()->set_role("user");
+  chat.mutable_messages(0)->set_content("hi");
+  *chat.mutable_targets() = targets;
+  check(rig.stub->Chat(&chatting, chat), 1);
+  generate.mutable_targets()->set_tpot_ms(-1);
+  const grpc::Status refused = rig.stub->Generate(&failing, generate)->Finish();
+  EXPECT_EQ(refused.error_code(), grpc::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(), HasSubstr("tpot_ms: -1"));
+}
+
 TEST(InferenceServiceTest, RefusalsKeepTheirCode) {
   GrpcRig rig;
   const auto ask = [&](absl::string_view model) {
@@ -294,6 +334,9 @@ TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
   Explanation explanation;
   explanation.name = "abc";
   explanation.layers.resize(3);
+  explanation.targets = {.ttft = absl::Milliseconds(250), .priority = -2, .tenant = "acme", .objective = "premium"};
+  explanation.end.met = {.ttft = false, .deadline = true};
+  explanation.end.timing.largest_gap = absl::Milliseconds(500);
   rig.engine.SetExplanation(explanation);
   for (const char* name : {"abc", "cmpl-abc", "none"}) {
     grpc::ClientContext context;
@@ -303,6 +346,15 @@ TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
     const grpc::Status status = rig.stub->Explain(&context, ask, &reply);
     EXPECT_EQ(status.error_code(), name == std::string("none") ? grpc::NOT_FOUND : grpc::OK) << name;
     EXPECT_EQ(reply.by_layer_size(), status.ok() ? 3 : 0);
+    if (!status.ok()) continue;
+    EXPECT_EQ(reply.targets().ttft_ms(), 250);
+    EXPECT_FALSE(reply.targets().has_tpot_ms() || reply.targets().has_deadline_ms());
+    EXPECT_EQ(reply.targets().priority(), -2);
+    EXPECT_EQ(reply.targets().fairness_id(), "acme");
+    EXPECT_EQ(reply.objective(), "premium");
+    EXPECT_TRUE(reply.met().has_ttft() && !reply.met().ttft() && reply.met().deadline());
+    EXPECT_FALSE(reply.met().has_tpot());
+    EXPECT_EQ(reply.largest_gap_seconds(), 0.5);
   }
 }
 

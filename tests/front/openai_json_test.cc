@@ -48,7 +48,7 @@ TEST(ParseTest, ReadsAChat) {
   EXPECT_EQ(spec.n, 2);
   EXPECT_EQ(spec.name, "r");
   EXPECT_EQ(spec.salt, "t");
-  EXPECT_EQ(spec.deadline, absl::Milliseconds(1500));
+  EXPECT_EQ(spec.targets.deadline_ms, 1500);
 }
 
 TEST(ParseTest, ReadsEachFormOfAPrompt) {
@@ -86,8 +86,7 @@ TEST(ParseTest, RefusesByNameWhatItCannotHonour) {
                                                        {"echo", "true"},
                                                        {"best_of", "2"},
                                                        {"suffix", "\"x\""},
-                                                       {"n", "17"},
-                                                       {"priority", "1"}};
+                                                       {"n", "17"}};
   for (const auto& [field, value] : cases) {
     const absl::Status status =
         ParseCompletion(absl::StrCat("{\"prompt\": \"a\", \"", field, "\": ", value, "}")).status();
@@ -108,6 +107,7 @@ TEST(ParseTest, AnyFieldMayHoldAnything) {
                                   "top_k",
                                   "min_tokens",
                                   "deadline_ms",
+                                  "priority",
                                   "temperature",
                                   "top_p",
                                   "min_p",
@@ -118,9 +118,10 @@ TEST(ParseTest, AnyFieldMayHoldAnything) {
                                   "frequency_penalty",
                                   "top_logprobs",
                                   "stop_token_ids"};
-  const char* const kOthers[] = {
-      "model",     "request_id", "cache_salt", "stream",   "stream_options", "ignore_eos", "stop",
-      "bad_words", "logit_bias", "prompt",     "messages", "tools",          "suffix",     "add_generation_prompt"};
+  const char* const kOthers[] = {"model",          "request_id", "cache_salt", "stream",
+                                 "stream_options", "ignore_eos", "stop",       "slo",
+                                 "fairness_id",    "bad_words",  "logit_bias", "prompt",
+                                 "messages",       "tools",      "suffix",     "add_generation_prompt"};
   const auto ask = [](bool chat, const std::string& field, const std::string& value) {
     const bool prompt = field == "prompt" || field == "messages";
     const std::string rest = prompt ? "" : R"("prompt":"a","messages":[{"role":"user","content":"a"}],)";
@@ -143,7 +144,7 @@ TEST(ParseTest, AnyFieldMayHoldAnything) {
       }
     }
     for (const char* field :
-         {"n", "seed", "max_tokens", "max_completion_tokens", "top_k", "min_tokens", "deadline_ms"}) {
+         {"n", "seed", "max_tokens", "max_completion_tokens", "top_k", "min_tokens", "deadline_ms", "priority"}) {
       for (const char* value :
            {"9223372036854775808", "18446744073709551616", "-9223372036854775809", "1e300", "1e18"}) {
         const absl::Status status = ask(chat, field, value);

@@ -188,7 +188,7 @@ TEST(LlamaTest, ProgressCountsTheBytesOfTheStage) {
     int64_t before = 0, total = 0;
     ASSERT_OK(MakeArch({.checkpoint = checkpoint->get(),
                         .spec = &(*checkpoint)->spec(),
-                        .shard = MakeShard(5, stage, 3),
+                        .shard = MakeShard(CostOfToken(**checkpoint), stage, 3),
                         .backend = backend->get(),
                         .progress = [&](int64_t done, int64_t all) {
                           EXPECT_GT(done, before);
@@ -213,7 +213,7 @@ TEST(LlamaTest, AnArchitectureThatIsNotInTheTableIsRefused) {
   const auto backend = CreateBackend("cpu", {});
   EXPECT_THAT(MakeArch({.checkpoint = checkpoint->get(),
                         .spec = &spec,
-                        .shard = MakeShard(3, 0, 1),
+                        .shard = MakeShard(CostOfToken(**checkpoint), 0, 1),
                         .backend = backend->get(),
                         .progress = [](int64_t, int64_t) {}}),
               StatusIs(absl::StatusCode::kUnimplemented, AllOf(HasSubstr("mamba"), HasSubstr("llama"))));

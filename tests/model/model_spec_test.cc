@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "model/shard_spec.h"
 #include "tests/model/tiny_gguf.h"
 #include "tests/status_matchers.h"
 #include "tests/test_model.h"
@@ -135,26 +134,6 @@ TEST(ModelSpecTest, BrokenRopeFactorsAreNamed) {
                              with_factors(0, {1, 1, 1, 0, 1, 1, 1, 1}), with_factors(0, {1, 1, 1, NAN, 1, 1, 1, 1}),
                              with_factors(0, {1, 1, 1, -2, 1, 1, 1, 1})}) {
     EXPECT_THAT(broken, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rope_freqs.weight")));
-  }
-}
-
-TEST(ShardSpecTest, StagesCoverTheLayersEvenlyEarlierOnesLarger) {
-  for (int32_t layers = 1; layers <= 40; ++layers) {
-    for (int32_t stages = 1; stages <= layers; ++stages) {
-      int32_t next = 0, before = layers;
-      for (int32_t s = 0; s < stages; ++s) {
-        const ShardSpec shard = MakeShard(layers, s, stages);
-        EXPECT_EQ(shard.layer_begin, next);
-        EXPECT_GE(shard.layers(), layers / stages);
-        EXPECT_LE(shard.layers(), before);
-        EXPECT_LE(shard.layers(), layers / stages + 1);
-        EXPECT_EQ(shard.first(), s == 0);
-        EXPECT_EQ(shard.last(), s == stages - 1);
-        next = shard.layer_end;
-        before = shard.layers();
-      }
-      EXPECT_EQ(next, layers);
-    }
   }
 }
 

@@ -13,6 +13,7 @@
 #include "common/status_macros.h"
 #include "kernels/backend.h"
 #include "model/model_arch.h"
+#include "model/weights.h"
 
 namespace interlace {
 
@@ -110,7 +111,7 @@ class PlainEngine {
     ModelSpec spec = checkpoint.spec();
     auto engine = std::unique_ptr<PlainEngine>(new PlainEngine(std::move(spec), std::move(backend), options));
     for (int32_t s = 0; s < options.stages; ++s) {
-      engine->shards_.push_back(MakeShard(engine->spec_.layers, s, options.stages));
+      engine->shards_.push_back(MakeShard(CostOfToken(checkpoint), s, options.stages));
       ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> stage, MakeArch({.checkpoint = &checkpoint,
                                                                    .spec = &engine->spec_,
                                                                    .shard = engine->shards_.back(),

@@ -101,7 +101,7 @@ TEST(SplitTensorsTest, WhatCannotBeSplitIsNamed) {
 struct Part {
   Part(const Checkpoint& checkpoint, Backend& backend, int32_t rank, int32_t ranks, Decoder::Bias bias,
        Decoder::HeadNorms norms) {
-    ShardSpec shard = MakeShard(checkpoint.spec().layers, 0, 1);
+    ShardSpec shard = MakeShard(CostOfToken(checkpoint), 0, 1);
     shard.tensor_rank = rank;
     shard.tensor_ranks = ranks;
     decoder = *Decoder::Create({.checkpoint = &checkpoint,

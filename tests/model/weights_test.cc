@@ -75,7 +75,7 @@ TEST(WeightLoaderTest, PartsAreWhatPackingThemAloneGives) {
       const int64_t k_begin = random.Below(k / step) * step;
       const ShardRange part_k{k_begin, random.Between(k_begin / step + 1, k / step) * step};
       LinearWeight whole, part;
-      WeightLoader loader(*fixture.checkpoint, MakeShard(1, 0, 1), *backend);
+      WeightLoader loader(*fixture.checkpoint, MakeShard(CostOfToken(*fixture.checkpoint), 0, 1), *backend);
       loader.Matrix("blk.0.w.weight", rows, k, &whole);
       loader.Matrix("blk.0.w.weight", rows, k, part_rows, part_k, &part);
       const auto memory = loader.Load(kSilent);
@@ -127,7 +127,7 @@ TEST(WeightLoaderTest, NormsAndBiasesBecomeF32WhateverTheyAre) {
     auto backend = *CreateBackend("cpu", {});
     Tensor norm;
     const float* bias = nullptr;
-    WeightLoader loader(*fixture.checkpoint, MakeShard(1, 0, 1), *backend);
+    WeightLoader loader(*fixture.checkpoint, MakeShard(CostOfToken(*fixture.checkpoint), 0, 1), *backend);
     loader.Norm("blk.0.w.weight", 40, &norm);
     loader.Bias("blk.0.w.weight", 40, {8, 24}, &bias);
     const auto memory = loader.Load(kSilent);
@@ -143,7 +143,7 @@ TEST(WeightLoaderTest, ACutThroughAQuantisedBlockIsNamed) {
   const Fixture fixture(DType::kQ4_0, 4, 128, 3);
   auto backend = *CreateBackend("cpu", {});
   LinearWeight w;
-  WeightLoader loader(*fixture.checkpoint, MakeShard(1, 0, 1), *backend);
+  WeightLoader loader(*fixture.checkpoint, MakeShard(CostOfToken(*fixture.checkpoint), 0, 1), *backend);
   loader.Matrix("blk.0.w.weight", 4, 128, {0, 4}, {0, 48}, &w);
   EXPECT_THAT(loader.Load(kSilent), StatusIs(absl::StatusCode::kInvalidArgument,
                                              AllOf(HasSubstr("blk.0.w.weight"), HasSubstr("blocks of 32"))));

@@ -55,20 +55,24 @@ class Client:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def chat(self, messages: Iterable[Dict[str, str]], timeout: float = 600, request_id: str = "", **options) -> Stream:
-        """options: the fields of SamplingOptions in proto/inference.proto.
+    def chat(self, messages: Iterable[Dict[str, str]], timeout: float = 600, request_id: str = "",
+             targets: Optional[Dict] = None, **options) -> Stream:
+        """targets: the fields of Targets in proto/inference.proto: ttft_ms, tpot_ms, largest_gap_ms, priority (lower is
+        earlier), fairness_id, deadline_ms. options: those of SamplingOptions.
 
         temperature, top_p, top_k, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty, seed,
         logit_bias (dict), bad_words (list), stop (list), stop_token_ids, ignore_eos, min_tokens, max_tokens, logprobs.
         """
-        request = pb.ChatRequest(request_id=request_id, sampling=pb.SamplingOptions(**options))
+        request = pb.ChatRequest(request_id=request_id, sampling=pb.SamplingOptions(**options),
+                                 targets=pb.Targets(**(targets or {})))
         request.messages.extend(pb.ChatMessage(role=m["role"], content=m["content"]) for m in messages)
         return Stream(self._stub.Chat(request, timeout=timeout))
 
     def generate(self, prompt: str = "", tokens: Optional[Sequence[int]] = None, timeout: float = 600,
-                 request_id: str = "", **options) -> Stream:
+                 request_id: str = "", targets: Optional[Dict] = None, **options) -> Stream:
         """Text or token ids, without a chat template."""
-        request = pb.GenerateRequest(request_id=request_id, sampling=pb.SamplingOptions(**options))
+        request = pb.GenerateRequest(request_id=request_id, sampling=pb.SamplingOptions(**options),
+                                     targets=pb.Targets(**(targets or {})))
         if tokens is not None:
             request.tokens.ids.extend(tokens)
         else:
