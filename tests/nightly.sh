@@ -7,7 +7,7 @@
 # Parts and what bounds them:
 #   exact     TOKENS (50000) of each model compared with a reference stream, over stages, layers kept, arenas and tiers
 #   kills     KILLS (100) processes of a cluster killed or stopped under eight streams
-#   tiers     TIER_KILLS (200) deaths each of a RocksDB writer and a kvstore under load; sick and full disks
+#   tiers     TIER_KILLS (200) deaths each of a RocksDB writer and a kvstore under load; sick and full disks, also of a cluster
 #   poison    requests that nobody can serve, and a request that ranks die of
 #   sanitize  the unit tests under AddressSanitizer and ThreadSanitizer (tests/sanitize.sh)
 set -euo pipefail
