@@ -58,7 +58,7 @@ std::string Header(const LoadReport& report, const LoadPoints& points, const std
     absl::StrAppend(&facts, value.size() > 80 ? "<div class=\"long\"><dt>" : "<div><dt>", name, "</dt><dd>",
                     EscapeXml(value), "</dd></div>");
   };
-  fact("commit", report.environment.commit);
+  fact("version", report.environment.commit);
   fact("model", Distinct(runs, [](const LoadRun& run) { return run.model; }));
   fact("hardware", report.environment.hardware);
   fact("server", Distinct(runs, [](const LoadRun& run) { return run.server; }));
