@@ -1,12 +1,7 @@
 #include "coordinator/cost_model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
-
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 
 namespace interlace {
 namespace {
@@ -112,30 +107,6 @@ double CostModel::bytes_per_second(Route route) const {
 absl::Duration CostModel::Transfer(Route route, int64_t bytes) const {
   const double rate = bytes_per_second(route);
   return rate <= 0 ? absl::ZeroDuration() : absl::Seconds(static_cast<double>(bytes) / rate);
-}
-
-// ---- from run to run
-
-std::string CostModel::Save() const {
-  std::string text = absl::StrCat("cost 1 ", error_);
-  for (double c : coefficients_) absl::StrAppend(&text, " ", c);
-  for (const Rate& rate : rates_) absl::StrAppend(&text, " ", rate.bytes, " ", rate.seconds);
-  return text;
-}
-
-bool CostModel::Load(const std::string& text) {
-  const std::vector<std::string> words = absl::StrSplit(text, ' ', absl::SkipWhitespace());
-  constexpr size_t kNumbers = 1 + kTerms + 6;
-  if (words.size() != 2 + kNumbers || words[0] != "cost" || words[1] != "1") return false;
-  std::vector<double> numbers(kNumbers);
-  for (size_t i = 0; i < kNumbers; ++i) {
-    if (!absl::SimpleAtod(words[2 + i], &numbers[i]) || !std::isfinite(numbers[i]) || numbers[i] < 0) return false;
-  }
-  error_ = std::max(1.0, numbers[0]);
-  std::copy_n(numbers.begin() + 1, kTerms, coefficients_.begin());
-  for (size_t r = 0; r < rates_.size(); ++r) rates_[r] = {numbers[1 + kTerms + 2 * r], numbers[2 + kTerms + 2 * r]};
-  if (Seconds(StepWork().Add(0, 1)) > 0) seen_ = kFewest;
-  return true;
 }
 
 }  // namespace interlace

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <string>
 
 #include "absl/time/time.h"
 
@@ -52,10 +51,6 @@ class CostModel {
   // Zero while the route is not known.
   absl::Duration Transfer(Route route, int64_t bytes) const;
   double error() const { return error_; }  // Bound over Expect
-
-  // One line of text, which Load takes back. Load: false, and nothing has changed, if it is no such line.
-  std::string Save() const;
-  bool Load(const std::string& text);
 
  private:
   static constexpr int kTerms = 5;

@@ -215,7 +215,6 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   if (end.status.ok()) lengths_.Ended(sequence.generated());
   if (placement_) {
     if (sequence.phase == Phase::kRunning) Halt(sequence);
-    NoteFreed(sequence.sealed);
     placement_->Release(sequence);
   }
   deliveries_.push_back({request.sink.get(), Delivery::Kind::kEnd, 0, ends_.size()});
@@ -319,16 +318,18 @@ void Scheduler::CheckInvariants() const {
             "contracts.phases: a request is in no queue, or in two");
   CHECK_MSG(!placement_ || in_flight_.size() <= shape()->stages.size() + 1, "contracts.plans-in-flight");
   std::vector<SequenceState*> all;
-  int32_t asked = 0;
+  int32_t asked = 0, begun_waiting = 0;
   for (const auto& [id, sequence] : sequences_) {
     all.push_back(sequence.get());
     asked += sequence->below == Below::kAsked ? 1 : 0;
+    begun_waiting += sequence->phase == Phase::kWaiting && sequence->begun() ? 1 : 0;
     const int32_t chosen = sequence->known + sequence->pending + options_.draft_tokens;
     CHECK_MSG(sequence->phase != Phase::kRunning ||
                   (sequence->confirmed <= sequence->scheduled && sequence->scheduled <= chosen),
               "contracts.positions: a position is planned before its token is chosen");
     if (!placement_) CHECK_MSG(sequence->blocks.empty(), "contracts.waiting: KV is held and no replica is formed");
   }
+  CHECK_MSG(begun_waiting == begun_waiting_, "contracts.views: requests that wait after a token are counted wrongly");
   CHECK_MSG(asked == asked_, "contracts.phases: the requests whose probe is not answered are counted wrongly");
   if (placement_) placement_->CheckInvariants(all);
   if (placement_ && sequences_.empty()) {

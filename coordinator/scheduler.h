@@ -114,7 +114,6 @@ class Scheduler {
   StepView View();
   void Wait(SequenceState& sequence);
   void StopWaiting(SequenceState& sequence);
-  void NoteFreed(int64_t blocks);
 
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
@@ -216,8 +215,6 @@ class Scheduler {
   int32_t started_ = 0;        // requests that it starts
   int32_t starts_ = 0;         // requests that may still start with less than all layers
   int32_t begun_waiting_ = 0;  // of waiting_, those that have had a token
-  double freed_ = 0;           // blocks that ended requests gave back lately, fading
-  absl::Time freed_at_ = absl::InfinitePast();
   absl::Time lost_since_ = absl::InfiniteFuture();
   absl::Status lost_why_;
   std::vector<Delivery> deliveries_;

@@ -239,6 +239,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
   const absl::Time now = commit_time_;
   if (sequence.first_token == absl::InfinitePast()) {
     sequence.first_token = now;
+    if (sequence.phase == Phase::kWaiting) ++begun_waiting_;  // it was parked while the token was on its way
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));
   } else {
     if (sequence.last_token != gap_began_ || gaps_ == 0) {

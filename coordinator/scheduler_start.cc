@@ -184,8 +184,8 @@ void Scheduler::Halt(SequenceState& sequence) {
   order_stale_ = true;
   if (sequence.opened) {
     Release release{sequence.request.id, std::nullopt};
-    // Blocks are sealed where the ranks believe that they stay. They have not heard of layers that changed just now: what
-    // would be sealed by that is given up.
+    // Blocks are sealed where the ranks believe that they stay. They have not heard of layers that changed just now:
+    // what would be sealed by that is given up.
     const bool seals = !sequence.void_attempt && !sequence.kept_changed;
     if (seals) release.names = NamesFor(sequence, sequence.scheduled, PlanId{next_plan_});
     releases_.push_back(std::move(release));

@@ -1,26 +1,18 @@
 // Scheduler: what its policy sees.
 #include <algorithm>
-#include <cmath>
+#include <limits>
 
 #include "coordinator/scheduler.h"
 
 namespace interlace {
-namespace {
-
-constexpr double kFading = 10;  // seconds in which what was freed loses most of its weight
-
-}  // namespace
-
 StepView Scheduler::View() {
   StepView view;
   view.now = clock_.Now();
   const std::vector<SequenceState*>& running = RunningInOrder();
   seen_.assign(running.begin(), running.end());
   view.running = seen_;
-  view.waiting = static_cast<int32_t>(waiting_.size());
   view.parked = begun_waiting_ + static_cast<int32_t>(placement_->streaming().size());
   view.rows = std::min(options_.step_tokens, shape()->step_tokens);
-  view.stages = static_cast<int32_t>(shape()->stages.size());
   view.layers = shape()->layers;
   view.block_tokens = shape()->block_tokens;
   view.block_bytes = shape()->slot_bytes;
@@ -29,7 +21,6 @@ StepView Scheduler::View() {
   for (const StageShape& stage : shape()->stages) {
     view.device_blocks = std::min(view.device_blocks, stage.room.slots / stage.layers.size());
   }
-  view.freed_per_second = freed_ / kFading;
   view.cost = &cost_;
   view.lengths = &lengths_;
   view.options = options_.policy;
@@ -44,13 +35,6 @@ void Scheduler::Wait(SequenceState& sequence) {
 
 void Scheduler::StopWaiting(SequenceState& sequence) {
   if (waiting_.erase(&sequence) > 0) begun_waiting_ -= sequence.begun() ? 1 : 0;
-}
-
-void Scheduler::NoteFreed(int64_t blocks) {
-  const absl::Time now = clock_.Now();
-  if (freed_at_ != absl::InfinitePast()) freed_ *= std::exp(-absl::ToDoubleSeconds(now - freed_at_) / kFading);
-  freed_at_ = now;
-  freed_ += static_cast<double>(blocks);
 }
 
 }  // namespace interlace

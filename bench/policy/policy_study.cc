@@ -118,9 +118,9 @@ int Main(int argc, char** argv) {
         all.parks += s.parks / seeds;
         all.attained += s.attained / seeds;
       }
-      std::printf("%-10s %5.2f %8.3fs %8.3fs %8.3fs %7.0fms %8.2fs %8.2fs %8.3f %6.0f %5.0f%%\n", std::string(name).c_str(),
-                  rate, all.ttft, all.ttft99, all.second, 1e3 * all.tpot99, all.gap99, all.e2e, all.rate, all.parks,
-                  100 * all.attained);
+      std::printf("%-10s %5.2f %8.3fs %8.3fs %8.3fs %7.0fms %8.2fs %8.2fs %8.3f %6.0f %5.0f%%\n",
+                  std::string(name).c_str(), rate, all.ttft, all.ttft99, all.second, 1e3 * all.tpot99, all.gap99,
+                  all.e2e, all.rate, all.parks, 100 * all.attained);
     }
   }
   return 0;

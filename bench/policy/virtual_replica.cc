@@ -22,9 +22,9 @@ class Recorder final : public TokenSink {
   }
   void OnEnd(const RequestEnd& end) override {
     record_.ended = clock_.Now() - begin_;
-    record_.outcome = end.status.ok()                              ? LoadOutcome::kOk
+    record_.outcome = end.status.ok()                         ? LoadOutcome::kOk
                       : absl::IsResourceExhausted(end.status) ? LoadOutcome::kShed
-                                                                   : LoadOutcome::kFailed;
+                                                              : LoadOutcome::kFailed;
     record_.error = std::string(end.status.message());
     record_.prompt_tokens = end.prompt_tokens;
     record_.completion_tokens = end.completion_tokens;
@@ -91,9 +91,6 @@ void VirtualReplica::Send(const StepPlan& plan) {
   result.bytes_out = out * shape_.slot_bytes;
   result.transfer_in_us = static_cast<int64_t>(1e6 * link_in);
   result.transfer_out_us = static_cast<int64_t>(1e6 * link_out);
-  busy_ += took;
-  stall_ += 1e-6 * static_cast<double>(result.stall_us);
-  rows_ += work.rows;
   free_ = std::max(free_, clock_.Now()) + absl::Seconds(took);
   results_.emplace_back(free_, std::move(result));
 }
@@ -147,9 +144,6 @@ VirtualOutcome RunVirtually(const VirtualRun& setup, absl::Span<const PlannedReq
   run.duration = requests.empty() ? absl::ZeroDuration() : requests.back().due;
   run.elapsed = clock.Now() - begin;
   outcome.parks = metrics.Total("interlace_request_parks_total");
-  outcome.computed_rows = replica.computed_rows();
-  outcome.busy_seconds = replica.busy_seconds();
-  outcome.stall_seconds = replica.stall_seconds();
   return outcome;
 }
 

@@ -46,9 +46,6 @@ class VirtualReplica final : public PlanChannel {
   RankInfo info() const;
   absl::Time next() const { return results_.empty() ? absl::InfiniteFuture() : results_.front().first; }
   StepResult Take();
-  double busy_seconds() const { return busy_; }
-  double stall_seconds() const { return stall_; }
-  int64_t computed_rows() const { return rows_; }
 
  private:
   struct Known {
@@ -61,8 +58,6 @@ class VirtualReplica final : public PlanChannel {
   absl::flat_hash_map<RequestId, Known> known_;
   std::deque<std::pair<absl::Time, StepResult>> results_;
   absl::Time free_ = absl::InfinitePast();  // when the last plan ends
-  double busy_ = 0, stall_ = 0;
-  int64_t rows_ = 0;
 };
 
 struct VirtualRun {
@@ -73,11 +68,10 @@ struct VirtualRun {
 };
 struct VirtualOutcome {
   LoadRun run;
-  int64_t computed_rows = 0;
-  double busy_seconds = 0, stall_seconds = 0;
-  double parks = 0, resumes = 0;
+  double parks = 0;
 };
-// The requests' prompts are expected_prompt_tokens of their own, their answers max_tokens long. Ends when all have ended.
+// The requests' prompts are expected_prompt_tokens of their own, their answers max_tokens long. Ends when all have
+// ended.
 VirtualOutcome RunVirtually(const VirtualRun& setup, absl::Span<const PlannedRequest> requests);
 
 }  // namespace interlace

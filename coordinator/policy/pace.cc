@@ -1,7 +1,6 @@
 #include "coordinator/policy/pace.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 namespace interlace {
@@ -69,26 +68,6 @@ int64_t StreamBytes(const StepView& view) {
   const double rate = view.cost->bytes_per_second(Route::kIn);
   if (rate <= 0 || !view.cost->known()) return std::numeric_limits<int64_t>::max();
   return static_cast<int64_t>(rate * absl::ToDoubleSeconds(view.cost->Expect(Decoding(view))));
-}
-
-int32_t LayersToKeep(const StepView& view, int32_t tokens) {
-  const double rate = view.cost->bytes_per_second(Route::kOut);
-  if (rate <= 0 || !view.cost->known()) return 0;
-  const auto blocks = (tokens + view.block_tokens - 1) / view.block_tokens;
-  const double bytes = static_cast<double>(blocks) * static_cast<double>(view.block_bytes);  // of one layer
-  const double prefill = absl::ToDoubleSeconds(view.cost->Prefill(0, tokens, std::max(1, view.rows)));
-  const double leave = prefill * rate / bytes;
-  return std::clamp(static_cast<int32_t>(std::ceil(view.layers - leave - 1e-9)), 0, view.layers);
-}
-
-absl::Duration ExpectedPark(const StepView& view, int32_t blocks) {
-  int64_t wanted = blocks - view.free_blocks;
-  for (const SequenceView* sequence : view.running) {
-    if (sequence->kept_layers < view.layers) wanted += sequence->sealed;
-  }
-  if (wanted <= 0) return absl::ZeroDuration();
-  if (view.freed_per_second <= 0) return view.running.empty() ? absl::ZeroDuration() : absl::InfiniteDuration();
-  return absl::Seconds(static_cast<double>(wanted) / view.freed_per_second);
 }
 
 }  // namespace interlace

@@ -33,12 +33,4 @@ int32_t PromptRows(const StepView& view);
 // Unlimited while the link's rate is not known.
 int64_t StreamBytes(const StepView& view);
 
-// The fewest layers that a prompt of `tokens` keeps, so that the others leave while it is computed:
-//   max(0, ceil(L - T_prefill rate / (blocks x block bytes)))
-int32_t LayersToKeep(const StepView& view, int32_t tokens);
-
-// How long a request that starts now would be parked after its first token: until those who end have given back the
-// blocks that the parked ones before it, and it, want. Zero if all is free already.
-absl::Duration ExpectedPark(const StepView& view, int32_t blocks);
-
 }  // namespace interlace

@@ -67,8 +67,8 @@ StepDraft Stream(const StepView& view) {
   return draft;
 }
 
-// LayerKV (arXiv 2410.00428): starts early while the streams that run can afford the pause; keeps no more layers of a
-// prompt than must stay so that the others leave while it is computed.
+// LayerKV's admission (arXiv 2410.00428): prompts join as far as the streams that run can afford the pause, and none
+// starts early while one of them is late.
 StepDraft LayerKv(const StepView& view) {
   StepDraft draft = Stream(view);
   draft.prompt_rows = PromptRows(view);

@@ -60,16 +60,13 @@ struct PolicyOptions {
 struct StepView {
   absl::Time now;
   absl::Span<const SequenceView* const> running;
-  int32_t waiting = 0;  // requests that no rank knows
-  int32_t parked = 0;   // requests that wait after their first token, or run with less than all layers
-  int32_t rows = 0;     // the most of one plan
-  int32_t stages = 1;
+  int32_t parked = 0;  // requests that wait after their first token, or run with less than all layers
+  int32_t rows = 0;    // the most of one plan
   int32_t layers = 0;
   int32_t block_tokens = 0;
-  int64_t block_bytes = 0;      // of one block in one layer
-  int64_t free_blocks = 0;      // whole ones, all layers, that may be had on the device; the least of the stages
-  int64_t device_blocks = 0;    // that it holds in all
-  double freed_per_second = 0;  // blocks that ended requests gave back lately
+  int64_t block_bytes = 0;    // of one block in one layer
+  int64_t free_blocks = 0;    // whole ones, all layers, that may be had on the device; the least of the stages
+  int64_t device_blocks = 0;  // that it holds in all
   const CostModel* cost = nullptr;
   const LengthHistory* lengths = nullptr;
   PolicyOptions options;

@@ -154,25 +154,5 @@ TEST(CostModel, TransfersHaveARateForEachRoute) {
   EXPECT_EQ(model.bytes_per_second(Route::kOut), 0);
 }
 
-TEST(CostModel, WhatOneRunLearnsAnotherStartsFrom) {
-  Machine machine(7);
-  CostModel model, next;
-  for (int i = 0; i < 200; ++i) {
-    const StepWork work = machine.Mixed();
-    model.Observe(work, machine.Run(work));
-  }
-  model.ObserveTransfer(Route::kIn, 1000, absl::Seconds(1));
-  ASSERT_TRUE(next.Load(model.Save()));
-  EXPECT_TRUE(next.known());
-  EXPECT_EQ(next.bytes_per_second(Route::kIn), 1000);
-  const StepWork work = machine.Mixed();
-  EXPECT_NEAR(absl::ToDoubleSeconds(next.Expect(work)), absl::ToDoubleSeconds(model.Expect(work)),
-              1e-4 * absl::ToDoubleSeconds(model.Expect(work)));
-  for (const char* text : {"", "cost", "cost 2 1 1 1 1 1 1 1 1 1 1 1 1", "cost 1 1 1 1 1 1 -1 1 1 1 1 1 1",
-                           "cost 1 1 1 1 1 1 nan 1 1 1 1 1 1", "cost 1 1 1 1 1 1 x 1 1 1 1 1 1"}) {
-    EXPECT_FALSE(next.Load(text)) << text;
-  }
-}
-
 }  // namespace
 }  // namespace interlace

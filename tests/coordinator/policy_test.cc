@@ -55,7 +55,6 @@ struct Scene {
     view.device_blocks = chance.Draw(8, 1000);
     view.free_blocks = chance.Draw(0, static_cast<int32_t>(view.device_blocks));
     view.parked = chance.Draw(0, 20);
-    view.freed_per_second = chance.Between(0, 50);
     view.cost = &cost;
     view.lengths = &lengths;
   }
@@ -153,22 +152,6 @@ TEST(Pace, StepsWithinTheAllowedOneKeepEveryTarget) {
     }
     EXPECT_LE((now - s.first_token) / (s.generated() - 1), s.tpot * 1.001) << "seed " << seed;
     EXPECT_LE(largest, s.largest_gap * 1.001) << "seed " << seed;
-  }
-}
-
-TEST(Pace, LayersToKeepIsTheFewestThatLeaveInTime) {
-  for (uint64_t seed = 1; seed <= 500; ++seed) {
-    Scene scene(seed);
-    const StepView& view = scene.view;
-    const int32_t tokens = scene.chance.Draw(1, 4000);
-    const int64_t blocks = (tokens + view.block_tokens - 1) / view.block_tokens;
-    const absl::Duration prefill = scene.cost.Prefill(0, tokens, view.rows);
-    int32_t fewest = 0;
-    while (fewest < view.layers &&
-           scene.cost.Transfer(Route::kOut, (view.layers - fewest) * blocks * view.block_bytes) > prefill) {
-      ++fewest;
-    }
-    EXPECT_EQ(LayersToKeep(view, tokens), fewest) << "seed " << seed;
   }
 }
 
