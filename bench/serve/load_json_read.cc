@@ -60,34 +60,14 @@ class Fields {
   }
   // Elements of an array of numbers; empty if there is none.
   std::vector<double> Numbers(const char* key) {
-    std::vector<double> out;
-    const json* v = Typed(key, &json::is_array, "an array");
-    if (v == nullptr) return out;
-    for (const json& element : *v) {
-      if (!element.is_number()) {
-        Fail(key, "an array of numbers");
-        return {};
-      }
-      out.push_back(element.get<double>());
-    }
-    return out;
+    return Elements<double>(key, &json::is_number, "an array of numbers");
+  }
+  std::vector<int64_t> Integers(const char* key) {
+    return Elements<int64_t>(key, &json::is_number_integer, "an array of integers");
   }
   std::vector<json> Objects(const char* key) {
     const json* v = Typed(key, &json::is_array, "an array");
     return v == nullptr ? std::vector<json>{} : v->get<std::vector<json>>();
-  }
-  std::vector<int64_t> Integers(const char* key) {
-    std::vector<int64_t> out;
-    const json* v = Typed(key, &json::is_array, "an array");
-    if (v == nullptr) return out;
-    for (const json& element : *v) {
-      if (!element.is_number_integer()) {
-        Fail(key, "an array of integers");
-        return {};
-      }
-      out.push_back(element.get<int64_t>());
-    }
-    return out;
   }
   void Require(const char* key) {
     if (Find(key) == nullptr) Fail(key, "present");
@@ -100,6 +80,20 @@ class Fields {
   const std::string& where() const { return where_; }
 
  private:
+  template <typename T>
+  std::vector<T> Elements(const char* key, bool (json::*is)() const, const char* expected) {
+    std::vector<T> out;
+    const json* v = Typed(key, &json::is_array, "an array");
+    if (v == nullptr) return out;
+    for (const json& element : *v) {
+      if (!(element.*is)()) {
+        Fail(key, expected);
+        return {};
+      }
+      out.push_back(element.get<T>());
+    }
+    return out;
+  }
   const json* Typed(const char* key, bool (json::*is)() const noexcept, absl::string_view expected) {
     const json* v = Find(key);
     if (v == nullptr || !status_.ok()) return nullptr;
