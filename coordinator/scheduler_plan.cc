@@ -92,9 +92,11 @@ int64_t Scheduler::StreamedBytes(const SequenceState& sequence) const {
   return int64_t{sequence.sealed} * (shape()->layers - sequence.kept_layers) * shape()->slot_bytes;
 }
 
-// Nobody is kept from running for longer than its gap allows: then it runs, whatever it reads.
+// Nobody is kept from running for longer than its gap allows: then it runs, whatever it reads. Layers come back only
+// while nobody waits for the rest of an answer: those who would take the room of one that needs more of it, each a
+// little, would else keep it waiting for ever.
 bool Scheduler::MayStream(SequenceState& sequence, int64_t* bytes) {
-  if (placement_->Raise(sequence, draft_.spare_blocks, kMostRaised)) {
+  if (begun_waiting_ == 0 && placement_->Raise(sequence, draft_.spare_blocks, kMostRaised)) {
     metrics_.promotions.Add();
     return sequence.kept_layers == shape()->layers;
   }
@@ -192,6 +194,7 @@ void Scheduler::PlanWaiting(StepPlan* plan) {
     SequenceState& sequence = *next;
     if (budget <= 0) return;
     if (sequence.begun() && !resumes) continue;
+    if (!resumes && starts_ <= 0) return;  // whole, it would take the room that another waits for
     if (static_cast<int32_t>(sequences_.size() - waiting_.size()) >= options_.max_running) return;
     const bool alone = running_.empty() && fetching_.empty() && in_flight_.empty();
     const Started started = TryStart(sequence, LimitsFor(sequence, alone), plan);
