@@ -21,6 +21,7 @@
 #include "coordinator/policy/length_history.h"
 #include "coordinator/policy/policy.h"
 #include "coordinator/policy/tenant_ledger.h"
+#include "coordinator/replica_history.h"
 #include "coordinator/scheduler_metrics.h"
 #include "coordinator/sequence_state.h"
 #include "proto/plan/step_plan.h"
@@ -79,6 +80,8 @@ class Scheduler {
   EngineLoad Load() const;
   const ReplicaShape* shape() const { return placement_ ? &placement_->shape() : nullptr; }  // null: not formed
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
+  // Cheap: a few microseconds for each of the first requests in order, and little for the others.
+  ReplicaSnapshot Snapshot() const;
   bool idle() const { return sequences_.empty() && deliveries_.empty(); }
   void CheckInvariants() const;
 
@@ -165,6 +168,12 @@ class Scheduler {
   bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
   void RecordTokens();
 
+  // scheduler_snapshot.cc
+  void NoteEnd(const SequenceState& sequence, const RequestEnd& end);
+  RequestSnapshot SnapshotOf(const SequenceState& sequence, absl::Time now) const;
+  std::string ResidencyOf(const SequenceState& sequence) const;
+  void SnapshotReplica(ReplicaSnapshot* snapshot) const;
+
   void JudgeLoss(absl::Span<const RankInfo> ranks);
   void ExpireDeadlines();
   void WatchRanks();
@@ -221,6 +230,7 @@ class Scheduler {
   std::vector<std::vector<TokenScore>> scores_;
   std::vector<Ending> ends_;
   std::deque<Explanation> ended_;  // the last 256
+  ReplicaHistory history_{clock_.Now()};
 };
 
 }  // namespace interlace

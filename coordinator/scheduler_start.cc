@@ -120,12 +120,14 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
   if (!placement_->Waits(sequence)) return Run(sequence);
   sequence.phase = Phase::kFetching;
   sequence.fetch_began = clock_.Now();
+  sequence.trace.Enter(RequestPhase::kFetching, sequence.fetch_began);
   sequence.fetched = fetched;
   fetching_.push_back(&sequence);
 }
 
 void Scheduler::Run(SequenceState& sequence) {
   sequence.phase = Phase::kRunning;
+  sequence.trace.Enter(RequestPhase::kRunning, clock_.Now());
   sequence.key = policy_.key(sequence, cost_);
   running_.insert(&sequence);
   order_stale_ = true;

@@ -30,6 +30,7 @@ StepView Scheduler::View() {
 void Scheduler::Wait(SequenceState& sequence) {
   sequence.key = policy_.key(sequence, cost_);
   waiting_.insert(&sequence);
+  sequence.trace.EnterWait(clock_.Now());
   begun_waiting_ += sequence.begun() ? 1 : 0;
 }
 

@@ -13,6 +13,7 @@
 #include "coordinator/ngram_drafter.h"
 #include "coordinator/policy/step_view.h"
 #include "coordinator/request.h"
+#include "coordinator/request_trace.h"
 
 namespace interlace {
 
@@ -67,6 +68,7 @@ struct alignas(64) SequenceState : SequenceView {
   int32_t faults = 0;                     // losses of KV that were not another's
   std::unique_ptr<NgramDrafter> drafter;  // null: nothing was drafted yet
   Explanation explanation;                // of what is not counted above
+  RequestTrace trace;
 
   explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), request(std::move(r)) {
     id = request.id;
