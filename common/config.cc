@@ -26,6 +26,12 @@ absl::Status ParseValue(absl::string_view text, int64_t* out) {
   if (!absl::SimpleAtoi(text, out)) return absl::InvalidArgumentError("is not an integer");
   return absl::OkStatus();
 }
+absl::Status ParseValue(absl::string_view text, bool* out) {
+  if (text != "true" && text != "false")
+    return absl::InvalidArgumentError("is no truth value: it must be true or false");
+  *out = text == "true";
+  return absl::OkStatus();
+}
 absl::Status ParseValue(absl::string_view text, Bytes* out) { return ParseBytes(text, out); }
 absl::Status ParseValue(absl::string_view text, absl::Duration* out) {
   if (!absl::ParseDuration(std::string(text), out) || *out < absl::ZeroDuration()) {
@@ -48,12 +54,14 @@ absl::Status ParseValue(absl::string_view text, std::optional<absl::Duration>* o
 
 std::string PrintValue(const std::string& value) { return value; }
 std::string PrintValue(int64_t value) { return absl::StrCat(value); }
+std::string PrintValue(bool value) { return value ? "true" : "false"; }
 std::string PrintValue(Bytes value) { return PrintBytes(value); }
 std::string PrintValue(absl::Duration value) { return absl::FormatDuration(value); }
 std::string PrintValue(std::optional<absl::Duration> value) { return value ? PrintValue(*value) : std::string(); }
 
 constexpr absl::string_view TypeName(const std::string&) { return "text"; }
 constexpr absl::string_view TypeName(int64_t) { return "integer"; }
+constexpr absl::string_view TypeName(bool) { return "boolean"; }
 constexpr absl::string_view TypeName(Bytes) { return "bytes"; }
 constexpr absl::string_view TypeName(absl::Duration) { return "duration"; }
 constexpr absl::string_view TypeName(std::optional<absl::Duration>) { return "duration"; }
@@ -127,6 +135,7 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(server, host, "address on which HTTP and gRPC listen"),
       BOUNDED(server, http_port, kPort, "OpenAI HTTP port; 0 picks a free one"),
       BOUNDED(server, grpc_port, kPort, "gRPC port; 0 picks a free one"),
+      FIELD(http, ui, "true: the page /ui, and /ui/state and /ui/explain, on the HTTP port; false: 404 there"),
       FIELD(cluster, listen, "address on which the coordinator takes ranks"),
       FIELD(cluster, coordinator, "coordinator address that a rank dials"),
       BOUNDED(cluster, stages, kStages, "pipeline stages of the replica"),

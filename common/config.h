@@ -34,6 +34,9 @@ struct Config {
     int64_t grpc_port = 50051;
   } server;
   struct {
+    bool ui = true;
+  } http;
+  struct {
     std::string listen = "127.0.0.1:7070";
     std::string coordinator = "127.0.0.1:7070";
     int64_t stages = 1;
@@ -103,7 +106,7 @@ struct Config {
 // One row of the schema.
 struct ConfigField {
   absl::string_view name;     // "kv.device_bytes"
-  absl::string_view type;     // "bytes", "integer", "duration", "text"
+  absl::string_view type;     // "boolean", "bytes", "integer", "duration", "text"
   absl::string_view meaning;  // one line; for a choice, the choices
   std::function<absl::Status(Config&, absl::string_view)> parse;
   std::function<std::string(const Config&)> print;
