@@ -12,6 +12,7 @@ namespace interlace {
 namespace {
 
 using Json = nlohmann::json;
+using ::testing::_;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -29,14 +30,14 @@ TEST(UiJsonTest, WhatIsPrintedIsReadBack) {
 // A server that is another, or broken on the way, is refused, never believed and never fatal.
 TEST(UiJsonTest, WhatIsNotAStateIsRefused) {
   for (const char* text : {"", "{", "null", "[]", "{}", "7", R"({"model":1})"}) {
-    EXPECT_THAT(ParseUiState(text), StatusIs(absl::StatusCode::kInvalidArgument)) << text;
+    EXPECT_THAT(ParseUiState(text), StatusIs(absl::StatusCode::kInvalidArgument, _)) << text;
   }
   const auto entropy = MakeSeededEntropy(1);
   for (int round = 0; round < 20; ++round) {
     const std::string whole = UiStateJson(RandomUiState(*entropy));
     for (int i = 0; i < 50; ++i) {
       const size_t at = entropy->Next() % whole.size();
-      EXPECT_THAT(ParseUiState(whole.substr(0, at)), StatusIs(absl::StatusCode::kInvalidArgument));
+      EXPECT_THAT(ParseUiState(whole.substr(0, at)), StatusIs(absl::StatusCode::kInvalidArgument, _));
       std::string changed = whole;
       changed[at] = static_cast<char>(entropy->Next());
       ParseUiState(changed).IgnoreError();  // any answer will do
@@ -47,8 +48,8 @@ TEST(UiJsonTest, WhatIsNotAStateIsRefused) {
       Json less = json, other = json;
       less.erase(key);
       other[key] = value.is_number() ? Json("text") : Json(7);
-      EXPECT_THAT(ParseUiState(less.dump()), StatusIs(absl::StatusCode::kInvalidArgument)) << key;
-      EXPECT_THAT(ParseUiState(other.dump()), StatusIs(absl::StatusCode::kInvalidArgument)) << key;
+      EXPECT_THAT(ParseUiState(less.dump()), StatusIs(absl::StatusCode::kInvalidArgument, _)) << key;
+      EXPECT_THAT(ParseUiState(other.dump()), StatusIs(absl::StatusCode::kInvalidArgument, _)) << key;
     }
   }
 }

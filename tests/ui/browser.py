@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 
+KEYS = {"Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -102,7 +103,8 @@ class Browser:
 
     def press(self, key: str, text: str = ""):
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, **({"text": text} if text else {}))
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key],
+                      **({"text": text} if text else {}))
 
     def window(self, width: int, height: int, dark: bool = False):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
