@@ -167,6 +167,8 @@ class Frame {
                                                       {RequestState::kFetching, replica_.fetching},
                                                       {RequestState::kWaiting, replica_.waiting}};
     for (const auto& [state, count] : parts) {
+      const bool always = state == RequestState::kRunning || state == RequestState::kWaiting;
+      if (count == 0 && !always) continue;
       line.Put(absl::StrCat(count), count > 0 ? CodeOf(state) : kDim).Put(absl::StrCat(" ", NameOf(state), "  "));
     }
     Add(line.Put(absl::StrCat(replica_.slo.finished, " finished  "))
@@ -252,24 +254,35 @@ class Frame {
       if (total == 0) {
         line.Put("-", kDim);
       } else {
-        line.Put(Percent(tally.met, total), tally.missed == 0 ? kGreen : kYellow).Put(absl::StrCat(" of ", total));
+        line.Put(Percent(tally.met, total), tally.missed == 0 ? kGreen : kYellow);
+        if (width_ >= 100) line.Put(absl::StrCat(" of ", total));
       }
-      line.Put("   ");
+      line.Put("  ");
     }
     const int64_t ended = replica_.slo.finished + replica_.slo.failed;
     if (ended > 0) line.Put("goodput ").Put(Percent(replica_.slo.goodput, ended), kBold);
     Add(line);
   }
 
+  // What a table of this width has room for.
+  struct Layout {
+    int name, strip, tokens;
+    bool tenant;
+    const char* gap;  // between columns
+  };
+  Layout LayoutOf() const {
+    if (width_ < 100) return {12, 8, 9, false, " "};
+    return width_ < 140 ? Layout{20, 16, 11, true, "  "} : Layout{36, 32, 11, true, "  "};
+  }
+
   void Requests(int height) {
     lines_.emplace_back();
-    const int strip = std::clamp(replica_.layers, 0, width_ < 100 ? 10 : width_ < 140 ? 20 : 32);
-    const bool wide = width_ >= 100;
+    const Layout layout = LayoutOf();
     Line head = NewLine();
-    head.Put(absl::StrFormat("%-9s  %-*s", "STATE", NameWidth(), "REQUEST"), kDim);
-    if (wide) head.Put(absl::StrFormat("  %-10s %4s", "TENANT", "PRIO"), kDim);
-    head.Put(absl::StrFormat("  %6s %11s  %-*s  %6s %6s %6s %6s", "PROMPT", "TOKENS", std::max(6, strip), "LAYERS",
-                             "AGE", "FIRST", "GAP", "SLACK"),
+    head.Put(absl::StrFormat("%-9s%s%-*s%s", "STATE", layout.gap, layout.name, "REQUEST", layout.gap), kDim);
+    if (layout.tenant) head.Put(absl::StrFormat("%-10s %4s%s", "TENANT", "PRIO", layout.gap), kDim);
+    head.Put(absl::StrFormat("%6s %*s%s%-*s%s%6s %6s %6s %6s", "PROMPT", layout.tokens, "TOKENS", layout.gap,
+                             layout.strip, "LAYERS", layout.gap, "AGE", "FIRST", "GAP", "SLACK"),
              kDim);
     Add(head);
     const size_t room = height > 0 ? static_cast<size_t>(height) : lines_.size() + 1000;
@@ -278,7 +291,7 @@ class Frame {
       if (lines_.size() + 1 >= room) {
         ++hidden;
       } else {
-        Row(request, strip, wide);
+        Row(request, layout);
       }
     }
     const int64_t more =
@@ -288,13 +301,11 @@ class Frame {
       return Add(line.Put(absl::StrCat("and ", more, " more"), kDim));
     }
     for (const RequestSnapshot& request : replica_.ended) {
-      if (lines_.size() < room) Row(request, strip, wide);
+      if (lines_.size() < room) Row(request, layout);
     }
   }
 
-  int NameWidth() const { return width_ < 100 ? 14 : width_ < 140 ? 24 : 36; }
-
-  void Row(const RequestSnapshot& request, int strip, bool wide) {
+  void Row(const RequestSnapshot& request, const Layout& layout) {
     const bool ended = request.state == RequestState::kFinished || request.state == RequestState::kFailed;
     const absl::string_view code = ended ? kDim : "";
     const auto clipped = [](absl::string_view text, int columns) {
@@ -303,33 +314,36 @@ class Frame {
                  : absl::StrCat(text.substr(0, static_cast<size_t>(columns) - 1), "~");
     };
     Line line = NewLine();
-    line.Put(absl::StrFormat("%-9s", NameOf(request.state)), CodeOf(request.state))
-        .Put(absl::StrFormat("  %-*s", NameWidth(), clipped(request.name, NameWidth())), code);
-    if (wide) {
-      line.Put(absl::StrFormat("  %-10s %4d", clipped(request.targets.tenant, 10), request.targets.priority), code);
+    line.Put(absl::StrFormat("%-9s%s", NameOf(request.state), layout.gap), CodeOf(request.state))
+        .Put(absl::StrFormat("%-*s%s", layout.name, clipped(request.name, layout.name), layout.gap), code);
+    if (layout.tenant) {
+      line.Put(
+          absl::StrFormat("%-10s %4d%s", clipped(request.targets.tenant, 10), request.targets.priority, layout.gap),
+          code);
     }
-    const bool computing = !ended && request.generated == 0 && request.computed < request.prompt;
-    const std::string prompt =
-        computing && request.computed > 0 ? Percent(request.computed, request.prompt) : absl::StrCat(request.prompt);
-    line.Put(absl::StrFormat("  %6s %11s  ", prompt, absl::StrCat(request.generated, "/", request.max_tokens)), code);
-    Strip(request.layers, strip, &line);
+    const bool computing = !ended && request.computed > 0 && request.computed < request.prompt;
+    const std::string prompt = computing ? Percent(request.computed, request.prompt) : absl::StrCat(request.prompt);
+    line.Put(absl::StrFormat("%6s %*s%s", prompt, layout.tokens,
+                             absl::StrCat(request.generated, "/", request.max_tokens), layout.gap),
+             code);
+    Strip(request.layers, layout.strip, &line);
     const absl::Duration gap = std::max(request.largest_gap, request.since_token.value_or(absl::ZeroDuration()));
-    line.Put(absl::StrFormat("  %6s %6s ", Time(request.age), Time(request.first_token)), code)
+    line.Put(absl::StrFormat("%s%6s %6s ", layout.gap, Time(request.age), Time(request.first_token)), code)
         .Put(absl::StrFormat("%6s", gap > absl::ZeroDuration() ? Time(gap) : "-"),
              request.targets.largest_gap && gap > *request.targets.largest_gap ? kRed : code)
         .Put(absl::StrFormat(" %6s", Time(request.slack)), request.slack < absl::ZeroDuration() ? kRed : code);
     Add(line);
   }
 
-  // One column per layer or few of them: on the device, all or some; on the host.
+  // At most `columns` of them, one per layer or few of them: on the device, all or some; on the host.
   static void Strip(absl::string_view layers, int columns, Line* line) {
-    const int count = static_cast<int>(layers.size());
-    for (int c = 0; c < std::max(6, columns); ++c) {
-      const int begin = columns > 0 ? c * count / columns : 0, end = columns > 0 ? (c + 1) * count / columns : 0;
-      if (c >= columns || begin >= end) {
+    const int count = static_cast<int>(layers.size()), used = std::min(columns, count);
+    for (int c = 0; c < columns; ++c) {
+      if (c >= used) {
         line->Put(" ");
         continue;
       }
+      const int begin = c * count / used, end = (c + 1) * count / used;
       const absl::string_view part = layers.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
       const auto device = std::count(part.begin(), part.end(), 'd'), host = std::count(part.begin(), part.end(), 'h');
       if (device > 0) {

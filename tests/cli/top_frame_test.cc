@@ -105,7 +105,7 @@ TEST(TopFrameTest, SaysWhatTheStateSays) {
               AllOf(HasSubstr("75.0% of 100 MiB"), HasSubstr("10.0% of 100 MiB"), HasSubstr("100.0% of 100 MiB")));
   EXPECT_THAT(frame, AllOf(HasSubstr("device   █▒░· 13 MiB"), HasSubstr("host     ··▒█ 12 MiB"),
                            HasSubstr("streamed ··██ by 1")));
-  EXPECT_THAT(frame, AllOf(HasSubstr("ttft 90.0% of 10"), HasSubstr("tpot -"), HasSubstr("gap 100.0% of 1"),
+  EXPECT_THAT(frame, AllOf(HasSubstr("ttft 90.0% of 10"), HasSubstr("tpot -"), HasSubstr("gap 100.0% of 1 "),
                            HasSubstr("goodput 80.0%")));
   const std::vector<std::string> lines = absl::StrSplit(frame, '\n');
   const auto row = std::find_if(lines.begin(), lines.end(),

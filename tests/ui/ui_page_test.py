@@ -80,7 +80,11 @@ def check_theme_and_pause(page: browser.Browser):
     light = page.run(paper)
     page.run("document.querySelector('#theme').click()")
     assert page.run(paper) != light
+    page.window(1280, 900, dark=True)  # what was chosen stays, whatever the system says
     page.run("document.querySelector('#theme').click()")
+    assert page.run(paper) == light
+    page.run("document.querySelector('#theme').click()")
+    page.window(1280, 900)  # what the system says counts again
     assert page.run(paper) == light
     page.run("document.querySelector('#pause').click()")
     page.until("document.querySelector('#live').textContent == 'paused'")

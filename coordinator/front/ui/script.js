@@ -467,7 +467,7 @@ const root = document.documentElement, dark = matchMedia("(prefers-color-scheme:
 try { root.dataset.theme = localStorage.getItem("theme") || ""; } catch { /* storage is off: the theme is the system's */ }
 $("theme").addEventListener("click", () => {
   const isDark = root.dataset.theme ? root.dataset.theme === "dark" : dark.matches;
-  root.dataset.theme = isDark ? "light" : "dark";
+  root.dataset.theme = isDark === dark.matches ? (isDark ? "light" : "dark") : "";  // empty: the system's
   try { localStorage.setItem("theme", root.dataset.theme); } catch { /* it lasts as long as the page */ }
 });
 $("map").addEventListener("keydown", event => {
