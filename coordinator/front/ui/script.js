@@ -246,7 +246,9 @@ function rowOf(name) {
   row.children[0].append(make("span", "state"));
   const open = make("button", "open", name);
   open.type = "button";
-  row.children[1].append(open, make("span", "who"));
+  const id = make("div", "id");
+  id.append(open, make("span", "who"));
+  row.children[1].append(id);
   row.children[3].append(make("span", "strip"));
   row.children[4].append(make("span", "time"));
   row.addEventListener("click", () => showDetail(name));
@@ -266,7 +268,7 @@ function fillRow(row, request, state, window) {
   const who = [];
   if (request.tenant) who.push(request.tenant);
   if (request.priority) who.push("priority " + request.priority);
-  setText(cells[1].lastChild, who.join(", "));
+  setText(cells[1].firstChild.lastChild, who.join(", "));
   cells[1].title = [request.request_id, ...who].join(", ");
   const computing = !ended && request.computed_tokens > 0 && request.computed_tokens < request.prompt_tokens;
   setText(cells[2], (computing ? count(request.computed_tokens) + "/" : "") + count(request.prompt_tokens) + " + " +
