@@ -174,6 +174,7 @@ class KvPlacement {
   static void CountSealed(SequenceState& sequence);
   void SetKept(SequenceState& sequence, const LayerSet& kept);
   void FindFloor();
+  void NoteFound(SequenceState& sequence) const;
 
   const ReplicaShape shape_;
   const Options options_;

@@ -47,6 +47,8 @@ void Scheduler::Admit(Request request) {
   sequence->explanation.name = sequence->request.name;
   sequence->explanation.targets = sequence->request.targets;
   sequence->explanation.deadline = sequence->request.deadline - sequence->request.arrival;
+  const auto waiting = static_cast<int64_t>(waiting_.size());
+  Note(*sequence, DecisionKind::kQueued, {waiting, static_cast<int64_t>(sequences_.size()) - waiting});
   if (placement_) ExtendIds(*sequence);
   Wait(*sequence);
   sequences_.emplace(id, std::move(sequence));
@@ -94,7 +96,7 @@ void Scheduler::OnLost(const absl::Status& why) {
   for (auto& [id, sequence] : sequences_) {
     const bool known_to_ranks = sequence->phase != Phase::kWaiting;
     if (known_to_ranks) {
-      sequence->Note(absl::StrCat("replica lost: ", why.message()));
+      Note(*sequence, DecisionKind::kLostReplica, {}, why.message());
       sequence->computed_before = std::max(sequence->computed_before, sequence->confirmed);
       sequence->recompute_cause = "replica lost";
     }
@@ -205,9 +207,9 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   } else {
     metrics_.registry.Add("interlace_requests_failed_total", 1,
                           {{"code", absl::StatusCodeToString(end.status.code())}});
-    sequence.Note(std::string(end.status.message()));
+    Note(sequence, DecisionKind::kEnded, {}, end.status.message());
   }
-  ended_.push_back(Describe(sequence));
+  ended_.push_back(Describe(sequence, now));
   ended_.back().end = end;
   ended_.back().state = end.status.ok() ? "finished" : "failed";
   if (ended_.size() > 256) ended_.pop_front();
@@ -274,42 +276,6 @@ EngineLoad Scheduler::Load() const {
                                             placement_->directory().held_on_device().size() +
                                             placement_->directory().idle_on_host().size());
   return load;
-}
-
-absl::StatusOr<Explanation> Scheduler::Explain(absl::string_view name) const {
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->request.name == name) return Describe(*sequence);
-  }
-  for (auto it = ended_.rbegin(); it != ended_.rend(); ++it) {
-    if (it->name == name) return *it;
-  }
-  return absl::NotFoundError(
-      absl::StrCat("request '", name, "' is unknown; the last ", ended_.size(), " ended requests are kept"));
-}
-
-Explanation Scheduler::Describe(const SequenceState& sequence) const {
-  Explanation explanation = sequence.explanation;
-  explanation.state = sequence.phase == Phase::kRunning    ? "running"
-                      : sequence.phase == Phase::kFetching ? "fetching"
-                      : sequence.parked()                  ? "parked"
-                                                           : "waiting";
-  explanation.keep_layers = sequence.kept.size();
-  explanation.steps = sequence.steps;
-  explanation.end.prompt_tokens = sequence.prompt;
-  explanation.end.completion_tokens = sequence.generated();
-  explanation.end.cached_tokens = std::max(0, sequence.cached_tokens);
-  sequence.FillPace(&explanation.end.timing);
-  for (size_t l = 0; l < explanation.layers.size(); ++l) {
-    LayerExplanation& layer = explanation.layers[l];
-    const LayerId id{static_cast<int32_t>(l)};
-    layer.kept = sequence.kept.Has(id);
-    layer.blocks_device = layer.blocks_host = 0;
-    for (const BlockEntry* entry : sequence.blocks) {
-      layer.blocks_device += entry->device.Has(id) ? 1 : 0;
-      layer.blocks_host += entry->host.Has(id) ? 1 : 0;
-    }
-  }
-  return explanation;
 }
 
 void Scheduler::CheckInvariants() const {

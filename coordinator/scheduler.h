@@ -1,6 +1,7 @@
 // Scheduler: turns requests and results into step plans; sole writer of scheduling state.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
@@ -115,6 +116,13 @@ class Scheduler {
   void Wait(SequenceState& sequence);
   void StopWaiting(SequenceState& sequence);
 
+  // scheduler_explain.cc
+  using Figures = std::array<int64_t, 3>;
+  void Note(SequenceState& sequence, DecisionKind kind, const Figures& figures = {}, absl::string_view detail = {});
+  void NoteFetch(SequenceState& sequence, int32_t adopted, int32_t fetched);
+  void NoteNoRoom(SequenceState& sequence, const KvPlacement::StartRoom& limits, int32_t adopted);
+  Explanation Describe(const SequenceState& sequence, absl::Time now) const;
+
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
   bool PlanRunning(StepPlan* plan);
@@ -149,7 +157,7 @@ class Scheduler {
   bool AnotherComputes(const SequenceState& sequence, int32_t block) const;
   void Run(SequenceState& sequence);
   void SettleFetching();
-  void Park(SequenceState& sequence, std::string note, absl::string_view cause = "parked");
+  void Park(SequenceState& sequence, absl::string_view cause = "parked");
   void Halt(SequenceState& sequence);
   std::optional<SealedNames> NamesFor(SequenceState& sequence, int32_t end, PlanId plan);
   void ExtendIds(SequenceState& sequence);
@@ -171,7 +179,6 @@ class Scheduler {
   void Deliver();
   void Finish(SequenceState& sequence, absl::Status status, FinishReason reason);
   SequenceState* Find(RequestId id);
-  Explanation Describe(const SequenceState& sequence) const;
 
   const Options options_;
   const Policy& policy_;

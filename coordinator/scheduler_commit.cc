@@ -183,8 +183,8 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
                   FinishReason::kStop);
   }
   const int32_t kept = std::min(loss.block, sealed) * shape()->block_tokens;
-  sequence.Note(absl::StrCat("layer ", Value(loss.layer), " block ", loss.block, " ", LossCauseName(loss.cause),
-                             ": computed again from position ", kept, " (", loss.detail, ")"));
+  Note(sequence, DecisionKind::kLostBlock, {Value(loss.layer), loss.block, kept},
+       absl::StrCat(LossCauseName(loss.cause), ", ", loss.detail));
   if (sequence.faults > options_.max_recomputes) {
     const std::string text =
         absl::StrCat("KV was lost ", sequence.faults, " times (sched.max_recomputes=", options_.max_recomputes,
@@ -194,7 +194,9 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
                   FinishReason::kStop);
   }
   SetBelow(sequence, Below::kUnknown);
-  if (sequence.phase == Phase::kRunning) Park(sequence, "begins a new attempt", LossCauseName(loss.cause));
+  if (sequence.phase != Phase::kRunning) return;
+  Note(sequence, DecisionKind::kNewAttempt);
+  Park(sequence, LossCauseName(loss.cause));
 }
 
 // The first token is the model's; each draft that equals the token before it makes the next one the model's too. What
@@ -250,6 +252,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     ++gaps_;
     sequence.largest_so_far = std::max(sequence.largest_so_far, gap_);
   }
+  if (sequence.spending == Spending::kPrefill) sequence.Spend(Spending::kDecode, now);
   sequence.last_token = now;
   sequence.losses = 0;  // it got on
   sequence.tokens.push_back(sampled.token);

@@ -194,6 +194,24 @@ void Fill(const TargetsMet& met, v1::TargetsMet* out) {
   if (met.deadline) out->set_deadline(*met.deadline);
 }
 
+void Fill(const TimeSpent& spent, v1::TimeSpent* out) {
+  const auto seconds = [&](Spending spending) { return absl::ToDoubleSeconds(spent[spending]); };
+  out->set_queued_seconds(seconds(Spending::kQueued));
+  out->set_fetching_seconds(seconds(Spending::kFetching));
+  out->set_prefill_seconds(seconds(Spending::kPrefill));
+  out->set_decode_seconds(seconds(Spending::kDecode));
+  out->set_parked_seconds(seconds(Spending::kParked));
+  out->set_sat_out_seconds(seconds(Spending::kSatOut));
+}
+
+void Fill(const Decision& decision, v1::Decision* out) {
+  out->set_kind(std::string(DecisionName(decision.kind)));
+  out->set_text(DecisionText(decision));
+  out->set_at_seconds(absl::ToDoubleSeconds(decision.at));
+  out->set_until_seconds(absl::ToDoubleSeconds(decision.until));
+  out->set_times(decision.times);
+}
+
 void Fill(const Explanation& e, v1::ExplainReply* reply) {
   reply->set_request_id(e.name);
   reply->set_state(e.state);
@@ -214,7 +232,11 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
   reply->set_objective(e.targets.objective);
   Fill(e.targets, e.deadline, reply->mutable_targets());
   Fill(e.end.met, reply->mutable_met());
-  for (const std::string& note : e.notes) reply->add_notes(note);
+  for (const Decision& decision : e.decisions) Fill(decision, reply->add_decisions());
+  reply->set_decisions_left_out(e.decisions_left_out);
+  Fill(e.spent, reply->mutable_spent());
+  reply->set_step_reads(e.step_reads);
+  reply->set_step_budget(e.step_budget);
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];
     v1::LayerExplanation* out = reply->add_by_layer();
@@ -226,6 +248,10 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
     out->set_bytes_in(layer.bytes_in);
     out->set_bytes_out(layer.bytes_out);
     out->set_stall_us(layer.stall_us);
+    out->set_found_device(layer.found_device);
+    out->set_found_host(layer.found_host);
+    out->set_found_below(layer.found_below);
+    out->set_computed(layer.computed);
   }
 }
 

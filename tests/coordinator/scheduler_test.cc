@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -83,6 +84,9 @@ class History {
   double preemptions() const { return metrics_.Total("interlace_request_parks_total"); }
   double promotions() const { return metrics_.Total("interlace_request_promotions_total"); }
   int32_t formings() const { return static_cast<int32_t>(next_epoch_); }
+  const std::set<DecisionKind>& reached() const { return reached_; }
+  const TimeSpent& spent() const { return spent_; }
+  int64_t found() const { return found_; }
 
  private:
   struct Client {
@@ -148,6 +152,7 @@ class History {
     EXPECT_TRUE(!replica_.formed() || replica_.busy() || scheduler_->idle()) << "stuck: nothing is in flight";
     EXPECT_GT(scheduler_->NextWakeUp(), clock_.Now()) << "the loop would spin";
     for (Client& client : clients_) Check(client);
+    if (step_ % 16 == 0) CheckLive();
   }
 
   void Admit() {
@@ -239,6 +244,8 @@ class History {
     const absl::StatusOr<Explanation> explanation = scheduler_->Explain(request.name);
     ASSERT_TRUE(explanation.ok());
     EXPECT_EQ(explanation->end.status, end.status);
+    EXPECT_EQ(explanation->spent.Sum(), end.timing.total) << "parts of its time are missing, or counted twice";
+    CheckDecisions(*explanation);
     switch (end.status.code()) {
       case absl::StatusCode::kOk:
         EXPECT_EQ(got, expected);
@@ -272,6 +279,41 @@ class History {
         ADD_FAILURE() << request.name << " ended with " << end.status;
     }
     EXPECT_TRUE(!calm_ || end.status.ok()) << end.status;
+  }
+
+  void CheckDecisions(const Explanation& explanation) {
+    ASSERT_FALSE(explanation.decisions.empty());
+    EXPECT_LE(explanation.decisions.size(), Explanation::kMostDecisions);
+    EXPECT_EQ(explanation.decisions[0].kind, DecisionKind::kQueued);
+    absl::Duration before;
+    for (size_t i = 0; i < explanation.decisions.size(); ++i) {
+      const Decision& decision = explanation.decisions[i];
+      EXPECT_LE(before, decision.at);
+      EXPECT_LE(decision.at, decision.until);
+      before = decision.until;
+      reached_.insert(decision.kind);
+      const bool cut = i == Explanation::kFirstDecisions && explanation.decisions_left_out > 0;
+      if (i == 0 || cut) continue;
+      const Decision& former = explanation.decisions[i - 1];
+      EXPECT_FALSE(former.kind == decision.kind && former.detail == decision.detail) << DecisionText(decision);
+    }
+    for (size_t i = 0; i < kSpendings; ++i) {
+      EXPECT_GE(explanation.spent.of[i], absl::ZeroDuration());
+      spent_.of[i] += explanation.spent.of[i];
+    }
+    for (const LayerExplanation& layer : explanation.layers) {
+      found_ += layer.found_device + layer.found_host + layer.found_below;
+    }
+  }
+
+  // Also while it lives: at any moment the parts add up.
+  void CheckLive() {
+    if (clients_.empty()) return;
+    const Client& client = clients_[entropy_->Next() % clients_.size()];
+    if (client.sink->end) return;
+    const absl::StatusOr<Explanation> explanation = scheduler_->Explain(client.request.name);
+    ASSERT_TRUE(explanation.ok());
+    EXPECT_EQ(explanation->spent.Sum(), clock_.Now() - client.request.arrival);
   }
 
   bool CanRun(const Request& request) const {
@@ -318,6 +360,9 @@ class History {
   int32_t step_ = 0, ended_ok_ = 0;
   absl::Time lost_at_ = absl::InfiniteFuture();
   bool away_too_long_ = false;
+  std::set<DecisionKind> reached_;
+  TimeSpent spent_;
+  int64_t found_ = 0;  // blocks of a layer
   std::unique_ptr<Scheduler> scheduler_;
 };
 
@@ -331,7 +376,9 @@ class SchedulerProperty : public testing::Test {
 
 TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0, promotions = 0;
-  int64_t adopted = 0, fetched = 0, own_samples = 0;
+  int64_t adopted = 0, fetched = 0, own_samples = 0, found = 0;
+  std::set<DecisionKind> reached;
+  TimeSpent spent;
   for (int32_t seed = 0; seed < kSeeds; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     History history(seed);
@@ -348,6 +395,9 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
     adopted += history.adopted();
     fetched += history.fetched();
     own_samples += history.own_samples();
+    found += history.found();
+    reached.insert(history.reached().begin(), history.reached().end());
+    for (size_t i = 0; i < kSpendings; ++i) spent.of[i] += history.spent().of[i];
   }
   RecordProperty("plans", absl::StrCat(plans));
   // The histories reach what they are meant to reach.
@@ -358,6 +408,14 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   EXPECT_GT(adopted, kSeeds);
   EXPECT_GT(fetched, kSeeds / 10);
   EXPECT_GT(own_samples, 10 * kSeeds);
+  EXPECT_GT(found, kSeeds);
+  for (size_t kind = 0; kind < kDecisionKinds; ++kind) {
+    EXPECT_TRUE(reached.count(static_cast<DecisionKind>(kind)) > 0)
+        << "never decided: " << DecisionName(static_cast<DecisionKind>(kind));
+  }
+  for (size_t i = 0; i < kSpendings; ++i) {
+    EXPECT_GT(spent.of[i], absl::ZeroDuration()) << SpendingName(static_cast<Spending>(i));
+  }
   EXPECT_GT(formings, 2 * kSeeds);
   EXPECT_GT(ok, ended / 2);
   EXPECT_LT(ok, ended);

@@ -337,6 +337,9 @@ TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
   explanation.targets = {.ttft = absl::Milliseconds(250), .priority = -2, .tenant = "acme", .objective = "premium"};
   explanation.end.met = {.ttft = false, .deadline = true};
   explanation.end.timing.largest_gap = absl::Milliseconds(500);
+  explanation.spent[Spending::kParked] = absl::Milliseconds(250);
+  explanation.Add({.kind = DecisionKind::kNoRoom, .at = absl::Milliseconds(500), .figures = {33, 12}});
+  explanation.layers[2].found_host = 4;
   rig.engine.SetExplanation(explanation);
   for (const char* name : {"abc", "cmpl-abc", "none"}) {
     grpc::ClientContext context;
@@ -355,6 +358,13 @@ TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
     EXPECT_TRUE(reply.met().has_ttft() && !reply.met().ttft() && reply.met().deadline());
     EXPECT_FALSE(reply.met().has_tpot());
     EXPECT_EQ(reply.largest_gap_seconds(), 0.5);
+    EXPECT_EQ(reply.spent().parked_seconds(), 0.25);
+    ASSERT_EQ(reply.decisions_size(), 1);
+    EXPECT_EQ(reply.decisions(0).kind(), "no_room");
+    EXPECT_EQ(reply.decisions(0).text(), "waits for room: 33 blocks wanted, 12 free");
+    EXPECT_EQ(reply.decisions(0).at_seconds(), 0.5);
+    EXPECT_EQ(reply.by_layer(2).found_host(), 4);
+    EXPECT_EQ(reply.step_budget(), -1);
   }
 }
 

@@ -146,7 +146,7 @@ TEST(WorkerIntegrityTest, HopelessDamageEndsWithAStatus) {
       if (point == "kv.swap_request" && answers[i].status.ok()) continue;  // there was no other request's block
       EXPECT_THAT(answers[i].status, StatusIs(absl::StatusCode::kDataLoss, HasSubstr("max_recomputes=3"))) << what;
       EXPECT_EQ(answers[i].explanation.recomputes, 4) << what;
-      EXPECT_FALSE(answers[i].explanation.notes.empty());
+      EXPECT_FALSE(answers[i].explanation.decisions.empty());
     }
   }
 }
