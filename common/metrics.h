@@ -48,6 +48,9 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_requests_quarantined_total", MetricKind::kCounter, "",
      "requests ended since each loss of a replica met them"},
     {"interlace_requests_failed_total", MetricKind::kCounter, "code", "requests that ended with an error status"},
+    {"interlace_shed_total", MetricKind::kCounter, "reason",
+     "requests ended since they were predicted to miss a target (sched.shed); reason: predicted_ttft_miss or "
+     "predicted_deadline_miss"},
     {"interlace_slo_requests_total", MetricKind::kCounter, "target,met",
      "ended requests by target (ttft, tpot, largest_gap, deadline) and whether they met it"},
     {"interlace_slo_goodput_requests_total", MetricKind::kCounter, "",

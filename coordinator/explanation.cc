@@ -54,6 +54,7 @@ constexpr Row kRows[] = {
     {DecisionKind::kLostReplica, "lost_replica", "replica lost: $3"},
     {DecisionKind::kFetchFailed, "fetch_failed",
      "a tier could not give back all of $0 blocks that it was said to have; they are computed instead"},
+    {DecisionKind::kShed, "shed", "shed ($3): it would take $0 ms from now on if all went well, $1 ms are left"},
     {DecisionKind::kEnded, "ended", "ended: $3"},
 };
 static_assert(std::size(kRows) == kDecisionKinds);

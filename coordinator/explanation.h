@@ -73,6 +73,7 @@ enum class DecisionKind : uint8_t {
   kNewAttempt,
   kLostReplica,
   kFetchFailed,
+  kShed,
   kEnded,
 };
 inline constexpr size_t kDecisionKinds = static_cast<size_t>(DecisionKind::kEnded) + 1;

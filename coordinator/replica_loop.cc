@@ -135,6 +135,7 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   scheduler.draft_tokens = static_cast<int32_t>(config.sched.draft_tokens);
+  scheduler.shed = config.sched.shed;
   scheduler.secret = config.kv.secret;
   RETURN_IF_ERROR(ParseReserve(config.sched.reserve, &scheduler.policy));
   scheduler.policy.max_parked = static_cast<int32_t>(config.sched.max_parked);

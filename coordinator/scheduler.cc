@@ -50,6 +50,7 @@ void Scheduler::Admit(Request request) {
   const auto waiting = static_cast<int64_t>(waiting_.size());
   Note(*sequence, DecisionKind::kQueued, {waiting, static_cast<int64_t>(sequences_.size()) - waiting});
   if (placement_) ExtendIds(*sequence);
+  if (placement_ && options_.shed) sequence->found = placement_->Match(*sequence, sequence->prompt, PlanId{});
   Wait(*sequence);
   sequences_.emplace(id, std::move(sequence));
 }
@@ -192,6 +193,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   end.prompt_tokens = sequence.prompt;
   end.completion_tokens = sequence.generated();
   end.cached_tokens = std::max(0, sequence.cached_tokens);
+  end.shed = sequence.explanation.end.shed;
   end.timing.total = now - request.arrival;
   end.timing.queue = (sequence.started == absl::InfinitePast() ? now : sequence.started) - request.arrival;
   sequence.FillPace(&end.timing);

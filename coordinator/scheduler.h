@@ -19,6 +19,7 @@
 #include "coordinator/cost_model.h"
 #include "coordinator/engine.h"
 #include "coordinator/kv_placement.h"
+#include "coordinator/policy/forecast.h"
 #include "coordinator/policy/length_history.h"
 #include "coordinator/policy/policy.h"
 #include "coordinator/policy/tenant_ledger.h"
@@ -53,6 +54,7 @@ class Scheduler {
     int32_t fixed_keep = -1;   // kv.keep_layers; -1: auto
     int32_t context = 0;       // tokens of the model
     int32_t draft_tokens = 0;  // guessed per step from what the sequence said before; 0: off
+    bool shed = false;         // requests that are predicted to miss their TTFT or deadline are ended at once
     int32_t max_losses = 3;    // of a replica, each meeting the same request at the same place
     std::string secret;        // of the cluster; part of the names of blocks
     PolicyOptions policy;
@@ -115,6 +117,15 @@ class Scheduler {
   StepView View();
   void Wait(SequenceState& sequence);
   void StopWaiting(SequenceState& sequence);
+
+  // scheduler_shed.cc
+  void ShedLate(const StepView& view);
+  std::vector<std::pair<SequenceState*, Forecast>> WillMiss(const StepView& view);
+  bool MayMiss(const StepView& view) const;
+  StepRoom RoomOfSteps(const StepView& view) const;
+  PromptsAhead PromptsUnderWay() const;
+  bool IsThere(const SequenceState& sequence, int32_t block) const;
+  void ShedOne(SequenceState& sequence, const Forecast& forecast);
 
   // scheduler_explain.cc
   using Figures = std::array<int64_t, 3>;

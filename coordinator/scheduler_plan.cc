@@ -23,7 +23,9 @@ std::optional<StepPlan> Scheduler::Plan() {
   StepPlan plan{.epoch = epoch_, .id = PlanId{next_plan_}};
   plan.sequences = std::exchange(spare_, {});
   placement_->BeginPlan();
-  draft_ = policy_.compose(View());
+  const StepView view = View();
+  draft_ = policy_.compose(view);
+  if (options_.shed) ShedLate(view);
   starts_ = draft_.starts;
   started_ = 0;
   if (SequenceState* suspect = FirstSuspect()) {

@@ -75,7 +75,7 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
     return Started::kLater;
   }
   const int32_t most = (sequence.known - 1) / shape()->block_tokens;
-  const int32_t adopted = placement_->Match(sequence, most, plan->id);
+  const int32_t adopted = sequence.found = placement_->Match(sequence, most, plan->id);
   if (adopted < most && AnotherComputes(sequence, adopted)) {
     Note(sequence, DecisionKind::kAnotherComputes, {adopted});
     return Started::kLater;

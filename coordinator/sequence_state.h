@@ -55,6 +55,7 @@ struct alignas(64) SequenceState : SequenceView {
   std::vector<int32_t> seen_from;  // by window group: the first block that it still sees
   KvAmounts charge;                // of the reserved blocks
 
+  int32_t found = 0;    // blocks of its prompt that were there when that was last looked at
   int32_t adopted = 0;  // blocks of this attempt that others computed
   Below below = Below::kUnknown;
   int32_t below_blocks = 0;  // from the first on, that replica and tiers hold together

@@ -6,8 +6,10 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/grpc_status.h"
+#include "coordinator/front/api_error.h"
 #include "coordinator/front/inference_spec.h"
 
 namespace interlace {
@@ -34,8 +36,10 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
                           public std::enable_shared_from_this<EventWriter> {
  public:
   // `open` holds the writer until gRPC is done with it; thread: that of `streams`.
-  static EventWriter* Open(GenerationSpec spec, Intake& intake, Executor& slow, Executor& streams, StreamSet& open);
-  EventWriter(Intake& intake, Executor& streams, StreamSet& open) : intake_(intake), streams_(streams), open_(open) {}
+  static EventWriter* Open(grpc::CallbackServerContext* context, GenerationSpec spec, Intake& intake, Executor& slow,
+                           Executor& streams, StreamSet& open);
+  EventWriter(grpc::CallbackServerContext* context, Intake& intake, Executor& streams, StreamSet& open)
+      : context_(*context), intake_(intake), streams_(streams), open_(open) {}
   // On `streams`: the call ends with `why` once what it has is written.
   void End(const absl::Status& why);
 
@@ -48,7 +52,9 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   void Begun(absl::StatusOr<GenerationRun> run);
   void Advance();
   void Convert(TextEvent event);
+  void EndCall();
 
+  grpc::CallbackServerContext& context_;  // lives until OnDone
   Intake& intake_;
   Executor& streams_;
   StreamSet& open_;
@@ -60,9 +66,9 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   bool finished_ = false;
 };
 
-EventWriter* EventWriter::Open(GenerationSpec spec, Intake& intake, Executor& slow, Executor& streams,
-                               StreamSet& open) {
-  auto writer = std::make_shared<EventWriter>(intake, streams, open);
+EventWriter* EventWriter::Open(grpc::CallbackServerContext* context, GenerationSpec spec, Intake& intake,
+                               Executor& slow, Executor& streams, StreamSet& open) {
+  auto writer = std::make_shared<EventWriter>(context, intake, streams, open);
   writer->self_ = writer;
   streams.Post([writer] { writer->open_.insert(writer.get()); });
   slow.Post([writer, spec = std::move(spec)] { writer->Begin(spec); });
@@ -98,11 +104,22 @@ void EventWriter::Advance() {
       StartWrite(&events_.front());
     } else if (final_) {
       finished_ = true;
-      Finish(ToGrpcStatus(*final_));
+      EndCall();
     } else {
       return;
     }
   }
+}
+
+// Why a request was shed, and when to ask again, stand in the trailing metadata, under the names of HTTP's headers.
+void EventWriter::EndCall() {
+  const ApiError error = ToApiError(*final_);
+  if (!error.shed_reason.empty()) {
+    context_.AddTrailingMetadata("x-interlace-shed-reason", error.shed_reason);
+    context_.AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(error.retry_after)));
+    if (!error.retry) context_.AddTrailingMetadata("x-should-retry", "false");
+  }
+  Finish(ToGrpcStatus(*final_));
 }
 
 void EventWriter::Convert(TextEvent event) {
@@ -276,14 +293,14 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(grpc::Ca
                                                                         const v1::GenerateRequest* request) {
   GenerationSpec spec = SpecOf(*request);
   SetDeadline(*context, &spec);
-  return EventWriter::Open(std::move(spec), intake_, slow_, streams_, open_->set);
+  return EventWriter::Open(context, std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Chat(grpc::CallbackServerContext* context,
                                                                     const v1::ChatRequest* request) {
   GenerationSpec spec = SpecOf(*request);
   SetDeadline(*context, &spec);
-  return EventWriter::Open(std::move(spec), intake_, slow_, streams_, open_->set);
+  return EventWriter::Open(context, std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest*,

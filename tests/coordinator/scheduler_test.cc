@@ -51,6 +51,7 @@ class History {
       std::vector<int32_t>& prefix = prefixes_.emplace_back(Draw(*entropy_, 0, options_.context / 2));
       for (int32_t& token : prefix) token = Draw(*entropy_, 0, kVocab - 1);
     }
+    options_.shed = seed % 4 == 1;
     constexpr ReserveRule kRules[] = {ReserveRule::kNone, ReserveRule::kShare, ReserveRule::kCap, ReserveRule::kQuantile};
     options_.policy.reserve = kRules[Draw(*entropy_, 0, 3)];
     options_.policy.reserve_factor = Draw(*entropy_, 0, 12);
@@ -87,6 +88,7 @@ class History {
   const std::set<DecisionKind>& reached() const { return reached_; }
   const TimeSpent& spent() const { return spent_; }
   int64_t found() const { return found_; }
+  int64_t shed() const { return shed_; }
 
  private:
   struct Client {
@@ -272,13 +274,20 @@ class History {
         EXPECT_FALSE(CanRun(request)) << end.status;
         break;
       case absl::StatusCode::kResourceExhausted:
+        if (end.shed) {
+          ++shed_;
+          EXPECT_TRUE(options_.shed && got.empty()) << "shed after a token";
+          EXPECT_TRUE(request.targets.ttft || request.deadline < absl::InfiniteFuture()) << "shed without a target";
+          EXPECT_GT(end.shed->retry_after, absl::ZeroDuration());
+          break;
+        }
         EXPECT_TRUE((explanation->recomputes > options_.max_recomputes && replica_.losses() > 0) || !CanRun(request))
             << end.status;
         break;
       default:
         ADD_FAILURE() << request.name << " ended with " << end.status;
     }
-    EXPECT_TRUE(!calm_ || end.status.ok()) << end.status;
+    EXPECT_TRUE(!calm_ || end.status.ok() || end.shed) << end.status;
   }
 
   void CheckDecisions(const Explanation& explanation) {
@@ -363,6 +372,7 @@ class History {
   std::set<DecisionKind> reached_;
   TimeSpent spent_;
   int64_t found_ = 0;  // blocks of a layer
+  int64_t shed_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
 };
 
@@ -376,7 +386,7 @@ class SchedulerProperty : public testing::Test {
 
 TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0, promotions = 0;
-  int64_t adopted = 0, fetched = 0, own_samples = 0, found = 0;
+  int64_t adopted = 0, fetched = 0, own_samples = 0, found = 0, shed = 0;
   std::set<DecisionKind> reached;
   TimeSpent spent;
   for (int32_t seed = 0; seed < kSeeds; ++seed) {
@@ -396,6 +406,7 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
     fetched += history.fetched();
     own_samples += history.own_samples();
     found += history.found();
+    shed += history.shed();
     reached.insert(history.reached().begin(), history.reached().end());
     for (size_t i = 0; i < kSpendings; ++i) spent.of[i] += history.spent().of[i];
   }
@@ -409,6 +420,7 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   EXPECT_GT(fetched, kSeeds / 10);
   EXPECT_GT(own_samples, 10 * kSeeds);
   EXPECT_GT(found, kSeeds);
+  EXPECT_GT(shed, kSeeds / 20);
   for (size_t kind = 0; kind < kDecisionKinds; ++kind) {
     EXPECT_TRUE(reached.count(static_cast<DecisionKind>(kind)) > 0)
         << "never decided: " << DecisionName(static_cast<DecisionKind>(kind));

@@ -368,6 +368,29 @@ TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
   }
 }
 
+TEST(InferenceServiceTest, WhoIsShedIsToldWhyAndWhenToComeBack) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  auto reader = rig.stub->Generate(&context, ask);
+  const Request request = rig.engine.Await(0);
+  RequestEnd end = EndOf(request, 0, FinishReason::kStop, absl::ResourceExhaustedError("its first token .."));
+  end.shed = Shed{"predicted_ttft_miss", absl::Milliseconds(1234)};
+  request.sink->OnEnd(end);
+  v1::GenerateEvent event;
+  EXPECT_FALSE(reader->Read(&event));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::RESOURCE_EXHAUSTED);
+  const auto& details = context.GetServerTrailingMetadata();
+  const auto detail = [&](const char* name) {
+    const auto it = details.find(name);
+    return it == details.end() ? std::string("absent") : std::string(it->second.data(), it->second.size());
+  };
+  EXPECT_EQ(detail("x-interlace-shed-reason"), "predicted_ttft_miss");
+  EXPECT_EQ(detail("retry-after-ms"), "1234");
+  EXPECT_EQ(detail("x-should-retry"), "absent");
+}
+
 // Groups and messages that stand inside each other, in fields that are known and in fields that are not.
 TEST(InferenceServiceTest, DeepMessagesAreRefused) {
   GrpcRig rig;
