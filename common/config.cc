@@ -141,6 +141,9 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(cluster, rank_timeout, kWait, "how long a plan may run before its rank counts as lost"),
       FIELD(cluster, reform_timeout,
             "how long requests wait for a lost rank to come back before they end with an error"),
+      FIELD(coordinator, state,
+            "file in which the coordinator keeps what it has learned about the time that steps and transfers take; "
+            "empty: nothing is kept"),
       FIELD(engine, backend, "cpu or cuda"),
       BOUNDED(engine, threads, (Bounds<int64_t>{0, 4096}), "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),

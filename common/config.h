@@ -42,6 +42,9 @@ struct Config {
     absl::Duration reform_timeout = absl::Seconds(15);
   } cluster;
   struct {
+    std::string state;
+  } coordinator;
+  struct {
     std::string backend = "cpu";
     int64_t threads = 0;
     std::string ops = "auto";

@@ -62,6 +62,9 @@ void ReplicaLoop::Handle(Event event) {
   } else if (std::shared_ptr<Question>* question = std::get_if<std::shared_ptr<Question>>(&event)) {
     (*question)->answer = scheduler_.Explain((*question)->name);
     (*question)->answered.Notify();
+  } else if (std::shared_ptr<CostQuestion>* costs = std::get_if<std::shared_ptr<CostQuestion>>(&event)) {
+    (*costs)->answer = scheduler_.Learned();
+    (*costs)->answered.Notify();
   }
 }
 
@@ -102,6 +105,14 @@ void ReplicaLoop::OnResult(StepResult result) { inbox_.Push(std::move(result)); 
 absl::StatusOr<Explanation> ReplicaLoop::Explain(absl::string_view name) {
   auto question = std::make_shared<Question>();
   question->name = std::string(name);
+  if (!inbox_.Push(question) || !question->answered.WaitForNotificationWithTimeout(absl::Seconds(5))) {
+    return absl::UnavailableError("the scheduler did not answer in time");
+  }
+  return question->answer;
+}
+
+absl::StatusOr<LearnedCosts> ReplicaLoop::Learned() {
+  auto question = std::make_shared<CostQuestion>();
   if (!inbox_.Push(question) || !question->answered.WaitForNotificationWithTimeout(absl::Seconds(5))) {
     return absl::UnavailableError("the scheduler did not answer in time");
   }

@@ -13,7 +13,12 @@
 namespace interlace {
 
 Scheduler::Scheduler(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics, PlanChannel& channel)
-    : options_(options), policy_(policy), clock_(clock), metrics_(metrics), channel_(channel) {}
+    : options_(options),
+      policy_(policy),
+      clock_(clock),
+      metrics_(metrics),
+      channel_(channel),
+      learned_(options.learned) {}
 
 Scheduler::~Scheduler() {
   while (!sequences_.empty()) {
@@ -62,6 +67,7 @@ void Scheduler::Cancel(RequestId id, absl::Status why) {
 void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   if (placement_) OnLost(absl::UnavailableError("the replica was formed anew"));
   JudgeLoss(ranks);
+  ChooseCosts(ranks);
   const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
   placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement);
   stage_metrics_.clear();
@@ -114,6 +120,23 @@ void Scheduler::OnLost(const absl::Status& why) {
   lost_since_ = clock_.Now();
   lost_why_ = why;
   for (SequenceState* sequence : met) sequence->met_loss = true;
+}
+
+// Steps of other ranks take another time: the model is theirs, from an earlier run, or a new one.
+void Scheduler::ChooseCosts(absl::Span<const RankInfo> ranks) {
+  std::string key = CostKey(ranks);
+  if (key == cost_key_) return;
+  learned_ = Learned();
+  const CostModel* known = learned_.Find(key);
+  cost_ = known != nullptr ? *known : CostModel();
+  cost_key_ = std::move(key);
+  if (known != nullptr) LOG(INFO) << "costs of earlier runs" << Field("steps", cost_.seen()) << cost_.ToString();
+}
+
+LearnedCosts Scheduler::Learned() const {
+  LearnedCosts all = learned_;
+  if (cost_.known() && !cost_key_.empty()) all.Put(cost_key_, cost_);
+  return all;
 }
 
 // Which processes came back shows whether one died. Where all did, they were only silent, and no request is to blame,

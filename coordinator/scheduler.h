@@ -19,6 +19,7 @@
 #include "coordinator/cost_model.h"
 #include "coordinator/engine.h"
 #include "coordinator/kv_placement.h"
+#include "coordinator/learned_costs.h"
 #include "coordinator/policy/forecast.h"
 #include "coordinator/policy/length_history.h"
 #include "coordinator/policy/policy.h"
@@ -58,6 +59,7 @@ class Scheduler {
     int32_t max_losses = 3;    // of a replica, each meeting the same request at the same place
     std::string secret;        // of the cluster; part of the names of blocks
     PolicyOptions policy;
+    LearnedCosts learned;      // by earlier runs
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);
   };
@@ -82,6 +84,8 @@ class Scheduler {
   EngineLoad Load() const;
   const ReplicaShape* shape() const { return placement_ ? &placement_->shape() : nullptr; }  // null: not formed
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
+  // What earlier runs and this one have learned; this one's comes last.
+  LearnedCosts Learned() const;
   bool idle() const { return sequences_.empty() && deliveries_.empty(); }
   void CheckInvariants() const;
 
@@ -177,6 +181,8 @@ class Scheduler {
   void Commit(InFlight step);
   void TakeAnswers(const StepResult& result);
   void Account(const StepResult& result);
+  void LearnStep(const StepWork& work, absl::Duration compute);
+  void LearnTransfer(Route route, int64_t bytes, absl::Duration busy);
   void CommitSequence(SequenceState* found, const PlanSequence& planned, const LostSequence* loss,
                       absl::Span<SampledToken> sampled);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
@@ -184,6 +190,7 @@ class Scheduler {
   bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
   void RecordTokens();
 
+  void ChooseCosts(absl::Span<const RankInfo> ranks);
   void JudgeLoss(absl::Span<const RankInfo> ranks);
   void ExpireDeadlines();
   void WatchRanks();
@@ -224,6 +231,8 @@ class Scheduler {
   absl::Time gap_began_;               // when a stream got its token before: most streams of a step at once
   absl::Duration gap_;                 // from there to commit_time_
   uint64_t gaps_ = 0;                  // so many are not recorded yet
+  LearnedCosts learned_;  // of other replicas than the present one
+  std::string cost_key_;  // of the present one, or the last
   CostModel cost_;
   LengthHistory lengths_;
   TenantLedger tenants_;

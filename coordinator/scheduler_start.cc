@@ -159,8 +159,8 @@ void Scheduler::SettleFetching() {
     }
     fetching_.erase(fetching_.begin() + static_cast<ptrdiff_t>(i));
     if (placement_->Whole(sequence)) {
-      cost_.ObserveTransfer(Route::kBelow, int64_t{sequence.fetched} * shape()->layers * shape()->slot_bytes,
-                            std::max(absl::Microseconds(1), clock_.Now() - sequence.fetch_began));
+      LearnTransfer(Route::kBelow, int64_t{sequence.fetched} * shape()->layers * shape()->slot_bytes,
+                    std::max(absl::Microseconds(1), clock_.Now() - sequence.fetch_began));
       metrics_.fetched_ok.Add(sequence.fetched);
       Run(sequence);
       continue;

@@ -219,6 +219,7 @@ struct RankInfo {
   int32_t host_frames = 0;
   int64_t slot_bytes = 0;
   int32_t step_tokens = 0;  // rows of the largest step it takes
+  int32_t threads = 0;      // that compute
   std::string transport_address;
   std::vector<std::string> tiers;  // below the host
   friend bool operator==(const RankInfo&, const RankInfo&) = default;

@@ -157,6 +157,7 @@ RankInfo RandomRank(Entropy& e) {
   rank.host_frames = Count(e);
   rank.slot_bytes = Draw(e, 1, 1 << 30);
   rank.step_tokens = Count(e);
+  rank.threads = Count(e);
   rank.transport_address = Raw(e);
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) rank.tiers.push_back(Text(e));
   return rank;
