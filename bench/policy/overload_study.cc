@@ -42,6 +42,7 @@ int Main(int argc, char** argv) {
         std::printf("%-10s %-5s %5.2f %7.3f/s %7.3f/s %6.1f%% %6.1f%% %6.1f%% %7.2fs\n", std::string(name).c_str(),
                     shed ? "yes" : "no", rate, mean.goodput, mean.served, 100 * mean.shed, 100 * mean.failed,
                     100 * mean.early, mean.ttft99);
+        std::fflush(stdout);
       }
     }
   }

@@ -11,12 +11,12 @@ int64_t Over(int64_t amount, int64_t each) { return (amount + each - 1) / std::m
 
 absl::Duration TimeOfPrompts(const CostModel& cost, const StepRoom& room, const PromptsAhead& prompts) {
   const int64_t steps = std::max(Over(prompts.work.rows, room.prompt_rows), Over(prompts.longest, room.chunk_tokens));
-  if (steps <= 0) return absl::ZeroDuration();
+  if (steps <= 0) return room.under_way;
   StepWork each = room.beside;
   each.rows += prompts.work.rows / steps;
   each.context += prompts.work.context / steps;
   each.products += prompts.work.products / steps;
-  return static_cast<double>(steps) * cost.Expect(each);
+  return room.under_way + static_cast<double>(steps) * cost.Expect(each);
 }
 
 absl::string_view MissName(Miss miss) {

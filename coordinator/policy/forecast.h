@@ -24,6 +24,7 @@ struct PromptsAhead {
 
 // What steps hold from now on.
 struct StepRoom {
+  absl::Duration under_way;  // until the steps are over that are planned already
   StepWork beside;           // the streams that decode: each step holds a token of each
   int32_t prompt_rows = 0;   // of all prompts
   int32_t chunk_tokens = 0;  // of one prompt
@@ -31,7 +32,7 @@ struct StepRoom {
 
 // How long until these prompts are computed. Optimistic: every step is full, rows and products are spread evenly over
 // the steps, and nobody waits for room.
-//   steps = max(ceil(rows / prompt_rows), ceil(longest / chunk)),  time = steps x T(beside + work / steps)
+//   steps = max(ceil(rows / prompt_rows), ceil(longest / chunk)),  time = under way + steps x T(beside + work / steps)
 absl::Duration TimeOfPrompts(const CostModel& cost, const StepRoom& room, const PromptsAhead& prompts);
 
 // What a request will miss even so.

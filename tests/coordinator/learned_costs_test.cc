@@ -90,7 +90,8 @@ TEST(LearnedCosts, DamageIsFound) {
     const absl::StatusOr<LearnedCosts> read = LearnedCosts::Parse(damaged);
     if (!read.ok()) continue;
     for (const char* key : {"a", "b"}) {  // a whole line may be missing
-      if (read->Find(key) != nullptr) EXPECT_EQ(read->Find(key)->Save(), costs.Find(key)->Save()) << damaged;
+      if (read->Find(key) == nullptr) continue;
+      EXPECT_EQ(read->Find(key)->Save(), costs.Find(key)->Save()) << damaged;
     }
     EXPECT_LE(read->size(), 2u);
   }
