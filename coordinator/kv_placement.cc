@@ -153,8 +153,8 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
       const LayerSet from_host = to_device & entry.host, missing = (seen - kept) - entry.placed();
       Place(entry, entry.device | to_device, entry.host | missing);
       Move(entry, MoveKind::kCopyIn, from_host);
-      Move(entry, MoveKind::kFetchDevice, to_device - from_host);
-      Move(entry, MoveKind::kFetchHost, missing);
+      Move(entry, MoveKind::kFetchDevice, to_device - from_host, limits.slack_ms);
+      Move(entry, MoveKind::kFetchHost, missing, limits.slack_ms);
       directory_.SetArriving(entry, entry.arriving | (to_device - from_host) | missing);
     }
     FindFloor();
@@ -373,8 +373,8 @@ void KvPlacement::Place(BlockEntry& entry, const LayerSet& device, const LayerSe
   directory_.SetPlaces(entry, device, host);
 }
 
-void KvPlacement::Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers) {
-  if (!layers.empty()) moves_.push_back({entry.id, kind, layers});
+void KvPlacement::Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers, int32_t slack_ms) {
+  if (!layers.empty()) moves_.push_back({entry.id, kind, layers, slack_ms});
 }
 
 void KvPlacement::EraseIfGone(BlockEntry& entry) {

@@ -4,9 +4,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "coordinator/policy/pace.h"
 #include "coordinator/scheduler.h"
 
 namespace interlace {
+namespace {
+
+constexpr int64_t kMostSlack = 24 * 3600 * 1000;  // milliseconds
+
+}  // namespace
 
 void Scheduler::ExtendIds(SequenceState& sequence) {
   const int32_t block_tokens = shape()->block_tokens;
@@ -57,10 +63,12 @@ void Scheduler::SetBelow(SequenceState& sequence, Below below) {
 
 // A request with a token already runs on as the policy resumes, a new one as it starts; one that is alone as it can.
 KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool alone) const {
-  if (alone) return {};
+  const absl::Duration slack = Due(sequence) - clock_.Now();
+  const auto slack_ms = static_cast<int32_t>(std::clamp<int64_t>(absl::ToInt64Milliseconds(slack), -kMostSlack, kMostSlack));
+  if (alone) return {.slack_ms = slack_ms};
   // Those who start in this plan will want a block each, too.
   const bool reserves = options_.policy.reserve != ReserveRule::kNone;
-  KvPlacement::StartRoom limits{draft_.resume_layers, kAll, draft_.spare_blocks + (reserves ? started_ : 0)};
+  KvPlacement::StartRoom limits{draft_.resume_layers, kAll, draft_.spare_blocks + (reserves ? started_ : 0), slack_ms};
   if (!sequence.begun()) {
     limits.least = starts_ > 0 ? draft_.least_layers : shape()->layers;
     limits.most = std::max(draft_.most_layers, limits.least);

@@ -91,6 +91,7 @@ struct BlockMove {
   BlockId block;
   MoveKind kind{};
   LayerSet layers;
+  int32_t slack_ms = 0;  // of a fetch: until the request that wants it is late; what has less is read first
   friend bool operator==(const BlockMove&, const BlockMove&) = default;
 };
 

@@ -96,7 +96,7 @@ StepPlan RandomPlan(Entropy& e) {
   }
   for (int32_t n = Draw(e, 0, 6); n > 0; --n) {
     const auto kind = static_cast<MoveKind>(Draw(e, 0, static_cast<int32_t>(MoveKind::kFetchDevice)));
-    plan.moves.push_back({{e.Next(), e.Next()}, kind, RandomLayers(e)});
+    plan.moves.push_back({{e.Next(), e.Next()}, kind, RandomLayers(e), Draw(e, -1'000'000, 1'000'000)});
   }
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) plan.probes.push_back({RequestId{e.Next()}, RandomIds(e)});
   return plan;
