@@ -51,8 +51,8 @@ bool Scheduler::MayMiss(const StepView& view) const {
   const StepRoom room = RoomOfSteps(view);
   PromptsAhead ahead = PromptsUnderWay();
   for (const SequenceState* sequence : waiting_) {
-    if (sequence->begun()) continue;
-    const int32_t found = std::min(sequence->found * shape()->block_tokens, sequence->known - 1);
+    const int32_t blocks = std::max(sequence->found, sequence->sealed);
+    const int32_t found = std::min(blocks * shape()->block_tokens, sequence->known - 1);
     ahead.Add(found, sequence->known);
     if (Predict(view, room, ahead, *sequence, found).miss != Miss::kNone) return true;
   }
@@ -67,14 +67,14 @@ bool Scheduler::IsThere(const SequenceState& sequence, int32_t block) const {
 }
 
 // In the policy's order; who will miss leaves the queue, so those behind come sooner. A prefix that several prompts
-// share is computed once: by the first of them.
+// share is computed once: by the first of them. Those who wait for the rest of an answer are in the way as far as they
+// must be computed again.
 std::vector<std::pair<SequenceState*, Forecast>> Scheduler::WillMiss(const StepView& view) {
   std::vector<std::pair<SequenceState*, Forecast>> late;
   const StepRoom room = RoomOfSteps(view);
   PromptsAhead ahead = PromptsUnderWay();
   absl::flat_hash_set<BlockId> ahead_of_it;
   for (SequenceState* sequence : waiting_) {
-    if (sequence->begun()) continue;
     const auto blocks = static_cast<int32_t>(sequence->ids.size());
     int32_t found = 0;
     while (found < blocks && (ahead_of_it.contains(sequence->ids[found]) || IsThere(*sequence, found))) ++found;

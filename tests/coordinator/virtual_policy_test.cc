@@ -127,7 +127,7 @@ TEST(VirtualPolicy, RecordedStepsGiveTheSameDrafts) {
 // At three times what gets through, shedding keeps what gets through in time; nobody fails in another way.
 TEST(VirtualPolicy, SheddingKeepsGoodputUnderOverload) {
   SetLogSink([](const LogEvent&) {}, LogLevel::kError);
-  for (const char* name : {"slack", "fcfs"}) {
+  for (const char* name : {"slack", "fair"}) {
     const Policy& policy = **FindPolicy(name);
     OverloadLoad load;
     load.duration = absl::Seconds(120);
