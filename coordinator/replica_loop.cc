@@ -62,6 +62,9 @@ void ReplicaLoop::Handle(Event event) {
   } else if (std::shared_ptr<Question>* question = std::get_if<std::shared_ptr<Question>>(&event)) {
     (*question)->answer = scheduler_.Explain((*question)->name);
     (*question)->answered.Notify();
+  } else if (std::shared_ptr<CostQuestion>* costs = std::get_if<std::shared_ptr<CostQuestion>>(&event)) {
+    (*costs)->answer = scheduler_.Learned();
+    (*costs)->answered.Notify();
   }
 }
 
@@ -108,6 +111,14 @@ absl::StatusOr<Explanation> ReplicaLoop::Explain(absl::string_view name) {
   return question->answer;
 }
 
+absl::StatusOr<LearnedCosts> ReplicaLoop::Learned() {
+  auto question = std::make_shared<CostQuestion>();
+  if (!inbox_.Push(question) || !question->answered.WaitForNotificationWithTimeout(absl::Seconds(5))) {
+    return absl::UnavailableError("the scheduler did not answer in time");
+  }
+  return question->answer;
+}
+
 EngineLoad ReplicaLoop::Load() {
   absl::MutexLock lock(&mutex_);
   EngineLoad load = load_;
@@ -135,6 +146,7 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   scheduler.draft_tokens = static_cast<int32_t>(config.sched.draft_tokens);
+  scheduler.shed = config.sched.shed;
   scheduler.secret = config.kv.secret;
   RETURN_IF_ERROR(ParseReserve(config.sched.reserve, &scheduler.policy));
   scheduler.policy.max_parked = static_cast<int32_t>(config.sched.max_parked);

@@ -33,6 +33,8 @@ class ReplicaLoop final : public Engine {
   void Stop(RequestId id) override;
   absl::StatusOr<Explanation> Explain(absl::string_view name) override;
   EngineLoad Load() override;
+  // What the cost model has learned. Unavailable: the loop did not answer in time.
+  absl::StatusOr<LearnedCosts> Learned();
 
   // From the rank service or an in-process runner.
   void OnFormed(Epoch epoch, std::vector<RankInfo> ranks);
@@ -61,7 +63,12 @@ class ReplicaLoop final : public Engine {
     absl::StatusOr<Explanation> answer = absl::UnavailableError("the scheduler did not answer in time");
     absl::Notification answered;
   };
-  using Event = std::variant<Request, Cancelled, Stopped, Formed, Lost, StepResult, std::shared_ptr<Question>>;
+  struct CostQuestion {  // likewise
+    LearnedCosts answer;
+    absl::Notification answered;
+  };
+  using Event = std::variant<Request, Cancelled, Stopped, Formed, Lost, StepResult, std::shared_ptr<Question>,
+                             std::shared_ptr<CostQuestion>>;
 
   void Run();
   void Handle(Event event);
