@@ -21,6 +21,7 @@
 #include "cli/sampling_flags.h"
 #include "cli/serve_command.h"
 #include "cli/terminal.h"
+#include "cli/top_command.h"
 #include "common/config.h"
 #include "common/log_sink.h"
 #include "common/status_macros.h"
@@ -244,6 +245,13 @@ int Main(int argc, char** argv) {
   explain->add_option("REQUEST", explain_request, "request id")->required();
   explain->add_option("--address", explain_address, "gRPC door of the cluster")->capture_default_str();
   explain->callback([&] { status = ExplainCommand(explain_address, explain_request); });
+
+  TopOptions top_options;
+  CLI::App* top = app.add_subcommand("top", "a running cluster, live: layers by tier, requests, targets, throughput");
+  top->add_option("--url", top_options.url, "HTTP door of the cluster")->capture_default_str();
+  top->add_flag("--once", top_options.once, "print one frame and stop");
+  top->add_option("--interval", top_options.interval, "seconds between two looks")->capture_default_str();
+  top->callback([&] { status = TopCommand(top_options); });
 
   CLI::App* bench = app.add_subcommand("bench", "measure this machine, or a server");
   bench->require_subcommand(1);

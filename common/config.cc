@@ -134,6 +134,7 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(server, host, "address on which HTTP and gRPC listen"),
       BOUNDED(server, http_port, kPort, "OpenAI HTTP port; 0 picks a free one"),
       BOUNDED(server, grpc_port, kPort, "gRPC port; 0 picks a free one"),
+      FIELD(http, ui, "true: the page /ui, and /ui/state and /ui/explain, on the HTTP port; false: 404 there"),
       FIELD(cluster, listen, "address on which the coordinator takes ranks"),
       FIELD(cluster, coordinator, "coordinator address that a rank dials"),
       BOUNDED(cluster, stages, kStages, "pipeline stages of the replica"),

@@ -34,6 +34,9 @@ struct Config {
     int64_t grpc_port = 50051;
   } server;
   struct {
+    bool ui = true;
+  } http;
+  struct {
     std::string listen = "127.0.0.1:7070";
     std::string coordinator = "127.0.0.1:7070";
     int64_t stages = 1;

@@ -138,6 +138,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ASSIGN_OR_RETURN(const std::unique_ptr<HttpFront> http,
                    HttpFront::Listen({.host = config.server.host,
                                       .port = static_cast<int>(config.server.http_port),
+                                      .ui = config.http.ui,
                                       .max_body = config.request.max_body.value},
                                      intake, metrics));
   ReadinessWatch readiness(loop, [&grpc](bool ready) { grpc->SetServing("interlace.v1.Inference", ready); });

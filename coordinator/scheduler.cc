@@ -227,6 +227,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   }
   end.met = OutcomeOf(request, end);
   CountOutcome(end, metrics_.registry);
+  NoteEnd(sequence, end);
   if (end.status.ok()) {
     metrics_.registry.Add("vllm:request_success_total", 1,
                           {{"finished_reason", reason == FinishReason::kStop ? "stop" : "length"}});

@@ -24,6 +24,7 @@
 #include "coordinator/policy/length_history.h"
 #include "coordinator/policy/policy.h"
 #include "coordinator/policy/tenant_ledger.h"
+#include "coordinator/replica_history.h"
 #include "coordinator/scheduler_metrics.h"
 #include "coordinator/sequence_state.h"
 #include "proto/plan/step_plan.h"
@@ -86,6 +87,8 @@ class Scheduler {
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
   // What earlier runs and this one have learned; this one's comes last.
   LearnedCosts Learned() const;
+  // Cheap: a few microseconds for each of the first requests in order, and little for the others.
+  ReplicaSnapshot Snapshot() const;
   bool idle() const { return sequences_.empty() && deliveries_.empty(); }
   void CheckInvariants() const;
 
@@ -192,6 +195,12 @@ class Scheduler {
   void RecordTokens();
 
   void ChooseCosts(absl::Span<const RankInfo> ranks);
+  // scheduler_snapshot.cc
+  void NoteEnd(const SequenceState& sequence, const RequestEnd& end);
+  RequestSnapshot SnapshotOf(const SequenceState& sequence, absl::Time now) const;
+  std::string ResidencyOf(const SequenceState& sequence) const;
+  void SnapshotReplica(ReplicaSnapshot* snapshot) const;
+
   void JudgeLoss(absl::Span<const RankInfo> ranks);
   void ExpireDeadlines();
   void WatchRanks();
@@ -250,6 +259,7 @@ class Scheduler {
   std::vector<std::vector<TokenScore>> scores_;
   std::vector<Ending> ends_;
   std::deque<Explanation> ended_;  // the last 256
+  ReplicaHistory history_{clock_.Now()};
 };
 
 }  // namespace interlace

@@ -82,6 +82,7 @@ void Scheduler::Account(const StepResult& result) {
   metrics_.corrupt.Add(result.corrupt);
   metrics_.missing.Add(result.missing);
   for (const LayerTraffic& traffic : result.traffic) {
+    history_.OnTraffic(traffic);
     SequenceState* sequence = Find(traffic.request);
     if (sequence == nullptr || Value(traffic.layer) < 0) continue;
     if (Value(traffic.layer) >= static_cast<int32_t>(sequence->explanation.layers.size())) continue;
@@ -120,6 +121,7 @@ void Scheduler::Commit(InFlight step) {
   LearnStep(step.work, ComputeTime(step.results));
   metrics_.steps.Add();
   metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));
+  history_.OnStep(commit_time_, commit_time_ - step.sent, step.work.rows);
   absl::flat_hash_map<RequestId, const LostSequence*> lost;  // the earliest block that any stage lost
   std::vector<SampledToken>* sampled = nullptr;
   for (StepResult& result : step.results) {
@@ -238,6 +240,7 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
 void Scheduler::RecordTokens() {
   if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(gap_), gaps_);
   metrics_.generation_tokens.Add(static_cast<double>(accepted_));
+  history_.OnTokens(commit_time_, accepted_);
   gaps_ = 0;
   accepted_ = 0;
 }

@@ -13,6 +13,7 @@
 #include "coordinator/ngram_drafter.h"
 #include "coordinator/policy/step_view.h"
 #include "coordinator/request.h"
+#include "coordinator/request_trace.h"
 
 namespace interlace {
 
@@ -70,6 +71,7 @@ struct alignas(64) SequenceState : SequenceView {
   std::unique_ptr<NgramDrafter> drafter;  // null: nothing was drafted yet
   absl::Time spending_since;
   Explanation explanation;  // of what is not counted above
+  RequestTrace trace;
 
   explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), request(std::move(r)) {
     id = request.id;

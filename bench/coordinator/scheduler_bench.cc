@@ -1,7 +1,8 @@
 // scheduler_bench [sequences [steps [policies [waiting]]]]: the time of one decision while that many sequences decode on
 // one stage and `waiting` others wait for room, under each policy (all, or names with commas between). Each step, a result
 // comes back (OnResult: commit) and the next plan is made and sent (RunOnce: plan, deliver). Wall time holds what other
-// processes took of the core meanwhile; the thread's own CPU time does not.
+// processes took of the core meanwhile; the thread's own CPU time does not. Last, what it costs the thread when somebody
+// looks at /ui or `interlace top` between two steps.
 #include <time.h>
 
 #include <algorithm>
@@ -148,6 +149,15 @@ void Run(const Policy& policy, int32_t sequences, int32_t steps, int32_t waiting
   Report("OnResult (commit)", commit);
   Report("RunOnce (plan, deliver)", plan);
   Report("both", both);
+  Times look;
+  size_t rows = 0;
+  for (int32_t i = 0; i < steps; ++i) {
+    step(&warm_up, &warm_up, &warm_up);
+    const Moment begin = Now(clock);
+    rows += scheduler.Snapshot().requests.size();
+    look.Add(begin, Now(clock));
+  }
+  Report(absl::StrCat("Snapshot, ", rows / steps, " rows").c_str(), look);
 }
 
 }  // namespace
