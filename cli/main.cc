@@ -13,6 +13,7 @@
 #include "cli/bench_command.h"
 #include "cli/bench_compare_command.h"
 #include "cli/bench_page_command.h"
+#include "cli/bench_scale_command.h"
 #include "cli/bench_serve_flags.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
@@ -289,6 +290,14 @@ int Main(int argc, char** argv) {
   page->add_option("--json", page_options.json, "file for all runs together");
   page->add_option("--csv", page_options.csv, "file: a row per run");
   page->callback([&] { status = BenchPageCommand(page_options); });
+
+  BenchScaleOptions scale_options;
+  CLI::App* scale = bench->add_subcommand("scale", "policies on large models and many replicas, in virtual time");
+  AddBenchScaleFlags(scale, &scale_options);
+  scale->callback([&] {
+    scale_options.command = absl::StrJoin(argv, argv + argc, " ");
+    status = BenchScaleCommand(scale_options);
+  });
 
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");

@@ -19,7 +19,7 @@ set(INTERLACE_LAYER_proto "common;kvstore")
 set(INTERLACE_LAYER_worker "common;kernels;model;kvstore;proto;transport")
 set(INTERLACE_LAYER_coordinator "common;proto;text;checkpoint;kvstore")
 set(INTERLACE_LAYER_client "common;proto")
-set(INTERLACE_LAYER_bench "common;proto;client")                          # bench/serve; the rest of bench makes no library
+set(INTERLACE_LAYER_bench "common;proto;client;coordinator")
 set(INTERLACE_LAYER_cli "bench;common;kernels;checkpoint;text;transport;model;kvstore;proto;worker;coordinator;client")
 # Targets of a folder that folders above may use although the rest of the folder is closed to them.
 set(INTERLACE_PURE_coordinator_kvstore "kvstore_plan")                   # keys, residency plan and planner

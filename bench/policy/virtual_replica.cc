@@ -79,14 +79,15 @@ void VirtualReplica::Send(const StepPlan& plan) {
     work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
     if (s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 7, {}});
   }
-  const double compute = law_.fixed + law_.row * static_cast<double>(work.rows) +
-                         law_.context * static_cast<double>(work.context) +
-                         law_.product * static_cast<double>(work.products);
+  const double terms = law_.fixed + law_.row * static_cast<double>(work.rows) +
+                       law_.context * static_cast<double>(work.context) +
+                       law_.product * static_cast<double>(work.products);
+  const double compute = work.rows == 0 ? 0 : law_.of_plan ? law_.of_plan(plan) : terms;
   const double link_in = static_cast<double>(in * shape_.slot_bytes) / law_.link;
   const double link_out = static_cast<double>(out * shape_.slot_bytes) / law_.link;
-  const double took = std::max(work.rows > 0 ? compute : 0, link_in);
+  const double took = std::max(compute, link_in);
   result.run_us = static_cast<int64_t>(1e6 * took);
-  result.stall_us = static_cast<int64_t>(1e6 * (took - (work.rows > 0 ? compute : 0)));
+  result.stall_us = static_cast<int64_t>(1e6 * (took - compute));
   result.bytes_in = in * shape_.slot_bytes;
   result.bytes_out = out * shape_.slot_bytes;
   result.transfer_in_us = static_cast<int64_t>(1e6 * link_in);

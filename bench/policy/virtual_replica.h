@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,8 @@ struct MachineLaw {
   double context = 23e3 / 19e9;
   double product = 0.23e-6;
   double link = 2e9;  // bytes/s, each way
+  // Where it is set: the seconds that a plan with rows takes to compute, in place of the terms above.
+  std::function<double(const StepPlan&)> of_plan;
 };
 
 struct VirtualShape {
