@@ -131,10 +131,11 @@ absl::StatusOr<ScaleRow> RunOne(const ScaleSetup& setup, const std::vector<Trace
 void Print(const ScaleRow& r) {
   const ScaleFigures& f = r.figures;
   std::printf(
-      "%-8s %-12s %5d %5.2f %7lld %8.2fs %8.2fs %6.0fms %6.0fms %7.2fs %8.2f %9.0f %5.1f%% %5.1f%% %6.2f %7.0fx\n",
+      "%-8s %-12s %5d %5.2f %7lld %8.2fs %8.2fs %6.0fms %6.0fms %7.2fs %8.2f %9.0f %5.1f%% %5.1f%% %5.1f%% %5.1f%% "
+      "%6.2f %7.0fx\n",
       r.policy.c_str(), r.route.c_str(), r.replicas, r.load, static_cast<long long>(f.requests), f.ttft.mean,
       f.ttft.p99, 1e3 * f.tpot.mean, 1e3 * f.tpot.p99, f.largest_gap.p99, f.request_throughput, f.output_throughput,
-      100 * f.attained, 100 * f.hit_rate, f.parks, r.simulated * r.replicas / r.wall);
+      100 * f.attained, 100 * f.hit_rate, 100 * f.busy, 100 * f.stalled, f.parks, r.simulated * r.replicas / r.wall);
   if (f.failed > 0) std::printf("  %lld requests failed\n", static_cast<long long>(f.failed));
   std::fflush(stdout);
 }
@@ -227,8 +228,9 @@ absl::Status BenchScaleCommand(const BenchScaleOptions& o) {
   }
   AddFacts(o, setup, device_tokens, &report);
   for (const auto& [name, value] : report.facts) std::printf("%-16s %s\n", name.c_str(), value.c_str());
-  std::printf("%-8s %-12s %5s %5s %7s %9s %9s %8s %8s %8s %8s %9s %6s %6s %6s %8s\n", "policy", "route", "repl", "load",
-              "reqs", "TTFT", "p99", "TPOT", "p99", "gap99", "req/s", "tok/s", "SLO", "hits", "parks", "speed");
+  std::printf("%-8s %-12s %5s %5s %7s %9s %9s %8s %8s %8s %8s %9s %6s %6s %6s %6s %6s %8s\n", "policy", "route", "repl",
+              "load", "reqs", "TTFT", "p99", "TPOT", "p99", "gap99", "req/s", "tok/s", "SLO", "hits", "busy", "stall",
+              "parks", "speed");
   for (double count : replicas) {
     setup.replicas = static_cast<int32_t>(count);
     const auto least = std::max<int64_t>(static_cast<int64_t>(rows.size()), kLeastEach * setup.replicas);

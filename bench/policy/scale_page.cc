@@ -79,11 +79,19 @@ std::string Charts(const Rows& rows, const std::function<std::string(const Scale
 std::string Percent(double share) { return absl::StrFormat("%.1f %%", 100 * share); }
 
 std::string Table(const std::vector<ScaleRow>& rows) {
-  std::vector<std::vector<std::string>> cells = {
-      {"policy",     "route",         "replicas",    "load",       "requests",        "failed",
-       "TTFT mean",  "TTFT p99",      "TPOT mean",   "TPOT p99",   "largest gap p99", "E2EL mean",
-       "requests/s", "output tok/s",  "met all",     "cache hits", "hits possible",   "busy",
-       "unevenness", "parks/request", "simulated s", "wall s"}};
+  const std::vector<std::string> heading = {"policy",          "route",
+                                            "replicas",        "load",
+                                            "requests",        "failed",
+                                            "TTFT mean",       "TTFT p99",
+                                            "TPOT mean",       "TPOT p99",
+                                            "largest gap p99", "E2EL mean",
+                                            "requests/s",      "output tok/s",
+                                            "met all",         "cache hits",
+                                            "hits possible",   "busy",
+                                            "stalled",         "unevenness",
+                                            "parks/request",   "preemptions/request",
+                                            "simulated s",     "wall s"};
+  std::vector<std::vector<std::string>> cells = {heading};
   for (const ScaleRow& r : rows) {
     const ScaleFigures& f = r.figures;
     cells.push_back({r.policy,
@@ -104,8 +112,10 @@ std::string Table(const std::vector<ScaleRow>& rows) {
                      Percent(f.hit_rate),
                      Percent(r.hit_ceiling),
                      Percent(f.busy),
+                     Percent(f.stalled),
                      absl::StrFormat("%.2f", f.unevenness),
                      absl::StrFormat("%.2f", f.parks),
+                     absl::StrFormat("%.2f", f.preemptions),
                      ShortNumber(r.simulated),
                      ShortNumber(r.wall)});
   }

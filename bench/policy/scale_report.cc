@@ -61,10 +61,12 @@ ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup) {
   f.attained = static_cast<double>(met) / static_cast<double>(f.requests);
   f.hit_rate = prompt > 0 ? cached / prompt : 0;
   f.busy = outcome.busy_seconds / (elapsed * setup.replicas);
+  f.stalled = outcome.stall_seconds / (elapsed * setup.replicas);
   double all = 0;
   for (double one : given) all += one;
   f.unevenness = *std::max_element(given.begin(), given.end()) * setup.replicas / all;
   f.parks = outcome.parks / static_cast<double>(f.requests);
+  f.preemptions = outcome.preemptions / static_cast<double>(f.requests);
   return f;
 }
 
@@ -92,8 +94,10 @@ std::string ScaleJson(const ScaleReport& report) {
                             {"hit_rate", f.hit_rate},
                             {"hit_rate_ceiling", row.hit_ceiling},
                             {"busy", f.busy},
+                            {"stalled", f.stalled},
                             {"unevenness", f.unevenness},
                             {"parks_per_request", f.parks},
+                            {"preemptions_per_request", f.preemptions},
                             {"simulated_s", row.simulated},
                             {"wall_s", row.wall}});
   }

@@ -18,9 +18,10 @@ struct ScaleFigures {
   double output_throughput = 0;                // tokens per second
   double attained = 0;                         // share of all requests that met every target they had
   double hit_rate = 0;                         // cached / prompt tokens
-  double busy = 0;                             // share of the replicas' time in which a step ran
+  double busy = 0;                             // share of the replicas' time in which a step was computed
+  double stalled = 0;                          // likewise, in which it waited for KV from the host
   double unevenness = 0;                       // prompt tokens of the replica that got most, over the mean
-  double parks = 0;                            // per request
+  double parks = 0, preemptions = 0;           // per request
 };
 ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup);
 

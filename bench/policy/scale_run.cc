@@ -93,6 +93,8 @@ class Cluster {
     }
     outcome_.elapsed = clock_.Now() - begin_;
     outcome_.parks = metrics_.Total("interlace_request_parks_total");
+    outcome_.preemptions = metrics_.Total("vllm:num_preemptions_total");
+    outcome_.stall_seconds = metrics_.Total("interlace_layer_stall_seconds_total");
     outcome_.steps = metrics_.Total("interlace_steps_total");
     return std::move(outcome_);
   }

@@ -37,10 +37,12 @@ struct ScaleRecord {
 
 struct ScaleOutcome {
   std::vector<ScaleRecord> records;
-  absl::Duration elapsed;   // until the last end
-  double parks = 0;         // times that a running request was set aside
-  double steps = 0;         // of all replicas
-  double busy_seconds = 0;  // of all replicas: time in which steps ran
+  absl::Duration elapsed;    // until the last end
+  double parks = 0;          // times that a running request was set aside
+  double preemptions = 0;    // of these, or in place of these: times that one gave way to another
+  double steps = 0;          // of all replicas
+  double busy_seconds = 0;   // of all replicas: time in which steps were computed
+  double stall_seconds = 0;  // likewise: in which they waited for KV from the host
 };
 
 // Ends when all requests have ended. FailedPrecondition if the model does not fit the device, or a request of the load
