@@ -79,6 +79,8 @@ absl::StatusOr<StudyRun> RunInProcess(const Config& config, const EngineClientOp
   made.run.concurrency = concurrency;
   DescribeRun(request, *plan, &made.run);
   made.parks = replica->metrics().Total("interlace_request_parks_total");
+  made.stall = replica->metrics().Total("interlace_layer_stall_seconds_total");
+  made.transferred = replica->metrics().Total("interlace_transfer_bytes_total");
   replica.reset();  // the runner's thread has ended, and its last step is seen
   made.steps = seen.fit;
   if (interrupted) return absl::CancelledError("interrupted");

@@ -187,7 +187,7 @@ VirtualOutcome RunVirtually(const VirtualRun& setup, absl::Span<const PlannedReq
   run.duration = requests.empty() ? absl::ZeroDuration() : requests.back().due;
   run.elapsed = clock.Now() - begin;
   outcome.parks = metrics.Total("interlace_request_parks_total");
-  outcome.recomputes = metrics.Total("vllm:num_preemptions_total");
+  outcome.stall = metrics.Total("interlace_layer_stall_seconds_total");
   outcome.traffic = replica.traffic();
   return outcome;
 }

@@ -104,7 +104,7 @@ struct VirtualRun {
 struct VirtualOutcome {
   LoadRun run;
   double parks = 0;
-  double recomputes = 0;  // requests that gave their blocks up, or were parked, to make room
+  double stall = 0;  // seconds that steps waited for the link
   KvTraffic traffic;
 };
 // The requests' prompts are expected_prompt_tokens of their own, their answers max_tokens long. Ends when all have

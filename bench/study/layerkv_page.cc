@@ -14,10 +14,26 @@ namespace {
 
 constexpr size_t kMostDirectLabels = 5;  // more are told by the legend alone
 
-std::string Legend(const std::vector<StudyLine>& lines) {
+// Where there are more lines than colours, swap is drawn as fcfs is, dashed and with open marks: it serves requests
+// whole as well, and most of its figures are the same.
+struct LineLook {
+  int colour = 0;
+  bool open = false;
+};
+LineLook LookOf(const LayerKvResult& result, size_t line) {
+  const std::vector<StudyLine>& lines = result.options.lines;
+  const std::optional<size_t> fcfs = result.LineOf("fcfs"), swap = result.LineOf("swap");
+  const bool pair = lines.size() > kChartColours && fcfs && swap && *fcfs < *swap;
+  if (pair && line == *swap) return {static_cast<int>(*fcfs), true};
+  return {static_cast<int>(pair && line > *swap ? line - 1 : line), false};
+}
+
+std::string Legend(const LayerKvResult& result) {
   std::string out = "<p class=\"legend\">";
-  for (size_t line = 0; line < lines.size(); ++line) {
-    absl::StrAppend(&out, "<span>", LegendMark(static_cast<int>(line)), " ", EscapeXml(lines[line].label), "</span>");
+  for (size_t line = 0; line < result.options.lines.size(); ++line) {
+    const LineLook look = LookOf(result, line);
+    absl::StrAppend(&out, "<span>", LegendMark(look.colour, look.open), " ",
+                    EscapeXml(result.options.lines[line].label), "</span>");
   }
   return out + "</p>\n";
 }
@@ -47,9 +63,9 @@ std::string Draw(const LayerKvResult& result, const OverShare& what) {
   LineChart chart;
   chart.title = what.title;
   chart.description = "over the rate, a line for each policy";
-  chart.x = {.title = "rate / rate that KV memory allows",
-             .low = 0,
-             .high = *std::max_element(options.shares.begin(), options.shares.end())};
+  const auto [least_share, most_share] = std::minmax_element(options.shares.begin(), options.shares.end());
+  chart.x = {.title = "rate / rate that KV memory allows", .high = *most_share};
+  if (*least_share == *most_share) chart.x.low = 0;
   chart.y = what.y;
   chart.direct_labels = options.lines.size() > 1 && options.lines.size() <= kMostDirectLabels;
   chart.rules = {{1, "KV memory", false}};
@@ -59,11 +75,12 @@ std::string Draw(const LayerKvResult& result, const OverShare& what) {
   if (what.target) chart.rules.push_back({absl::ToDoubleSeconds(*what.target), "target", true});
   double least = 1e300, most = 0;
   for (size_t line = 0; line < options.lines.size(); ++line) {
-    ChartLine drawn = {.label = options.lines[line].label, .colour = static_cast<int>(line)};
+    const LineLook look = LookOf(result, line);
+    ChartLine drawn = {.label = options.lines[line].label, .colour = look.colour, .dashed = look.open};
     for (size_t share = 0; share < options.shares.size(); ++share) {
       const std::vector<double> values = ValuesAt(result.At(line, share), what);
       if (values.empty()) continue;
-      ChartPoint point = {.x = options.shares[share], .y = SortedQuantile(values, 0.5)};
+      ChartPoint point = {.x = options.shares[share], .y = SortedQuantile(values, 0.5), .hollow = look.open};
       if (values.size() > 1) {
         point.low = values.front();
         point.high = values.back();
@@ -142,9 +159,10 @@ std::string Frontier(const LayerKvResult& result) {
   all.description = "a mark for each policy";
   for (const LayerKvRow& row : rows) {
     if (row.share != nearest) continue;
-    all.lines.push_back({.label = options.lines[row.line].label,
-                         .colour = static_cast<int>(row.line),
-                         .points = {FrontierPoint(result, row)}});
+    const LineLook look = LookOf(result, row.line);
+    ChartPoint point = FrontierPoint(result, row);
+    point.hollow = look.open;
+    all.lines.push_back({.label = options.lines[row.line].label, .colour = look.colour, .points = {std::move(point)}});
   }
   return FigureHtml(
       PictureGrid({DrawLineChart(bounds), DrawLineChart(all)}),
@@ -159,10 +177,11 @@ std::string Simulated(const LayerKvResult& result) {
   chart.y = {.log = true, .seconds = true};
   double least = 1e300, most = 0;
   for (size_t line = 0; line < result.options.lines.size(); ++line) {
-    ChartLine drawn = {.label = result.options.lines[line].label, .colour = static_cast<int>(line)};
+    const LineLook look = LookOf(result, line);
+    ChartLine drawn = {.label = result.options.lines[line].label, .colour = look.colour, .dashed = look.open};
     for (const LayerKvRow& row : LayerKvRows(result)) {
       if (row.line != line || !row.simulated_ttft || row.ttft <= 0) continue;
-      drawn.points.push_back({.x = row.ttft, .y = *row.simulated_ttft});
+      drawn.points.push_back({.x = row.ttft, .y = *row.simulated_ttft, .hollow = look.open});
       drawn.points.back().title =
           absl::StrFormat("%s at %.2f: %s, in virtual time %s", drawn.label, result.options.shares[row.share],
                           ShortSeconds(row.ttft), ShortSeconds(*row.simulated_ttft));
@@ -216,7 +235,7 @@ std::string LayerKvPage(const LayerKvResult& result, const std::vector<std::pair
   all.emplace_back("runs", absl::StrCat(result.points.size(), " of ", options.load.requests, " requests, ",
                                         options.seeds, " seeds", result.interrupted ? "; interrupted" : ""));
   const char* const title = "KV by layer: first tokens, and what they cost";
-  const std::string legend = Legend(options.lines);
+  const std::string legend = Legend(result);
   std::string body = absl::StrCat(PageHeader(title, all), "<main>\n");
   absl::StrAppend(&body,
                   PageSection("claims", "What was to be shown", Lead(result) + PageTable(LayerKvClaimTable(result))));

@@ -93,7 +93,7 @@ LayerKvClaim BestFactor(const LayerKvResult& result, const std::vector<LayerKvRo
     if (value <= best || !counts(row)) continue;
     best = value;
     claim.seen =
-        absl::StrFormat("%s (%s, largest gap p99 %s)", Times(value), Where(result, row), ShortSeconds(row.gap_p99));
+        absl::StrFormat("%s: %s, largest gap p99 %s", Where(result, row), Times(value), ShortSeconds(row.gap_p99));
   }
   claim.met = best >= aim;
   return claim;
@@ -108,7 +108,7 @@ LayerKvClaim WorstRatio(const LayerKvResult& result, const std::vector<LayerKvRo
     const std::optional<double> value = ratio(row);
     if (!value || *value >= worst || !Ours(result, row)) continue;
     worst = *value;
-    claim.seen = absl::StrFormat("%.3f (%s)", *value, Where(result, row));
+    claim.seen = absl::StrFormat("%s: %.3f", Where(result, row), *value);
   }
   claim.met = std::isfinite(worst) && worst >= aim;
   return claim;
@@ -126,7 +126,7 @@ LayerKvClaim TpotClaim(const LayerKvResult& result, const std::vector<LayerKvRow
     const bool carried = result.options.shares[row.share] * result.kv_rate <= result.cores_rate;
     if (!Ours(result, row) || !carried || row.tpot_p99 <= worst) continue;
     worst = row.tpot_p99;
-    claim.seen = absl::StrCat(ShortSeconds(worst), " (", Where(result, row), ")");
+    claim.seen = absl::StrCat(Where(result, row), ": ", ShortSeconds(worst));
   }
   claim.met = worst > 0 && worst <= limit;
   return claim;
@@ -141,7 +141,7 @@ LayerKvClaim TokensClaim(const std::vector<LayerKvRow>& rows) {
     requests += row.requests;
   }
   return {"answers, token by token", "all equal",
-          absl::StrCat(same, " of ", compared, " equal; ", answered, " of ", requests, " requests answered"),
+          absl::StrCat("equal: ", same, " of ", compared, "; answered: ", answered, " of ", requests),
           compared > 0 && same == compared && answered == requests};
 }
 
@@ -159,7 +159,7 @@ LayerKvClaim SimulatedClaim(const LayerKvResult& result, const std::vector<Layer
     where = Where(result, row);
   }
   return {"mean TTFT in virtual time", "within 15 % of the measured one",
-          absl::StrFormat("%d of %d rows; the farthest is off by %.0f %% (%s)", within, all, 100 * worst, where),
+          absl::StrFormat("within: %d of %d rows; farthest %s: %.0f %% off", within, all, where, 100 * worst),
           all > 0 && within == all};
 }
 
@@ -218,8 +218,8 @@ std::vector<LayerKvClaim> LayerKvClaims(const LayerKvResult& result) {
 
 std::vector<std::vector<std::string>> LayerKvTable(const LayerKvResult& result) {
   const bool simulated = result.real && result.options.simulate;
-  std::vector<std::string> heading = {"rate",     "policy",  "TTFT mean", "factor", "TTFT p99", "second",
-                                      "TPOT p99", "gap p99", "E2EL mean", "req/s",  "met",      "parks"};
+  std::vector<std::string> heading = {"share",    "sent/s",  "policy",    "TTFT mean", "factor", "TTFT p99", "second",
+                                      "TPOT p99", "gap p99", "E2EL mean", "req/s",     "met",    "parks"};
   if (simulated) heading.insert(heading.end(), {"TTFT virtual", "virtual / measured"});
   if (result.real) heading.push_back("same tokens");
   std::vector<std::vector<std::string>> cells = {heading};
@@ -227,18 +227,20 @@ std::vector<std::vector<std::string>> LayerKvTable(const LayerKvResult& result) 
   for (const LayerKvRow& row : LayerKvRows(result)) {
     const bool first = share != row.share;
     share = row.share;
-    std::vector<std::string> line = {first ? absl::StrFormat("%.2f", result.options.shares[row.share]) : "",
-                                     result.options.lines[row.line].label,
-                                     ShortSeconds(row.ttft),
-                                     Times(row.ttft_factor),
-                                     ShortSeconds(row.ttft_p99),
-                                     ShortSeconds(row.second),
-                                     ShortSeconds(row.tpot_p99),
-                                     ShortSeconds(row.gap_p99),
-                                     ShortSeconds(row.e2el),
-                                     absl::StrFormat("%.3f", row.rate),
-                                     absl::StrFormat("%.1f %%", 100 * row.attained),
-                                     absl::StrFormat("%.0f", row.parks)};
+    std::vector<std::string> line = {
+        first ? absl::StrFormat("%.2f", result.options.shares[row.share]) : "",
+        first ? absl::StrFormat("%.3f", result.options.shares[row.share] * result.kv_rate) : "",
+        result.options.lines[row.line].label,
+        ShortSeconds(row.ttft),
+        Times(row.ttft_factor),
+        ShortSeconds(row.ttft_p99),
+        ShortSeconds(row.second),
+        ShortSeconds(row.tpot_p99),
+        ShortSeconds(row.gap_p99),
+        ShortSeconds(row.e2el),
+        absl::StrFormat("%.3f", row.rate),
+        absl::StrFormat("%.1f %%", 100 * row.attained),
+        absl::StrFormat("%.0f", row.parks)};
     if (simulated) {
       line.push_back(row.simulated_ttft ? ShortSeconds(*row.simulated_ttft) : "-");
       line.push_back(row.simulated_ttft ? absl::StrFormat("%.2f", *row.simulated_ttft / row.ttft) : "-");
@@ -250,9 +252,9 @@ std::vector<std::vector<std::string>> LayerKvTable(const LayerKvResult& result) 
 }
 
 std::vector<std::vector<std::string>> LayerKvClaimTable(const LayerKvResult& result) {
-  std::vector<std::vector<std::string>> cells = {{"what", "aim", "seen", ""}};
+  std::vector<std::vector<std::string>> cells = {{"what", "aim", "", "seen"}};
   for (const LayerKvClaim& claim : LayerKvClaims(result)) {
-    cells.push_back({claim.what, claim.aim, claim.seen, claim.met ? "met" : "not met"});
+    cells.push_back({claim.what, claim.aim, claim.met ? "met" : "not met", claim.seen});
   }
   return cells;
 }
@@ -305,7 +307,11 @@ std::string LayerKvJson(const LayerKvResult& result, const std::string& command)
                         {"slowness", point.slowness},
                         {"steps", point.measured.steps.steps()},
                         {"figures", FiguresJson(point.figures)}};
-    if (point.simulated) run["simulated"] = FiguresJson(*point.simulated);
+    if (point.simulated) {
+      run["simulated"] = FiguresJson(*point.simulated);
+      run["simulated"]["stall_s"] = point.simulated_stall;
+      run["simulated"]["transfer_bytes"] = point.simulated_transferred;
+    }
     out["runs"].push_back(std::move(run));
   }
   for (const LayerKvClaim& claim : LayerKvClaims(result)) {

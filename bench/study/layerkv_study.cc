@@ -116,6 +116,8 @@ absl::Status Simulate(const VirtualRun& base, LayerKvResult* result) {
     request.plan.arrivals.rate = result->options.shares[point.share] * result->kv_rate;
     ASSIGN_OR_RETURN(const StudyRun run, RunStudyVirtually(setup, request));
     point.simulated = FiguresOf(run.run);
+    point.simulated_stall = run.stall;
+    point.simulated_transferred = run.transferred;
   }
   return absl::OkStatus();
 }

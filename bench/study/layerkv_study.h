@@ -33,7 +33,8 @@ struct LayerKvPoint {
   int64_t same = 0;     // answers whose tokens are those of the first run that gave this request one
   int64_t compared = 0;
   std::optional<LoadFigures> simulated;
-  double slowness = 1;  // of the machine during the run, over all runs
+  double simulated_stall = 0, simulated_transferred = 0;  // as of StudyRun
+  double slowness = 1;                                    // of the machine during the run, over all runs
 };
 
 struct LayerKvResult {

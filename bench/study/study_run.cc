@@ -66,7 +66,11 @@ absl::StatusOr<StudyRun> RunStudyVirtually(const VirtualRun& base, const StudyRe
   setup.options.policy.max_parked = request.line.parked;
   if (request.roomy) setup.shape.device_slots = 1 << 24;
   VirtualOutcome outcome = RunVirtually(setup, planned);
-  StudyRun made{.run = std::move(outcome.run), .parks = outcome.parks, .shape = setup.shape};
+  StudyRun made{.run = std::move(outcome.run),
+                .parks = outcome.parks,
+                .stall = outcome.stall,
+                .transferred = static_cast<double>((outcome.traffic.in + outcome.traffic.out) * setup.shape.slot_bytes),
+                .shape = setup.shape};
   made.run.server = "in virtual time";
   DescribeRun(request, *plan, &made.run);
   return made;

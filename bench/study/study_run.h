@@ -33,8 +33,10 @@ struct StudyRun {
   LoadRun run;
   LawFit steps;  // of a run in virtual time: none
   double parks = 0;
-  VirtualShape shape;     // of the replica
-  bool windowed = false;  // some layers of the model attend to a window, which virtual time does not know
+  double stall = 0;        // seconds that layers waited for KV
+  double transferred = 0;  // bytes between device and host, both ways
+  VirtualShape shape;      // of the replica
+  bool windowed = false;   // some layers of the model attend to a window, which virtual time does not know
 };
 
 // Makes one run of a fresh replica. `roomy`: with a device that holds all requests at once.

@@ -86,7 +86,7 @@ LoadPlanSpec Spec(uint64_t seed, int64_t requests) {
   return spec;
 }
 
-Made Run(const LoadPlanSpec& spec, const EngineClientOptions& options, int32_t concurrency) {
+Made RunPlan(const LoadPlanSpec& spec, const EngineClientOptions& options, int32_t concurrency) {
   VirtualLoop loop;
   ScriptedEngine engine(loop);
   ManualClock clock;
@@ -105,13 +105,13 @@ Made Run(const LoadPlanSpec& spec, const EngineClientOptions& options, int32_t c
 TEST(EngineClient, TheAnswersAreTheSameWhateverIsLeftOut) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     const LoadPlanSpec spec = Spec(seed, 17);
-    const Made plain = Run(spec, {}, 4);
+    const Made plain = RunPlan(spec, {}, 4);
     ASSERT_EQ(plain.run.records.size(), 17u);
     for (const EngineClientOptions& options :
          {EngineClientOptions{.without_cache = true}, EngineClientOptions{.private_prefixes = true},
           EngineClientOptions{.static_batches = true},
           EngineClientOptions{.without_cache = true, .static_batches = true}}) {
-      const Made other = Run(spec, options, 4);
+      const Made other = RunPlan(spec, options, 4);
       ASSERT_EQ(other.run.records.size(), 17u);
       for (size_t i = 0; i < 17; ++i) {
         const RequestRecord &a = plain.run.records[i], &b = other.run.records[i];
@@ -127,7 +127,7 @@ TEST(EngineClient, TheAnswersAreTheSameWhateverIsLeftOut) {
 }
 
 TEST(EngineClient, WithoutACacheEveryTokenAsksForAllBeforeIt) {
-  const Made made = Run(Spec(3, 5), {.without_cache = true}, 1);
+  const Made made = RunPlan(Spec(3, 5), {.without_cache = true}, 1);
   int64_t tokens = 0;
   std::set<std::string> salts;
   for (const RequestRecord& record : made.run.records) tokens += record.completion_tokens;
@@ -141,18 +141,18 @@ TEST(EngineClient, WithoutACacheEveryTokenAsksForAllBeforeIt) {
 
 TEST(EngineClient, SharesBlocksUnlessToldNotTo) {
   std::set<std::string> salts;
-  for (const Request& request : Run(Spec(1, 6), {}, 2).seen) EXPECT_EQ(request.salt, "");
-  for (const Request& request : Run(Spec(1, 6), {.private_prefixes = true}, 2).seen) salts.insert(request.salt);
+  for (const Request& request : RunPlan(Spec(1, 6), {}, 2).seen) EXPECT_EQ(request.salt, "");
+  for (const Request& request : RunPlan(Spec(1, 6), {.private_prefixes = true}, 2).seen) salts.insert(request.salt);
   EXPECT_EQ(salts.size(), 6u);
 }
 
 TEST(EngineClient, AStaticBatchBeginsWhenTheOneBeforeHasEnded) {
   for (const int32_t size : {1, 3, 4, 17}) {
-    const Made made = Run(Spec(2, 17), {.static_batches = true}, size);
+    const Made made = RunPlan(Spec(2, 17), {.static_batches = true}, size);
     EXPECT_EQ(made.batches, (17 + size - 1) / size);
     EXPECT_EQ(made.most_open, size);
   }
-  EXPECT_LT(Run(Spec(2, 17), {}, 4).batches, 5);
+  EXPECT_LT(RunPlan(Spec(2, 17), {}, 4).batches, 5);
 }
 
 TEST(EngineClient, ARefusalIsAnOutcome) {

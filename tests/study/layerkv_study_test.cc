@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/bench_report/page_check.h"
 #include "tests/status_matchers.h"
+#include "tests/study/quiet_test.h"
 
 namespace interlace {
 namespace {
@@ -57,7 +58,9 @@ TEST(StudyLines, AreOneForEachBoundWherePoliciesPark) {
   }
 }
 
-TEST(LayerKvStudy, HasEveryRowAndItsFiguresAddUp) {
+class LayerKvStudyTest : public QuietTest {};
+
+TEST_F(LayerKvStudyTest, HasEveryRowAndItsFiguresAddUp) {
   const LayerKvOptions options = Small();
   const LayerKvResult result = RunSmall(options);
   EXPECT_GT(result.kv_rate, 0);
@@ -88,7 +91,7 @@ TEST(LayerKvStudy, HasEveryRowAndItsFiguresAddUp) {
   EXPECT_EQ(LayerKvTable(result).size(), rows.size() + 1);
 }
 
-TEST(LayerKvStudy, TheSameSeedGivesTheSameFigures) {
+TEST_F(LayerKvStudyTest, TheSameSeedGivesTheSameFigures) {
   EXPECT_EQ(LayerKvJson(RunSmall(Small()), ""), LayerKvJson(RunSmall(Small()), ""));
   LayerKvOptions other = Small();
   other.first_seed = 7;
@@ -96,7 +99,7 @@ TEST(LayerKvStudy, TheSameSeedGivesTheSameFigures) {
 }
 
 // Within a seed and a rate all lines run, and no line always runs first.
-TEST(LayerKvStudy, LinesTakeTurns) {
+TEST_F(LayerKvStudyTest, LinesTakeTurns) {
   const LayerKvResult result = RunSmall(Small());
   std::set<size_t> firsts;
   const size_t lines = result.options.lines.size();
@@ -115,7 +118,7 @@ TEST(LayerKvStudy, LinesTakeTurns) {
 
 // A machine whose steps are known, and slower in one run than in the next: the fit finds it, and the runs in virtual
 // time are those that were made.
-TEST(LayerKvStudy, SimulatesTheMachineThatMadeTheRuns) {
+TEST_F(LayerKvStudyTest, SimulatesTheMachineThatMadeTheRuns) {
   LayerKvOptions options = Small();
   options.simulate = true;
   const VirtualRun base = Machine();
@@ -149,7 +152,7 @@ TEST(LayerKvStudy, SimulatesTheMachineThatMadeTheRuns) {
   EXPECT_EQ(page.pictures, 3 + 3 + 3 + 2 + 1);
 }
 
-TEST(LayerKvStudy, AnAnswerThatDiffersIsSeen) {
+TEST_F(LayerKvStudyTest, AnAnswerThatDiffersIsSeen) {
   LayerKvOptions options = Small();
   const VirtualRun base = Machine();
   int runs = 0;
@@ -167,11 +170,13 @@ TEST(LayerKvStudy, AnAnswerThatDiffersIsSeen) {
   }
   EXPECT_EQ(compared - same, 1);
   for (const LayerKvClaim& claim : LayerKvClaims(result)) {
-    if (claim.what == "answers, token by token") EXPECT_FALSE(claim.met);
+    if (claim.what == "answers, token by token") {
+      EXPECT_FALSE(claim.met);
+    }
   }
 }
 
-TEST(LayerKvStudy, ThePageHasEveryFigure) {
+TEST_F(LayerKvStudyTest, ThePageHasEveryFigure) {
   const LayerKvResult result = RunSmall(Small());
   const CheckedPage page = CheckPage(LayerKvPage(result, {{"command", "interlace bench layerkv --virtual"}}));
   EXPECT_THAT(page.sections, ElementsAre("claims", "before", "after", "throughput", "frontier", "figures"));
@@ -184,7 +189,7 @@ TEST(LayerKvStudy, ThePageHasEveryFigure) {
   EXPECT_EQ(page.pictures, 3 + 3 + 3 + 2);
 }
 
-TEST(LayerKvStudy, WhatIsInterruptedIsShown) {
+TEST_F(LayerKvStudyTest, WhatIsInterruptedIsShown) {
   const VirtualRun base = Machine();
   int runs = 0;
   const auto make = [&](const StudyRequest& request) -> absl::StatusOr<StudyRun> {
@@ -199,7 +204,7 @@ TEST(LayerKvStudy, WhatIsInterruptedIsShown) {
   EXPECT_TRUE(nlohmann::json::parse(LayerKvJson(result, "x"))["interrupted"].get<bool>());
 }
 
-TEST(LayerKvStudy, ALoadThatDoesNotFitIsRefused) {
+TEST_F(LayerKvStudyTest, ALoadThatDoesNotFitIsRefused) {
   VirtualRun base = Machine();
   base.shape.device_slots = 60;
   base.shape.host_frames = 1;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "tests/bench_report/page_check.h"
 #include "tests/status_matchers.h"
+#include "tests/study/quiet_test.h"
 
 namespace interlace {
 namespace {
@@ -32,7 +33,9 @@ ReserveOptions Small(int threads) {
   return options;
 }
 
-TEST(ReserveStudy, RunsEveryFactorWithEverySeed) {
+class ReserveStudyTest : public QuietTest {};
+
+TEST_F(ReserveStudyTest, RunsEveryFactorWithEverySeed) {
   const ReserveResult result = *RunReserve(Small(2), nullptr);
   std::vector<std::string> rules;
   double swaps = 0;
@@ -54,7 +57,7 @@ TEST(ReserveStudy, RunsEveryFactorWithEverySeed) {
 }
 
 // Both hold nothing back.
-TEST(ReserveStudy, AFactorOfZeroOfEitherRuleIsTheSame) {
+TEST_F(ReserveStudyTest, AFactorOfZeroOfEitherRuleIsTheSame) {
   const ReserveResult result = *RunReserve(Small(1), nullptr);
   for (size_t s = 0; s < 3; ++s) {
     const ReserveFigures &share = result.searches[0][0].seeds[s], &cap = result.searches[1][0].seeds[s];
@@ -65,7 +68,7 @@ TEST(ReserveStudy, AFactorOfZeroOfEitherRuleIsTheSame) {
 
 // The bound of the second rule, by its closed form: with more than 60 / 6 requests at work nobody else starts, so that
 // fewer are there to be swapped out.
-TEST(ReserveStudy, HoldingBackSwapsLess) {
+TEST_F(ReserveStudyTest, HoldingBackSwapsLess) {
   const ReserveResult result = *RunReserve(Small(1), nullptr);
   const auto swaps = [&](size_t search, size_t at) {
     return OverSeeds(result.searches[search][at], &ReserveFigures::swaps).mean;
@@ -74,7 +77,7 @@ TEST(ReserveStudy, HoldingBackSwapsLess) {
   EXPECT_LE(swaps(0, 3), swaps(0, 0));
 }
 
-TEST(ReserveStudy, DependsOnTheSeedsAlone) {
+TEST_F(ReserveStudyTest, DependsOnTheSeedsAlone) {
   const std::string one = ReserveJson(*RunReserve(Small(1), nullptr), "");
   EXPECT_EQ(one, ReserveJson(*RunReserve(Small(3), nullptr), ""));
   ReserveOptions other = Small(1);
@@ -83,7 +86,7 @@ TEST(ReserveStudy, DependsOnTheSeedsAlone) {
   EXPECT_NE(one, ReserveJson(*RunReserve(other, nullptr), ""));
 }
 
-TEST(ReserveStudy, TheTraceIsOfTheRunThatWasAskedFor) {
+TEST_F(ReserveStudyTest, TheTraceIsOfTheRunThatWasAskedFor) {
   const ReserveResult result = *RunReserve(Small(2), nullptr);
   ASSERT_FALSE(result.trace.empty());
   const std::vector<std::string> lines = absl::StrSplit(TraceCsv(result.trace), '\n', absl::SkipEmpty());
@@ -99,7 +102,7 @@ TEST(ReserveStudy, TheTraceIsOfTheRunThatWasAskedFor) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("share:99")));
 }
 
-TEST(ReserveStudy, ThePageHasEveryFigure) {
+TEST_F(ReserveStudyTest, ThePageHasEveryFigure) {
   const CheckedPage page = CheckPage(ReservePage(*RunReserve(Small(2), nullptr), {{"command", "a & b"}}));
   EXPECT_THAT(page.sections, ElementsAre("share", "cap", "figures"));
   EXPECT_EQ(page.pictures, 2 * 4);

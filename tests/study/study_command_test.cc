@@ -12,6 +12,7 @@
 #include "cli/bench_reserve_command.h"
 #include "tests/bench_report/page_check.h"
 #include "tests/status_matchers.h"
+#include "tests/study/quiet_test.h"
 #include "tests/worker/tiny_file.h"
 
 namespace interlace {
@@ -20,7 +21,7 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-class StudyCommandTest : public ::testing::Test {
+class StudyCommandTest : public QuietTest {
  protected:
   StudyCommandTest() {
     config_.model.path = file_.path();
