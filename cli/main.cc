@@ -17,6 +17,7 @@
 #include "cli/bench_page_command.h"
 #include "cli/bench_reserve_command.h"
 #include "cli/bench_serve_flags.h"
+#include "cli/bench_transfers_command.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
 #include "cli/run_command.h"
@@ -121,6 +122,21 @@ absl::Status BenchModel(const BenchFlags& flags) {
   for (const BenchShape& count : threads) options.threads.push_back(count.tokens);
   options.ops = absl::StrSplit(flags.ops, ',', absl::SkipEmpty());
   return BenchModelCommand(config, options);
+}
+
+// `interlace bench transfers` as it was typed.
+struct TransferFlags {
+  CommonFlags common;
+  BenchTransfersOptions options;
+};
+
+absl::Status BenchTransfers(const TransferFlags& flags) {
+  ConfigBuilder builder;
+  RETURN_IF_ERROR(flags.common.Read(&builder));
+  ASSIGN_OR_RETURN(const Config config, builder.Build());
+  RETURN_IF_ERROR(
+      InstallLogSink("bench", config.log.level == "info" ? "warning" : config.log.level, config.log.format));
+  return BenchTransfersCommand(config, flags.options);
 }
 
 absl::Status BenchServe(const BenchServeFlags& flags, int argc, char** argv) {
@@ -275,6 +291,27 @@ int Main(int argc, char** argv) {
   bench_model->add_option("--json", bench_flags.options.json, "file for all rounds");
   bench_flags.common.AddTo(bench_model);
   bench_model->callback([&] { status = BenchModel(bench_flags); });
+
+  TransferFlags transfer_flags;
+  BenchTransfersOptions& transfers = transfer_flags.options;
+  CLI::App* bench_transfers =
+      bench->add_subcommand("transfers", "how much of the KV traffic over a slow link hides behind computing");
+  bench_transfers
+      ->add_option_function<std::string>(
+          "MODEL", [&](const std::string& path) { transfer_flags.common.shorthands.emplace_back("model.path", path); },
+          "GGUF file, or model folder of Hugging Face")
+      ->required();
+  transfer_flags.common.Short(bench_transfers, "--link", "kv.link_bytes", "bytes a second between device and host");
+  transfer_flags.common.Short(bench_transfers, "--threads", "engine.threads", "compute threads");
+  bench_transfers->add_option("--prompt", transfers.prompt, "tokens of the prompt that leaves")->capture_default_str();
+  bench_transfers->add_option("--streams", transfers.streams, "that decode")->capture_default_str();
+  bench_transfers->add_option("--context", transfers.context, "positions before them")->capture_default_str();
+  bench_transfers->add_option("--host", transfers.host, "layers on the host, a list; none: 0 to all in 11 steps")
+      ->delimiter(',');
+  bench_transfers->add_option("--rounds", transfers.rounds, "rounds that count")->capture_default_str();
+  bench_transfers->add_option("--json", transfers.json, "file for all rounds");
+  transfer_flags.common.AddTo(bench_transfers);
+  bench_transfers->callback([&] { status = BenchTransfers(transfer_flags); });
 
   int ceiling_threads = 0, ceiling_rounds = 5;
   std::string ceiling_ops, ceiling_json;

@@ -7,7 +7,7 @@ namespace {
 
 constexpr absl::Duration kFirstWait = absl::Milliseconds(250);
 constexpr absl::Duration kLongestWait = absl::Seconds(30);
-constexpr absl::Duration kForgive = absl::Seconds(30);
+constexpr absl::Duration kForgive = absl::Seconds(5);
 constexpr int kMostCounted = 8;  // 250 ms doubled that often is more than the longest wait
 
 }  // namespace

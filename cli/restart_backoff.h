@@ -6,7 +6,7 @@
 namespace interlace {
 
 // The first end is followed by a start at once, the next ones by waits that double from a quarter of a second to half a
-// minute. Each half minute that the process then runs takes one end off the count: what dies rarely is never given up,
+// minute. Each five seconds that the process then runs take one end off the count: what dies rarely is never given up,
 // and what dies at once does not spin. Pure; owned by `serve`, one for each process; thread: one.
 class RestartBackoff {
  public:

@@ -59,6 +59,8 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_replica_losses_total", MetricKind::kCounter, "",
      "times that a replica lost a rank and had to form again"},
     {"interlace_step_seconds", MetricKind::kHistogram, "", "plan sent to all its results arrived"},
+    {"interlace_rank_gap_seconds", MetricKind::kHistogram, "",
+     "end of a step to the begin of the next on a rank, while somebody runs"},
     {"interlace_ranks_ready", MetricKind::kGauge, "", "ranks of the replica that are registered"},
     {"interlace_kv_blocks_held", MetricKind::kGauge, "", "logical KV blocks held by requests"},
     {"interlace_kv_blocks_cached", MetricKind::kGauge, "",
@@ -82,8 +84,9 @@ inline constexpr MetricRow kMetrics[] = {
 using MetricLabels = std::initializer_list<std::pair<absl::string_view, absl::string_view>>;
 
 // Upper bounds of the buckets of a histogram, in seconds; one more bucket holds what is above.
-inline constexpr std::array<double, 15> kMetricBuckets = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
-                                                          0.5,   1,      2.5,   5,    10,    30,   60};
+inline constexpr std::array<double, 21> kMetricBuckets = {1e-5,   2.5e-5, 5e-5, 1e-4,  2.5e-4, 5e-4, 0.001,
+                                                          0.0025, 0.005,  0.01, 0.025, 0.05,   0.1,  0.25,
+                                                          0.5,    1,      2.5,  5,     10,     30,   60};
 
 // The series of one process. Owned by main; any thread. A hot path finds its series once, at construction, and keeps
 // the handle: recording through it is a few atomic additions. Add, Set and Observe by name look the series up each time

@@ -31,8 +31,10 @@ void Scheduler::RunOnce() {
     StepWork work;
     for (const PlanSequence& s : plan->sequences) work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
     metrics_.planned_tokens.Add(static_cast<double>(work.rows));
-    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), {}});
+    const bool follows = !std::exchange(idle_, false) && !plan->sequences.empty();
+    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), follows, {}});
   }
+  if (running_.empty()) idle_ = true;
   Deliver();
 }
 

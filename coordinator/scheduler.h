@@ -87,6 +87,7 @@ class Scheduler {
     StepPlan plan;
     StepWork work;
     absl::Time sent;
+    bool follows = false;             // somebody ran ever since the plan before it: ranks should not have to wait
     std::vector<StepResult> results;  // of the stages that answered
   };
   // What a sink gets, in the order in which it came about. There is one for each token, so it is small: scores and ends
@@ -191,6 +192,7 @@ class Scheduler {
   std::vector<StageMetrics> stage_metrics_;  // of the replica that was formed last
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
+  bool idle_ = true;                               // nobody ran when plans were made last
   bool plan_failed_ = false;                       // the replica was lost since a rank hung or failed at a plan
   std::vector<uint64_t> incarnations_;             // of the ranks that formed it last
   bool suspects_ = false;                          // there may be one

@@ -101,6 +101,7 @@ void Scheduler::Commit(InFlight step) {
   absl::flat_hash_map<RequestId, const LostSequence*> lost;  // the earliest block that any stage lost
   std::vector<SampledToken>* sampled = nullptr;
   for (StepResult& result : step.results) {
+    if (step.follows) metrics_.rank_gap.Observe(1e-6 * static_cast<double>(result.gap_us));
     for (const LostSequence& loss : result.lost) {
       const LostSequence*& earliest = lost[loss.request];
       if (earliest == nullptr || loss.block < earliest->block) earliest = &loss;

@@ -41,6 +41,7 @@ struct SchedulerMetrics {
         corrupt(all.counter("interlace_kv_block_corrupt_total")),
         missing(all.counter("interlace_kv_block_missing_total")),
         step_seconds(all.histogram("interlace_step_seconds")),
+        rank_gap(all.histogram("interlace_rank_gap_seconds")),
         first_token(all.histogram("vllm:time_to_first_token_seconds")),
         between_tokens(all.histogram("vllm:inter_token_latency_seconds")),
         total(all.histogram("vllm:e2e_request_latency_seconds")),
@@ -51,7 +52,7 @@ struct SchedulerMetrics {
   Metrics::Counter prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, parks, promotions,
       quarantined, steps, planned_tokens, losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out,
       busy_in, busy_out, stall, corrupt, missing;
-  Metrics::Histogram step_seconds, first_token, between_tokens, total, queue;
+  Metrics::Histogram step_seconds, rank_gap, first_token, between_tokens, total, queue;
 };
 
 // What the ranks of one stage say of their memory with each result. Of a formed replica.

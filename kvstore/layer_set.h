@@ -23,12 +23,15 @@ class LayerSet {
     for (int32_t l = begin; l < end; ++l) set.Add(LayerId{l});
     return set;
   }
-  // x of L layers, evenly interleaved: layer j is in iff floor((j+1)x/L) > floor(jx/L) (L=8, x=4: 1,3,5,7).
-  // Source: LayerKV, arXiv 2410.00428.
+  // x of L layers, evenly interleaved, the first of each group first: with h = L - x, layer j is in iff floor((j+1)h/L)
+  // = floor(jh/L) (L=8, x=4: 0,2,4,6). The layers that are left out, whose blocks a step reads from the host, so come
+  // as late as they can: layer 0 only if none is in. LayerKV (arXiv 2410.00428) leaves 0,2,4,6 out, and every step then
+  // begins with a wait.
   static constexpr LayerSet Interleaved(int32_t x, int32_t layers) {
     LayerSet set;
+    const int64_t out = layers - x;
     for (int32_t j = 0; j < layers; ++j) {
-      if (int64_t{j + 1} * x / layers > int64_t{j} * x / layers) set.Add(LayerId{j});
+      if ((j + 1) * out / layers == j * out / layers) set.Add(LayerId{j});
     }
     return set;
   }

@@ -49,12 +49,10 @@ void LayerPager::Reset() {
 void LayerPager::Begin(LayerId layer) {
   pool_.Poll();
   if (reading_.empty()) return;
-  const int32_t last = std::min(Value(layer) + options_.lookahead, options_.shard.layer_end - 1);
   // Slots that the step's own new blocks will take in this layer and those behind it are not spare.
   const int32_t reserved = new_blocks_ * (options_.shard.layer_end - Value(layer));
-  for (int32_t l = std::max(read_ahead_, Value(layer)); l <= last && ReadAhead(LayerId{l}, reserved); ++l) {
-    read_ahead_ = l + 1;
-  }
+  read_ahead_ = std::max(read_ahead_, Value(layer));
+  while (read_ahead_ < options_.shard.layer_end && ReadAhead(LayerId{read_ahead_}, reserved)) ++read_ahead_;
   pool_.Flush();
 }
 

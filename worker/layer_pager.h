@@ -24,8 +24,9 @@ namespace interlace {
 using Refusals = absl::flat_hash_map<size_t, std::string>;
 
 // Does with KV what a plan says. Of a step: Open takes the plan's changes; for each layer, Begin starts the reads of
-// blocks that are on the host alone, for this layer and, where slots are spare, for the next ones; Attend appends,
-// waits for the reads, attends; End seals what the plan names; Close ends the step.
+// blocks that are on the host alone, for this layer and, as far as slots are spare, for all behind it, so that the link
+// is never idle while a later layer of the step needs it; Attend appends, waits for the reads, attends; End seals what
+// the plan names; Close ends the step.
 //
 // Sequences whose blocks are all on the device cost a few words per layer: addresses lie ready in arrays that change
 // when a block moves, and a counter says whether any is missing. Nothing waits for the device's ops. Owned by
@@ -37,7 +38,6 @@ class LayerPager final : public LayerKv {
     KvBlockShape shape;
     int32_t heads = 0;
     std::vector<AttentionSpec> attention;  // [layers of the model]
-    int32_t lookahead = 2;                 // layers
   };
   LayerPager(const Options& options, Backend& backend, KvPool& pool, Clock& clock);
   ~LayerPager() override;

@@ -65,13 +65,16 @@ StepResult ModelRunner::Execute(const StepPlan& plan) {
   if (absl::Status done = backend_.Synchronize(); result.status.ok()) result.status = done;
   if (!result.status.ok()) result.sampled.clear();
   pager_->Close(&result);
-  result.run_us = absl::ToInt64Microseconds(clock_.Now() - begin);
+  if (ended_ != absl::InfinitePast()) result.gap_us = absl::ToInt64Microseconds(begin - ended_);
+  ended_ = clock_.Now();
+  result.run_us = absl::ToInt64Microseconds(ended_ - begin);
   return result;
 }
 
 void ModelRunner::Reset() {
   pager_->Reset();
   unreturned_.clear();
+  ended_ = absl::InfinitePast();
 }
 
 // Samples come in the order of plans. Those that no plan needs are taken too, once they are there: a stream may go on

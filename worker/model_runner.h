@@ -66,6 +66,7 @@ class ModelRunner {
   std::unique_ptr<DeviceBuffer> hidden_;  // [max_tokens, width]
   std::unique_ptr<DeviceBuffer> logits_;  // [max_samples, vocab], last stage
   std::vector<int32_t> tokens_, positions_;
+  absl::Time ended_ = absl::InfinitePast();  // the step before, of this epoch
   std::deque<PlanId> unreturned_;  // first of several stages: plans whose samples have not come back, in order
 };
 

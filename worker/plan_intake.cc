@@ -52,6 +52,7 @@ struct PlanIntake::Session {
   const std::unique_ptr<v1::Cluster::Stub> stub;
   std::unique_ptr<grpc::ClientReaderWriter<v1::FromRank, v1::ToRank>> stream;
   BoundedQueue<Order> orders{64};
+  BoundedQueue<StepResult> results{64};
   bool drained = false;  // of the reading thread
   bool started = false;  // likewise
   absl::Mutex write_mutex;
@@ -125,7 +126,11 @@ absl::Status PlanIntake::RunSession() {
 
   if (rank_.activations() != nullptr) rank_.activations()->Resume();
   {
-    Thread runner("runner", [this, session] { RunOrders(*session); });
+    Thread answers("answers", [this, session] { Answer(*session); });
+    Thread runner("runner", [this, session] {
+      RunOrders(*session);
+      session->results.Close();
+    });
     Thread pulse("pulse", [this, session] { Pulse(*session); });
     Read(*session);
     // Plans that a drained rank still has were sent to every stage, so none of them waits in vain.
@@ -202,18 +207,13 @@ void PlanIntake::Pulse(Session& session) {
 
 void PlanIntake::RunOrders(Session& session) {
   Epoch epoch{};
-  bool broken = true;  // until the first Start
-  const auto answer = [this, &session](const StepResult& result) {
-    v1::FromRank message;
-    EncodeResult(result, message.mutable_result());
-    return session.Write(message, clock_.Now());
-  };
+  bool broken = true;    // until the first Start
   bool reported = true;  // what the rank holds since its last plan; tiers give blocks back a little later
   while (true) {
     std::optional<Order> order = session.orders.PopWithin(reported ? absl::InfiniteDuration() : kIdleReport);
     if (!order && session.orders.closed()) return;
     if (!order || std::holds_alternative<ReportAsked>(*order)) {
-      if (!broken && !answer(rank_.runner().Report(epoch))) return;
+      if (!broken && !session.results.Push(rank_.runner().Report(epoch))) return;
       reported = true;
       continue;
     }
@@ -235,8 +235,16 @@ void PlanIntake::RunOrders(Session& session) {
       broken = !result.status.ok();
       if (broken) LOG(ERROR) << "plan failed" << Field("plan", Value(plan.id)) << result.status;
     }
-    if (!answer(result)) return;
+    if (!session.results.Push(std::move(result))) return;
     reported = false;
+  }
+}
+
+void PlanIntake::Answer(Session& session) {
+  while (std::optional<StepResult> result = session.results.Pop()) {
+    v1::FromRank message;
+    EncodeResult(*result, message.mutable_result());
+    if (!session.Write(message, clock_.Now())) session.results.Close();
   }
 }
 

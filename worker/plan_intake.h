@@ -22,9 +22,9 @@ namespace interlace {
 // One session is one stream: registered, then for each epoch a Start and its plans. When a session ends (the
 // coordinator is gone, silent, or put this rank out), the rank keeps its weights and registers again, waiting longer
 // from attempt to attempt. Owned by main. Threads of a session: RunSession's caller reads the stream; "runner"
-// executes; "pulse" says that this rank lives, whatever the runner computes, and ends the session when the coordinator
-// says nothing for Options::liveness.silence. On Start everything of the former epoch is forgotten, plans still queued
-// included.
+// executes, "answers" writes its results, so that the next plan does not wait for that; "pulse" says that this rank
+// lives, whatever the runner computes, and ends the session when the coordinator says nothing for
+// Options::liveness.silence. On Start everything of the former epoch is forgotten, plans still queued included.
 class PlanIntake {
  public:
   struct Options {
@@ -60,6 +60,7 @@ class PlanIntake {
   bool stopped() const;
   void Read(Session& session);
   void RunOrders(Session& session);
+  void Answer(Session& session);
   void Pulse(Session& session);
   absl::Status Start(const Started& started);
   bool Wait(absl::Duration time);  // false iff stopped

@@ -8,6 +8,7 @@
 #include <boost/beast/http/string_body.hpp>
 #include <boost/beast/http/write.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "coordinator/front/http_context.h"
 #include "coordinator/front/openai_reply.h"
 
@@ -66,13 +67,15 @@ net::awaitable<void> HttpWriter::Ping() { co_await WriteBody(": ping\n\n"); }
 
 net::awaitable<void> HttpWriter::WriteBody(std::string bytes) {
   if (gone_) co_return;
+  if (question_.version >= 11) bytes = absl::StrCat(absl::Hex(bytes.size()), "\r\n", bytes, "\r\n");
   error_code error;
+  // Nearly always the system takes it at once; then no timer is set and nobody is suspended, of which a token each time
+  // would cost more than its bytes.
+  stream_.socket().non_blocking(true, error);
+  const size_t taken = error ? 0 : stream_.socket().write_some(net::buffer(bytes), error);
+  if (taken == bytes.size()) co_return;
   BeginWrite();
-  if (question_.version >= 11) {
-    co_await net::async_write(stream_, http::make_chunk(net::buffer(bytes)), Into(error));
-  } else {
-    co_await net::async_write(stream_, net::buffer(bytes), Into(error));
-  }
+  co_await net::async_write(stream_, net::buffer(bytes) + taken, Into(error));
   EndWrite(error.failed());
 }
 

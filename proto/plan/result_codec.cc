@@ -61,6 +61,7 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
   }
   out->set_run_us(result.run_us);
   out->set_stall_us(result.stall_us);
+  out->set_gap_us(result.gap_us);
   out->set_transfer_in_us(result.transfer_in_us);
   out->set_transfer_out_us(result.transfer_out_us);
   out->set_bytes_in(static_cast<uint64_t>(result.bytes_in));
@@ -74,7 +75,7 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
     if (count > static_cast<uint32_t>(kMost)) return Refuse("result", count);
   }
   for (int64_t amount : {int64_t{message.slots_used()}, int64_t{message.frames_used()}, message.run_us(),
-                         message.stall_us(), message.transfer_in_us(), message.transfer_out_us(),
+                         message.stall_us(), message.gap_us(), message.transfer_in_us(), message.transfer_out_us(),
                          static_cast<int64_t>(message.bytes_in()), static_cast<int64_t>(message.bytes_out())}) {
     if (amount < 0) return Refuse("result", amount);
   }
@@ -123,6 +124,7 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   }
   result.run_us = message.run_us();
   result.stall_us = message.stall_us();
+  result.gap_us = message.gap_us();
   result.transfer_in_us = message.transfer_in_us();
   result.transfer_out_us = message.transfer_out_us();
   result.bytes_in = static_cast<int64_t>(message.bytes_in());

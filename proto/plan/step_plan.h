@@ -188,6 +188,7 @@ struct StepResult {
   std::vector<TierUse> tiers;        // below the host; empty: as in the last result
   int64_t run_us = 0;
   int64_t stall_us = 0;        // of run_us, waiting for KV
+  int64_t gap_us = 0;          // from the end of the rank's step before; 0: it is the first of the epoch
   int64_t transfer_in_us = 0;  // time since the last result during which a copy to the device was under way
   int64_t transfer_out_us = 0;
   int64_t bytes_in = 0;

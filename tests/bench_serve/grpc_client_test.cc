@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "proto/inference.grpc.pb.h"
 #include "tests/bench_serve/client_rig.h"
 
@@ -41,20 +42,36 @@ class ScriptedService final : public v1::Inference::Service {
     return grpc::Status::OK;
   }
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request, Writer* writer) override {
-    generated = *request;
+    {
+      absl::MutexLock lock(&mutex_);
+      generated_ = *request;
+    }
     return script_(context, writer);
   }
   grpc::Status Chat(grpc::ServerContext* context, const v1::ChatRequest* request, Writer* writer) override {
-    chatted = *request;
+    {
+      absl::MutexLock lock(&mutex_);
+      chatted_ = *request;
+    }
     return script_(context, writer);
   }
 
-  v1::GenerateRequest generated;
-  v1::ChatRequest chatted;
+  // The last request of its kind.
+  v1::GenerateRequest generated() {
+    absl::MutexLock lock(&mutex_);
+    return generated_;
+  }
+  v1::ChatRequest chatted() {
+    absl::MutexLock lock(&mutex_);
+    return chatted_;
+  }
 
  private:
   const Script script_;
   int port_ = 0;
+  absl::Mutex mutex_;              // gRPC's threads answer many requests at once
+  v1::GenerateRequest generated_;  // protected by mutex_
+  v1::ChatRequest chatted_;        // protected by mutex_
   std::unique_ptr<grpc::Server> server_;
 };
 
@@ -107,13 +124,13 @@ TEST(GrpcClient, AWholeAnswer) {
   EXPECT_EQ(record.request_id, "named");
   EXPECT_EQ(record.text, "abc");
   EXPECT_THAT(rig.first_tokens, SizeIs(1));
-  EXPECT_EQ(service.generated.request_id(), "t-5");
-  EXPECT_THAT(service.generated.tokens().ids(), ElementsAre(5, 6, 7));
-  EXPECT_EQ(service.generated.sampling().max_tokens(), 3);
-  EXPECT_TRUE(service.generated.sampling().ignore_eos());
-  EXPECT_EQ(service.generated.targets().ttft_ms(), 700);
-  EXPECT_EQ(service.generated.targets().fairness_id(), "free");
-  EXPECT_FALSE(service.generated.targets().has_tpot_ms());
+  EXPECT_EQ(service.generated().request_id(), "t-5");
+  EXPECT_THAT(service.generated().tokens().ids(), ElementsAre(5, 6, 7));
+  EXPECT_EQ(service.generated().sampling().max_tokens(), 3);
+  EXPECT_TRUE(service.generated().sampling().ignore_eos());
+  EXPECT_EQ(service.generated().targets().ttft_ms(), 700);
+  EXPECT_EQ(service.generated().targets().fairness_id(), "free");
+  EXPECT_FALSE(service.generated().targets().has_tpot_ms());
 }
 
 TEST(GrpcClient, MessagesAreAChat) {
@@ -125,8 +142,8 @@ TEST(GrpcClient, MessagesAreAChat) {
   PlannedRequest request;
   request.messages = {{"user", "hi"}};
   EXPECT_EQ(rig.Send(request).outcome, LoadOutcome::kOk);
-  ASSERT_EQ(service.chatted.messages_size(), 1);
-  EXPECT_EQ(service.chatted.messages(0).content(), "hi");
+  ASSERT_EQ(service.chatted().messages_size(), 1);
+  EXPECT_EQ(service.chatted().messages(0).content(), "hi");
 }
 
 struct Wrong {

@@ -159,6 +159,27 @@ TEST_F(SchedulerCase, ALastStageThatAnswersNoGoodTokenEndsTheRequest) {
   }
 }
 
+TEST_F(SchedulerCase, ARankThatHasNothingToDoHasNoGap) {
+  Form(1);
+  const auto answer_each = [&](int64_t gap_us) {
+    while (Waiting(0)) {
+      StepResult result = Answer(0, true);
+      result.gap_us = gap_us;
+      Take(std::move(result));
+    }
+  };
+  Admit(10, 1);
+  answer_each(9'000'000);  // nobody ran before
+  Admit(10, 4);
+  answer_each(60);  // its first step follows none
+  Admit(10, 1);
+  answer_each(9'000'000);
+  const std::string text = metrics_.Text();
+  EXPECT_THAT(text, HasSubstr("interlace_rank_gap_seconds_count{model_name=\"test\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("interlace_rank_gap_seconds_bucket{model_name=\"test\",le=\"0.0001\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("interlace_rank_gap_seconds_bucket{model_name=\"test\",le=\"5e-05\"} 0\n"));
+}
+
 TEST_F(SchedulerCase, UseReportedForARequestThatNeverRanIsIgnored) {
   options_.max_running = 1;
   Form(1);

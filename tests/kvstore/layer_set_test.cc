@@ -17,8 +17,8 @@ std::set<int32_t> Members(const LayerSet& layers) {
 }
 
 TEST(LayerSetTest, InterleavesTheDocumentedLayers) {
-  EXPECT_EQ(LayerSet::Interleaved(4, 8).ToString(), "1,3,5,7");
-  EXPECT_EQ((LayerSet::Interleaved(4, 8) | LayerSet::Range(4, 6)).ToString(), "1,3-5,7");
+  EXPECT_EQ(LayerSet::Interleaved(4, 8).ToString(), "0,2,4,6");
+  EXPECT_EQ((LayerSet::Interleaved(4, 8) | LayerSet::Range(4, 6)).ToString(), "0,2,4-6");
 }
 
 // Never ahead of nor behind an even spread by a layer.
@@ -28,8 +28,10 @@ TEST(LayerSetTest, InterleavesEvenly) {
       const LayerSet set = LayerSet::Interleaved(keep, layers);
       ASSERT_EQ(set.size(), keep);
       for (int32_t l = 0; l < layers; ++l) {
-        ASSERT_EQ((set & LayerSet::Range(0, l + 1)).size(), (l + 1) * keep / layers);
+        ASSERT_EQ((set & LayerSet::Range(0, l + 1)).size(), (l + 1) - (l + 1) * (layers - keep) / layers);
       }
+      // A step of streams begins with a layer that is there, unless none is.
+      ASSERT_EQ(set.Has(LayerId{0}), keep > 0);
     }
   }
 }

@@ -126,8 +126,8 @@ StepResult RandomResult(Entropy& e) {
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) result.tiers.push_back({Amount(e), Amount(e), Amount(e)});
   result.slots_used = Count(e);
   result.frames_used = Count(e);
-  for (int64_t* amount : {&result.run_us, &result.stall_us, &result.transfer_in_us, &result.transfer_out_us,
-                          &result.bytes_in, &result.bytes_out}) {
+  for (int64_t* amount : {&result.run_us, &result.stall_us, &result.gap_us, &result.transfer_in_us,
+                          &result.transfer_out_us, &result.bytes_in, &result.bytes_out}) {
     *amount = Amount(e);
   }
   result.corrupt = Count(e);
@@ -274,6 +274,7 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
                     {{"result", [](M& m) { m.set_stage(0xffffffffu); }},
                      {"result", [](M& m) { m.set_corrupt(0xffffffffu); }},
                      {"result", [](M& m) { m.set_stall_us(-1); }},
+                     {"result", [](M& m) { m.set_gap_us(-1); }},
                      {"result", [](M& m) { m.set_bytes_in(~uint64_t{0}); }},
                      {"lost.block", [](M& m) { m.mutable_lost(0)->set_block(-1); }},
                      {"lost.cause", [](M& m) { m.mutable_lost(0)->set_cause(9); }},

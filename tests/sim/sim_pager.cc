@@ -63,9 +63,8 @@ void SimPager::RunLayers(std::vector<uint64_t>* x) {
 }
 
 void SimPager::ReadAhead(int32_t layer) {
-  const int32_t last = std::min(layer + options_.lookahead, layers() - 1);
   const int32_t reserved = new_blocks_ * (layers() - layer);
-  for (int32_t l = std::max(read_ahead_, layer); l <= last; ++l) {
+  for (int32_t l = std::max(read_ahead_, layer); l < layers(); ++l) {
     for (const Running& running : running_) {
       const SimSequence& kv = *running.kv;
       if (running.lost) continue;

@@ -42,7 +42,6 @@ class SimPager {
     StageId stage{};
     bool first = true, last = true;  // stage
     std::set<RequestId> refused;     // requests that this rank refuses
-    int32_t lookahead = 2;
     Canary canary = Canary::kNone;
   };
   SimPager(const Options& options, const SimPool::Options& pool, const DigestModel& model,
