@@ -394,9 +394,12 @@ int Main(int argc, char** argv) {
   reserve_options.AddTo(reserve);
   add_study_settings(reserve, &reserve_flags);
   reserve->callback([&] {
-    status =
-        BenchStudy(reserve_flags, reserve_options, &BenchReserveCommand,
-                   {{"kv.device_bytes", "59MB"}, {"kv.block_tokens", "16"}, {"sched.max_running", "256"}}, argc, argv);
+    status = BenchStudy(reserve_flags, reserve_options, &BenchReserveCommand,
+                        {{"kv.device_bytes", "59MB"},
+                         {"kv.link_bytes", "2GB"},
+                         {"kv.block_tokens", "16"},
+                         {"sched.max_running", "256"}},
+                        argc, argv);
   });
 
   CommonFlags ablation_flags;

@@ -57,11 +57,10 @@ std::string Draw(const ReserveResult& result, const std::vector<ReservePoint>& s
 }
 
 const char* Meaning(absl::string_view rule) {
-  return rule == "share"
-             ? "Search 1: for each 16 requests that run, `factor` blocks stay free when another one starts "
-               "(at most an eighth of the device)."
-             : "Search 2: another one starts only while the device holds more than `factor` blocks for each "
-               "request that runs.";
+  return rule == "share" ? "Search 1: for each 16 requests that run, so many blocks as the factor says stay free when "
+                           "another one starts (at most an eighth of the device)."
+                         : "Search 2: another one starts only while the device holds more blocks for each request that "
+                           "runs than the factor says.";
 }
 
 }  // namespace
@@ -82,17 +81,20 @@ std::string ReservePage(const ReserveResult& result, const std::vector<std::pair
                             search.size(), FactorsThatDiffer(result, search));
     }
     absl::StrAppend(&body, PageSection(asked.rule, absl::StrCat("sched.reserve = ", asked.rule, ":factor"),
-                                       lead + FigureHtml(PictureGrid(pictures),
+                                       lead + FigureHtml(PictureGrid({pictures[0], pictures[1]}) +
+                                                             PictureGrid({pictures[2], pictures[3]}),
                                                          "Marks: mean of the seeds; bars: its 95 % interval. Dotted: "
                                                          "no reserve, and the quantile.")));
   }
   absl::StrAppend(
       &body,
-      PageSection("figures", "All figures",
-                  absl::StrCat(PageTable(ReserveTable(result, 1)),
-                               "<p class=\"note\">Swap operations: requests parked, and parked ones that ran again. "
-                               "Blocks out: of all layers, copied from device to host. MB in: from host to "
-                               "device.</p>")));
+      PageSection(
+          "figures", "All figures",
+          absl::StrCat(
+              PageTable(ReserveTable(result, 1)),
+              "<p class=\"note\">Swap operations: requests parked, and parked ones that ran again. "
+              "Blocks out: of all layers, copied to the host before their request had ended. MB in: from host to "
+              "device.</p>")));
   return PageShell(title, body + "</main>\n");
 }
 

@@ -18,6 +18,17 @@ namespace {
 
 using nlohmann::ordered_json;
 
+// Blocks of all layers that left the device before their request had ended: those of the cache leave, too, but nobody
+// was swapped out for it.
+double BlocksSwappedOut(const std::vector<MemoryOperation>& trace, const LoadRun& run, int32_t layers) {
+  int64_t count = 0;
+  for (const MemoryOperation& op : trace) {
+    if (op.kind != "leave" && op.kind != MoveKindName(MoveKind::kCopyOut)) continue;
+    if (op.at < run.records[static_cast<size_t>(op.request)].ended) count += int64_t{op.blocks} * op.layers;
+  }
+  return static_cast<double>(count) / layers;
+}
+
 // One run of a rule with one seed.
 absl::StatusOr<ReserveFigures> RunOnce(const ReserveOptions& options, const std::string& rule, int32_t seed,
                                        std::vector<MemoryOperation>* trace) {
@@ -30,11 +41,10 @@ absl::StatusOr<ReserveFigures> RunOnce(const ReserveOptions& options, const std:
   ASSIGN_OR_RETURN(const std::vector<PlannedRequest> planned, PlannedOf(plan));
   const VirtualOutcome outcome = RunVirtually(setup, planned);
   const LoadFigures f = FiguresOf(outcome.run);
-  const double layers = setup.shape.layers;
   return ReserveFigures{.output_throughput = f.output_throughput,
                         .traffic_in = static_cast<double>(outcome.traffic.in * setup.shape.slot_bytes),
                         .swaps = outcome.parks + static_cast<double>(outcome.traffic.resumed),
-                        .blocks_out = static_cast<double>(outcome.traffic.out) / layers,
+                        .blocks_out = BlocksSwappedOut(*trace, outcome.run, setup.shape.layers),
                         .ttft = f.ttft.mean,
                         .e2el = f.e2el.mean,
                         .answered = f.completed(),
@@ -78,12 +88,13 @@ class Jobs {
         mine = next_++;
       }
       const Job& job = jobs_[mine];
-      const bool traced = job.seed == 0 && job.point->rule == options_.traced;
-      absl::StatusOr<ReserveFigures> figures = RunOnce(options_, job.point->rule, job.seed, traced ? trace_ : nullptr);
+      std::vector<MemoryOperation> trace;
+      absl::StatusOr<ReserveFigures> figures = RunOnce(options_, job.point->rule, job.seed, &trace);
       absl::MutexLock lock(&mutex_);
       fault_.Update(figures.status());
       if (figures.ok()) job.point->seeds[static_cast<size_t>(job.seed)] = *figures;
       ++done_;
+      if (job.seed == 0 && job.point->rule == options_.traced) *trace_ = std::move(trace);
     }
   }
 

@@ -35,7 +35,7 @@ struct ReserveFigures {
   double output_throughput = 0;  // tokens/s
   double traffic_in = 0;         // bytes from host to device
   double swaps = 0;              // requests parked, and parked ones that ran again
-  double blocks_out = 0;         // blocks of all layers, copied from device to host
+  double blocks_out = 0;         // blocks of all layers, copied to the host before their request had ended
   double ttft = 0, e2el = 0;     // means, seconds
   int64_t answered = 0, requests = 0;
 };
