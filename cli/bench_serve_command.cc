@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <utility>
 
@@ -17,6 +16,7 @@
 #include "bench/serve/load_runner.h"
 #include "cli/bench_ceilings.h"
 #include "cli/bench_serve_table.h"
+#include "cli/output_file.h"
 #include "cli/terminal.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
@@ -150,22 +150,6 @@ class LoadBench {
   bool interrupted_ = false;
 };
 
-// Before the runs: a result that cannot be written after an hour is lost.
-absl::Status CanWrite(const BenchServeOptions& options) {
-  for (const auto& [flag, path] : {std::pair("--json", options.json),
-                                   {"--jsonl", options.jsonl},
-                                   {"--csv", options.csv},
-                                   {"--html", options.html}}) {
-    if (path.empty()) continue;
-    const std::string folder = std::filesystem::absolute(path).parent_path().string();
-    if (std::filesystem::is_directory(path) || access(folder.c_str(), W_OK) != 0) {
-      return absl::PermissionDeniedError(
-          absl::StrCat(flag, " ", path, " cannot be written; make the folder ", folder, " or give another file"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status WriteFiles(const BenchServeOptions& options, const LoadReport& report) {
   if (!options.json.empty()) RETURN_IF_ERROR(WriteLoadFile(options.json, LoadReportJson(report)));
   if (!options.html.empty()) RETURN_IF_ERROR(WriteLoadFile(options.html, LoadPage(report)));
@@ -196,7 +180,10 @@ absl::Status AnyAnswered(const std::vector<LoadRun>& runs) {
 }  // namespace
 
 absl::Status BenchServeCommand(BenchServeOptions options) {
-  RETURN_IF_ERROR(CanWrite(options));
+  RETURN_IF_ERROR(CanWrite("--json", options.json));
+  RETURN_IF_ERROR(CanWrite("--jsonl", options.jsonl));
+  RETURN_IF_ERROR(CanWrite("--csv", options.csv));
+  RETURN_IF_ERROR(CanWrite("--html", options.html));
   AllowManyConnections();
   LoadReport report;
   report.environment = {INTERLACE_VERSION, absl::StrCat(AvailableCores(), " x ", CpuModel()), options.command};

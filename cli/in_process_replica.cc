@@ -1,5 +1,6 @@
 #include "cli/in_process_replica.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/entropy.h"
@@ -13,12 +14,12 @@ constexpr Epoch kOnlyEpoch{1};  // a process is formed once
 
 }  // namespace
 
-InProcessReplica::InProcessReplica() : metrics_("in-process") {}
+InProcessReplica::InProcessReplica(Clock& clock) : metrics_("in-process"), clock_(clock) {}
 
 absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
     const Config& config, Clock& clock, FaultPoints& faults, Transport* transport,
     absl::FunctionRef<void(int64_t, int64_t)> progress, MakeBackend make_backend) {
-  std::unique_ptr<InProcessReplica> replica(new InProcessReplica);
+  std::unique_ptr<InProcessReplica> replica(new InProcessReplica(clock));
   ASSIGN_OR_RETURN(ModelText text, LoadModelText(config.model.path));
   replica->text_ = std::make_unique<ModelText>(std::move(text));
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
@@ -49,13 +50,22 @@ InProcessReplica::~InProcessReplica() {
 // An order that finds the queue full of plans is not missed: their results say the same.
 void InProcessReplica::RunOrders() {
   ModelRunner& runner = rank_->runner();
+  absl::Time free = clock_.Now();
   while (std::optional<Order> order = orders_.Pop()) {
-    const StepPlan* plan = std::get_if<StepPlan>(&*order);
-    loop_->OnResult(plan != nullptr ? runner.Execute(*plan) : runner.Report(kOnlyEpoch));
+    const SentPlan* sent = std::get_if<SentPlan>(&*order);
+    if (sent == nullptr) {
+      loop_->OnResult(runner.Report(kOnlyEpoch));
+      continue;
+    }
+    StepResult result = runner.Execute(sent->plan);
+    const absl::Time began = std::max(free, sent->sent);
+    free = clock_.Now();
+    if (watch_) watch_(sent->plan, result, free - began);
+    loop_->OnResult(std::move(result));
   }
 }
 
-void InProcessReplica::Send(const StepPlan& plan) { orders_.Push(plan); }
+void InProcessReplica::Send(const StepPlan& plan) { orders_.Push(SentPlan{plan, clock_.Now()}); }
 
 void InProcessReplica::Reset(const absl::Status&) {}  // the loop then ends every request after cluster.reform_timeout
 

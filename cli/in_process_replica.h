@@ -1,7 +1,9 @@
 // InProcessReplica: scheduler and rank in one process, no network: what `interlace run` and benchmarks use.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <utility>
 #include <variant>
 
 #include "absl/status/statusor.h"
@@ -34,19 +36,29 @@ class InProcessReplica final : public PlanChannel {
   // A status: why the model cannot chat.
   const absl::StatusOr<ChatTemplate>& chat_template() const { return text_->chat_template; }
   Rank& rank() { return *rank_; }
+  // What the runner makes of each plan, on its thread. `took`: from when the plan was there and the runner free until
+  // its result was handed on. Call it before the first request, if at all.
+  using WatchStep = std::function<void(const StepPlan& plan, const StepResult& result, absl::Duration took)>;
+  void OnStep(WatchStep watch) { watch_ = std::move(watch); }
 
  private:
-  InProcessReplica();
+  explicit InProcessReplica(Clock& clock);
   void Send(const StepPlan& plan) override;
   void Reset(const absl::Status& why) override;
 
   Metrics metrics_;
   std::unique_ptr<ModelText> text_;
   std::unique_ptr<Rank> rank_;
+  struct SentPlan {
+    StepPlan plan;
+    absl::Time sent;
+  };
   struct ReportAsked {};  // answers of tiers are there, and perhaps no plan is
-  using Order = std::variant<StepPlan, ReportAsked>;
+  using Order = std::variant<SentPlan, ReportAsked>;
   void RunOrders();
 
+  Clock& clock_;
+  WatchStep watch_;
   BoundedQueue<Order> orders_{16};
   std::unique_ptr<ReplicaLoop> loop_;
   Thread runner_;

@@ -10,9 +10,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "cli/bench_ablation_command.h"
 #include "cli/bench_command.h"
 #include "cli/bench_compare_command.h"
+#include "cli/bench_layerkv_command.h"
 #include "cli/bench_page_command.h"
+#include "cli/bench_reserve_command.h"
+#include "cli/bench_scale_command.h"
 #include "cli/bench_serve_flags.h"
 #include "cli/bench_transfers_command.h"
 #include "cli/chat_command.h"
@@ -141,6 +145,23 @@ absl::Status BenchServe(const BenchServeFlags& flags, int argc, char** argv) {
   ASSIGN_OR_RETURN(BenchServeOptions options, flags.Finish());
   options.command = absl::StrJoin(argv, argv + argc, " ");
   return BenchServeCommand(std::move(options));
+}
+
+// A study: the settings that it needs otherwise than a server does, unless they are given.
+template <typename Options>
+absl::Status BenchStudy(CommonFlags flags, Options options, absl::Status (*run)(const Config&, const Options&),
+                        const std::vector<std::pair<std::string, std::string>>& defaults, int argc, char** argv) {
+  ConfigBuilder given;
+  RETURN_IF_ERROR(flags.Read(&given));
+  for (const auto& [field, value] : defaults) {
+    if (given.OriginOf(field) == "default") flags.shorthands.emplace_back(field, value);
+  }
+  ConfigBuilder builder;
+  RETURN_IF_ERROR(flags.Read(&builder));
+  ASSIGN_OR_RETURN(const Config config, builder.Build());
+  RETURN_IF_ERROR(InstallLogSink("bench", config.log.level == "info" ? "error" : config.log.level, config.log.format));
+  options.command = absl::StrJoin(argv, argv + argc, " ");
+  return run(config, options);
 }
 
 absl::Status BenchCompare(const BenchCompareOptions& options, int* exit_status) {
@@ -334,6 +355,61 @@ int Main(int argc, char** argv) {
   page->add_option("--json", page_options.json, "file for all runs together");
   page->add_option("--csv", page_options.csv, "file: a row per run");
   page->callback([&] { status = BenchPageCommand(page_options); });
+
+  BenchScaleOptions scale_options;
+  CLI::App* scale = bench->add_subcommand("scale", "policies on large models and many replicas, in virtual time");
+  AddBenchScaleFlags(scale, &scale_options);
+  scale->callback([&] {
+    scale_options.command = absl::StrJoin(argv, argv + argc, " ");
+    status = BenchScaleCommand(scale_options);
+  });
+
+  const auto add_study_settings = [](CLI::App* command, CommonFlags* flags) {
+    flags->Short(command, "--device-kv", "kv.device_bytes", "device KV arena");
+    flags->Short(command, "--host-kv", "kv.host_bytes", "host KV tier");
+    flags->Short(command, "--link", "kv.link_bytes", "bytes/s of an emulated link between them");
+    flags->AddTo(command);
+  };
+  const auto add_model = [](CLI::App* command, CommonFlags* flags) {
+    return command->add_option_function<std::string>(
+        "MODEL", [flags](const std::string& path) { flags->shorthands.emplace_back("model.path", path); },
+        "GGUF file, or model folder of Hugging Face");
+  };
+  // A device that KV fills within a minute, pages of 16 tokens, and the link of an accelerator of that size.
+  const std::vector<std::pair<std::string, std::string>> small_device = {
+      {"kv.device_bytes", "24MB"}, {"kv.host_bytes", "2GiB"}, {"kv.link_bytes", "2GB"}, {"kv.block_tokens", "16"}};
+
+  CommonFlags layerkv_flags;
+  BenchLayerKvOptions layerkv_options;
+  CLI::App* layerkv = bench->add_subcommand("layerkv", "first tokens under each policy where KV memory is the limit");
+  add_model(layerkv, &layerkv_flags);
+  layerkv_options.AddTo(layerkv);
+  add_study_settings(layerkv, &layerkv_flags);
+  layerkv->callback(
+      [&] { status = BenchStudy(layerkv_flags, layerkv_options, &BenchLayerKvCommand, small_device, argc, argv); });
+
+  CommonFlags reserve_flags;
+  BenchReserveOptions reserve_options;
+  CLI::App* reserve = bench->add_subcommand("reserve", "memory held back at a start: search in virtual time");
+  reserve_options.AddTo(reserve);
+  add_study_settings(reserve, &reserve_flags);
+  reserve->callback([&] {
+    status = BenchStudy(reserve_flags, reserve_options, &BenchReserveCommand,
+                        {{"kv.device_bytes", "59MB"},
+                         {"kv.link_bytes", "2GB"},
+                         {"kv.block_tokens", "16"},
+                         {"sched.max_running", "256"}},
+                        argc, argv);
+  });
+
+  CommonFlags ablation_flags;
+  BenchAblationOptions ablation_options;
+  CLI::App* ablation = bench->add_subcommand("ablation", "what each part of serving buys, row by row");
+  add_model(ablation, &ablation_flags)->required();
+  ablation_options.AddTo(ablation);
+  add_study_settings(ablation, &ablation_flags);
+  ablation->callback(
+      [&] { status = BenchStudy(ablation_flags, ablation_options, &BenchAblationCommand, small_device, argc, argv); });
 
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");

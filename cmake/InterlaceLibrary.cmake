@@ -19,8 +19,9 @@ set(INTERLACE_LAYER_proto "common;kvstore")
 set(INTERLACE_LAYER_worker "common;kernels;model;kvstore;proto;transport")
 set(INTERLACE_LAYER_coordinator "common;proto;text;checkpoint;kvstore")
 set(INTERLACE_LAYER_client "common;proto")
-set(INTERLACE_LAYER_bench "common;proto;client")                          # bench/serve; the rest of bench makes no library
-set(INTERLACE_LAYER_cli "bench;common;kernels;checkpoint;text;transport;model;kvstore;proto;worker;coordinator;client")
+set(INTERLACE_LAYER_bench "common;proto;client")                          # bench/serve knows servers by their protocols alone
+set(INTERLACE_LAYER_study "bench;common;proto;kvstore;coordinator")       # bench/policy, bench/study: the scheduler without ranks
+set(INTERLACE_LAYER_cli "study;bench;common;kernels;checkpoint;text;transport;model;kvstore;proto;worker;coordinator;client")
 # Targets of a folder that folders above may use although the rest of the folder is closed to them.
 set(INTERLACE_PURE_coordinator_kvstore "kvstore_plan")                   # keys, residency plan and planner
 set(INTERLACE_PURE_proto_kvstore "kvstore_plan")
@@ -54,6 +55,9 @@ endfunction()
 function(interlace_set_folder target)
   file(RELATIVE_PATH path ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
   string(REGEX REPLACE "/.*" "" folder "${path}")
+  if(path MATCHES "^bench/(policy|study)")
+    set(folder study)
+  endif()
   set_target_properties(${target} PROPERTIES INTERLACE_FOLDER ${folder})
 endfunction()
 

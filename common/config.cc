@@ -27,8 +27,7 @@ absl::Status ParseValue(absl::string_view text, int64_t* out) {
   return absl::OkStatus();
 }
 absl::Status ParseValue(absl::string_view text, bool* out) {
-  if (text != "true" && text != "false")
-    return absl::InvalidArgumentError("is no truth value: it must be true or false");
+  if (text != "true" && text != "false") return absl::InvalidArgumentError("is neither true nor false");
   *out = text == "true";
   return absl::OkStatus();
 }
@@ -61,7 +60,7 @@ std::string PrintValue(std::optional<absl::Duration> value) { return value ? Pri
 
 constexpr absl::string_view TypeName(const std::string&) { return "text"; }
 constexpr absl::string_view TypeName(int64_t) { return "integer"; }
-constexpr absl::string_view TypeName(bool) { return "boolean"; }
+constexpr absl::string_view TypeName(bool) { return "true or false"; }
 constexpr absl::string_view TypeName(Bytes) { return "bytes"; }
 constexpr absl::string_view TypeName(absl::Duration) { return "duration"; }
 constexpr absl::string_view TypeName(std::optional<absl::Duration>) { return "duration"; }
@@ -143,6 +142,9 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(cluster, rank_timeout, kWait, "how long a plan may run before its rank counts as lost"),
       FIELD(cluster, reform_timeout,
             "how long requests wait for a lost rank to come back before they end with an error"),
+      FIELD(coordinator, state,
+            "file in which the coordinator keeps what it has learned about the time that steps and transfers take; "
+            "empty: nothing is kept"),
       FIELD(engine, backend, "cpu or cuda"),
       BOUNDED(engine, threads, (Bounds<int64_t>{0, 4096}), "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
@@ -187,6 +189,9 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(sched, max_waiting, kCount, "requests that may wait; above it clients get 429"),
       BOUNDED(sched, max_recomputes, kCountOrNone, "times one request may be rolled back for lost KV before it fails"),
       BOUNDED(sched, draft_tokens, kCountOrNone, "tokens guessed a step from what the request said before; 0: none"),
+      FIELD(sched, shed,
+            "whether a request that is predicted to miss its TTFT or deadline is told so at once, with 429: true or "
+            "false"),
       BOUNDED(request, max_tokens, kCountOrNone, "tokens generated when the client names none; 0: up to the context"),
       BOUNDED(request, deadline, kWait, "deadline of a request that names none"),
       BOUNDED(request, max_body, kMessage, "largest HTTP body or gRPC message"),

@@ -62,6 +62,9 @@ void ReplicaLoop::Handle(Event event) {
   } else if (ExplainQuestion* question = std::get_if<ExplainQuestion>(&event)) {
     (*question)->answer = scheduler_.Explain((*question)->name);
     (*question)->answered.Notify();
+  } else if (LearnedQuestion* costs = std::get_if<LearnedQuestion>(&event)) {
+    (*costs)->answer = scheduler_.Learned();
+    (*costs)->answered.Notify();
   } else if (SnapshotQuestion* look = std::get_if<SnapshotQuestion>(&event)) {
     (*look)->answer = scheduler_.Snapshot();
     (*look)->answered.Notify();
@@ -125,6 +128,8 @@ absl::StatusOr<ReplicaSnapshot> ReplicaLoop::Snapshot() {
   return snapshot;
 }
 
+absl::StatusOr<LearnedCosts> ReplicaLoop::Learned() { return Ask(std::make_shared<Question<LearnedCosts>>()); }
+
 EngineLoad ReplicaLoop::Load() {
   absl::MutexLock lock(&mutex_);
   EngineLoad load = load_;
@@ -152,6 +157,7 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   scheduler.draft_tokens = static_cast<int32_t>(config.sched.draft_tokens);
+  scheduler.shed = config.sched.shed;
   scheduler.secret = config.kv.secret;
   RETURN_IF_ERROR(ParseReserve(config.sched.reserve, &scheduler.policy));
   scheduler.policy.max_parked = static_cast<int32_t>(config.sched.max_parked);

@@ -34,6 +34,8 @@ class ReplicaLoop final : public Engine {
   absl::StatusOr<Explanation> Explain(absl::string_view name) override;
   absl::StatusOr<ReplicaSnapshot> Snapshot() override;
   EngineLoad Load() override;
+  // What the cost model has learned. Unavailable: the loop did not answer in time.
+  absl::StatusOr<LearnedCosts> Learned();
 
   // From the rank service or an in-process runner.
   void OnFormed(Epoch epoch, std::vector<RankInfo> ranks);
@@ -64,8 +66,10 @@ class ReplicaLoop final : public Engine {
     absl::Notification answered;
   };
   using ExplainQuestion = std::shared_ptr<Question<Explanation>>;
+  using LearnedQuestion = std::shared_ptr<Question<LearnedCosts>>;
   using SnapshotQuestion = std::shared_ptr<Question<ReplicaSnapshot>>;
-  using Event = std::variant<Request, Cancelled, Stopped, Formed, Lost, StepResult, ExplainQuestion, SnapshotQuestion>;
+  using Event = std::variant<Request, Cancelled, Stopped, Formed, Lost, StepResult, ExplainQuestion, LearnedQuestion,
+                             SnapshotQuestion>;
 
   template <typename Answer>
   absl::StatusOr<Answer> Ask(std::shared_ptr<Question<Answer>> question);

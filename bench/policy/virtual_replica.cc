@@ -39,6 +39,13 @@ class Recorder final : public TokenSink {
 
 }  // namespace
 
+double MachineLaw::Compute(const StepWork& work) const {
+  if (work.rows == 0) return 0;
+  return fixed + row * static_cast<double>(work.rows) +
+         row_beyond * static_cast<double>(std::max<int64_t>(0, work.rows - kKnee)) +
+         context * static_cast<double>(work.context) + product * static_cast<double>(work.products);
+}
+
 RankInfo VirtualReplica::info() const {
   RankInfo rank{.stages = 1, .model_digest = "virtual", .numerics = "virtual", .dtype = "BF16"};
   rank.layers = rank.layer_end = shape_.layers;
@@ -54,43 +61,79 @@ RankInfo VirtualReplica::info() const {
   return rank;
 }
 
+void VirtualReplica::Trace(absl::string_view kind, RequestId request, int32_t first, int32_t blocks, int32_t layers) {
+  if (trace_ == nullptr || blocks == 0) return;
+  if (!trace_->empty() && layers > 0) {  // the next block of the same operation
+    MemoryOperation& last = trace_->back();
+    if (last.kind == kind && last.at == clock_.Now() - began_ && last.layers == layers &&
+        last.request == static_cast<int64_t>(Value(request)) - 1 && last.first + last.blocks == first) {
+      last.blocks += blocks;
+      return;
+    }
+  }
+  trace_->push_back(
+      {clock_.Now() - began_, std::string(kind), static_cast<int64_t>(Value(request)) - 1, first, blocks, layers});
+}
+
+void VirtualReplica::Move(const BlockMove& move) {
+  if (move.kind == MoveKind::kCopyIn) traffic_.in += move.layers.size();
+  if (move.kind == MoveKind::kCopyOut) traffic_.out += move.layers.size();
+  if (trace_ == nullptr) return;
+  const auto sealed = sealed_by_.find(move.block);
+  if (sealed == sealed_by_.end()) return;
+  Trace(MoveKindName(move.kind), sealed->second.first, sealed->second.second, 1, move.layers.size());
+}
+
+// Blocks leave the device at once in the layers that are not kept.
+void VirtualReplica::Seal(RequestId request, const SealedNames& names) {
+  Known& known = known_[request];
+  const auto count = static_cast<int32_t>(names.ids.size());
+  const int32_t streamed = shape_.layers - known.kept.size();
+  traffic_.out += int64_t{count} * streamed;
+  known.sealed = names.first + count;
+  if (trace_ == nullptr) return;
+  if (streamed > 0) Trace("leave", request, names.first, count, streamed);
+  for (int32_t i = 0; i < count; ++i) sealed_by_[names.ids[i]] = {request, names.first + i};
+}
+
 void VirtualReplica::Send(const StepPlan& plan) {
   StepResult result{.epoch = plan.epoch, .plan = plan.id};
-  for (const Release& release : plan.releases) known_.erase(release.request);
+  const KvTraffic before = traffic_;
+  for (const Release& release : plan.releases) {
+    if (release.names) Seal(release.request, *release.names);
+    Trace("release", release.request, 0, known_[release.request].sealed, shape_.layers);
+    known_.erase(release.request);
+  }
   for (const SequenceChange& change : plan.changes) {
     if (change.kept) known_[change.request].kept = *change.kept;
+    if (change.names) Seal(change.request, *change.names);
   }
-  int64_t in = 0, out = 0;  // blocks of one layer
-  for (const BlockMove& move : plan.moves) {
-    if (move.kind == MoveKind::kCopyIn) in += move.layers.size();
-    if (move.kind == MoveKind::kCopyOut) out += move.layers.size();
-  }
+  for (const BlockMove& move : plan.moves) Move(move);
   StepWork work;
   for (const PlanSequence& s : plan.sequences) {
     Known& known = known_[s.request];
-    if (s.opening) known.sealed = static_cast<int32_t>(s.opening->adopted.size());
+    if (s.opening) {
+      known.sealed = static_cast<int32_t>(s.opening->adopted.size());
+      if (!opened_.insert(s.request).second && known.sealed > 0) ++traffic_.resumed;
+    }
     if (s.kept) known.kept = *s.kept;
     const int32_t streamed = shape_.layers - known.kept.size();
-    in += int64_t{known.sealed} * streamed;
-    if (s.names) {
-      out += static_cast<int64_t>(s.names->ids.size()) * streamed;
-      known.sealed = s.names->first + static_cast<int32_t>(s.names->ids.size());
-    }
+    traffic_.in += int64_t{known.sealed} * streamed;
+    traffic_.streamed += int64_t{known.sealed} * streamed;
+    if (streamed > 0) Trace("stream", s.request, 0, known.sealed, streamed);
+    if (s.names) Seal(s.request, *s.names);
     work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
     if (s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 7, {}});
   }
-  const double compute = law_.fixed + law_.row * static_cast<double>(work.rows) +
-                         law_.context * static_cast<double>(work.context) +
-                         law_.product * static_cast<double>(work.products);
-  const double link_in = static_cast<double>(in * shape_.slot_bytes) / law_.link;
-  const double link_out = static_cast<double>(out * shape_.slot_bytes) / law_.link;
-  const double took = std::max(work.rows > 0 ? compute : 0, link_in);
+  const double compute = work.rows > 0 && law_.of_plan ? law_.of_plan(plan) : law_.Compute(work);
+  result.bytes_in = (traffic_.in - before.in) * shape_.slot_bytes;
+  result.bytes_out = (traffic_.out - before.out) * shape_.slot_bytes;
+  const double link_in = static_cast<double>(result.bytes_in) / law_.link;
+  const double took = std::max(compute, link_in);
   result.run_us = static_cast<int64_t>(1e6 * took);
-  result.stall_us = static_cast<int64_t>(1e6 * (took - (work.rows > 0 ? compute : 0)));
-  result.bytes_in = in * shape_.slot_bytes;
-  result.bytes_out = out * shape_.slot_bytes;
+  result.stall_us = static_cast<int64_t>(1e6 * (took - compute));
   result.transfer_in_us = static_cast<int64_t>(1e6 * link_in);
-  result.transfer_out_us = static_cast<int64_t>(1e6 * link_out);
+  result.transfer_out_us = static_cast<int64_t>(1e6 * static_cast<double>(result.bytes_out) / law_.link);
   free_ = std::max(free_, clock_.Now()) + absl::Seconds(took);
   results_.emplace_back(free_, std::move(result));
 }
@@ -111,7 +154,7 @@ VirtualOutcome RunVirtually(const VirtualRun& setup, absl::Span<const PlannedReq
   ManualClock clock;
   const absl::Time begin = clock.Now();
   Metrics metrics("virtual");
-  VirtualReplica replica(setup.law, setup.shape, clock);
+  VirtualReplica replica(setup.law, setup.shape, clock, setup.trace);
   Scheduler scheduler(setup.options, *setup.policy, clock, metrics, replica);
   const RankInfo rank = replica.info();
   scheduler.OnFormed(Epoch{1}, {&rank, 1});
@@ -144,6 +187,8 @@ VirtualOutcome RunVirtually(const VirtualRun& setup, absl::Span<const PlannedReq
   run.duration = requests.empty() ? absl::ZeroDuration() : requests.back().due;
   run.elapsed = clock.Now() - begin;
   outcome.parks = metrics.Total("interlace_request_parks_total");
+  outcome.stall = metrics.Total("interlace_layer_stall_seconds_total");
+  outcome.traffic = replica.traffic();
   return outcome;
 }
 

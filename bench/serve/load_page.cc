@@ -8,15 +8,11 @@
 #include "absl/strings/str_join.h"
 #include "bench/serve/load_page_charts.h"
 #include "bench/serve/load_page_points.h"
-#include "bench/serve/load_page_style.h"
+#include "bench/serve/page_parts.h"
 #include "bench/serve/svg_chart.h"
 
 namespace interlace {
 namespace {
-
-std::string Section(absl::string_view id, absl::string_view heading, const std::string& content) {
-  return absl::StrCat("<section id=\"", id, "\"><h2>", EscapeXml(heading), "</h2>\n", content, "</section>\n");
-}
 
 // The different values of all runs, in the order of the runs.
 template <typename Get>
@@ -52,12 +48,8 @@ std::string Header(const LoadReport& report, const LoadPoints& points, const std
     requests += static_cast<int64_t>(run.records.size());
     unsent += run.unsent;
   }
-  std::string facts;
-  const auto fact = [&](absl::string_view name, const std::string& value) {
-    if (value.empty()) return;
-    absl::StrAppend(&facts, value.size() > 80 ? "<div class=\"long\"><dt>" : "<div><dt>", name, "</dt><dd>",
-                    EscapeXml(value), "</dd></div>");
-  };
+  PageFacts facts;
+  const auto fact = [&](absl::string_view name, const std::string& value) { facts.emplace_back(name, value); };
   fact("version", report.environment.commit);
   fact("model", Distinct(runs, [](const LoadRun& run) { return run.model; }));
   fact("hardware", report.environment.hardware);
@@ -78,9 +70,7 @@ std::string Header(const LoadReport& report, const LoadPoints& points, const std
   if (client_cpu > 0) fact("client's CPU", absl::StrFormat("%.3g s", client_cpu));
   fact("began", absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", runs[0].began, absl::UTCTimeZone()));
   fact("command", report.environment.command);
-  return absl::StrCat("<header><h1>", EscapeXml(title),
-                      "</h1><button id=\"theme\" type=\"button\" hidden=\"hidden\">light / dark</button><dl>", facts,
-                      "</dl></header>\n");
+  return PageHeader(title, facts);
 }
 
 // What a reader must know before trusting a figure.
@@ -143,26 +133,6 @@ std::string Tiles(const LoadPoints& points) {
   return out;
 }
 
-// A row whose first cell is empty goes on with what the row above is about.
-std::string Row(const std::vector<std::string>& cells, bool heading) {
-  std::string out = !heading && cells[0].empty() ? "<tr class=\"on\">" : "<tr>";
-  for (size_t i = 0; i < cells.size(); ++i) {
-    const bool header = heading || i == 0;
-    absl::StrAppend(&out, header ? (heading ? "<th scope=\"col\">" : "<th scope=\"row\">") : "<td>",
-                    EscapeXml(cells[i]), header ? "</th>" : "</td>");
-  }
-  return out + "</tr>\n";
-}
-
-std::string Table(const std::vector<std::vector<std::string>>& rows) {
-  std::string out = "<div class=\"scroll\"><table><thead>";
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (i == 1) out += "</thead><tbody>";
-    absl::StrAppend(&out, Row(rows[i], i == 0));
-  }
-  return out + (rows.size() > 1 ? "</tbody>" : "</thead>") + "</table></div>\n";
-}
-
 std::string PointName(const LoadPoints& points, const LoadPoint& point) {
   return points.labels.size() > 1 ? absl::StrCat(points.labels[point.line], ", ", points.AtText(point.at))
                                   : points.AtText(point.at);
@@ -194,7 +164,7 @@ std::string CountTable(const LoadPoints& points) {
          Number(point, [](const LoadFigures& f) { return static_cast<double>(f.peak_concurrency); }),
          absl::StrCat(total([](const LoadFigures& f) { return f.valid ? 1 : 0; }), " of ", point.figures.size())});
   }
-  return Table(rows);
+  return PageTable(rows);
 }
 
 std::string TargetTable(const LoadPoints& points) {
@@ -218,7 +188,7 @@ std::string TargetTable(const LoadPoints& points) {
          met(&LoadFigures::met_e2el), Percent(MedianOf(point, [](const LoadFigures& f) { return f.hit_rate; })),
          Percent(MedianOf(point, [](const LoadFigures& f) { return f.hit_rate_ceiling; }))});
   }
-  return Table(rows);
+  return PageTable(rows);
 }
 
 std::string LatencyTables(const LoadPoints& points) {
@@ -247,7 +217,7 @@ std::string LatencyTables(const LoadPoints& points) {
     }
     absl::StrAppend(&out, "<details", line == 0 ? " open=\"open\"" : "", "><summary>Latencies",
                     points.labels.size() > 1 ? absl::StrCat(", ", EscapeXml(points.labels[line])) : "", "</summary>",
-                    "<div class=\"latencies\">", Table(rows), "</div></details>\n");
+                    "<div class=\"latencies\">", PageTable(rows), "</div></details>\n");
   }
   return out;
 }
@@ -278,7 +248,7 @@ std::string CapacitySection(const CapacityResult& capacity) {
                     absl::StrFormat("%.1f %%", 100 * step.share), step.holds ? "holds" : "fails", step.why});
   }
   return absl::StrCat("<p class=\"lead\">", EscapeXml(text), "</p><details><summary>", capacity.steps.size(),
-                      " steps of the search</summary>", Table(rows), "</details>\n");
+                      " steps of the search</summary>", PageTable(rows), "</details>\n");
 }
 
 }  // namespace
@@ -291,30 +261,27 @@ std::string LoadPage(const LoadReport& report, const std::string& title) {
     const LoadPoints points = PointsOf(report.runs);
     const std::string legend = LegendHtml(points);
     body = absl::StrCat(Header(report, points, title), "<main>\n", Warnings(points));
-    if (report.capacity.has_value()) body += Section("capacity", "Capacity", CapacitySection(*report.capacity));
+    if (report.capacity.has_value()) body += PageSection("capacity", "Capacity", CapacitySection(*report.capacity));
     if (points.places.size() > 1) {
-      body += Section("latency", points.closed_loop ? "Latency and open requests" : "Latency and rate",
-                      legend + LatencyFigures(points, report.capacity));
-      body += Section("goodput", "Goodput", legend + GoodputFigures(points, report.capacity));
-      body += Section("throughput", "Throughput and latency", legend + ThroughputFigures(points));
+      body += PageSection("latency", points.closed_loop ? "Latency and open requests" : "Latency and rate",
+                          legend + LatencyFigures(points, report.capacity));
+      body += PageSection("goodput", "Goodput", legend + GoodputFigures(points, report.capacity));
+      body += PageSection("throughput", "Throughput and latency", legend + ThroughputFigures(points));
     } else {
-      body += Section("summary", absl::StrCat("At ", points.AtText(points.places[0])), Tiles(points));
+      body += PageSection("summary", absl::StrCat("At ", points.AtText(points.places[0])), Tiles(points));
     }
-    body += Section("outcomes", "What became of the requests", OutcomeFigures(points));
-    body += Section("distributions", "Distributions", legend + DistributionFigures(points));
-    body += Section("gaps", "Gaps over time", GapFigures(points));
-    body += Section("requests", "Single requests", WaterfallFigures(points));
-    body += Section(
+    body += PageSection("outcomes", "What became of the requests", OutcomeFigures(points));
+    body += PageSection("distributions", "Distributions", legend + DistributionFigures(points));
+    body += PageSection("gaps", "Gaps over time", GapFigures(points));
+    body += PageSection("requests", "Single requests", WaterfallFigures(points));
+    body += PageSection(
         "figures", "All figures",
         absl::StrCat(CountTable(points), TargetTable(points), LatencyTables(points),
                      "<p class=\"note\">Counts are over all seeds; other figures are the median of the seeds.</p>",
                      Definitions()));
     body += "</main>\n";
   }
-  return absl::StrCat("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>",
-                      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/><title>",
-                      EscapeXml(title), "</title><style>", LoadPageStyle(), "</style></head><body>\n", body, "<script>",
-                      LoadPageScript(), "</script></body></html>\n");
+  return PageShell(title, body);
 }
 
 }  // namespace interlace

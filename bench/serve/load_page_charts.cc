@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/serve/page_parts.h"
 #include "bench/serve/svg_chart.h"
 
 namespace interlace {
@@ -82,12 +83,6 @@ std::string DrawOverRate(const LoadPoints& points, const OverRate& what) {
 
 void AddCapacity(const std::optional<CapacityResult>& capacity, OverRate* what) {
   if (capacity.has_value() && capacity->rate > 0) what->rules.push_back({capacity->rate, "capacity", false});
-}
-
-std::string Grid(const std::vector<std::string>& pictures) {
-  std::string out = "<div class=\"grid3\">";
-  for (const std::string& picture : pictures) absl::StrAppend(&out, "<div>", picture, "</div>");
-  return out + "</div>";
 }
 
 const char kSeedsCaption[] =
@@ -191,7 +186,7 @@ std::string LatencyFigures(const LoadPoints& points, const std::optional<Capacit
       pictures.push_back(DrawOverRate(points, what));
     }
   }
-  return FigureHtml(Grid(pictures), kSeedsCaption);
+  return FigureHtml(PictureGrid(pictures), kSeedsCaption);
 }
 
 std::string GoodputFigures(const LoadPoints& points, const std::optional<CapacityResult>& capacity) {
@@ -225,7 +220,7 @@ std::string GoodputFigures(const LoadPoints& points, const std::optional<Capacit
   lost.y = {.percent = true, .low = 0, .high = 1};
   lost.dashed = true;
   pictures.push_back(DrawOverRate(points, lost));
-  return FigureHtml(Grid(pictures),
+  return FigureHtml(PictureGrid(pictures),
                     absl::StrCat(caption, "Shed or failed: refused before they began, or ended by any error."));
 }
 
@@ -267,14 +262,14 @@ std::string ThroughputFigures(const LoadPoints& points) {
   };
   const FigureOf tokens = [](const LoadFigures& f) { return f.output_throughput; };
   return FigureHtml(
-      Grid({draw(
-                "TTFT p50", true, [](const LoadFigures& f) { return f.ttft.p50; }, tokens, &LoadFigures::ttft),
-            draw(
-                "E2EL p50", true, [](const LoadFigures& f) { return f.e2el.p50; }, tokens, &LoadFigures::e2el),
-            draw(
-                "Tokens/s of one request", false,
-                [](const LoadFigures& f) { return f.tpot.p50 > 0 ? 1 / f.tpot.p50 : std::nan(""); }, tokens,
-                &LoadFigures::tpot)}),
+      PictureGrid({draw(
+                       "TTFT p50", true, [](const LoadFigures& f) { return f.ttft.p50; }, tokens, &LoadFigures::ttft),
+                   draw(
+                       "E2EL p50", true, [](const LoadFigures& f) { return f.e2el.p50; }, tokens, &LoadFigures::e2el),
+                   draw(
+                       "Tokens/s of one request", false,
+                       [](const LoadFigures& f) { return f.tpot.p50 > 0 ? 1 / f.tpot.p50 : std::nan(""); }, tokens,
+                       &LoadFigures::tpot)}),
       "Each mark is a rate, joined from low to high. Right and low is better in the first two, right and high in the "
       "last: "
       "1 / TPOT p50 against what all requests get together.");
@@ -325,7 +320,7 @@ std::string OutcomeFigures(const LoadPoints& points) {
   }
   std::vector<std::string> pictures;
   for (const StackedBars& part : parts) pictures.push_back(DrawStackedBars(part));
-  return legend + FigureHtml(Grid(pictures), "All requests of all seeds.");
+  return legend + FigureHtml(PictureGrid(pictures), "All requests of all seeds.");
 }
 
 std::string DistributionFigures(const LoadPoints& points) {
@@ -344,10 +339,11 @@ std::string DistributionFigures(const LoadPoints& points) {
     values->push_back(FiguresOfRequest(record).send_lag);
   };
   return FigureHtml(
-      Grid({Cdf(points, "TTFT", false, one(&RequestFigures::ttft)), Cdf(points, "ITL", true, gaps),
-            Cdf(points, "E2EL", false, one(&RequestFigures::e2el)),
-            Cdf(points, "TPOT", false, one(&RequestFigures::tpot)),
-            Cdf(points, "Largest gap", false, one(&RequestFigures::largest_gap)), Cdf(points, "Send lag", true, lag)}),
+      PictureGrid({Cdf(points, "TTFT", false, one(&RequestFigures::ttft)), Cdf(points, "ITL", true, gaps),
+                   Cdf(points, "E2EL", false, one(&RequestFigures::e2el)),
+                   Cdf(points, "TPOT", false, one(&RequestFigures::tpot)),
+                   Cdf(points, "Largest gap", false, one(&RequestFigures::largest_gap)),
+                   Cdf(points, "Send lag", true, lag)}),
       absl::StrCat("Share of requests (of gaps, for ITL) at or below a time, all seeds, at ",
                    points.AtText(points.shown_at), ". The send lag is the lateness of the load generator itself."));
 }

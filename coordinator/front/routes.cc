@@ -226,6 +226,11 @@ HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after) {
   HttpReply reply = Ok(ErrorBody(error));
   reply.status = error.http;
   if (!error.retry) reply.headers.emplace_back("x-should-retry", "false");
+  if (!error.shed_reason.empty()) {
+    reply.headers.emplace_back("x-interlace-shed-reason", error.shed_reason);
+    reply.headers.emplace_back("x-llm-d-request-dropped-reason", error.shed_reason);
+    retry_after = error.retry_after;
+  }
   if (error.http == 429 || error.http == 503) {
     const absl::Duration wait = retry_after > absl::ZeroDuration() ? retry_after : absl::Seconds(1);
     const int64_t ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(wait));

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "bench/serve/load_page_points.h"
+#include "tests/bench_report/page_check.h"
 #include "tests/bench_report/queue_model.h"
 #include "tests/bench_report/xml_check.h"
 
@@ -20,38 +21,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsSupersetOf;
 using ::testing::Not;
-
-struct Page {
-  std::string html, faults;
-  std::vector<std::string> sections;
-  int pictures = 0;
-};
-
-// Reads a page and checks what must hold of every one: it is well-formed, numbers are numbers, nothing comes from
-// elsewhere.
-Page Read(const std::string& html) {
-  Page page = {.html = html};
-  page.faults = XmlCheck::Faults(html, [&](const std::string& name, const XmlAttributes& attributes) {
-    if (name == "section") page.sections.push_back(attributes.at("id"));
-    if (name == "svg" && attributes.count("role") > 0) ++page.pictures;
-    EXPECT_NE(name, "link");
-    EXPECT_NE(name, "img");
-    for (const auto& [key, value] : attributes) {
-      EXPECT_NE(key, "src");
-      EXPECT_NE(key, "href");
-      const bool numeric = key == "x" || key == "y" || key == "width" || key == "height" || key == "cx" ||
-                           key == "cy" || key == "r" || key == "d" || key == "viewBox";
-      if (!numeric) continue;
-      EXPECT_EQ(value.find_first_not_of("0123456789.- MLHVZhvlm"), std::string::npos)
-          << name << " " << key << "=" << value;
-    }
-  });
-  EXPECT_EQ(page.faults, "");
-  for (const char* none : {">nan", ">inf", ">-nan", "nan ", "http-equiv", "@import", "url("}) {
-    EXPECT_THAT(html, Not(HasSubstr(none)));
-  }
-  return page;
-}
 
 QueueModel Labelled(const std::string& label, int slots) {
   QueueModel model;
@@ -85,7 +54,7 @@ TEST(LoadPage, OfASweepHasEveryFigure) {
   LoadReport report = SweepOf({Labelled("slack", 8), Labelled("fcfs", 3)}, {2, 6, 12}, 3);
   report.capacity =
       CapacityResult{.rate = 7, .low = 6, .high = 8, .seeds = {{1, 6, 8}}, .steps = {{1, 6, 1, true, "holds"}}};
-  const Page page = Read(LoadPage(report, "Slack & fcfs"));
+  const CheckedPage page = CheckPage(LoadPage(report, "Slack & fcfs"));
   EXPECT_THAT(page.sections, ElementsAre("capacity", "latency", "goodput", "throughput", "outcomes", "distributions",
                                          "gaps", "requests", "figures"));
   for (const char* text : {"TTFT p50", "TTFT p90", "TTFT p99", "TPOT p99", "Largest gap p99", "Goodput, requests/s",
@@ -100,7 +69,7 @@ TEST(LoadPage, OfASweepHasEveryFigure) {
 }
 
 TEST(LoadPage, OfOneRateHasNoFiguresOverRate) {
-  const Page page = Read(LoadPage(SweepOf({Labelled("a", 8)}, {4}, 1)));
+  const CheckedPage page = CheckPage(LoadPage(SweepOf({Labelled("a", 8)}, {4}, 1)));
   EXPECT_THAT(page.sections, ElementsAre("summary", "outcomes", "distributions", "gaps", "requests", "figures"));
   EXPECT_THAT(page.html, Not(HasSubstr("of the search")));
 }
@@ -111,7 +80,7 @@ TEST(LoadPage, OfAClosedLoopStandsOverOpenRequests) {
     report.runs[i].offered_rate = 0;
     report.runs[i].concurrency = static_cast<int>(4 * (i + 1));
   }
-  const Page page = Read(LoadPage(report));
+  const CheckedPage page = CheckPage(LoadPage(report));
   EXPECT_THAT(page.html, AllOf(HasSubstr("requests open at once"), Not(HasSubstr("offered rate"))));
 }
 
@@ -124,7 +93,7 @@ TEST(LoadPage, MarksSaturationAndDoubts) {
     for (absl::Duration& at : r.chunks) at += absl::Seconds(1);
     r.ended += absl::Seconds(1);
   }
-  const Page page = Read(LoadPage(report));
+  const CheckedPage page = CheckPage(LoadPage(report));
   EXPECT_THAT(page.html, HasSubstr("<b>Over-saturated:</b> a, 20 requests/s, seed 1: the queue &lt;grew&gt;"));
   EXPECT_THAT(page.html, HasSubstr("<b>Not valid:</b> a, 1 requests/s, seed 1: the client sent late"));
   EXPECT_THAT(page.html, HasSubstr("class=\"hollow\""));
@@ -132,11 +101,11 @@ TEST(LoadPage, MarksSaturationAndDoubts) {
 
 // Runs that nobody hopes for.
 TEST(LoadPage, SurvivesOddRuns) {
-  EXPECT_THAT(Read(LoadPage({})).html, HasSubstr("No runs."));
+  EXPECT_THAT(CheckPage(LoadPage({})).html, HasSubstr("No runs."));
 
   LoadReport empty = SweepOf({Labelled("a", 2)}, {1, 2}, 1);
   for (LoadRun& run : empty.runs) run.records.clear();
-  Read(LoadPage(empty));
+  CheckPage(LoadPage(empty));
 
   LoadReport dead = SweepOf({Labelled("", 2)}, {1, 2}, 2);
   for (LoadRun& run : dead.runs) {
@@ -149,14 +118,14 @@ TEST(LoadPage, SurvivesOddRuns) {
       r.error = "connection refused \xff";
     }
   }
-  Read(LoadPage(dead));
+  CheckPage(LoadPage(dead));
 
   LoadReport hostile =
       SweepOf({Labelled("</script><script>alert(1)</script>", 2), Labelled("\"'&\x01\xc3", 2)}, {1, 2}, 1);
   hostile.environment.command = "<b>\xf0\x9f\x98\x80</b>";
   hostile.runs[0].model = "<img src=x>";
   hostile.runs[0].dataset.clear();
-  EXPECT_THAT(Read(LoadPage(hostile)).html, Not(HasSubstr("alert(1)</script>")));
+  EXPECT_THAT(CheckPage(LoadPage(hostile)).html, Not(HasSubstr("alert(1)</script>")));
 
   for (const int tokens : {1, 2}) {
     QueueModel model = Labelled("few", 4);
@@ -164,18 +133,18 @@ TEST(LoadPage, SurvivesOddRuns) {
     model.pace = 0;  // deliveries at the same instant
     model.stall_chance = 0;
     model.targets = {};
-    Read(LoadPage(SweepOf({model}, {1, 3}, 1)));
+    CheckPage(LoadPage(SweepOf({model}, {1, 3}, 1)));
   }
   QueueModel eventful = Labelled("eventful", 3);
   eventful.shed_after = 0.2;
   eventful.fail_chance = 0.2;
   eventful.cancel_chance = 0.2;
-  EXPECT_THAT(Read(LoadPage(SweepOf({eventful}, {2, 20}, 2))).html,
+  EXPECT_THAT(CheckPage(LoadPage(SweepOf({eventful}, {2, 20}, 2))).html,
               AllOf(HasSubstr("w-shed"), HasSubstr("w-failed"), HasSubstr("w-left"), HasSubstr("o-truncated")));
 
   std::vector<QueueModel> many;
   for (int i = 0; i < 12; ++i) many.push_back(Labelled(absl::StrCat("policy number ", i), 1 + i));
-  Read(LoadPage(SweepOf(many, {2, 8}, 1)));
+  CheckPage(LoadPage(SweepOf(many, {2, 8}, 1)));
 }
 
 TEST(LoadPoints, ShowTheHighestLoadThatIsCarried) {

@@ -368,11 +368,6 @@ function fillDetail(e) {
                 make("span", "", decision.text + (decision.times > 1 ? " (" + decision.times + " times)" : "")));
     return line;
   });
-  for (const note of e.notes || []) {
-    const line = make("li");
-    line.append(make("span"), make("span", "", note));
-    decisions.push(line);
-  }
   if (!decisions.length) decisions.push(make("li", "", "None: it ran as it came."));
   $("detail-decisions").replaceChildren(...decisions);
   $("detail-layers").replaceChildren(...e.by_layer.map(layer => {
