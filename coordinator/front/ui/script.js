@@ -335,6 +335,21 @@ function targetText(target) {
   const verdict = target.met === null ? "" : target.met ? ", met" : ", missed";
   return (target.reached_ms === null ? "not yet" : time(target.reached_ms)) + " of " + time(target.asked_ms) + verdict;
 }
+// What its time went by: name in the explanation, colour, how it reads.
+const SPENDINGS = [["queued", "waiting", "waits"], ["fetching", "fetching", "fetches"], ["prefill", "prefill", "prompt"],
+  ["decode", "decode", "tokens"], ["parked", "parked", "parked"], ["sat_out", "stream", "left out of steps"]];
+function showSpent(spent) {
+  const parts = SPENDINGS.map(([name, colour, text]) => [spent[name + "_seconds"], colour, text]).filter(([seconds]) => seconds > 0);
+  const whole = parts.reduce((sum, [seconds]) => sum + seconds, 0), bar = make("span", "time"), legend = make("p", "legend");
+  bar.style.backgroundImage = gradient(parts.map(([seconds, colour]) => [seconds / whole, "var(--" + colour + ")"]));
+  for (const [seconds, colour, text] of parts) legend.append(make("span", "k-" + colour, text + " " + time(1000 * seconds)));
+  $("detail-time").replaceChildren(bar, legend);
+}
+// Where the blocks of a layer came from.
+function sourceOf(layer) {
+  const parts = [[layer.found_device, "device"], [layer.found_host, "host"], [layer.found_below, "tiers"], [layer.computed, "computed"]];
+  return parts.filter(([blocks]) => blocks > 0).map(([blocks, where]) => count(blocks) + " " + where).join(", ") || "–";
+}
 function fillDetail(e) {
   setText($("detail-state"), e.state + (e.status && e.status !== "OK" ? ": " + e.status : ""));
   const facts = [];
@@ -351,30 +366,22 @@ function fillDetail(e) {
   if (e.targets.priority) fact(facts, "Priority", String(e.targets.priority));
   if (e.targets.objective) fact(facts, "Objective", e.targets.objective);
   $("detail-facts").replaceChildren(...facts);
-  const request = current.requests.concat(current.ended).find(r => r.request_id === e.request_id);
-  if (request) {
-    const spans = spansOf(request), whole = spans.reduce((sum, [, begin, end]) => sum + end - begin, 0) || 1;
-    const bar = make("span", "time");
-    bar.style.backgroundImage = gradient(spans.map(([phase, begin, end]) => [(end - begin) / whole, "var(--" + phase + ")"]));
-    const names = {waiting: "waits", fetching: "fetches", prefill: "prompt", decode: "tokens", parked: "parked"};
-    const sums = new Map(), legend = make("p", "legend");
-    for (const [phase, begin, end] of spans) sums.set(phase, (sums.get(phase) || 0) + end - begin);
-    for (const [phase, sum] of sums) legend.append(make("span", "k-" + phase, names[phase] + " " + time(sum)));
-    $("detail-time").replaceChildren(bar, legend);
-  }
-  const decisions = (e.decisions || []).map(decision => {
-    const line = make("li");
+  showSpent(e.spent);
+  const decisions = e.decisions.map(decision => {
+    const line = make("li"), again = decision.times > 1;
     line.append(make("span", "", time(1000 * decision.at_seconds)),
-                make("span", "", decision.text + (decision.times > 1 ? " (" + decision.times + " times)" : "")));
+                make("span", "", decision.text + (again ? " (" + count(decision.times) + " times, the last at " +
+                                                  time(1000 * decision.until_seconds) + ")" : "")));
     return line;
   });
+  if (e.decisions_left_out) decisions.push(make("li", "", many(e.decisions_left_out, "decision") + " between them left out."));
   if (!decisions.length) decisions.push(make("li", "", "None: it ran as it came."));
   $("detail-decisions").replaceChildren(...decisions);
   $("detail-layers").replaceChildren(...e.by_layer.map(layer => {
     const row = make("tr");
-    const cells = [layer.layer, layer.stage, layer.mode, layer.blocks_device, layer.blocks_host, bytes(layer.bytes_in),
+    const cells = [layer.layer, layer.stage, layer.mode, sourceOf(layer), layer.blocks_device, layer.blocks_host, bytes(layer.bytes_in),
                    bytes(layer.bytes_out), time(layer.stall_us / 1000)];
-    cells.forEach((text, c) => row.append(make("td", c > 2 ? "number" : "", String(text))));
+    cells.forEach((text, c) => row.append(make("td", c > 3 ? "number" : "", String(text))));
     return row;
   }));
 }
