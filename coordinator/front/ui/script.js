@@ -347,7 +347,8 @@ function showSpent(spent) {
 }
 // Where the blocks of a layer came from.
 function sourceOf(layer) {
-  const parts = [[layer.found_device, "device"], [layer.found_host, "host"], [layer.found_below, "tiers"], [layer.computed, "computed"]];
+  const parts = [[layer.found_device, "on device"], [layer.found_host, "on host"], [layer.found_below, "in tiers"],
+    [layer.computed, "computed"]];
   return parts.filter(([blocks]) => blocks > 0).map(([blocks, where]) => count(blocks) + " " + where).join(", ") || "–";
 }
 function fillDetail(e) {
