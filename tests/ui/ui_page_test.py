@@ -176,6 +176,9 @@ def main() -> int:
         load.stop()
         wait_until("nothing runs", lambda: state_of(cluster)["queue"]["total"] == 0, 60)
         page.until("/none here/.test(document.querySelector('#count').textContent)")
+    except Exception:
+        print(cluster.log())
+        raise
     finally:
         if load:
             load.stop()

@@ -145,6 +145,9 @@ def main() -> int:
         terminal = Terminal(120, 40)
         check_live(terminal, cluster, "--show" in sys.argv)
         check_piped(cluster.http)
+    except Exception:
+        print(cluster.log())
+        raise
     finally:
         if terminal:
             terminal.close()
