@@ -79,15 +79,15 @@ function showTiles(state) {
 // ---- map of layers and tiers
 const TIERS = [["device", "Device", "device"], ["host", "Host", "host"], ["stream", "Streamed", "streamed_by"]];
 function buildMap(state) {
-  const map = $("map"), rows = TIERS.map(([kind, name]) => {
-    const row = make("div", "tier t-" + kind), cells = make("div", "cells");
-    row.append(make("span", "", name), cells, make("span"));
+  const layers = state.by_layer.length, map = $("map");
+  const tierRow = (kind, name) => {
+    const row = make("div", "tier " + kind);
+    row.append(make("span", "", name), make("div", layers > 100 ? "cells many" : "cells"), make("span"));
     return row;
-  });
-  const numbers = make("div", "tier numbers");
-  numbers.append(make("span", "", "Layer"), make("div", "cells"), make("span"));
+  };
+  const rows = TIERS.map(([kind, name]) => tierRow("t-" + kind, name)), numbers = tierRow("numbers", "Layer");
   rows.push(numbers);
-  const every = state.by_layer.length > 40 ? 10 : 5;
+  const every = layers > 100 ? 20 : layers > 40 ? 10 : 5;
   state.by_layer.forEach((layer, l) => {
     const border = l > 0 && state.by_layer[l - 1].stage !== layer.stage;
     for (const row of rows) {
