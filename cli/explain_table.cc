@@ -32,6 +32,27 @@ std::string TargetsLine(const RequestReport& report) {
   return line;
 }
 
+// "time: queued 1.2 s, prefill 310 ms, decode 4 s", without what took none.
+std::string TimeLine(const TimeReport& spent) {
+  const std::pair<const char*, absl::Duration> parts[] = {{"queued", spent.queued},   {"fetching", spent.fetching},
+                                                          {"prefill", spent.prefill}, {"decode", spent.decode},
+                                                          {"parked", spent.parked},   {"sat out", spent.sat_out}};
+  std::string line = "time:";
+  for (const auto& [name, time] : parts) {
+    if (time == absl::ZeroDuration()) continue;
+    absl::StrAppend(&line, line.back() == ':' ? " " : ", ", name, " ", HumanSeconds(absl::ToDoubleSeconds(time)));
+  }
+  return absl::StrCat(line, line.back() == ':' ? " none yet" : "");
+}
+
+// "+1.2 s  waits for room: 33 blocks wanted, 12 free  (418 times, until +2.3 s)".
+std::string DecisionLine(const DecisionReport& decision) {
+  const auto at = [](absl::Duration time) { return absl::StrCat("+", HumanSeconds(absl::ToDoubleSeconds(time))); };
+  std::string line = absl::StrFormat("  %-9s %s", at(decision.at), decision.text);
+  if (decision.times > 1) absl::StrAppend(&line, "  (", decision.times, " times, until ", at(decision.until), ")");
+  return line;
+}
+
 }  // namespace
 
 std::string ExplainTable(const RequestReport& report) {
@@ -43,9 +64,13 @@ std::string ExplainTable(const RequestReport& report) {
                   HumanSeconds(absl::ToDoubleSeconds(report.first_token)), ", total ",
                   HumanSeconds(absl::ToDoubleSeconds(report.total)), "\n", report.keep_layers, " of ", report.layers,
                   " layers kept; ", report.recomputes, " rollbacks, ", report.recomputed_tokens,
-                  " tokens computed again, ", report.preemptions, " preemptions\n", TargetsLine(report), "\n");
+                  " tokens computed again, ", report.preemptions, " preemptions\n", TimeLine(report.spent), "\n", TargetsLine(report), "\n");
+  if (report.step_budget >= 0) {
+    absl::StrAppend(&out, "a step reads ", HumanBytes(report.step_reads), " from the host for it, and may read ",
+                    HumanBytes(report.step_budget), " for all streams\n");
+  }
   std::vector<std::vector<std::string>> rows = {{"layer", "stage", "mode", "device", "host"}};
-  for (const char* column : {"bytes in", "bytes out", "stall"}) rows[0].push_back(column);
+  for (const char* column : {"bytes in", "bytes out", "stall", "found d/h/t", "computed"}) rows[0].push_back(column);
   int64_t in = 0, stored = 0, stall = 0;
   for (const LayerReport& layer : report.by_layer) {
     std::vector<std::string> row = {absl::StrCat(layer.layer), absl::StrCat(layer.stage),
@@ -54,14 +79,21 @@ std::string ExplainTable(const RequestReport& report) {
     row.push_back(HumanBytes(layer.bytes_in));
     row.push_back(HumanBytes(layer.bytes_out));
     row.push_back(absl::StrFormat("%.2f ms", static_cast<double>(layer.stall_us) * 1e-3));
+    row.push_back(absl::StrCat(layer.found_device, "/", layer.found_host, "/", layer.found_below));
+    row.push_back(absl::StrCat(layer.computed));
     rows.push_back(std::move(row));
     in += layer.bytes_in;
     stored += layer.bytes_out;
     stall += layer.stall_us;
   }
   absl::StrAppend(&out, FormatTable(rows), "sum of all layers: ", HumanBytes(in), " in, ", HumanBytes(stored), " out, ",
-                  absl::StrFormat("%.2f ms", static_cast<double>(stall) * 1e-3), " stall\n");
-  for (const std::string& note : report.notes) absl::StrAppend(&out, "  note: ", note, "\n");
+                  absl::StrFormat("%.2f ms", static_cast<double>(stall) * 1e-3), " stall; found: blocks that lay on device, host and in tiers\n");
+  for (size_t i = 0; i < report.decisions.size(); ++i) {
+    if (i == Explanation::kFirstDecisions && report.decisions_left_out > 0) {
+      absl::StrAppend(&out, "  .. ", report.decisions_left_out, " left out\n");
+    }
+    absl::StrAppend(&out, DecisionLine(report.decisions[i]), "\n");
+  }
   return out;
 }
 
@@ -100,12 +132,20 @@ RequestReport ToReport(const Explanation& e) {
   report.first_token = e.end.timing.first_token;
   report.total = e.end.timing.total;
   FillTargets(e, &report);
-  report.notes = e.notes;
+  for (const Decision& d : e.decisions) {
+    report.decisions.push_back({std::string(DecisionName(d.kind)), DecisionText(d), d.at, d.until, d.times});
+  }
+  report.decisions_left_out = e.decisions_left_out;
+  report.spent = {e.spent[Spending::kQueued], e.spent[Spending::kFetching], e.spent[Spending::kPrefill],
+                  e.spent[Spending::kDecode], e.spent[Spending::kParked],   e.spent[Spending::kSatOut]};
+  report.step_reads = e.step_reads;
+  report.step_budget = e.step_budget;
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];
     report.by_layer.push_back({static_cast<int32_t>(l), layer.stage, layer.kept ? "keep" : "stream",
                                layer.blocks_device, layer.blocks_host, layer.bytes_in, layer.bytes_out,
-                               layer.stall_us});
+                               layer.stall_us, layer.found_device, layer.found_host, layer.found_below,
+                               layer.computed});
   }
   return report;
 }

@@ -16,6 +16,7 @@
 #include "cli/bench_layerkv_command.h"
 #include "cli/bench_page_command.h"
 #include "cli/bench_reserve_command.h"
+#include "cli/bench_scale_command.h"
 #include "cli/bench_serve_flags.h"
 #include "cli/bench_transfers_command.h"
 #include "cli/chat_command.h"
@@ -24,6 +25,7 @@
 #include "cli/sampling_flags.h"
 #include "cli/serve_command.h"
 #include "cli/terminal.h"
+#include "cli/top_command.h"
 #include "common/config.h"
 #include "common/log_sink.h"
 #include "common/status_macros.h"
@@ -265,6 +267,13 @@ int Main(int argc, char** argv) {
   explain->add_option("--address", explain_address, "gRPC door of the cluster")->capture_default_str();
   explain->callback([&] { status = ExplainCommand(explain_address, explain_request); });
 
+  TopOptions top_options;
+  CLI::App* top = app.add_subcommand("top", "a running cluster, live: layers by tier, requests, targets, throughput");
+  top->add_option("--url", top_options.url, "HTTP door of the cluster")->capture_default_str();
+  top->add_flag("--once", top_options.once, "print one frame and stop");
+  top->add_option("--interval", top_options.interval, "seconds between two looks")->capture_default_str();
+  top->callback([&] { status = TopCommand(top_options); });
+
   CLI::App* bench = app.add_subcommand("bench", "measure this machine, or a server");
   bench->require_subcommand(1);
   BenchFlags bench_flags;
@@ -346,6 +355,14 @@ int Main(int argc, char** argv) {
   page->add_option("--json", page_options.json, "file for all runs together");
   page->add_option("--csv", page_options.csv, "file: a row per run");
   page->callback([&] { status = BenchPageCommand(page_options); });
+
+  BenchScaleOptions scale_options;
+  CLI::App* scale = bench->add_subcommand("scale", "policies on large models and many replicas, in virtual time");
+  AddBenchScaleFlags(scale, &scale_options);
+  scale->callback([&] {
+    scale_options.command = absl::StrJoin(argv, argv + argc, " ");
+    status = BenchScaleCommand(scale_options);
+  });
 
   const auto add_study_settings = [](CLI::App* command, CommonFlags* flags) {
     flags->Short(command, "--device-kv", "kv.device_bytes", "device KV arena");

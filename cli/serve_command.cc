@@ -200,6 +200,9 @@ class LocalCluster {
     std::printf("\n  %s  http://%s/v1\n  %s  http://%s/metrics\n  %s  %s\n", Paint(Colour::kGreen, "OpenAI ").c_str(),
                 doors_["http"].c_str(), Paint(Colour::kGreen, "metrics").c_str(), doors_["http"].c_str(),
                 Paint(Colour::kGreen, "gRPC   ").c_str(), doors_["grpc"].c_str());
+    if (config_.http.ui) {
+      std::printf("  %s  http://%s/ui\n", Paint(Colour::kGreen, "ui     ").c_str(), doors_["http"].c_str());
+    }
     std::printf("  logs     %s\n  try      interlace chat --address %s\n  stop     Ctrl-C (drains)\n\n",
                 options_.state_folder.c_str(), doors_["grpc"].c_str());
     std::fflush(stdout);

@@ -40,8 +40,10 @@ bool LooksNumeric(absl::string_view text) {
 
 bool StdoutIsTerminal() { return isatty(STDOUT_FILENO) == 1; }
 
+bool StdoutHasColours() { return StdoutIsTerminal() && std::getenv("NO_COLOR") == nullptr; }
+
 std::string Paint(Colour colour, absl::string_view text) {
-  static const bool on = StdoutIsTerminal() && std::getenv("NO_COLOR") == nullptr;
+  static const bool on = StdoutHasColours();
   if (!on || colour == Colour::kNone) return std::string(text);
   const char* code = "0";
   switch (colour) {

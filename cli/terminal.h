@@ -14,6 +14,7 @@ enum class Colour { kNone, kBold, kDim, kGreen, kYellow, kRed, kBlue };
 // Wraps text in the colour if standard output is a terminal and NO_COLOR is not set.
 std::string Paint(Colour colour, absl::string_view text);
 bool StdoutIsTerminal();
+bool StdoutHasColours();  // it is one, and NO_COLOR is not set
 
 // Rows of cells, columns aligned: numbers to the right, the rest to the left. The first row is the heading.
 // Colours in cells do not count as width.

@@ -180,10 +180,21 @@ absl::StatusOr<RequestReport> Client::Explain(absl::string_view request_id) {
   report.first_token = absl::Seconds(reply.first_token_seconds());
   report.total = absl::Seconds(reply.total_seconds());
   FillTargets(reply, &report);
-  report.notes.assign(reply.notes().begin(), reply.notes().end());
+  for (const v1::Decision& d : reply.decisions()) {
+    report.decisions.push_back(
+        {d.kind(), d.text(), absl::Seconds(d.at_seconds()), absl::Seconds(d.until_seconds()), d.times()});
+  }
+  report.decisions_left_out = reply.decisions_left_out();
+  const v1::TimeSpent& spent = reply.spent();
+  report.spent = {absl::Seconds(spent.queued_seconds()), absl::Seconds(spent.fetching_seconds()),
+                  absl::Seconds(spent.prefill_seconds()), absl::Seconds(spent.decode_seconds()),
+                  absl::Seconds(spent.parked_seconds()), absl::Seconds(spent.sat_out_seconds())};
+  report.step_reads = reply.step_reads();
+  report.step_budget = reply.step_budget();
   for (const v1::LayerExplanation& l : reply.by_layer()) {
     report.by_layer.push_back({l.layer(), l.stage(), l.mode(), l.blocks_device(), l.blocks_host(), l.bytes_in(),
-                               l.bytes_out(), l.stall_us()});
+                               l.bytes_out(), l.stall_us(), l.found_device(), l.found_host(), l.found_below(),
+                               l.computed()});
   }
   return report;
 }

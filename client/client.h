@@ -83,6 +83,20 @@ struct LayerReport {
   int32_t blocks_device = 0;
   int32_t blocks_host = 0;
   int64_t bytes_in = 0, bytes_out = 0, stall_us = 0;
+  // Where the blocks of its latest attempt came from: device, host and tiers as it found them, or computed.
+  int32_t found_device = 0, found_host = 0, found_below = 0, computed = 0;
+};
+
+// Why it waited, started, gave way, came back, or was computed again.
+struct DecisionReport {
+  std::string kind, text;
+  absl::Duration at, until;  // since its arrival: the first time, and the last of several in a row
+  int32_t times = 1;
+};
+
+// What its time went by; the parts add up to the time since its arrival.
+struct TimeReport {
+  absl::Duration queued, fetching, prefill, decode, parked, sat_out;
 };
 
 struct TargetReport {
@@ -100,7 +114,11 @@ struct RequestReport {
   int32_t priority = 0;
   std::string tenant, objective;  // an objective comes from a router's header and has no effect
   std::vector<LayerReport> by_layer;
-  std::vector<std::string> notes;
+  std::vector<DecisionReport> decisions;
+  int32_t decisions_left_out = 0;  // between the first ones and the last
+  TimeReport spent;
+  int64_t step_reads = 0;    // bytes of the host that a step with it reads for it
+  int64_t step_budget = -1;  // that a step could read for all streams; -1: not limited
 };
 
 // A connection to a coordinator. Any thread; calls may run side by side. The trap: the callbacks run on the calling

@@ -26,6 +26,11 @@ absl::Status ParseValue(absl::string_view text, int64_t* out) {
   if (!absl::SimpleAtoi(text, out)) return absl::InvalidArgumentError("is not an integer");
   return absl::OkStatus();
 }
+absl::Status ParseValue(absl::string_view text, bool* out) {
+  if (text != "true" && text != "false") return absl::InvalidArgumentError("is neither true nor false");
+  *out = text == "true";
+  return absl::OkStatus();
+}
 absl::Status ParseValue(absl::string_view text, Bytes* out) { return ParseBytes(text, out); }
 absl::Status ParseValue(absl::string_view text, absl::Duration* out) {
   if (!absl::ParseDuration(std::string(text), out) || *out < absl::ZeroDuration()) {
@@ -48,12 +53,14 @@ absl::Status ParseValue(absl::string_view text, std::optional<absl::Duration>* o
 
 std::string PrintValue(const std::string& value) { return value; }
 std::string PrintValue(int64_t value) { return absl::StrCat(value); }
+std::string PrintValue(bool value) { return value ? "true" : "false"; }
 std::string PrintValue(Bytes value) { return PrintBytes(value); }
 std::string PrintValue(absl::Duration value) { return absl::FormatDuration(value); }
 std::string PrintValue(std::optional<absl::Duration> value) { return value ? PrintValue(*value) : std::string(); }
 
 constexpr absl::string_view TypeName(const std::string&) { return "text"; }
 constexpr absl::string_view TypeName(int64_t) { return "integer"; }
+constexpr absl::string_view TypeName(bool) { return "true or false"; }
 constexpr absl::string_view TypeName(Bytes) { return "bytes"; }
 constexpr absl::string_view TypeName(absl::Duration) { return "duration"; }
 constexpr absl::string_view TypeName(std::optional<absl::Duration>) { return "duration"; }
@@ -127,6 +134,7 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(server, host, "address on which HTTP and gRPC listen"),
       BOUNDED(server, http_port, kPort, "OpenAI HTTP port; 0 picks a free one"),
       BOUNDED(server, grpc_port, kPort, "gRPC port; 0 picks a free one"),
+      FIELD(http, ui, "true: the page /ui, and /ui/state and /ui/explain, on the HTTP port; false: 404 there"),
       FIELD(cluster, listen, "address on which the coordinator takes ranks"),
       FIELD(cluster, coordinator, "coordinator address that a rank dials"),
       BOUNDED(cluster, stages, kStages, "pipeline stages of the replica"),
@@ -134,6 +142,9 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(cluster, rank_timeout, kWait, "how long a plan may run before its rank counts as lost"),
       FIELD(cluster, reform_timeout,
             "how long requests wait for a lost rank to come back before they end with an error"),
+      FIELD(coordinator, state,
+            "file in which the coordinator keeps what it has learned about the time that steps and transfers take; "
+            "empty: nothing is kept"),
       FIELD(engine, backend, "cpu or cuda"),
       BOUNDED(engine, threads, (Bounds<int64_t>{0, 4096}), "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
@@ -178,6 +189,9 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(sched, max_waiting, kCount, "requests that may wait; above it clients get 429"),
       BOUNDED(sched, max_recomputes, kCountOrNone, "times one request may be rolled back for lost KV before it fails"),
       BOUNDED(sched, draft_tokens, kCountOrNone, "tokens guessed a step from what the request said before; 0: none"),
+      FIELD(sched, shed,
+            "whether a request that is predicted to miss its TTFT or deadline is told so at once, with 429: true or "
+            "false"),
       BOUNDED(request, max_tokens, kCountOrNone, "tokens generated when the client names none; 0: up to the context"),
       BOUNDED(request, deadline, kWait, "deadline of a request that names none"),
       BOUNDED(request, max_body, kMessage, "largest HTTP body or gRPC message"),

@@ -34,6 +34,9 @@ struct Config {
     int64_t grpc_port = 50051;
   } server;
   struct {
+    bool ui = true;
+  } http;
+  struct {
     std::string listen = "127.0.0.1:7070";
     std::string coordinator = "127.0.0.1:7070";
     int64_t stages = 1;
@@ -41,6 +44,9 @@ struct Config {
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);
   } cluster;
+  struct {
+    std::string state;
+  } coordinator;
   struct {
     std::string backend = "cpu";
     int64_t threads = 0;
@@ -81,6 +87,7 @@ struct Config {
     int64_t max_waiting = 256;
     int64_t max_recomputes = 8;
     int64_t draft_tokens = 0;
+    bool shed = false;
   } sched;
   struct {
     int64_t max_tokens = 0;
@@ -103,7 +110,7 @@ struct Config {
 // One row of the schema.
 struct ConfigField {
   absl::string_view name;     // "kv.device_bytes"
-  absl::string_view type;     // "bytes", "integer", "duration", "text"
+  absl::string_view type;     // "bytes", "integer", "duration", "text", "true or false"
   absl::string_view meaning;  // one line; for a choice, the choices
   std::function<absl::Status(Config&, absl::string_view)> parse;
   std::function<std::string(const Config&)> print;

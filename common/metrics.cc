@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 #include "common/check.h"
 
@@ -49,7 +50,9 @@ Metrics::Series& Metrics::Find(absl::string_view name, MetricKind kind, MetricLa
   }
   CHECK_MSG(values.size() == known.size(), std::string(name).c_str());
   Series& series = family->series[std::move(values)];
-  if (kind == MetricKind::kHistogram && series.buckets == nullptr) series.buckets = std::make_unique<Buckets>();
+  if (kind == MetricKind::kHistogram && series.buckets == nullptr) {
+    series.buckets.reset(new Buckets{absl::EndsWith(name, "_ratio") ? kRatioBuckets : kMetricBuckets});
+  }
   return series;
 }
 
@@ -80,9 +83,9 @@ std::string Metrics::Text() const {
       prometheus::ClientMetric::Histogram& histogram = metric.histogram;
       for (size_t b = 0; b < series.buckets->counts.size(); ++b) {
         histogram.sample_count += series.buckets->counts[b].load(std::memory_order_relaxed);
-        histogram.bucket.push_back({histogram.sample_count, b < kMetricBuckets.size()
-                                                                ? kMetricBuckets[b]
-                                                                : std::numeric_limits<double>::infinity()});
+        const MetricBuckets& bounds = series.buckets->bounds;
+        histogram.bucket.push_back(
+            {histogram.sample_count, b < bounds.size() ? bounds[b] : std::numeric_limits<double>::infinity()});
       }
       histogram.sample_sum = series.buckets->sum.load(std::memory_order_relaxed);
     }

@@ -48,6 +48,9 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_requests_quarantined_total", MetricKind::kCounter, "",
      "requests ended since each loss of a replica met them"},
     {"interlace_requests_failed_total", MetricKind::kCounter, "code", "requests that ended with an error status"},
+    {"interlace_shed_total", MetricKind::kCounter, "reason",
+     "requests ended since they were predicted to miss a target (sched.shed); reason: predicted_ttft_miss or "
+     "predicted_deadline_miss"},
     {"interlace_slo_requests_total", MetricKind::kCounter, "target,met",
      "ended requests by target (ttft, tpot, largest_gap, deadline) and whether they met it"},
     {"interlace_slo_goodput_requests_total", MetricKind::kCounter, "",
@@ -61,6 +64,12 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_step_seconds", MetricKind::kHistogram, "", "plan sent to all its results arrived"},
     {"interlace_rank_gap_seconds", MetricKind::kHistogram, "",
      "end of a step to the begin of the next on a rank, while somebody runs"},
+    {"interlace_step_compute_seconds", MetricKind::kHistogram, "",
+     "what the slowest stage took of a step, without its waits for KV"},
+    {"interlace_step_predicted_seconds", MetricKind::kHistogram, "", "what the cost model had said of the same steps"},
+    {"interlace_step_prediction_ratio", MetricKind::kHistogram, "", "of a step, what it took over what was predicted"},
+    {"interlace_transfer_prediction_ratio", MetricKind::kHistogram, "route",
+     "of a step's KV transfers, what they took over what was predicted; route: in, out or below"},
     {"interlace_ranks_ready", MetricKind::kGauge, "", "ranks of the replica that are registered"},
     {"interlace_kv_blocks_held", MetricKind::kGauge, "", "logical KV blocks held by requests"},
     {"interlace_kv_blocks_cached", MetricKind::kGauge, "",
@@ -84,9 +93,13 @@ inline constexpr MetricRow kMetrics[] = {
 using MetricLabels = std::initializer_list<std::pair<absl::string_view, absl::string_view>>;
 
 // Upper bounds of the buckets of a histogram, in seconds; one more bucket holds what is above.
-inline constexpr std::array<double, 21> kMetricBuckets = {1e-5,   2.5e-5, 5e-5, 1e-4,  2.5e-4, 5e-4, 0.001,
-                                                          0.0025, 0.005,  0.01, 0.025, 0.05,   0.1,  0.25,
-                                                          0.5,    1,      2.5,  5,     10,     30,   60};
+using MetricBuckets = std::array<double, 21>;
+inline constexpr MetricBuckets kMetricBuckets = {1e-5,   2.5e-5, 5e-5, 1e-4,  2.5e-4, 5e-4, 0.001,
+                                                 0.0025, 0.005,  0.01, 0.025, 0.05,   0.1,  0.25,
+                                                 0.5,    1,      2.5,  5,     10,     30,   60};
+// The same of one whose name ends in _ratio.
+inline constexpr MetricBuckets kRatioBuckets = {0.1,  0.25, 0.5, 0.67, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 1,
+                                                1.02, 1.05, 1.1, 1.15, 1.25, 1.5, 2,    4,   10,   100};
 
 // The series of one process. Owned by main; any thread. A hot path finds its series once, at construction, and keeps
 // the handle: recording through it is a few atomic additions. Add, Set and Observe by name look the series up each time
@@ -98,6 +111,7 @@ inline constexpr std::array<double, 21> kMetricBuckets = {1e-5,   2.5e-5, 5e-5, 
 class Metrics {
   using Cell = std::atomic<double>;
   struct Buckets {
+    const MetricBuckets& bounds;
     std::array<std::atomic<uint64_t>, kMetricBuckets.size() + 1> counts{};
     Cell sum{0};
   };
@@ -129,11 +143,12 @@ class Metrics {
   class Histogram {
    public:
     // `count` observations of the same value.
-    void Observe(double seconds, uint64_t count = 1) const {
+    void Observe(double value, uint64_t count = 1) const {
+      const MetricBuckets& bounds = buckets_->bounds;
       size_t bucket = 0;
-      while (bucket < kMetricBuckets.size() && seconds > kMetricBuckets[bucket]) ++bucket;
+      while (bucket < bounds.size() && value > bounds[bucket]) ++bucket;
       buckets_->counts[bucket].fetch_add(count, std::memory_order_relaxed);
-      buckets_->sum.fetch_add(seconds * static_cast<double>(count), std::memory_order_relaxed);
+      buckets_->sum.fetch_add(value * static_cast<double>(count), std::memory_order_relaxed);
     }
 
    private:

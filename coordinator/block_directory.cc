@@ -23,6 +23,15 @@ void BlockDirectory::Count(const LayerSet& device, const LayerSet& host, int sig
   if (!device.empty() || !host.empty()) shape_.AddRoom(sign, device, host, &idle_room_);
 }
 
+void BlockDirectory::Lie(BlockEntry& entry, const LayerSet& device, const LayerSet& host) {
+  (device - entry.device).ForEach([&](LayerId l) { ++by_layer_[Value(l)].device; });
+  (entry.device - device).ForEach([&](LayerId l) { --by_layer_[Value(l)].device; });
+  (host - entry.host).ForEach([&](LayerId l) { ++by_layer_[Value(l)].host; });
+  (entry.host - host).ForEach([&](LayerId l) { --by_layer_[Value(l)].host; });
+  entry.device = device;
+  entry.host = host;
+}
+
 void BlockDirectory::Enlist(BlockEntry& entry, BlockEntry::Listing* listing, std::list<BlockEntry*>* list) {
   if (list == listing->list) return;
   if (listing->list != nullptr) listing->list->erase(listing->at);
@@ -69,8 +78,7 @@ void BlockDirectory::Seal(BlockEntry& entry, SequenceState* user, const LayerSet
   Update(entry, [&] {
     entry.users.push_back(user);
     entry.idle = IdleLayers(entry);
-    entry.device = device;
-    entry.host = host;
+    Lie(entry, device, host);
   });
 }
 
@@ -89,8 +97,7 @@ void BlockDirectory::SetArriving(BlockEntry& entry, const LayerSet& arriving) {
 
 void BlockDirectory::SetPlaces(BlockEntry& entry, const LayerSet& device, const LayerSet& host) {
   Update(entry, [&] {
-    entry.device = device;
-    entry.host = host;
+    Lie(entry, device, host);
     entry.arriving &= device | host;
   });
 }

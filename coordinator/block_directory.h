@@ -44,7 +44,8 @@ struct BlockEntry {
 // Entries live until Erase; a pointer stays valid that long. Owned by KvPlacement; thread: the replica's.
 class BlockDirectory {
  public:
-  explicit BlockDirectory(const ReplicaShape& shape) : shape_(shape), idle_room_(shape.stages.size()) {}
+  explicit BlockDirectory(const ReplicaShape& shape)
+      : shape_(shape), idle_room_(shape.stages.size()), by_layer_(shape.layers) {}
 
   BlockEntry* Find(const BlockId& id) const {
     const Entries& entries = entries_[id.low % kParts];
@@ -82,6 +83,12 @@ class BlockDirectory {
   }
   // The room of all of these.
   const KvAmounts& idle_room() const { return idle_room_; }
+  struct LayerBlocks {
+    int64_t device = 0, host = 0;
+    friend bool operator==(const LayerBlocks&, const LayerBlocks&) = default;
+  };
+  // How many entries lie on the device, and on the host, in each layer.
+  const std::vector<LayerBlocks>& by_layer() const { return by_layer_; }
   // How many entries are on their way in some layer.
   int64_t arriving() const { return arriving_; }
   size_t size() const { return size_; }
@@ -97,6 +104,7 @@ class BlockDirectory {
   template <typename Change>
   void Update(BlockEntry& entry, Change change);
   void Count(const LayerSet& device, const LayerSet& host, int sign);
+  void Lie(BlockEntry& entry, const LayerSet& device, const LayerSet& host);
   static void Enlist(BlockEntry& entry, BlockEntry::Listing* listing, std::list<BlockEntry*>* list);
   LayerSet IdleLayers(const BlockEntry& entry) const;
 
@@ -112,6 +120,7 @@ class BlockDirectory {
   size_t size_ = 0;
   std::list<BlockEntry*> idle_on_device_, held_on_device_, idle_on_host_;
   KvAmounts idle_room_;
+  std::vector<LayerBlocks> by_layer_;
   int64_t arriving_ = 0;
 };
 

@@ -1,7 +1,9 @@
 #include "coordinator/cost_model.h"
 
 #include <algorithm>
-#include <vector>
+#include <cmath>
+
+#include "absl/strings/str_format.h"
 
 namespace interlace {
 namespace {
@@ -10,6 +12,7 @@ constexpr double kFade = 0.995;      // of a step's weight with each one after i
 constexpr double kFadeBytes = 0.98;  // of a transfer's
 constexpr int kSweeps = 8;           // of coordinate descent, from where the last fit ended
 constexpr int kEvery = 16;           // steps between two looks at the errors
+constexpr double kMost = 1e30;       // of a saved number
 constexpr int64_t kKnee = 32;        // rows up to which weights are read faster than they are used
 
 }  // namespace
@@ -90,6 +93,53 @@ absl::Duration CostModel::Prefill(int32_t from, int32_t to, int32_t chunk) const
   absl::Duration sum;
   for (int32_t at = from; at < to; at += chunk) sum += Expect(StepWork().Add(at, std::min(chunk, to - at)));
   return sum;
+}
+
+template <typename Self, typename Visit>
+void CostModel::EachNumber(Self& self, Visit visit) {
+  for (auto& coefficient : self.coefficients_) visit(coefficient);
+  for (auto& row : self.squares_) {
+    for (auto& square : row) visit(square);
+  }
+  for (auto& target : self.targets_) visit(target);
+  for (auto& rate : self.rates_) {
+    visit(rate.bytes);
+    visit(rate.seconds);
+  }
+}
+
+std::vector<double> CostModel::Save() const {
+  std::vector<double> numbers = {static_cast<double>(seen_), error_};
+  EachNumber(*this, [&](double number) { numbers.push_back(number); });
+  return numbers;
+}
+
+std::optional<CostModel> CostModel::Load(absl::Span<const double> numbers) {
+  CostModel model;
+  if (numbers.size() != model.Save().size()) return std::nullopt;
+  for (const double number : numbers) {
+    if (!std::isfinite(number) || number < 0 || number > kMost) return std::nullopt;
+  }
+  if (numbers[1] < 1) return std::nullopt;
+  model.seen_ = static_cast<int64_t>(numbers[0]);
+  model.error_ = numbers[1];
+  const double* next = numbers.data() + 2;
+  EachNumber(model, [&](double& number) { number = *next++; });
+  return model;
+}
+
+std::string CostModel::ToString() const {
+  const auto& c = coefficients_;
+  std::string text = absl::StrFormat(
+      "%.3f ms + %.4f ms a row (%.4f beyond 32) + %.3f us a 1000 positions read + %.3f us a 1000 products, 95 of 100 "
+      "steps within %.2f of it",
+      1e3 * c[0], 1e3 * c[1] / 32, 1e3 * (c[1] / 32 + c[2] / 128), 1e9 * c[3] / 4096, 1e9 * c[4] / 65536, error_);
+  constexpr const char* kRoutes[] = {"in", "out", "from below"};
+  for (size_t route = 0; route < rates_.size(); ++route) {
+    const double rate = bytes_per_second(static_cast<Route>(route));
+    if (rate > 0) absl::StrAppendFormat(&text, ", %s %.2f GB/s", kRoutes[route], 1e-9 * rate);
+  }
+  return text;
 }
 
 void CostModel::ObserveTransfer(Route route, int64_t bytes, absl::Duration busy) {

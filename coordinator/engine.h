@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "coordinator/explanation.h"
 #include "coordinator/request.h"
+#include "coordinator/snapshot.h"
 
 namespace interlace {
 
@@ -37,6 +38,8 @@ class Engine {
   virtual void Stop(RequestId id) = 0;
   // NotFound if the name is unknown or too old. The last 256 ended requests are kept.
   virtual absl::StatusOr<Explanation> Explain(absl::string_view name) = 0;
+  // What the scheduler has right now. Unavailable if it does not answer in time.
+  virtual absl::StatusOr<ReplicaSnapshot> Snapshot() = 0;
   virtual EngineLoad Load() = 0;
 };
 

@@ -146,14 +146,15 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
     sequence.charge = TailCharge(sequence, kept, reserved);
     CHECK(budget_.Try(sequence.charge));
     SetKept(sequence, kept);
+    NoteFound(sequence);
     for (int32_t b = 0; b < adopted + fetched; ++b) {
       BlockEntry& entry = *sequence.blocks[b];
       const LayerSet seen = Seen(sequence, b), to_device = (seen & kept) - entry.device;
       const LayerSet from_host = to_device & entry.host, missing = (seen - kept) - entry.placed();
       Place(entry, entry.device | to_device, entry.host | missing);
       Move(entry, MoveKind::kCopyIn, from_host);
-      Move(entry, MoveKind::kFetchDevice, to_device - from_host);
-      Move(entry, MoveKind::kFetchHost, missing);
+      Move(entry, MoveKind::kFetchDevice, to_device - from_host, limits.slack_ms);
+      Move(entry, MoveKind::kFetchHost, missing, limits.slack_ms);
       directory_.SetArriving(entry, entry.arriving | (to_device - from_host) | missing);
     }
     FindFloor();
@@ -166,6 +167,21 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
   }
   sequence.blocks = held;
   return false;
+}
+
+// Where the blocks lie that the sequence starts with, layer by layer.
+void KvPlacement::NoteFound(SequenceState& sequence) const {
+  std::vector<LayerExplanation>& layers = sequence.explanation.layers;
+  layers.resize(shape_.layers);
+  for (LayerExplanation& layer : layers) layer.found_device = layer.found_host = layer.found_below = 0;
+  for (size_t b = 0; b < sequence.blocks.size(); ++b) {
+    const BlockEntry& entry = *sequence.blocks[b];
+    const LayerSet seen = Seen(sequence, static_cast<int32_t>(b)), device = entry.device - entry.arriving;
+    const LayerSet host = (entry.host - entry.arriving) - device;
+    (seen & device).ForEach([&](LayerId l) { ++layers[Value(l)].found_device; });
+    (seen & host).ForEach([&](LayerId l) { ++layers[Value(l)].found_host; });
+    ((seen - device) - host).ForEach([&](LayerId l) { ++layers[Value(l)].found_below; });
+  }
 }
 
 bool KvPlacement::WidenRing(const SequenceState& sequence, int32_t end, PlanId plan) {
@@ -357,8 +373,8 @@ void KvPlacement::Place(BlockEntry& entry, const LayerSet& device, const LayerSe
   directory_.SetPlaces(entry, device, host);
 }
 
-void KvPlacement::Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers) {
-  if (!layers.empty()) moves_.push_back({entry.id, kind, layers});
+void KvPlacement::Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers, int32_t slack_ms) {
+  if (!layers.empty()) moves_.push_back({entry.id, kind, layers, slack_ms});
 }
 
 void KvPlacement::EraseIfGone(BlockEntry& entry) {

@@ -55,6 +55,7 @@ class KvPlacement {
     int32_t least = 0;
     int32_t most = std::numeric_limits<int32_t>::max();
     int64_t spare = 0;
+    int32_t slack_ms = 0;  // of the request, for what is fetched for it
   };
   bool Start(SequenceState& sequence, int32_t adopted, int32_t fetched, const StartRoom& limits);
   // Room for positions [0, end), given by the cache where nothing is free.
@@ -169,11 +170,12 @@ class KvPlacement {
   // What more the block takes when it lies there instead.
   KvAmounts RoomToPlace(const BlockEntry& entry, const LayerSet& device, const LayerSet& host) const;
   void Place(BlockEntry& entry, const LayerSet& device, const LayerSet& host);  // charges or frees the difference
-  void Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers);
+  void Move(const BlockEntry& entry, MoveKind kind, const LayerSet& layers, int32_t slack_ms = 0);
   void EraseIfGone(BlockEntry& entry);
   static void CountSealed(SequenceState& sequence);
   void SetKept(SequenceState& sequence, const LayerSet& kept);
   void FindFloor();
+  void NoteFound(SequenceState& sequence) const;
 
   const ReplicaShape shape_;
   const Options options_;

@@ -316,10 +316,14 @@ bool KvPlacement::Raise(SequenceState& sequence, int64_t spare, int64_t most_ext
 
 void KvPlacement::CheckInvariants(absl::Span<SequenceState* const> sequences) const {
   KvAmounts taken = late_;
+  std::vector<BlockDirectory::LayerBlocks> by_layer(shape_.layers);
   directory_.ForEach([&](const BlockEntry& entry) {
     AddTo(&taken, shape_.Slots(1, entry.device));
     AddTo(&taken, shape_.Frames(1, entry.host));
+    entry.device.ForEach([&](LayerId l) { ++by_layer[Value(l)].device; });
+    entry.host.ForEach([&](LayerId l) { ++by_layer[Value(l)].host; });
   });
+  CHECK_MSG(by_layer == directory_.by_layer(), "contracts.blocks: the blocks of a layer are counted wrongly");
   for (const SequenceState* sequence : sequences) {
     AddTo(&taken, sequence->charge);
     for (size_t b = 0; b < sequence->blocks.size(); ++b) {

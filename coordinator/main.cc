@@ -2,9 +2,9 @@
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -15,8 +15,10 @@
 #include "common/log.h"
 #include "common/log_sink.h"
 #include "common/metrics.h"
+#include "common/state_file.h"
 #include "common/status_macros.h"
 #include "coordinator/cluster_service.h"
+#include "coordinator/cost_file.h"
 #include "coordinator/front/generation.h"
 #include "coordinator/front/grpc_server.h"
 #include "coordinator/front/http_front.h"
@@ -33,6 +35,7 @@ namespace {
 constexpr int64_t kMostRankMessage = int64_t{64} << 20;  // whoever it is that sends it
 constexpr absl::Duration kDrain = absl::Seconds(30);     // for running requests
 constexpr absl::Duration kClosing = absl::Seconds(5);    // for answers on their way to clients
+constexpr absl::Duration kKeepCosts = absl::Minutes(3);  // between two writes of what the cost model has learned
 
 // What the coordinator knows of a model; weights stay with the ranks.
 struct ServedModel {
@@ -66,17 +69,27 @@ absl::StatusOr<std::pair<std::string, int>> SplitAddress(const std::string& sett
   return std::make_pair(address.substr(0, colon), port);
 }
 
-// Whole or not at all: a reader never sees half of it.
 absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
-  if (path.empty()) return absl::OkStatus();
-  const std::string half = path + ".part";
-  std::ofstream file(half, std::ios::trunc);
-  file << text;
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(half, path, error);
-  if (!file || error) return absl::PermissionDeniedError(absl::StrCat("--ready-file ", path, " cannot be written"));
-  return absl::OkStatus();
+  const absl::Status written = path.empty() ? absl::OkStatus() : ReplaceStateFile(path, text);
+  if (written.ok()) return written;
+  return absl::PermissionDeniedError(absl::StrCat("--ready-file ", written.message()));
+}
+
+void KeepCosts(ReplicaLoop& loop, CostFile& file) {
+  const absl::StatusOr<LearnedCosts> learned = loop.Learned();
+  if (!learned.ok() || learned->latest() == nullptr) return;
+  LOG(INFO) << "a step takes " << learned->latest()->ToString();
+  file.Keep(*learned);
+}
+
+// Until a signal of the set comes, what was learned is kept every now and then, so that a crash loses little of it.
+int AwaitSignal(const sigset_t& signals, ReplicaLoop& loop, CostFile& file) {
+  const timespec patience{.tv_sec = absl::ToInt64Seconds(kKeepCosts), .tv_nsec = 0};
+  for (;;) {
+    const int signal = sigtimedwait(&signals, nullptr, &patience);
+    if (signal > 0) return signal;
+    if (errno == EAGAIN && file.used()) KeepCosts(loop, file);
+  }
 }
 
 absl::Status RunCoordinator(const Config& config, const std::string& ready_file, const sigset_t& stop_signals) {
@@ -94,7 +107,9 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
                           .first_epoch = static_cast<uint64_t>(WallSeconds()) << 20},
                          clock);
-  ASSIGN_OR_RETURN(const ReplicaLoop::Options loop_options, LoopOptions(config, model.facts.context));
+  ASSIGN_OR_RETURN(ReplicaLoop::Options loop_options, LoopOptions(config, model.facts.context));
+  CostFile cost_file(config.coordinator.state);
+  loop_options.scheduler.learned = cost_file.Read();
   ReplicaLoop loop(loop_options, *policy, clock, metrics, cluster);
   cluster.Connect(&loop);
   Intake intake(
@@ -123,6 +138,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ASSIGN_OR_RETURN(const std::unique_ptr<HttpFront> http,
                    HttpFront::Listen({.host = config.server.host,
                                       .port = static_cast<int>(config.server.http_port),
+                                      .ui = config.http.ui,
                                       .max_body = config.request.max_body.value},
                                      intake, metrics));
   ReadinessWatch readiness(loop, [&grpc](bool ready) { grpc->SetServing("interlace.v1.Inference", ready); });
@@ -135,8 +151,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   LOG(INFO) << "coordinator ready" << Field("http", http_at) << Field("grpc", grpc_at) << Field("cluster", ranks_at)
             << Field("model", model.name) << Field("context", model.facts.context);
 
-  int signal = 0;
-  sigwait(&stop_signals, &signal);
+  const int signal = AwaitSignal(stop_signals, loop, cost_file);
   pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
   LOG(INFO) << "draining" << Field("signal", signal);
   grpc->SetServing("", false);
@@ -144,6 +159,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
     LOG(WARNING) << "requests still run at the end of the drain; they end with an error";
     inference.EndStreams(absl::UnavailableError("the server stopped before the answer was complete"));
   }
+  KeepCosts(loop, cost_file);
   http->Stop(kClosing);
   grpc->Shutdown(kClosing);
   cluster.Drain();

@@ -59,9 +59,15 @@ void ReplicaLoop::Handle(Event event) {
     scheduler_.OnLost(lost->why);
   } else if (StepResult* result = std::get_if<StepResult>(&event)) {
     scheduler_.OnResult(std::move(*result));
-  } else if (std::shared_ptr<Question>* question = std::get_if<std::shared_ptr<Question>>(&event)) {
+  } else if (ExplainQuestion* question = std::get_if<ExplainQuestion>(&event)) {
     (*question)->answer = scheduler_.Explain((*question)->name);
     (*question)->answered.Notify();
+  } else if (LearnedQuestion* costs = std::get_if<LearnedQuestion>(&event)) {
+    (*costs)->answer = scheduler_.Learned();
+    (*costs)->answered.Notify();
+  } else if (SnapshotQuestion* look = std::get_if<SnapshotQuestion>(&event)) {
+    (*look)->answer = scheduler_.Snapshot();
+    (*look)->answered.Notify();
   }
 }
 
@@ -99,14 +105,30 @@ void ReplicaLoop::OnFormed(Epoch epoch, std::vector<RankInfo> ranks) { inbox_.Pu
 void ReplicaLoop::OnLost(absl::Status why) { inbox_.Push(Lost{std::move(why)}); }
 void ReplicaLoop::OnResult(StepResult result) { inbox_.Push(std::move(result)); }
 
-absl::StatusOr<Explanation> ReplicaLoop::Explain(absl::string_view name) {
-  auto question = std::make_shared<Question>();
-  question->name = std::string(name);
+template <typename Answer>
+absl::StatusOr<Answer> ReplicaLoop::Ask(std::shared_ptr<Question<Answer>> question) {
   if (!inbox_.Push(question) || !question->answered.WaitForNotificationWithTimeout(absl::Seconds(5))) {
     return absl::UnavailableError("the scheduler did not answer in time");
   }
-  return question->answer;
+  return std::move(question->answer);
 }
+
+absl::StatusOr<Explanation> ReplicaLoop::Explain(absl::string_view name) {
+  auto question = std::make_shared<Question<Explanation>>();
+  question->name = std::string(name);
+  return Ask(std::move(question));
+}
+
+absl::StatusOr<ReplicaSnapshot> ReplicaLoop::Snapshot() {
+  absl::StatusOr<ReplicaSnapshot> snapshot = Ask(std::make_shared<Question<ReplicaSnapshot>>());
+  if (!snapshot.ok()) return snapshot;
+  absl::MutexLock lock(&mutex_);
+  snapshot->ranks = options_.ranks;
+  snapshot->draining = draining_;
+  return snapshot;
+}
+
+absl::StatusOr<LearnedCosts> ReplicaLoop::Learned() { return Ask(std::make_shared<Question<LearnedCosts>>()); }
 
 EngineLoad ReplicaLoop::Load() {
   absl::MutexLock lock(&mutex_);
@@ -135,6 +157,7 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   scheduler.draft_tokens = static_cast<int32_t>(config.sched.draft_tokens);
+  scheduler.shed = config.sched.shed;
   scheduler.secret = config.kv.secret;
   RETURN_IF_ERROR(ParseReserve(config.sched.reserve, &scheduler.policy));
   scheduler.policy.max_parked = static_cast<int32_t>(config.sched.max_parked);

@@ -32,7 +32,10 @@ class ReplicaLoop final : public Engine {
   void Cancel(RequestId id) override;
   void Stop(RequestId id) override;
   absl::StatusOr<Explanation> Explain(absl::string_view name) override;
+  absl::StatusOr<ReplicaSnapshot> Snapshot() override;
   EngineLoad Load() override;
+  // What the cost model has learned. Unavailable: the loop did not answer in time.
+  absl::StatusOr<LearnedCosts> Learned();
 
   // From the rank service or an in-process runner.
   void OnFormed(Epoch epoch, std::vector<RankInfo> ranks);
@@ -56,13 +59,20 @@ class ReplicaLoop final : public Engine {
   struct Lost {
     absl::Status why;
   };
+  template <typename Answer>
   struct Question {  // answered on the loop's thread; shared, since the asker may give up
     std::string name;
-    absl::StatusOr<Explanation> answer = absl::UnavailableError("the scheduler did not answer in time");
+    absl::StatusOr<Answer> answer = absl::UnavailableError("the scheduler did not answer in time");
     absl::Notification answered;
   };
-  using Event = std::variant<Request, Cancelled, Stopped, Formed, Lost, StepResult, std::shared_ptr<Question>>;
+  using ExplainQuestion = std::shared_ptr<Question<Explanation>>;
+  using LearnedQuestion = std::shared_ptr<Question<LearnedCosts>>;
+  using SnapshotQuestion = std::shared_ptr<Question<ReplicaSnapshot>>;
+  using Event = std::variant<Request, Cancelled, Stopped, Formed, Lost, StepResult, ExplainQuestion, LearnedQuestion,
+                             SnapshotQuestion>;
 
+  template <typename Answer>
+  absl::StatusOr<Answer> Ask(std::shared_ptr<Question<Answer>> question);
   void Run();
   void Handle(Event event);
   void Publish();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,13 @@ struct RequestTiming {
   absl::Duration largest_gap = absl::ZeroDuration();  // between two tokens
 };
 
+// A request that was predicted to miss its target, and was told so at once.
+struct Shed {
+  std::string reason;          // "predicted_ttft_miss", "predicted_deadline_miss"
+  absl::Duration retry_after;  // the same request, sent then, is predicted to have its time
+  bool hopeless = false;       // no: with the replica to itself it would miss the target too
+};
+
 struct RequestEnd {
   absl::Status status;  // OK: finished for `reason`
   FinishReason reason = FinishReason::kStop;
@@ -34,7 +42,8 @@ struct RequestEnd {
   int32_t completion_tokens = 0;
   int32_t cached_tokens = 0;  // of the prompt; their KV was there already
   RequestTiming timing;
-  TargetsMet met;  // as the scheduler saw it
+  TargetsMet met;            // as the scheduler saw it
+  std::optional<Shed> shed;  // its status is ResourceExhausted then
 };
 
 // Where a request's tokens go. Called on the scheduler's thread, so it must not block or call the scheduler back.

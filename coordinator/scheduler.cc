@@ -13,7 +13,12 @@
 namespace interlace {
 
 Scheduler::Scheduler(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics, PlanChannel& channel)
-    : options_(options), policy_(policy), clock_(clock), metrics_(metrics), channel_(channel) {}
+    : options_(options),
+      policy_(policy),
+      clock_(clock),
+      metrics_(metrics),
+      channel_(channel),
+      learned_(options.learned) {}
 
 Scheduler::~Scheduler() {
   while (!sequences_.empty()) {
@@ -49,7 +54,10 @@ void Scheduler::Admit(Request request) {
   sequence->explanation.name = sequence->request.name;
   sequence->explanation.targets = sequence->request.targets;
   sequence->explanation.deadline = sequence->request.deadline - sequence->request.arrival;
+  const auto waiting = static_cast<int64_t>(waiting_.size());
+  Note(*sequence, DecisionKind::kQueued, {waiting, static_cast<int64_t>(sequences_.size()) - waiting});
   if (placement_) ExtendIds(*sequence);
+  if (placement_ && options_.shed) sequence->found = placement_->Match(*sequence, sequence->prompt, PlanId{});
   Wait(*sequence);
   sequences_.emplace(id, std::move(sequence));
 }
@@ -61,6 +69,7 @@ void Scheduler::Cancel(RequestId id, absl::Status why) {
 void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   if (placement_) OnLost(absl::UnavailableError("the replica was formed anew"));
   JudgeLoss(ranks);
+  ChooseCosts(ranks);
   const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
   placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement);
   stage_metrics_.clear();
@@ -96,7 +105,7 @@ void Scheduler::OnLost(const absl::Status& why) {
   for (auto& [id, sequence] : sequences_) {
     const bool known_to_ranks = sequence->phase != Phase::kWaiting;
     if (known_to_ranks) {
-      sequence->Note(absl::StrCat("replica lost: ", why.message()));
+      Note(*sequence, DecisionKind::kLostReplica, {}, why.message());
       sequence->computed_before = std::max(sequence->computed_before, sequence->confirmed);
       sequence->recompute_cause = "replica lost";
     }
@@ -113,6 +122,23 @@ void Scheduler::OnLost(const absl::Status& why) {
   lost_since_ = clock_.Now();
   lost_why_ = why;
   for (SequenceState* sequence : met) sequence->met_loss = true;
+}
+
+// Steps of other ranks take another time: the model is theirs, from an earlier run, or a new one.
+void Scheduler::ChooseCosts(absl::Span<const RankInfo> ranks) {
+  std::string key = CostKey(ranks);
+  if (key == cost_key_) return;
+  learned_ = Learned();
+  const CostModel* known = learned_.Find(key);
+  cost_ = known != nullptr ? *known : CostModel();
+  cost_key_ = std::move(key);
+  if (known != nullptr) LOG(INFO) << "costs of earlier runs" << Field("steps", cost_.seen()) << cost_.ToString();
+}
+
+LearnedCosts Scheduler::Learned() const {
+  LearnedCosts all = learned_;
+  if (cost_.known() && !cost_key_.empty()) all.Put(cost_key_, cost_);
+  return all;
 }
 
 // Which processes came back shows whether one died. Where all did, they were only silent, and no request is to blame,
@@ -192,6 +218,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   end.prompt_tokens = sequence.prompt;
   end.completion_tokens = sequence.generated();
   end.cached_tokens = std::max(0, sequence.cached_tokens);
+  end.shed = sequence.explanation.end.shed;
   end.timing.total = now - request.arrival;
   end.timing.queue = (sequence.started == absl::InfinitePast() ? now : sequence.started) - request.arrival;
   sequence.FillPace(&end.timing);
@@ -200,6 +227,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   }
   end.met = OutcomeOf(request, end);
   CountOutcome(end, metrics_.registry);
+  NoteEnd(sequence, end);
   if (end.status.ok()) {
     metrics_.registry.Add("vllm:request_success_total", 1,
                           {{"finished_reason", reason == FinishReason::kStop ? "stop" : "length"}});
@@ -207,9 +235,9 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   } else {
     metrics_.registry.Add("interlace_requests_failed_total", 1,
                           {{"code", absl::StatusCodeToString(end.status.code())}});
-    sequence.Note(std::string(end.status.message()));
+    Note(sequence, DecisionKind::kEnded, {}, end.status.message());
   }
-  ended_.push_back(Describe(sequence));
+  ended_.push_back(Describe(sequence, now));
   ended_.back().end = end;
   ended_.back().state = end.status.ok() ? "finished" : "failed";
   if (ended_.size() > 256) ended_.pop_front();
@@ -276,42 +304,6 @@ EngineLoad Scheduler::Load() const {
                                             placement_->directory().held_on_device().size() +
                                             placement_->directory().idle_on_host().size());
   return load;
-}
-
-absl::StatusOr<Explanation> Scheduler::Explain(absl::string_view name) const {
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->request.name == name) return Describe(*sequence);
-  }
-  for (auto it = ended_.rbegin(); it != ended_.rend(); ++it) {
-    if (it->name == name) return *it;
-  }
-  return absl::NotFoundError(
-      absl::StrCat("request '", name, "' is unknown; the last ", ended_.size(), " ended requests are kept"));
-}
-
-Explanation Scheduler::Describe(const SequenceState& sequence) const {
-  Explanation explanation = sequence.explanation;
-  explanation.state = sequence.phase == Phase::kRunning    ? "running"
-                      : sequence.phase == Phase::kFetching ? "fetching"
-                      : sequence.parked()                  ? "parked"
-                                                           : "waiting";
-  explanation.keep_layers = sequence.kept.size();
-  explanation.steps = sequence.steps;
-  explanation.end.prompt_tokens = sequence.prompt;
-  explanation.end.completion_tokens = sequence.generated();
-  explanation.end.cached_tokens = std::max(0, sequence.cached_tokens);
-  sequence.FillPace(&explanation.end.timing);
-  for (size_t l = 0; l < explanation.layers.size(); ++l) {
-    LayerExplanation& layer = explanation.layers[l];
-    const LayerId id{static_cast<int32_t>(l)};
-    layer.kept = sequence.kept.Has(id);
-    layer.blocks_device = layer.blocks_host = 0;
-    for (const BlockEntry* entry : sequence.blocks) {
-      layer.blocks_device += entry->device.Has(id) ? 1 : 0;
-      layer.blocks_host += entry->host.Has(id) ? 1 : 0;
-    }
-  }
-  return explanation;
 }
 
 void Scheduler::CheckInvariants() const {

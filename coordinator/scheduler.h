@@ -1,6 +1,7 @@
 // Scheduler: turns requests and results into step plans; sole writer of scheduling state.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
@@ -18,9 +19,12 @@
 #include "coordinator/cost_model.h"
 #include "coordinator/engine.h"
 #include "coordinator/kv_placement.h"
+#include "coordinator/learned_costs.h"
+#include "coordinator/policy/forecast.h"
 #include "coordinator/policy/length_history.h"
 #include "coordinator/policy/policy.h"
 #include "coordinator/policy/tenant_ledger.h"
+#include "coordinator/replica_history.h"
 #include "coordinator/scheduler_metrics.h"
 #include "coordinator/sequence_state.h"
 #include "proto/plan/step_plan.h"
@@ -52,9 +56,11 @@ class Scheduler {
     int32_t fixed_keep = -1;   // kv.keep_layers; -1: auto
     int32_t context = 0;       // tokens of the model
     int32_t draft_tokens = 0;  // guessed per step from what the sequence said before; 0: off
+    bool shed = false;         // requests that are predicted to miss their TTFT or deadline are ended at once
     int32_t max_losses = 3;    // of a replica, each meeting the same request at the same place
     std::string secret;        // of the cluster; part of the names of blocks
     PolicyOptions policy;
+    LearnedCosts learned;  // by earlier runs
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);
   };
@@ -79,6 +85,10 @@ class Scheduler {
   EngineLoad Load() const;
   const ReplicaShape* shape() const { return placement_ ? &placement_->shape() : nullptr; }  // null: not formed
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
+  // What earlier runs and this one have learned; this one's comes last.
+  LearnedCosts Learned() const;
+  // Cheap: a few microseconds for each of the first requests in order, and little for the others.
+  ReplicaSnapshot Snapshot() const;
   bool idle() const { return sequences_.empty() && deliveries_.empty(); }
   void CheckInvariants() const;
 
@@ -116,6 +126,22 @@ class Scheduler {
   void Wait(SequenceState& sequence);
   void StopWaiting(SequenceState& sequence);
 
+  // scheduler_shed.cc
+  void ShedLate(const StepView& view);
+  std::vector<std::pair<SequenceState*, Forecast>> WillMiss(const StepView& view);
+  bool MayMiss(const StepView& view) const;
+  StepRoom RoomOfSteps(const StepView& view) const;
+  PromptsAhead PromptsUnderWay() const;
+  bool IsThere(const SequenceState& sequence, int32_t block) const;
+  void ShedOne(SequenceState& sequence, const Forecast& forecast);
+
+  // scheduler_explain.cc
+  using Figures = std::array<int64_t, 3>;
+  void Note(SequenceState& sequence, DecisionKind kind, const Figures& figures = {}, absl::string_view detail = {});
+  void NoteFetch(SequenceState& sequence, int32_t adopted, int32_t fetched);
+  void NoteNoRoom(SequenceState& sequence, const KvPlacement::StartRoom& limits, int32_t adopted);
+  Explanation Describe(const SequenceState& sequence, absl::Time now) const;
+
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
   bool PlanRunning(StepPlan* plan);
@@ -150,7 +176,7 @@ class Scheduler {
   bool AnotherComputes(const SequenceState& sequence, int32_t block) const;
   void Run(SequenceState& sequence);
   void SettleFetching();
-  void Park(SequenceState& sequence, std::string note, absl::string_view cause = "parked");
+  void Park(SequenceState& sequence, absl::string_view cause = "parked");
   void Halt(SequenceState& sequence);
   std::optional<SealedNames> NamesFor(SequenceState& sequence, int32_t end, PlanId plan);
   void ExtendIds(SequenceState& sequence);
@@ -159,6 +185,8 @@ class Scheduler {
   void Commit(InFlight step);
   void TakeAnswers(const StepResult& result);
   void Account(const StepResult& result);
+  void LearnStep(const StepWork& work, absl::Duration compute);
+  void LearnTransfer(Route route, int64_t bytes, absl::Duration busy);
   void CommitSequence(SequenceState* found, const PlanSequence& planned, const LostSequence* loss,
                       absl::Span<SampledToken> sampled);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
@@ -166,13 +194,19 @@ class Scheduler {
   bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
   void RecordTokens();
 
+  void ChooseCosts(absl::Span<const RankInfo> ranks);
+  // scheduler_snapshot.cc
+  void NoteEnd(const SequenceState& sequence, const RequestEnd& end);
+  RequestSnapshot SnapshotOf(const SequenceState& sequence, absl::Time now) const;
+  std::string ResidencyOf(const SequenceState& sequence) const;
+  void SnapshotReplica(ReplicaSnapshot* snapshot) const;
+
   void JudgeLoss(absl::Span<const RankInfo> ranks);
   void ExpireDeadlines();
   void WatchRanks();
   void Deliver();
   void Finish(SequenceState& sequence, absl::Status status, FinishReason reason);
   SequenceState* Find(RequestId id);
-  Explanation Describe(const SequenceState& sequence) const;
 
   const Options options_;
   const Policy& policy_;
@@ -208,6 +242,8 @@ class Scheduler {
   absl::Time gap_began_;               // when a stream got its token before: most streams of a step at once
   absl::Duration gap_;                 // from there to commit_time_
   uint64_t gaps_ = 0;                  // so many are not recorded yet
+  LearnedCosts learned_;               // of other replicas than the present one
+  std::string cost_key_;               // of the present one, or the last
   CostModel cost_;
   LengthHistory lengths_;
   TenantLedger tenants_;
@@ -223,6 +259,7 @@ class Scheduler {
   std::vector<std::vector<TokenScore>> scores_;
   std::vector<Ending> ends_;
   std::deque<Explanation> ended_;  // the last 256
+  ReplicaHistory history_{clock_.Now()};
 };
 
 }  // namespace interlace

@@ -72,8 +72,8 @@ void Scheduler::Account(const StepResult& result) {
     stage.tiers[t].blocks.Set(static_cast<double>(result.tiers[t].blocks));
     stage.tiers[t].bytes.Set(static_cast<double>(result.tiers[t].bytes));
   }
-  cost_.ObserveTransfer(Route::kIn, result.bytes_in, absl::Microseconds(result.transfer_in_us));
-  cost_.ObserveTransfer(Route::kOut, result.bytes_out, absl::Microseconds(result.transfer_out_us));
+  LearnTransfer(Route::kIn, result.bytes_in, absl::Microseconds(result.transfer_in_us));
+  LearnTransfer(Route::kOut, result.bytes_out, absl::Microseconds(result.transfer_out_us));
   metrics_.bytes_in.Add(static_cast<double>(result.bytes_in));
   metrics_.bytes_out.Add(static_cast<double>(result.bytes_out));
   metrics_.busy_in.Add(1e-6 * static_cast<double>(result.transfer_in_us));
@@ -82,6 +82,7 @@ void Scheduler::Account(const StepResult& result) {
   metrics_.corrupt.Add(result.corrupt);
   metrics_.missing.Add(result.missing);
   for (const LayerTraffic& traffic : result.traffic) {
+    history_.OnTraffic(traffic);
     SequenceState* sequence = Find(traffic.request);
     if (sequence == nullptr || Value(traffic.layer) < 0) continue;
     if (Value(traffic.layer) >= static_cast<int32_t>(sequence->explanation.layers.size())) continue;
@@ -92,12 +93,35 @@ void Scheduler::Account(const StepResult& result) {
   }
 }
 
+// What was predicted is compared before it is learned from.
+void Scheduler::LearnStep(const StepWork& work, absl::Duration compute) {
+  if (cost_.known() && work.rows > 0 && compute > absl::ZeroDuration()) {
+    const absl::Duration predicted = cost_.Expect(work);
+    metrics_.step_compute.Observe(absl::ToDoubleSeconds(compute));
+    metrics_.step_predicted.Observe(absl::ToDoubleSeconds(predicted));
+    if (predicted > absl::ZeroDuration()) metrics_.step_ratio.Observe(absl::FDivDuration(compute, predicted));
+  }
+  cost_.Observe(work, compute);
+}
+
+void Scheduler::LearnTransfer(Route route, int64_t bytes, absl::Duration busy) {
+  const absl::Duration predicted = cost_.Transfer(route, bytes);
+  if (predicted > absl::ZeroDuration() && busy > absl::ZeroDuration()) {
+    const Metrics::Histogram& ratio = route == Route::kIn    ? metrics_.ratio_in
+                                      : route == Route::kOut ? metrics_.ratio_out
+                                                             : metrics_.ratio_below;
+    ratio.Observe(absl::FDivDuration(busy, predicted));
+  }
+  cost_.ObserveTransfer(route, bytes, busy);
+}
+
 void Scheduler::Commit(InFlight step) {
   placement_->EndPlan(step.plan.id);
   commit_time_ = clock_.Now();
-  cost_.Observe(step.work, ComputeTime(step.results));
+  LearnStep(step.work, ComputeTime(step.results));
   metrics_.steps.Add();
   metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));
+  history_.OnStep(commit_time_, commit_time_ - step.sent, step.work.rows);
   absl::flat_hash_map<RequestId, const LostSequence*> lost;  // the earliest block that any stage lost
   std::vector<SampledToken>* sampled = nullptr;
   for (StepResult& result : step.results) {
@@ -184,8 +208,8 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
                   FinishReason::kStop);
   }
   const int32_t kept = std::min(loss.block, sealed) * shape()->block_tokens;
-  sequence.Note(absl::StrCat("layer ", Value(loss.layer), " block ", loss.block, " ", LossCauseName(loss.cause),
-                             ": computed again from position ", kept, " (", loss.detail, ")"));
+  Note(sequence, DecisionKind::kLostBlock, {Value(loss.layer), loss.block, kept},
+       absl::StrCat(LossCauseName(loss.cause), ", ", loss.detail));
   if (sequence.faults > options_.max_recomputes) {
     const std::string text =
         absl::StrCat("KV was lost ", sequence.faults, " times (sched.max_recomputes=", options_.max_recomputes,
@@ -195,7 +219,9 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
                   FinishReason::kStop);
   }
   SetBelow(sequence, Below::kUnknown);
-  if (sequence.phase == Phase::kRunning) Park(sequence, "begins a new attempt", LossCauseName(loss.cause));
+  if (sequence.phase != Phase::kRunning) return;
+  Note(sequence, DecisionKind::kNewAttempt);
+  Park(sequence, LossCauseName(loss.cause));
 }
 
 // The first token is the model's; each draft that equals the token before it makes the next one the model's too. What
@@ -214,6 +240,7 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
 void Scheduler::RecordTokens() {
   if (gaps_ > 0) metrics_.between_tokens.Observe(absl::ToDoubleSeconds(gap_), gaps_);
   metrics_.generation_tokens.Add(static_cast<double>(accepted_));
+  history_.OnTokens(commit_time_, accepted_);
   gaps_ = 0;
   accepted_ = 0;
 }
@@ -251,6 +278,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     ++gaps_;
     sequence.largest_so_far = std::max(sequence.largest_so_far, gap_);
   }
+  if (sequence.spending == Spending::kPrefill) sequence.Spend(Spending::kDecode, now);
   sequence.last_token = now;
   sequence.losses = 0;  // it got on
   sequence.tokens.push_back(sampled.token);

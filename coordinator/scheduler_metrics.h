@@ -42,6 +42,12 @@ struct SchedulerMetrics {
         missing(all.counter("interlace_kv_block_missing_total")),
         step_seconds(all.histogram("interlace_step_seconds")),
         rank_gap(all.histogram("interlace_rank_gap_seconds")),
+        step_compute(all.histogram("interlace_step_compute_seconds")),
+        step_predicted(all.histogram("interlace_step_predicted_seconds")),
+        step_ratio(all.histogram("interlace_step_prediction_ratio")),
+        ratio_in(all.histogram("interlace_transfer_prediction_ratio", {{"route", "in"}})),
+        ratio_out(all.histogram("interlace_transfer_prediction_ratio", {{"route", "out"}})),
+        ratio_below(all.histogram("interlace_transfer_prediction_ratio", {{"route", "below"}})),
         first_token(all.histogram("vllm:time_to_first_token_seconds")),
         between_tokens(all.histogram("vllm:inter_token_latency_seconds")),
         total(all.histogram("vllm:e2e_request_latency_seconds")),
@@ -52,7 +58,8 @@ struct SchedulerMetrics {
   Metrics::Counter prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, parks, promotions,
       quarantined, steps, planned_tokens, losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out,
       busy_in, busy_out, stall, corrupt, missing;
-  Metrics::Histogram step_seconds, rank_gap, first_token, between_tokens, total, queue;
+  Metrics::Histogram step_seconds, rank_gap, step_compute, step_predicted, step_ratio, ratio_in, ratio_out, ratio_below,
+      first_token, between_tokens, total, queue;
 };
 
 // What the ranks of one stage say of their memory with each result. Of a formed replica.

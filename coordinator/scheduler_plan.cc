@@ -23,7 +23,9 @@ std::optional<StepPlan> Scheduler::Plan() {
   StepPlan plan{.epoch = epoch_, .id = PlanId{next_plan_}};
   plan.sequences = std::exchange(spare_, {});
   placement_->BeginPlan();
-  draft_ = policy_.compose(View());
+  const StepView view = View();
+  draft_ = policy_.compose(view);
+  if (options_.shed) ShedLate(view);
   starts_ = draft_.starts;
   started_ = 0;
   if (SequenceState* suspect = FirstSuspect()) {
@@ -81,7 +83,11 @@ void Scheduler::HoldStreams() {
   for (const auto& [due, sequence] : streams) {
     if (MayStream(*sequence, &bytes)) continue;
     sequence->held_in = next_plan_;
-    if (sequence->phase == Phase::kRunning) wanted = std::max(wanted, StreamedBytes(*sequence));
+    if (sequence->phase != Phase::kRunning) continue;  // parked
+    const int64_t reads = StreamedBytes(*sequence);
+    wanted = std::max(wanted, reads);
+    Note(*sequence, DecisionKind::kSatOut, {reads, std::max<int64_t>(0, bytes)});
+    sequence->Spend(Spending::kSatOut, clock_.Now());
   }
   // What a step leaves is saved for one that no single step can serve: it runs every so many steps.
   stream_credit_ = std::clamp<int64_t>(bytes, 0, wanted);
@@ -101,6 +107,8 @@ bool Scheduler::MayStream(SequenceState& sequence, int64_t* bytes) {
     return sequence.kept_layers == shape()->layers;
   }
   const int64_t reads = StreamedBytes(sequence);
+  sequence.explanation.step_reads = reads;
+  sequence.explanation.step_budget = draft_.stream_bytes;
   const bool late = sequence.last_token + std::min(sequence.largest_gap, kNominalGap) <= clock_.Now();
   const bool alone = running_.size() == 1;
   if (reads <= *bytes || late || alone) {
@@ -109,7 +117,8 @@ bool Scheduler::MayStream(SequenceState& sequence, int64_t* bytes) {
   }
   if (draft_.park_streams && placement_->CouldBeWhole(sequence.known)) {
     metrics_.parks.Add();
-    Park(sequence, "parked: its layers on the host are more than a step can read; it runs again when all fit");
+    Note(sequence, DecisionKind::kParkedStream, {reads, std::max<int64_t>(0, *bytes)});
+    Park(sequence);
   }
   return false;
 }
@@ -192,10 +201,12 @@ void Scheduler::PlanWaiting(StepPlan* plan) {
   bool resumes = true;
   for (SequenceState* next : first) {
     SequenceState& sequence = *next;
-    if (budget <= 0) return;
+    if (budget <= 0) return Note(sequence, DecisionKind::kNoRows, {prompt_rows_});
     if (sequence.begun() && !resumes) continue;
-    if (!resumes && starts_ <= 0) return;  // whole, it would take the room that another waits for
-    if (static_cast<int32_t>(sequences_.size() - waiting_.size()) >= options_.max_running) return;
+    // Whole, it would take the room that another waits for.
+    if (!resumes && starts_ <= 0) return Note(sequence, DecisionKind::kBehindParked);
+    const auto begun = static_cast<int32_t>(sequences_.size() - waiting_.size());
+    if (begun >= options_.max_running) return Note(sequence, DecisionKind::kRunningBound, {begun});
     const bool alone = running_.empty() && fetching_.empty() && in_flight_.empty();
     const Started started = TryStart(sequence, LimitsFor(sequence, alone), plan);
     if (started == Started::kNoRoom) {  // nobody overtakes whom memory alone holds up, unless the policy says so
@@ -223,6 +234,8 @@ SequenceState* Scheduler::FirstSuspect() {
 
 // A suspect runs alone, so that nobody else is in flight if it brings the replica down again, until it gets a token.
 void Scheduler::PlanSuspect(SequenceState& suspect, StepPlan* plan) {
+  auto other = std::find_if(waiting_.begin(), waiting_.end(), [&](const SequenceState* s) { return s != &suspect; });
+  if (other != waiting_.end()) Note(**other, DecisionKind::kSuspectAlone, {suspect.losses}, suspect.request.name);
   if (!in_flight_.empty()) return;
   bool room = true;
   while (suspect.phase == Phase::kWaiting) {
@@ -230,7 +243,8 @@ void Scheduler::PlanSuspect(SequenceState& suspect, StepPlan* plan) {
     if (started == Started::kLater) return;
     if (started == Started::kYes) break;
     if (running_.empty()) return;
-    Park(**running_.rbegin(), "set aside: a request that may bring the replica down runs alone");
+    Note(**running_.rbegin(), DecisionKind::kParkedForSuspect, {}, suspect.request.name);
+    Park(**running_.rbegin());
   }
   const int32_t all = std::min(options_.step_tokens, shape()->step_tokens);
   const int32_t rows = suspect.phase == Phase::kRunning ? Rows(suspect, all) : 0;
@@ -272,9 +286,11 @@ void Scheduler::GiveWayTo(SequenceState& sequence, SequenceState& victim) {
   const absl::string_view whom = sequence.request.name;
   if (draft_.give_way != GiveWay::kRecompute) {
     metrics_.parks.Add();
-    return Park(victim, absl::StrCat("parked: request ", whom, ", which comes before it, needs room"));
+    Note(victim, DecisionKind::kParkedForRoom, {}, whom);
+    return Park(victim);
   }
-  Park(victim, absl::StrCat("preempted: request ", whom, ", which comes before it, needs room"));
+  Note(victim, DecisionKind::kPreempted, {}, whom);
+  Park(victim);
   placement_->Release(victim);
 }
 
@@ -283,13 +299,14 @@ void Scheduler::GiveWayTo(SequenceState& sequence, SequenceState& victim) {
 bool Scheduler::MakeProgress() {
   if (running_.size() > 1) {
     metrics_.parks.Add();
-    Park(**running_.rbegin(), "parked: the device holds too few blocks for all that run");
+    Note(**running_.rbegin(), DecisionKind::kParkedAllStuck);
+    Park(**running_.rbegin());
     return true;
   }
   SequenceState* first = running_.empty() ? *waiting_.begin() : *running_.begin();
   for (auto it = waiting_.rbegin(); it != waiting_.rend(); ++it) {
     if (*it == first || !(*it)->parked()) continue;
-    (*it)->Note("what was held for it is given up: those before it need the room");
+    Note(**it, DecisionKind::kHeldGivenUp);
     placement_->Release(**it);
     return true;
   }
@@ -297,11 +314,12 @@ bool Scheduler::MakeProgress() {
   // It fits alone, with other layers kept or with its blocks elsewhere: what lies where it is in the way gives way.
   if (why.ok() && first->phase == Phase::kRunning) {
     metrics_.parks.Add();
-    Park(*first, "parked: it begins again with other layers kept");
+    Note(*first, DecisionKind::kParkedToRefit);
+    Park(*first);
     return true;
   }
   if (why.ok() && placement_->directory().size() > 0) {
-    first->Note("what was held for it and what is cached is given up: it does not fit beside them");
+    Note(*first, DecisionKind::kCacheGivenUp);
     placement_->Release(*first);
     placement_->ForgetCache();
     return true;
@@ -373,6 +391,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
     sequence.explanation.recomputed_tokens += again;
     metrics_.registry.Add("interlace_recomputed_tokens_total", again, {{"cause", sequence.recompute_cause}});
   }
+  if (sequence.spending == Spending::kSatOut) sequence.Spend(Spending::kDecode, clock_.Now());
   sequence.scheduled = end;
   sequence.planned_in = plan->id;
   ++sequence.in_flight;
@@ -404,7 +423,10 @@ void Scheduler::Attach(StepPlan* plan) {
   plan->releases = std::exchange(releases_, {});
   for (SequenceState* sequence : placement_->Changed()) {
     if (!sequence->opened) continue;  // its first plan says it
-    sequence->Note(absl::StrCat("keeps ", sequence->kept.size(), " of ", shape()->layers, " layers from now on"));
+    const int32_t before = std::exchange(sequence->explanation.keep_layers, sequence->kept.size());
+    const bool more = sequence->explanation.keep_layers >= before;
+    Note(*sequence, more ? DecisionKind::kPromoted : DecisionKind::kLowered,
+         {sequence->explanation.keep_layers, shape()->layers, before});
     plan->changes.push_back({sequence->request.id, placement_->TakeKept(*sequence), std::nullopt});
   }
   plan->moves = placement_->TakeMoves();

@@ -4,9 +4,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "coordinator/policy/pace.h"
 #include "coordinator/scheduler.h"
 
 namespace interlace {
+namespace {
+
+constexpr int64_t kMostSlack = 24 * 3600 * 1000;  // milliseconds
+
+}  // namespace
 
 void Scheduler::ExtendIds(SequenceState& sequence) {
   const int32_t block_tokens = shape()->block_tokens;
@@ -57,10 +63,13 @@ void Scheduler::SetBelow(SequenceState& sequence, Below below) {
 
 // A request with a token already runs on as the policy resumes, a new one as it starts; one that is alone as it can.
 KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool alone) const {
-  if (alone) return {};
+  const absl::Duration slack = Due(sequence) - clock_.Now();
+  const auto slack_ms =
+      static_cast<int32_t>(std::clamp<int64_t>(absl::ToInt64Milliseconds(slack), -kMostSlack, kMostSlack));
+  if (alone) return {.slack_ms = slack_ms};
   // Those who start in this plan will want a block each, too.
   const bool reserves = options_.policy.reserve != ReserveRule::kNone;
-  KvPlacement::StartRoom limits{draft_.resume_layers, kAll, draft_.spare_blocks + (reserves ? started_ : 0)};
+  KvPlacement::StartRoom limits{draft_.resume_layers, kAll, draft_.spare_blocks + (reserves ? started_ : 0), slack_ms};
   if (!sequence.begun()) {
     limits.least = starts_ > 0 ? draft_.least_layers : shape()->layers;
     limits.most = std::max(draft_.most_layers, limits.least);
@@ -70,10 +79,16 @@ KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool 
 }
 
 Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacement::StartRoom& limits, StepPlan* plan) {
-  if (sequence.in_flight > 0) return Started::kLater;  // tokens of it may still be on their way
+  if (sequence.in_flight > 0) {  // tokens of it may still be on their way
+    Note(sequence, DecisionKind::kStepsInFlight, {sequence.in_flight});
+    return Started::kLater;
+  }
   const int32_t most = (sequence.known - 1) / shape()->block_tokens;
-  const int32_t adopted = placement_->Match(sequence, most, plan->id);
-  if (adopted < most && AnotherComputes(sequence, adopted)) return Started::kLater;
+  const int32_t adopted = sequence.found = placement_->Match(sequence, most, plan->id);
+  if (adopted < most && AnotherComputes(sequence, adopted)) {
+    Note(sequence, DecisionKind::kAnotherComputes, {adopted});
+    return Started::kLater;
+  }
   if (!shape()->tiers.empty() && adopted < most && sequence.below == Below::kUnknown) {
     plan->probes.push_back({sequence.request.id, {sequence.ids.begin() + adopted, sequence.ids.begin() + most}});
     metrics_.probed_blocks.Add(most - adopted);
@@ -82,9 +97,15 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
     sequence.stages_answered = 0;
     sequence.probe_answers = most - adopted;
   }
-  if (sequence.below == Below::kAsked) return Started::kLater;
+  if (sequence.below == Below::kAsked) {
+    Note(sequence, DecisionKind::kTiersAsked, {most - adopted});
+    return Started::kLater;
+  }
   const int32_t fetched = WorthFetching(sequence, adopted);
-  if (!placement_->Start(sequence, adopted, fetched, limits)) return Started::kNoRoom;
+  if (!placement_->Start(sequence, adopted, fetched, limits)) {
+    NoteNoRoom(sequence, limits, adopted);
+    return Started::kNoRoom;
+  }
   Open(sequence, adopted, fetched);
   return Started::kYes;
 }
@@ -108,24 +129,29 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
     deliveries_.push_back({sequence.request.sink.get(), Delivery::Kind::kCached, sequence.cached_tokens});
   }
   sequence.blocks.reserve(sequence.ids.capacity());
-  sequence.explanation.layers.resize(shape()->layers);
   for (int32_t l = 0; l < shape()->layers; ++l) {
     for (size_t s = 0; s < shape()->stages.size(); ++s) {
       if (shape()->stages[s].layers.Has(LayerId{l})) sequence.explanation.layers[l].stage = static_cast<int32_t>(s);
     }
   }
-  if (sequence.kept != shape()->all) {
-    sequence.Note(absl::StrCat("started with ", sequence.kept.size(), " of ", shape()->layers, " layers kept"));
-  }
+  sequence.explanation.keep_layers = sequence.kept_layers;
+  const bool first = sequence.started == absl::InfinitePast();
+  Note(sequence, first ? DecisionKind::kStarted : DecisionKind::kResumed,
+       {sequence.kept_layers, shape()->layers, adopted});
+  if (fetched > 0) NoteFetch(sequence, adopted, fetched);
   if (!placement_->Waits(sequence)) return Run(sequence);
   sequence.phase = Phase::kFetching;
+  sequence.Spend(Spending::kFetching, clock_.Now());
   sequence.fetch_began = clock_.Now();
+  sequence.trace.Enter(RequestPhase::kFetching, sequence.fetch_began);
   sequence.fetched = fetched;
   fetching_.push_back(&sequence);
 }
 
 void Scheduler::Run(SequenceState& sequence) {
   sequence.phase = Phase::kRunning;
+  sequence.Spend(sequence.begun() && sequence.decodes() ? Spending::kDecode : Spending::kPrefill, clock_.Now());
+  sequence.trace.Enter(RequestPhase::kRunning, clock_.Now());
   sequence.key = policy_.key(sequence, cost_);
   running_.insert(&sequence);
   order_stale_ = true;
@@ -144,14 +170,14 @@ void Scheduler::SettleFetching() {
     }
     fetching_.erase(fetching_.begin() + static_cast<ptrdiff_t>(i));
     if (placement_->Whole(sequence)) {
-      cost_.ObserveTransfer(Route::kBelow, int64_t{sequence.fetched} * shape()->layers * shape()->slot_bytes,
-                            std::max(absl::Microseconds(1), clock_.Now() - sequence.fetch_began));
+      LearnTransfer(Route::kBelow, int64_t{sequence.fetched} * shape()->layers * shape()->slot_bytes,
+                    std::max(absl::Microseconds(1), clock_.Now() - sequence.fetch_began));
       metrics_.fetched_ok.Add(sequence.fetched);
       Run(sequence);
       continue;
     }
     metrics_.fetched_missing.Add(sequence.fetched);
-    sequence.Note("a tier could not give back what it was said to have; it is computed instead");
+    Note(sequence, DecisionKind::kFetchFailed, {sequence.fetched});
     placement_->Release(sequence);
     sequence.phase = Phase::kWaiting;
     sequence.below_blocks = 0;
@@ -196,8 +222,7 @@ void Scheduler::Halt(SequenceState& sequence) {
   }
 }
 
-void Scheduler::Park(SequenceState& sequence, std::string note, absl::string_view cause) {
-  sequence.Note(std::move(note));
+void Scheduler::Park(SequenceState& sequence, absl::string_view cause) {
   Halt(sequence);
   placement_->Park(sequence);
   sequence.phase = Phase::kWaiting;

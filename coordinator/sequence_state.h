@@ -13,6 +13,7 @@
 #include "coordinator/ngram_drafter.h"
 #include "coordinator/policy/step_view.h"
 #include "coordinator/request.h"
+#include "coordinator/request_trace.h"
 
 namespace interlace {
 
@@ -27,13 +28,14 @@ struct alignas(64) SequenceState : SequenceView {
   static constexpr size_t kHotBytes = 512;
 
   // What each step of a stream looks at stands together, so that a step touches few cache lines of each.
-  bool opened = false;        // the ranks know the attempt
-  bool void_attempt = false;  // a step of the attempt was lost: what else comes of it counts for nothing
-  bool drafting = false;      // a step with drafts is in flight: nothing is planned until it is back
-  bool kept_changed = false;  // the ranks do not know `kept` yet
-  const bool scored;          // the client wants the scores of tokens
-  uint32_t attempt = 0;       // of its latest opening; results of others are stale
-  uint64_t held_in = 0;       // the plan that it sits out: its layers on the host are too much for it
+  bool opened = false;                    // the ranks know the attempt
+  bool void_attempt = false;              // a step of the attempt was lost: what else comes of it counts for nothing
+  bool drafting = false;                  // a step with drafts is in flight: nothing is planned until it is back
+  bool kept_changed = false;              // the ranks do not know `kept` yet
+  const bool scored;                      // the client wants the scores of tokens
+  Spending spending = Spending::kQueued;  // what its time goes by, since `spending_since`
+  uint32_t attempt = 0;                   // of its latest opening; results of others are stale
+  uint64_t held_in = 0;                   // the plan that it sits out: its layers on the host are too much for it
   int32_t confirmed = 0;
   int32_t in_flight = 0;                      // plans of the attempt whose results are not all back
   PlanId planned_in{};                        // the latest plan that it is in
@@ -54,6 +56,7 @@ struct alignas(64) SequenceState : SequenceView {
   std::vector<int32_t> seen_from;  // by window group: the first block that it still sees
   KvAmounts charge;                // of the reserved blocks
 
+  int32_t found = 0;    // blocks of its prompt that were there when that was last looked at
   int32_t adopted = 0;  // blocks of this attempt that others computed
   Below below = Below::kUnknown;
   int32_t below_blocks = 0;  // from the first on, that replica and tiers hold together
@@ -66,11 +69,13 @@ struct alignas(64) SequenceState : SequenceView {
   absl::string_view recompute_cause;      // why positions below computed_before are computed again; a literal
   int32_t faults = 0;                     // losses of KV that were not another's
   std::unique_ptr<NgramDrafter> drafter;  // null: nothing was drafted yet
-  Explanation explanation;                // of what is not counted above
+  absl::Time spending_since;
+  Explanation explanation;  // of what is not counted above
+  RequestTrace trace;
 
   explicit SequenceState(Request r) : scored(r.sampling.logprobs >= 0), request(std::move(r)) {
     id = request.id;
-    arrival = request.arrival;
+    arrival = spending_since = request.arrival;
     deadline = request.deadline;
     prompt = known = static_cast<int32_t>(request.prompt.size());
     max_tokens = request.max_tokens;
@@ -108,8 +113,11 @@ struct alignas(64) SequenceState : SequenceView {
     below = Below::kUnknown;
     below_blocks = 0;
   }
-  void Note(std::string text) {
-    if (explanation.notes.size() < 32) explanation.notes.push_back(std::move(text));
+  // From `now` on its time goes by `next`.
+  void Spend(Spending next, absl::Time now) {
+    explanation.spent[spending] += now - spending_since;
+    spending_since = now;
+    spending = next;
   }
 };
 

@@ -22,7 +22,9 @@ absl::StatusOr<std::unique_ptr<BlockFetches>> BlockFetches::Create(const Options
   return fetches;
 }
 
-void BlockFetches::Start(const BlockId& block, bool to_device, LayerSet had, LayerSet failed, std::vector<Part> parts) {
+void BlockFetches::Start(const BlockId& block, bool to_device, LayerSet had, LayerSet failed, std::vector<Part> parts,
+                         absl::Duration slack) {
+  const absl::Time now = clock_.Now(), due = now + slack;
   const uint64_t id = ++last_;
   Fetch& fetch = fetches_[id];
   fetch = {block, to_device, false, had, failed, std::move(parts)};
@@ -34,15 +36,16 @@ void BlockFetches::Start(const BlockId& block, bool to_device, LayerSet had, Lay
     if (count == 0) answers_.landed.push_back({id, 0, absl::OkStatus()});
     for (size_t i = 0; to_device && i < count; ++i) {
       const BlockKey key{block, fetch.parts[i].layer, options_.heads};
-      answers_.waiting.push_back({id, i, key, fetch.parts[i].slot.data(), fence});
+      const auto later = [](absl::Time time, const Waiting& other) { return time < other.due; };
+      const auto at = std::upper_bound(answers_.waiting.begin(), answers_.waiting.end(), due, later);
+      answers_.waiting.insert(at, {id, i, key, fetch.parts[i].slot.data(), fence, due});
     }
   }
   if (count == 0) return Wake();
   if (to_device) return StartWaiting();
-  const absl::Time deadline = clock_.Now() + options_.timeout;
   for (size_t i = 0; i < count; ++i) {
     const absl::Span<std::byte> frame(fetch.parts[i].frame.data(), kBlockHeaderBytes + options_.payload_bytes);
-    tiers_.Fetch({block, fetch.parts[i].layer, options_.heads}, frame, deadline,
+    tiers_.Fetch({block, fetch.parts[i].layer, options_.heads}, frame, {now + options_.timeout, due},
                  [this, id, i](absl::Status status) { OnLanded(id, i, nullptr, std::move(status)); });
   }
 }
@@ -61,7 +64,8 @@ void BlockFetches::StartWaiting() {
     }
     const BlockKey key = next.key;
     const absl::Span<std::byte> stored(frame, kBlockHeaderBytes + static_cast<size_t>(options_.payload_bytes));
-    tiers_.Fetch(key, stored, clock_.Now() + options_.timeout,
+    const FetchTimes times(clock_.Now() + options_.timeout, next.due);
+    tiers_.Fetch(key, stored, times,
                  [this, frame, next = std::move(next)](absl::Status status) mutable {
                    OnStaged(std::move(next), frame, std::move(status));
                  });

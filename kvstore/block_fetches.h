@@ -45,7 +45,9 @@ class BlockFetches {
     bool wanted = true;  // false: dropped meanwhile
     absl::Status status;
   };
-  void Start(const BlockId& block, bool to_device, LayerSet arrived, LayerSet failed, std::vector<Part> parts);
+  // `slack`: until the request that wants the block is late.
+  void Start(const BlockId& block, bool to_device, LayerSet arrived, LayerSet failed, std::vector<Part> parts,
+             absl::Duration slack);
   // A drop of the place that the fetch would make, in these layers.
   void Drop(const BlockId& block, bool to_device, const LayerSet& layers);
   // Fetches that are done, each once.
@@ -91,6 +93,7 @@ class BlockFetches {
     BlockKey key;
     std::byte* slot = nullptr;
     OpFence fence;
+    absl::Time due;
   };
   struct Landed {
     uint64_t fetch = 0;
@@ -122,7 +125,7 @@ class BlockFetches {
     std::vector<std::pair<uint64_t, Probed>> probed;   // protected by mutex; with the epoch of the question
     std::vector<Landed> landed;                        // protected by mutex
     absl::flat_hash_map<uint64_t, size_t> open;        // protected by mutex; parts of a fetch that are not done
-    std::deque<Waiting> waiting;                       // protected by mutex
+    std::deque<Waiting> waiting;                       // protected by mutex; as they are due
     std::vector<std::byte*> staging_free;              // protected by mutex
     bool closed = false;                               // protected by mutex
     std::shared_ptr<absl::AnyInvocable<void()>> wake;  // protected by mutex

@@ -366,7 +366,7 @@ void KvPool::DropHost(const BlockId& id, const LayerSet& layers) {
   ForLayers(block, layers, [&](LayerId layer) { PlaceOf(block, layer).on_host = false; });
 }
 
-void KvPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device) {
+void KvPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device, absl::Duration slack) {
   LayerSet arrived, failed;
   std::vector<BlockFetches::Part> parts;
   (layers & layers_).ForEach([&](LayerId layer) {
@@ -391,7 +391,7 @@ void KvPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device) {
       parts.push_back(std::move(part));
     }
   });
-  fetches_->Start(id, to_device, arrived, failed, std::move(parts));
+  fetches_->Start(id, to_device, arrived, failed, std::move(parts), slack);
 }
 
 void KvPool::Probe(RequestId request, std::vector<BlockId> blocks) { fetches_->Probe(request, std::move(blocks)); }

@@ -88,7 +88,7 @@ class KvPool {
   void CopyIn(const BlockId& id, const LayerSet& layers);
   void DropDevice(const BlockId& id, const LayerSet& layers);
   void DropHost(const BlockId& id, const LayerSet& layers);
-  void Fetch(const BlockId& id, const LayerSet& layers, bool to_device);
+  void Fetch(const BlockId& id, const LayerSet& layers, bool to_device, absl::Duration slack = absl::ZeroDuration());
   void Probe(RequestId request, std::vector<BlockId> blocks);
 
   // ---- blocks of sequences ----

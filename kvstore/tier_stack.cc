@@ -82,11 +82,11 @@ class TierStack::Worker {
     });
   }
 
-  void Fetch(const BlockKey& key, absl::Span<std::byte> frame, absl::Time deadline, FetchDone done) {
+  void Fetch(const BlockKey& key, absl::Span<std::byte> frame, const FetchTimes& times, FetchDone done) {
     Submit([&](TransferCore& core, absl::Time now, TransferActions* actions) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       const FetchId id{++last_id_};
       fetches_[id] = {frame, std::move(done)};
-      core.Fetch(id, key, deadline, now, actions);
+      core.Fetch(id, key, times, now, actions);
     });
   }
 
@@ -285,8 +285,8 @@ bool TierStack::Wants() const { return worker_->Wants(); }
 void TierStack::Offer(const BlockKey& key, int32_t index, SharedBytes stored) {
   worker_->Offer(key, index, std::move(stored));
 }
-void TierStack::Fetch(const BlockKey& key, absl::Span<std::byte> frame, absl::Time deadline, FetchDone done) {
-  worker_->Fetch(key, frame, deadline, std::move(done));
+void TierStack::Fetch(const BlockKey& key, absl::Span<std::byte> frame, const FetchTimes& times, FetchDone done) {
+  worker_->Fetch(key, frame, times, std::move(done));
 }
 void TierStack::CancelFetches() { worker_->CancelFetches(); }
 void TierStack::Probe(std::vector<BlockId> blocks, ProbeDone done) { worker_->Probe(blocks, std::move(done)); }

@@ -13,7 +13,7 @@
 #include "common/clock.h"
 #include "common/fault.h"
 #include "kvstore/tier/tier.h"
-#include "kvstore/transfer_core.h"  // TierStats
+#include "kvstore/transfer_core.h"  // FetchTimes, TierStats
 
 namespace interlace {
 
@@ -41,10 +41,10 @@ class TierStack {
   // `stored` is the stored form of the block (block_codec.h).
   void Offer(const BlockKey& key, int32_t index, SharedBytes stored);
 
-  // Puts the stored form into `frame` (kBlockHeaderBytes + payload_bytes) and verifies it there. OK; NotFound; DataLoss
+  // Reads go by when they are due. Puts the stored form into `frame` (kBlockHeaderBytes + payload_bytes) and verifies it there. OK; NotFound; DataLoss
   // (the block is dropped where it came from); DeadlineExceeded; Cancelled. `frame` must stay until `done` has run.
   using FetchDone = absl::AnyInvocable<void(absl::Status)>;
-  void Fetch(const BlockKey& key, absl::Span<std::byte> frame, absl::Time deadline, FetchDone done);
+  void Fetch(const BlockKey& key, absl::Span<std::byte> frame, const FetchTimes& times, FetchDone done);
 
   // How many of the blocks, from the first on, the tiers hold in all layers of the rank.
   using ProbeDone = absl::AnyInvocable<void(int32_t blocks)>;

@@ -63,21 +63,21 @@ void TransferCore::OnPutAnswered(TierCall call, const std::vector<absl::Status>&
 
 // ---- Fetches.
 
-void TransferCore::Fetch(FetchId fetch, const BlockKey& key, absl::Time deadline, absl::Time now,
+void TransferCore::Fetch(FetchId fetch, const BlockKey& key, const FetchTimes& times, absl::Time now,
                          TransferActions* actions) {
-  const Waiter waiter{fetch, deadline};
-  if (deadline <= now) {
+  const Waiter waiter{fetch, times.deadline, times.due};
+  if (times.deadline <= now) {
     ++stats_.missing;
     actions->emplace_back(FetchEnded{fetch, absl::DeadlineExceededError("the fetch came too late")});
     return;
   }
-  deadlines_.insert({deadline, static_cast<uint64_t>(fetch)});
+  deadlines_.insert({times.deadline, static_cast<uint64_t>(fetch)});
   fetch_keys_[static_cast<uint64_t>(fetch)] = key;
   const auto [it, added] = reads_.try_emplace(key);
   Read& read = it->second;
   read.waiters.push_back(waiter);
   if (!added) {
-    if (read.place == Place::kQueued && deadline < read.queued_by) {
+    if (read.place == Place::kQueued && times.due < read.queued_by) {
       Unqueue(key, read);
       Queue(key, read);
     }
@@ -108,7 +108,7 @@ void TransferCore::Advance(const BlockKey& key, absl::Time now, TransferActions*
 
 void TransferCore::Queue(const BlockKey& key, Read& read) {
   read.queued_by = absl::InfiniteFuture();
-  for (const Waiter& waiter : read.waiters) read.queued_by = std::min(read.queued_by, waiter.deadline);
+  for (const Waiter& waiter : read.waiters) read.queued_by = std::min(read.queued_by, waiter.due);
   tiers_[read.tier].reads.insert({read.queued_by, read.order, key});
 }
 
@@ -224,7 +224,7 @@ void TransferCore::OnTime(absl::Time now, TransferActions* actions) {
       deadlines_.erase(deadlines_.begin());
       continue;
     }
-    EndFetch({fetch, deadline}, absl::DeadlineExceededError(absl::StrCat("no tier gave ", KeyText(key), " in time")),
+    EndFetch({fetch, deadline, deadline}, absl::DeadlineExceededError(absl::StrCat("no tier gave ", KeyText(key), " in time")),
              actions);
     if (read.place != Place::kQueued) continue;
     Unqueue(key, read);

@@ -27,6 +27,13 @@ struct TierStats {
 };
 
 enum class FetchId : uint64_t {};
+
+// By when a fetch ends, and when whoever wants it is late: what is due first is read first.
+struct FetchTimes {
+  FetchTimes(absl::Time by) : deadline(by), due(by) {}  // NOLINT: a fetch whose request says nothing is due at its end
+  FetchTimes(absl::Time by, absl::Time late_from) : deadline(by), due(late_from) {}
+  absl::Time deadline, due;
+};
 enum class ProbeId : uint64_t {};
 enum class TierCall : uint64_t {};  // one Put, Get or Probe of a tier
 
@@ -72,7 +79,7 @@ using TransferActions = std::vector<TransferAction>;
 // backwards.
 //
 // Fetches of one block share a read. A read asks the tiers in order, from the next one where a tier does not hold the
-// block or gave damaged bytes; in each tier, blocks are read by deadline. An offer goes to every tier that wants it,
+// block or gave damaged bytes; in each tier, blocks are read as they are due. An offer goes to every tier that wants it,
 // and a block that is still on its way there is fetched from here. A tier that answered Unavailable is passed over
 // until `retry_after` has gone by.
 class TransferCore {
@@ -90,7 +97,7 @@ class TransferCore {
 
   // False: refused. `tiers`: those that want blocks now, one bit each.
   bool Offer(StoredBlock block, uint32_t tiers, absl::Time now, TransferActions* actions);
-  void Fetch(FetchId fetch, const BlockKey& key, absl::Time deadline, absl::Time now, TransferActions* actions);
+  void Fetch(FetchId fetch, const BlockKey& key, const FetchTimes& times, absl::Time now, TransferActions* actions);
   // `keys` holds `layers` keys for each block, block by block.
   void Probe(ProbeId probe, std::vector<BlockKey> keys, int32_t layers, absl::Time now, TransferActions* actions);
 
@@ -119,12 +126,12 @@ class TransferCore {
   enum class Place { kQueued, kAsked, kLanding };
   struct Waiter {
     FetchId fetch;
-    absl::Time deadline;
+    absl::Time deadline, due;
   };
   struct Read {
     Place place = Place::kQueued;
     int tier = 0;          // tiers_.size(): from an offer
-    uint64_t order = 0;    // first come, first served, at equal deadlines
+    uint64_t order = 0;    // first come, first served, where equals are due
     absl::Time queued_by;  // its rank in the queue
     std::vector<Waiter> waiters;
     std::vector<Waiter> landing;  // those whose frames are being filled
@@ -137,11 +144,11 @@ class TransferCore {
     bool stored = false;
   };
   struct QueuedRead {
-    absl::Time deadline;
+    absl::Time due;
     uint64_t order;
     BlockKey key;
     friend bool operator<(const QueuedRead& a, const QueuedRead& b) {
-      return std::tie(a.deadline, a.order) < std::tie(b.deadline, b.order);
+      return std::tie(a.due, a.order) < std::tie(b.due, b.order);
     }
   };
   struct Tier {

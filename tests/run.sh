@@ -30,4 +30,7 @@ if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
 else
   echo "no GPU on this machine: tests labelled gpu are built and skipped"
 fi
+if ! command -v chromium >/dev/null; then
+  echo "no Chromium on this machine: the test of /ui in a browser is skipped (apt-get install chromium)"
+fi
 ctest --test-dir out/dev --output-on-failure --timeout 900 "$@"

@@ -107,7 +107,8 @@ void LayerPager::Move(const BlockMove& move) {
       return pool_.DropHost(move.block, move.layers);
     case MoveKind::kFetchHost:
     case MoveKind::kFetchDevice:
-      return pool_.Fetch(move.block, move.layers, move.kind == MoveKind::kFetchDevice);
+      return pool_.Fetch(move.block, move.layers, move.kind == MoveKind::kFetchDevice,
+                         absl::Milliseconds(move.slack_ms));
   }
 }
 

@@ -126,6 +126,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   info.incarnation = incarnation;
   info.model_digest = spec.digest;
   info.numerics = absl::StrCat(backend.name(), "/", backend.ops().name);
+  info.threads = backend.threads();
   info.dtype = std::string(TraitsOf(shape.dtype).name);
   info.layers = spec.layers;
   info.layer_begin = shard.layer_begin;

@@ -5,13 +5,13 @@
 #   fetch_llama_cpp.sh native      with all instructions of this CPU (the default)
 #   fetch_llama_cpp.sh avx2        with AVX2, FMA and F16C alone
 #
-# Programs: llama-bench, llama-batched-bench, llama-perplexity. INTERLACE_JOBS limits the compiler (2).
+# Programs: llama-bench, llama-batched-bench, llama-perplexity, llama-server. INTERLACE_JOBS limits the compiler (2).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 
 readonly package="llama-cpp-python==0.3.36"
 readonly flavour="${1:-native}"
-readonly targets=(llama-bench llama-batched-bench llama-perplexity)
+readonly targets=(llama-bench llama-batched-bench llama-perplexity llama-server)
 case "$flavour" in
   native) flags=(-DGGML_NATIVE=ON) ;;
   avx2)
@@ -26,7 +26,12 @@ readonly build="$home/$flavour"
 mkdir -p "$home"
 exec 9>"$home/lock"
 flock 9
-if [ ! -f "$build/.whole" ]; then
+built() {
+  local target
+  for target in "${targets[@]}"; do [ -x "$build/bin/$target" ] || return 1; done
+  [ -f "$build/.whole" ]
+}
+if ! built; then
   fetch_package "$home/archive" --no-binary llama-cpp-python "$package"
   if [ ! -f "$home/source/.whole" ]; then
     rm -rf "$home/source"
@@ -37,7 +42,7 @@ if [ ! -f "$build/.whole" ]; then
   say "building llama.cpp ($flavour) in $build"
   # Shared libraries: the Python bindings of the same archive load them too (quality.sh).
   nice cmake -S "$home/source/vendor/llama.cpp" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
-    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_WEBUI=OFF -DLLAMA_BUILD_APP=OFF \
     -DLLAMA_OPENSSL=OFF "${flags[@]}" >"$build.log" 2>&1 || { tail -n 20 "$build.log" >&2; die "configuring failed"; }
   NINJA_STATUS="[%f/%t] " nice ninja -C "$build" -j "$jobs" "${targets[@]}" 2>&1 | tee -a "$build.log" |
     awk '/^\[[0-9]+\/[0-9]+\]/ { if (++n % 20 == 0) print $1; next } /error/ { print }' >&2 ||

@@ -8,6 +8,7 @@ into a folder beside this environment (BF16, as vLLM computes). Tokens are rando
 
 prefill BxN   B prompts of N tokens, one token out of each: tokens/s over the whole call.
 decode BxN    B sequences at context N: the time of 64 tokens out less the time of 1, so that prefill drops out.
+--convert only makes that folder, with the file's tokenizer, and prints its path: what `vllm serve` is given (servers.py).
 Each round prints one JSON line; --serve reads one line "round" from standard input before each, so that rounds can be
 interleaved with those of others.
 """
@@ -46,6 +47,15 @@ def converted(gguf, home):
     return folder
 
 
+def with_tokenizer(gguf, folder):
+    """The folder, with the tokenizer of MODEL in it: a server turns tokens into text."""
+    if not (folder / "tokenizer.json").exists():
+        import transformers
+        path = pathlib.Path(gguf).resolve()
+        transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    return folder
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -55,6 +65,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--serve", action="store_true", help="wait for a line of standard input before each round")
     parser.add_argument("--json", help="file for all rounds")
+    parser.add_argument("--convert", action="store_true", help="make the folder of weights and print its path")
     args = parser.parse_args()
 
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
@@ -64,6 +75,9 @@ def main():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     home = pathlib.Path(sys.prefix).parent
     folder = converted(args.model, home)
+    if args.convert:
+        print(with_tokenizer(args.model, folder))
+        return
     out = os.dup(1)
     os.dup2(2, 1)  # vLLM and its workers print to standard output
     from vllm import LLM, SamplingParams

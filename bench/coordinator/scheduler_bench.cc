@@ -1,6 +1,8 @@
-// scheduler_bench [sequences [steps]]: the time of one decision while that many sequences decode on one stage. Each
-// step, a result comes back (OnResult: commit) and the next plan is made and sent (RunOnce: plan, deliver). Wall time
-// holds what other processes took of the core meanwhile; the thread's own CPU time does not.
+// scheduler_bench [sequences [steps [policies [waiting]]]]: the time of one decision while that many sequences decode on
+// one stage and `waiting` others wait for room, under each policy (all, or names with commas between). Each step, a result
+// comes back (OnResult: commit) and the next plan is made and sent (RunOnce: plan, deliver). Wall time holds what other
+// processes took of the core meanwhile; the thread's own CPU time does not. Last, what it costs the thread when somebody
+// looks at /ui or `interlace top` between two steps.
 #include <time.h>
 
 #include <algorithm>
@@ -8,10 +10,12 @@
 #include <cstdlib>
 #include <deque>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/metrics.h"
@@ -26,6 +30,9 @@ class Channel final : public PlanChannel {
  public:
   void Send(const StepPlan& plan) override {
     StepResult result{.epoch = plan.epoch, .plan = plan.id};
+    result.run_us = 5000 + 20 * plan.tokens();
+    result.bytes_in = result.bytes_out = 1 << 20;
+    result.transfer_in_us = result.transfer_out_us = 100;
     result.sampled.reserve(plan.sequences.size());
     for (const PlanSequence& s : plan.sequences) {
       if (s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 7, {}});
@@ -91,7 +98,7 @@ void Report(const char* what, Times times) {
   std::printf("\n");
 }
 
-void Run(int32_t sequences, int32_t steps) {
+void Run(const Policy& policy, int32_t sequences, int32_t steps, int32_t waiting) {
   RealClock clock;
   Metrics metrics("bench");
   Channel channel;
@@ -99,20 +106,24 @@ void Run(int32_t sequences, int32_t steps) {
   options.step_tokens = 1 << 20;
   options.max_running = sequences;
   options.context = kPrompt + 2 * steps + 1000;
-  Scheduler scheduler(options, **FindPolicy("stream"), clock, metrics, channel);
+  Scheduler scheduler(options, policy, clock, metrics, channel);
   const RankInfo rank = Rank(sequences, options.context);
   scheduler.OnFormed(Epoch{1}, {&rank, 1});
   const auto sink = std::make_shared<Sink>();
-  for (int32_t i = 0; i < sequences; ++i) {
+  const auto admit = [&](int32_t i) {
     Request request{.id = RequestId{static_cast<uint64_t>(i) + 1}, .name = absl::StrCat("r", i)};
     request.prompt.assign(kPrompt + i % kBlockTokens, i % 997);
     request.prompt[0] = i / 997;
     request.max_tokens = options.context - kPrompt - kBlockTokens;
     request.arrival = clock.Now();
     request.deadline = absl::InfiniteFuture();
+    request.targets.tpot = absl::Milliseconds(50);
+    request.targets.largest_gap = absl::Seconds(4);
+    request.targets.tenant = absl::StrCat("t", i % 8);
     request.sink = sink;
     scheduler.Admit(std::move(request));
-  }
+  };
+  for (int32_t i = 0; i < sequences; ++i) admit(i);
   const auto step = [&](Times* commit, Times* plan, Times* both) {
     StepResult result = std::move(channel.results.front());
     channel.results.pop_front();
@@ -130,12 +141,23 @@ void Run(int32_t sequences, int32_t steps) {
   for (int32_t i = 0; i < 2 * sequences && channel.sequences < static_cast<size_t>(sequences); ++i) {
     step(&warm_up, &warm_up, &warm_up);
   }
+  for (int32_t i = 0; i < waiting; ++i) admit(sequences + i);
   for (int32_t i = 0; i < 20; ++i) step(&warm_up, &warm_up, &warm_up);
   for (int32_t i = 0; i < steps; ++i) step(&commit, &plan, &both);
-  std::printf("%zu sequences in a plan, %d steps\n", channel.sequences, steps);
+  std::printf("%s: %zu sequences in a plan, %d wait, %d steps\n", std::string(policy.name).c_str(), channel.sequences,
+              scheduler.Load().waiting, steps);
   Report("OnResult (commit)", commit);
   Report("RunOnce (plan, deliver)", plan);
   Report("both", both);
+  Times look;
+  size_t rows = 0;
+  for (int32_t i = 0; i < steps; ++i) {
+    step(&warm_up, &warm_up, &warm_up);
+    const Moment begin = Now(clock);
+    rows += scheduler.Snapshot().requests.size();
+    look.Add(begin, Now(clock));
+  }
+  Report(absl::StrCat("Snapshot, ", rows / steps, " rows").c_str(), look);
 }
 
 }  // namespace
@@ -143,6 +165,12 @@ void Run(int32_t sequences, int32_t steps) {
 
 int main(int argc, char** argv) {
   interlace::SetLogSink([](const interlace::LogEvent&) {}, interlace::LogLevel::kError);
-  interlace::Run(argc > 1 ? std::atoi(argv[1]) : 1000, argc > 2 ? std::atoi(argv[2]) : 1000);
+  const std::string names = argc > 3 ? argv[3] : "";
+  for (const interlace::Policy& policy : interlace::Policies()) {
+    const std::vector<std::string> asked = absl::StrSplit(names, ',', absl::SkipEmpty());
+    if (!asked.empty() && std::find(asked.begin(), asked.end(), policy.name) == asked.end()) continue;
+    interlace::Run(policy, argc > 1 ? std::atoi(argv[1]) : 1000, argc > 2 ? std::atoi(argv[2]) : 1000,
+                   argc > 4 ? std::atoi(argv[4]) : 0);
+  }
   return 0;
 }

@@ -125,7 +125,7 @@ void VirtualReplica::Send(const StepPlan& plan) {
     work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
     if (s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 7, {}});
   }
-  const double compute = law_.Compute(work);
+  const double compute = work.rows > 0 && law_.of_plan ? law_.of_plan(plan) : law_.Compute(work);
   result.bytes_in = (traffic_.in - before.in) * shape_.slot_bytes;
   result.bytes_out = (traffic_.out - before.out) * shape_.slot_bytes;
   const double link_in = static_cast<double>(result.bytes_in) / law_.link;

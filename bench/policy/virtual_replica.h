@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,8 @@ struct MachineLaw {
   double product = 0.23e-6;
   double link = 2e9;  // bytes/s, each way
   double row_beyond = 0;
+  // Where it is set: the seconds that a plan with rows takes to compute, in place of the terms above.
+  std::function<double(const StepPlan&)> of_plan;
   // Seconds that a step takes to compute, waits for the link not counted; 0 for a step without rows.
   double Compute(const StepWork& work) const;
 };

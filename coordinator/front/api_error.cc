@@ -1,6 +1,9 @@
 #include "coordinator/front/api_error.h"
 
+#include <utility>
+
 #include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace interlace {
@@ -8,6 +11,9 @@ namespace {
 
 constexpr absl::string_view kParam = "interlace/param";
 constexpr absl::string_view kCode = "interlace/code";
+constexpr absl::string_view kShedReason = "interlace/shed-reason";
+constexpr absl::string_view kRetryMs = "interlace/retry-after-ms";
+constexpr absl::string_view kHopeless = "interlace/hopeless";
 
 int HttpOf(absl::StatusCode code) {
   switch (code) {
@@ -54,6 +60,11 @@ ApiError ToApiError(const absl::Status& status) {
   error.param = PayloadOf(status, kParam);
   error.code = PayloadOf(status, kCode);
   error.retry = error.http == 429 || error.http == 500 || error.http == 503;
+  error.shed_reason = PayloadOf(status, kShedReason);
+  if (error.shed_reason.empty()) return error;
+  int64_t ms = 0;
+  if (absl::SimpleAtoi(PayloadOf(status, kRetryMs), &ms)) error.retry_after = absl::Milliseconds(ms);
+  error.retry = !status.GetPayload(kHopeless);
   return error;
 }
 
@@ -66,6 +77,16 @@ absl::Status BadField(absl::string_view field, absl::string_view why) {
 absl::Status ForClients(absl::Status status) {
   if (!absl::IsFailedPrecondition(status)) return status;
   return WithCode(absl::InvalidArgumentError(status.message()), "kv_capacity_exceeded");
+}
+
+absl::Status ForClients(const RequestEnd& end) {
+  absl::Status status = ForClients(end.status);
+  if (!end.shed) return status;
+  status = WithCode(std::move(status), "predicted_slo_miss");
+  status.SetPayload(kShedReason, absl::Cord(end.shed->reason));
+  status.SetPayload(kRetryMs, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(end.shed->retry_after))));
+  if (end.shed->hopeless) status.SetPayload(kHopeless, absl::Cord());
+  return status;
 }
 
 absl::Status WithCode(absl::Status status, absl::string_view code) {

@@ -4,6 +4,8 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "coordinator/request.h"
 #include "absl/strings/string_view.h"
 
 namespace interlace {
@@ -16,6 +18,9 @@ struct ApiError {
   std::string param;  // the field at fault; empty: none
   std::string code;   // context_length_exceeded, ...; empty: none
   bool retry = true;  // false: the same request can only fail again
+  // Of a request that was shed by prediction; empty reason: it was not.
+  std::string shed_reason;
+  absl::Duration retry_after;
 };
 ApiError ToApiError(const absl::Status& status);
 
@@ -24,6 +29,8 @@ absl::Status BadField(absl::string_view field, absl::string_view why);
 // What the engine said, as a client is told: FailedPrecondition, which the engine gives to a request that can never run
 // here, is InvalidArgument with the code kv_capacity_exceeded, since no retry helps. Others stay as they are.
 absl::Status ForClients(absl::Status status);
+// The status of an ended request, which remembers why it was shed, if it was.
+absl::Status ForClients(const RequestEnd& end);
 // The same status, with a machine-readable `code`.
 absl::Status WithCode(absl::Status status, absl::string_view code);
 

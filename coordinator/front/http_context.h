@@ -41,7 +41,7 @@ class LoopExecutor final : public Executor {
 // dies; with the loop die the sessions that it still holds, and these use what is declared before it.
 struct HttpContext {
   HttpContext(const HttpFront::Options& o, Intake& i, const Metrics& metrics)
-      : options(o), intake(i), routes(i, metrics) {}
+      : options(o), intake(i), routes(i, metrics, o.ui) {}
   ~HttpContext() { ended = true; }
 
   const HttpFront::Options options;

@@ -167,6 +167,8 @@ void HttpSession::NoteRequest() {
   if (asked.head) question_.method = "GET";
   const auto target = message.target();
   question_.path = std::string(target.substr(0, target.find_first_of("?#")));
+  const auto query = target.substr(std::min(target.size(), question_.path.size() + 1));
+  question_.query = std::string(query.substr(0, query.find('#')));
   asked.name = std::string(message["x-request-id"]);
   named_ = IsRequestName(asked.name);
   if (!named_) asked.name = context_.intake.DrawName();

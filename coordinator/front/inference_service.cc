@@ -6,8 +6,10 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/grpc_status.h"
+#include "coordinator/front/api_error.h"
 #include "coordinator/front/inference_spec.h"
 
 namespace interlace {
@@ -34,8 +36,10 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
                           public std::enable_shared_from_this<EventWriter> {
  public:
   // `open` holds the writer until gRPC is done with it; thread: that of `streams`.
-  static EventWriter* Open(GenerationSpec spec, Intake& intake, Executor& slow, Executor& streams, StreamSet& open);
-  EventWriter(Intake& intake, Executor& streams, StreamSet& open) : intake_(intake), streams_(streams), open_(open) {}
+  static EventWriter* Open(grpc::CallbackServerContext* context, GenerationSpec spec, Intake& intake, Executor& slow,
+                           Executor& streams, StreamSet& open);
+  EventWriter(grpc::CallbackServerContext* context, Intake& intake, Executor& streams, StreamSet& open)
+      : context_(*context), intake_(intake), streams_(streams), open_(open) {}
   // On `streams`: the call ends with `why` once what it has is written.
   void End(const absl::Status& why);
 
@@ -48,7 +52,9 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   void Begun(absl::StatusOr<GenerationRun> run);
   void Advance();
   void Convert(TextEvent event);
+  void EndCall();
 
+  grpc::CallbackServerContext& context_;  // lives until OnDone
   Intake& intake_;
   Executor& streams_;
   StreamSet& open_;
@@ -60,9 +66,9 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   bool finished_ = false;
 };
 
-EventWriter* EventWriter::Open(GenerationSpec spec, Intake& intake, Executor& slow, Executor& streams,
-                               StreamSet& open) {
-  auto writer = std::make_shared<EventWriter>(intake, streams, open);
+EventWriter* EventWriter::Open(grpc::CallbackServerContext* context, GenerationSpec spec, Intake& intake,
+                               Executor& slow, Executor& streams, StreamSet& open) {
+  auto writer = std::make_shared<EventWriter>(context, intake, streams, open);
   writer->self_ = writer;
   streams.Post([writer] { writer->open_.insert(writer.get()); });
   slow.Post([writer, spec = std::move(spec)] { writer->Begin(spec); });
@@ -98,11 +104,22 @@ void EventWriter::Advance() {
       StartWrite(&events_.front());
     } else if (final_) {
       finished_ = true;
-      Finish(ToGrpcStatus(*final_));
+      EndCall();
     } else {
       return;
     }
   }
+}
+
+// Why a request was shed, and when to ask again, stand in the trailing metadata, under the names of HTTP's headers.
+void EventWriter::EndCall() {
+  const ApiError error = ToApiError(*final_);
+  if (!error.shed_reason.empty()) {
+    context_.AddTrailingMetadata("x-interlace-shed-reason", error.shed_reason);
+    context_.AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(error.retry_after)));
+    if (!error.retry) context_.AddTrailingMetadata("x-should-retry", "false");
+  }
+  Finish(ToGrpcStatus(*final_));
 }
 
 void EventWriter::Convert(TextEvent event) {
@@ -194,6 +211,24 @@ void Fill(const TargetsMet& met, v1::TargetsMet* out) {
   if (met.deadline) out->set_deadline(*met.deadline);
 }
 
+void Fill(const TimeSpent& spent, v1::TimeSpent* out) {
+  const auto seconds = [&](Spending spending) { return absl::ToDoubleSeconds(spent[spending]); };
+  out->set_queued_seconds(seconds(Spending::kQueued));
+  out->set_fetching_seconds(seconds(Spending::kFetching));
+  out->set_prefill_seconds(seconds(Spending::kPrefill));
+  out->set_decode_seconds(seconds(Spending::kDecode));
+  out->set_parked_seconds(seconds(Spending::kParked));
+  out->set_sat_out_seconds(seconds(Spending::kSatOut));
+}
+
+void Fill(const Decision& decision, v1::Decision* out) {
+  out->set_kind(std::string(DecisionName(decision.kind)));
+  out->set_text(DecisionText(decision));
+  out->set_at_seconds(absl::ToDoubleSeconds(decision.at));
+  out->set_until_seconds(absl::ToDoubleSeconds(decision.until));
+  out->set_times(decision.times);
+}
+
 void Fill(const Explanation& e, v1::ExplainReply* reply) {
   reply->set_request_id(e.name);
   reply->set_state(e.state);
@@ -214,7 +249,11 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
   reply->set_objective(e.targets.objective);
   Fill(e.targets, e.deadline, reply->mutable_targets());
   Fill(e.end.met, reply->mutable_met());
-  for (const std::string& note : e.notes) reply->add_notes(note);
+  for (const Decision& decision : e.decisions) Fill(decision, reply->add_decisions());
+  reply->set_decisions_left_out(e.decisions_left_out);
+  Fill(e.spent, reply->mutable_spent());
+  reply->set_step_reads(e.step_reads);
+  reply->set_step_budget(e.step_budget);
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];
     v1::LayerExplanation* out = reply->add_by_layer();
@@ -226,6 +265,10 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
     out->set_bytes_in(layer.bytes_in);
     out->set_bytes_out(layer.bytes_out);
     out->set_stall_us(layer.stall_us);
+    out->set_found_device(layer.found_device);
+    out->set_found_host(layer.found_host);
+    out->set_found_below(layer.found_below);
+    out->set_computed(layer.computed);
   }
 }
 
@@ -250,14 +293,14 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(grpc::Ca
                                                                         const v1::GenerateRequest* request) {
   GenerationSpec spec = SpecOf(*request);
   SetDeadline(*context, &spec);
-  return EventWriter::Open(std::move(spec), intake_, slow_, streams_, open_->set);
+  return EventWriter::Open(context, std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Chat(grpc::CallbackServerContext* context,
                                                                     const v1::ChatRequest* request) {
   GenerationSpec spec = SpecOf(*request);
   SetDeadline(*context, &spec);
-  return EventWriter::Open(std::move(spec), intake_, slow_, streams_, open_->set);
+  return EventWriter::Open(context, std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest*,

@@ -240,6 +240,32 @@ Json TargetsJson(const Explanation& e) {
 
 }  // namespace
 
+namespace {
+
+Json DecisionsJson(const Explanation& e) {
+  Json rows = Json::array();
+  for (const Decision& decision : e.decisions) {
+    Json row;
+    row["kind"] = std::string(DecisionName(decision.kind));
+    row["text"] = DecisionText(decision);
+    row["at_seconds"] = absl::ToDoubleSeconds(decision.at);
+    row["until_seconds"] = absl::ToDoubleSeconds(decision.until);
+    row["times"] = decision.times;
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+Json SpentJson(const TimeSpent& spent) {
+  Json json;
+  for (size_t i = 0; i < kSpendings; ++i) {
+    json[absl::StrCat(SpendingName(static_cast<Spending>(i)), "_seconds")] = absl::ToDoubleSeconds(spent.of[i]);
+  }
+  return json;
+}
+
+}  // namespace
+
 std::string ExplanationJson(const Explanation& e) {
   Json json;
   json["request_id"] = e.name;
@@ -256,6 +282,9 @@ std::string ExplanationJson(const Explanation& e) {
   json["queue_seconds"] = absl::ToDoubleSeconds(e.end.timing.queue);
   json["first_token_seconds"] = absl::ToDoubleSeconds(e.end.timing.first_token);
   json["total_seconds"] = absl::ToDoubleSeconds(e.end.timing.total);
+  json["spent"] = SpentJson(e.spent);
+  json["step_reads"] = e.step_reads;
+  json["step_budget"] = e.step_budget;
   json["targets"] = TargetsJson(e);
   json["by_layer"] = Json::array();
   for (size_t l = 0; l < e.layers.size(); ++l) {
@@ -269,9 +298,14 @@ std::string ExplanationJson(const Explanation& e) {
     row["bytes_in"] = layer.bytes_in;
     row["bytes_out"] = layer.bytes_out;
     row["stall_us"] = layer.stall_us;
+    row["found_device"] = layer.found_device;
+    row["found_host"] = layer.found_host;
+    row["found_below"] = layer.found_below;
+    row["computed"] = layer.computed;
     json["by_layer"].push_back(std::move(row));
   }
-  json["notes"] = e.notes;
+  json["decisions"] = DecisionsJson(e);
+  json["decisions_left_out"] = e.decisions_left_out;
   return Print(json);
 }
 

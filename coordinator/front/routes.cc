@@ -3,11 +3,16 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/openai_json.h"
 #include "coordinator/front/openai_reply.h"
 #include "coordinator/front/readiness.h"
+#include "coordinator/front/ui_json.h"
+#include "coordinator/front/ui_page.h"
 
 namespace interlace {
 namespace {
@@ -34,6 +39,21 @@ std::string Unescaped(absl::string_view text) {
   return out;
 }
 
+// What changes from one look to the next.
+HttpReply OkUnstored(std::string body) {
+  HttpReply reply = Ok(std::move(body));
+  reply.headers = {{"Cache-Control", "no-store"}, {"X-Content-Type-Options", "nosniff"}};
+  return reply;
+}
+
+// Of "a=1&name=value"; empty if it is not there.
+std::string QueryValue(absl::string_view query, absl::string_view name) {
+  for (absl::string_view part : absl::StrSplit(query, '&')) {
+    if (absl::ConsumePrefix(&part, name) && absl::ConsumePrefix(&part, "=")) return Unescaped(part);
+  }
+  return "";
+}
+
 }  // namespace
 
 struct Routes::Row {
@@ -54,6 +74,9 @@ const std::vector<Routes::Row>& Routes::Table() {
       {"GET", "/metrics", RouteKind::kQuick, &Routes::MetricsText},
       {"GET", "/version", RouteKind::kQuick, &Routes::Version},
       {"GET", "/debug/requests/", RouteKind::kSlow, &Routes::Explain},
+      {"GET", "/ui", RouteKind::kQuick, &Routes::UiPageText},
+      {"GET", "/ui/state", RouteKind::kSlow, &Routes::UiState},
+      {"GET", "/ui/explain", RouteKind::kSlow, &Routes::UiExplain},
       {"POST", "/tokenize", RouteKind::kSlow, &Routes::Tokenize},
       {"POST", "/detokenize", RouteKind::kSlow, &Routes::Detokenize},
   };
@@ -69,9 +92,14 @@ bool PathMatches(absl::string_view row, absl::string_view path) {
 
 }  // namespace
 
-const Routes::Row* Routes::Find(const HttpQuestion& question) {
+bool Routes::Exists(const Row& row, absl::string_view path) const {
+  const bool of_ui = row.path == "/ui" || absl::StartsWith(row.path, "/ui/");
+  return PathMatches(row.path, path) && (ui_ || !of_ui);
+}
+
+const Routes::Row* Routes::Find(const HttpQuestion& question) const {
   for (const Row& row : Table()) {
-    if (row.method == question.method && PathMatches(row.path, question.path)) return &row;
+    if (row.method == question.method && Exists(row, question.path)) return &row;
   }
   return nullptr;
 }
@@ -88,7 +116,7 @@ HttpReply Routes::Answer(const HttpQuestion& question) const {
 
 HttpReply Routes::Missing(const HttpQuestion& question) const {
   for (const Row& row : Table()) {
-    if (!PathMatches(row.path, question.path)) continue;
+    if (!Exists(row, question.path)) continue;
     HttpReply reply =
         ErrorReply(405, absl::StrCat(question.method, " is not what ", question.path, " takes: use ", row.method),
                    "method_not_allowed");
@@ -140,6 +168,38 @@ HttpReply Routes::Explain(const HttpQuestion& question) const {
   return explanation.ok() ? Ok(ExplanationJson(*explanation)) : ErrorReply(explanation.status());
 }
 
+HttpReply Routes::UiPageText(const HttpQuestion&) const {
+  HttpReply reply = Ok(std::string(UiPage()));
+  reply.content_type = "text/html; charset=utf-8";
+  reply.headers = {{"Content-Security-Policy", UiPagePolicy()},
+                   {"X-Content-Type-Options", "nosniff"},
+                   {"Referrer-Policy", "no-referrer"},
+                   {"Cache-Control", "no-cache"}};
+  return reply;
+}
+
+HttpReply Routes::UiState(const HttpQuestion&) const {
+  const absl::Time now = absl::Now();
+  {
+    absl::MutexLock lock(&mutex_);
+    if (now < state_until_ && state_until_ <= now + kStateLasts) return OkUnstored(state_);
+  }
+  absl::StatusOr<ReplicaSnapshot> replica = intake_.engine().Snapshot();
+  if (!replica.ok()) return ErrorReply(replica.status());
+  std::string state = UiStateJson({intake_.options().model, INTERLACE_VERSION, *std::move(replica)});
+  absl::MutexLock lock(&mutex_);
+  state_ = state;
+  state_until_ = now + kStateLasts;
+  return OkUnstored(std::move(state));
+}
+
+HttpReply Routes::UiExplain(const HttpQuestion& question) const {
+  const std::string name = QueryValue(question.query, "id");
+  if (name.empty()) return ErrorReply(absl::InvalidArgumentError("id is missing: ask for /ui/explain?id=REQUEST"));
+  const absl::StatusOr<Explanation> explanation = intake_.Explain(name);
+  return explanation.ok() ? OkUnstored(ExplanationJson(*explanation)) : ErrorReply(explanation.status());
+}
+
 HttpReply Routes::Tokenize(const HttpQuestion& question) const {
   const absl::StatusOr<TokenizeQuery> query = ParseTokenize(question.body);
   if (!query.ok()) return ErrorReply(query.status());
@@ -166,6 +226,11 @@ HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after) {
   HttpReply reply = Ok(ErrorBody(error));
   reply.status = error.http;
   if (!error.retry) reply.headers.emplace_back("x-should-retry", "false");
+  if (!error.shed_reason.empty()) {
+    reply.headers.emplace_back("x-interlace-shed-reason", error.shed_reason);
+    reply.headers.emplace_back("x-llm-d-request-dropped-reason", error.shed_reason);
+    retry_after = error.retry_after;
+  }
   if (error.http == 429 || error.http == 503) {
     const absl::Duration wait = retry_after > absl::ZeroDuration() ? retry_after : absl::Seconds(1);
     const int64_t ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(wait));

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "common/metrics.h"
 #include "coordinator/front/generation.h"
 
@@ -14,6 +16,7 @@ namespace interlace {
 struct HttpQuestion {
   std::string method;  // "GET"; a HEAD is asked as one
   std::string path;    // without the query
+  std::string query;   // what follows '?', without it
   absl::string_view body;
 };
 
@@ -31,10 +34,11 @@ enum class RouteKind {
   kCompletion,  // likewise
 };
 
-// Immutable; any thread. Owned by the HTTP front.
+// Any thread. Owned by the HTTP front.
 class Routes {
  public:
-  Routes(Intake& intake, const Metrics& metrics) : intake_(intake), metrics_(metrics) {}
+  // `ui`: whether /ui and what belongs to it exist.
+  Routes(Intake& intake, const Metrics& metrics, bool ui) : intake_(intake), metrics_(metrics), ui_(ui) {}
   // kQuick for a path or a method that does not exist: Answer then says 404 or 405.
   RouteKind KindOf(const HttpQuestion& question) const;
   HttpReply Answer(const HttpQuestion& question) const;
@@ -42,7 +46,8 @@ class Routes {
  private:
   struct Row;
   static const std::vector<Row>& Table();
-  static const Row* Find(const HttpQuestion& question);
+  const Row* Find(const HttpQuestion& question) const;
+  bool Exists(const Row& row, absl::string_view path) const;
 
   HttpReply Health(const HttpQuestion&) const;
   HttpReply MetricsText(const HttpQuestion&) const;
@@ -50,12 +55,23 @@ class Routes {
   HttpReply Models(const HttpQuestion&) const;
   HttpReply Model(const HttpQuestion& question) const;
   HttpReply Explain(const HttpQuestion& question) const;
+  HttpReply UiPageText(const HttpQuestion&) const;
+  HttpReply UiState(const HttpQuestion&) const;
+  HttpReply UiExplain(const HttpQuestion& question) const;
   HttpReply Tokenize(const HttpQuestion& question) const;
   HttpReply Detokenize(const HttpQuestion& question) const;
   HttpReply Missing(const HttpQuestion& question) const;
 
+  // One answer serves all who look at the state within this time: the scheduler is not asked more often, however many
+  // look.
+  static constexpr absl::Duration kStateLasts = absl::Milliseconds(250);
+
   Intake& intake_;
   const Metrics& metrics_;
+  const bool ui_;
+  mutable absl::Mutex mutex_;
+  mutable std::string state_;                              // protected by mutex_
+  mutable absl::Time state_until_ = absl::InfinitePast();  // protected by mutex_
 };
 
 // OpenAI's error body and the headers that steer a client's retries. `retry_after` is used for 429 and 503; zero: a

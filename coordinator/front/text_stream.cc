@@ -68,7 +68,7 @@ void TextStream::OnEnd(const RequestEnd& end) {
   {
     absl::MutexLock lock(&mutex_);
     end_ = end;
-    end_->status = ForClients(end.status);
+    end_->status = ForClients(end);
     executor = BeginPost();
   }
   Post(executor);

@@ -72,7 +72,10 @@ StepDraft Stream(const StepView& view) {
 StepDraft LayerKv(const StepView& view) {
   StepDraft draft = Stream(view);
   draft.prompt_rows = PromptRows(view);
-  if (AllowedStep(view) <= absl::ZeroDuration()) draft.starts = 0;
+  if (AllowedStep(view) <= absl::ZeroDuration()) {
+    draft.starts = 0;
+    draft.hold_up = HoldUp::kStreamLate;
+  }
   return draft;
 }
 
@@ -86,7 +89,9 @@ StepDraft Slack(const StepView& view) {
   draft.resume_layers = view.layers;
   draft.overtake = true;
   draft.give_way = GiveWay::kPark;
-  draft.starts = std::min(draft.starts, std::max(0, view.options.max_parked - view.parked));
+  const int32_t bound = std::max(0, view.options.max_parked - view.parked);
+  if (bound == 0 && draft.starts > 0) draft.hold_up = HoldUp::kParkedBound;
+  draft.starts = std::min(draft.starts, bound);
   if (view.parked > 0) draft.most_layers = 0;  // what is free is for those who wait for the rest of their answer
   return draft;
 }

@@ -81,13 +81,21 @@ enum class GiveWay : uint8_t {
 
 inline constexpr int32_t kAll = std::numeric_limits<int32_t>::max();
 
+// Why a policy lets no more requests start with less than all layers.
+enum class HoldUp : uint8_t {
+  kNone,
+  kStreamLate,   // a running stream is late already
+  kParkedBound,  // as many requests are parked, or short of layers, as may be
+};
+
 // What a policy proposes; the scheduler does it as far as there is room.
 struct StepDraft {
   int32_t prompt_rows = kAll;                                  // rows of the step for prompts
   int64_t stream_bytes = std::numeric_limits<int64_t>::max();  // that decoding streams may read from the host: a limit
-  bool park_streams = false;  // a stream whose bytes do not fit leaves the device; else it sits the step out
-  int32_t starts = kAll;      // requests that may start with less than all layers
-  int32_t least_layers = 0;   // kept by a request that starts
+  bool park_streams = false;       // a stream whose bytes do not fit leaves the device; else it sits the step out
+  int32_t starts = kAll;           // requests that may start with less than all layers
+  HoldUp hold_up = HoldUp::kNone;  // why `starts` is 0
+  int32_t least_layers = 0;        // kept by a request that starts
   int32_t most_layers = kAll;
   int32_t resume_layers = 0;  // kept at least by a parked one that runs again
   bool overtake = false;      // a new request may start while a parked one waits for room

@@ -95,6 +95,7 @@ void EncodePlan(const StepPlan& plan, v1::StepPlanMessage* out) {
     EncodeId(move.block, m->mutable_block());
     m->set_kind(static_cast<uint32_t>(move.kind));
     m->set_layers(move.layers.Encode());
+    m->set_slack_ms(move.slack_ms);
   }
   for (const PlanSequence& s : plan.sequences) EncodeSequence(s, out->add_sequences());
   for (const Probe& probe : plan.probes) {
@@ -123,6 +124,7 @@ absl::StatusOr<StepPlan> DecodePlan(const v1::StepPlanMessage& message) {
     move.block = DecodeId(m.block());
     move.kind = static_cast<MoveKind>(m.kind());
     ASSIGN_OR_RETURN(move.layers, DecodeLayers(m.layers()));
+    move.slack_ms = m.slack_ms();
   }
   for (const v1::PlanSequenceMessage& m : message.sequences()) {
     ASSIGN_OR_RETURN(plan.sequences.emplace_back(), DecodeSequence(m));

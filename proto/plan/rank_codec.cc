@@ -26,6 +26,7 @@ void EncodeRank(const RankInfo& rank, v1::Register* out) {
   out->set_host_frames(static_cast<uint32_t>(rank.host_frames));
   out->set_slot_bytes(static_cast<uint64_t>(rank.slot_bytes));
   out->set_step_tokens(static_cast<uint32_t>(rank.step_tokens));
+  out->set_threads(static_cast<uint32_t>(rank.threads));
   out->set_transport_address(rank.transport_address);
   for (const std::string& tier : rank.tiers) out->add_tiers(tier);
 }
@@ -33,7 +34,8 @@ void EncodeRank(const RankInfo& rank, v1::Register* out) {
 namespace {
 
 absl::Status CheckRegister(const v1::Register& m) {
-  for (uint32_t v : {m.stages(), m.vocab(), m.block_tokens(), m.device_slots(), m.host_frames(), m.step_tokens()}) {
+  for (uint32_t v : {m.stages(), m.vocab(), m.block_tokens(), m.device_slots(), m.host_frames(), m.step_tokens(),
+                     m.threads()}) {
     if (v > static_cast<uint32_t>(kMost)) return Refuse("register", v);
   }
   for (uint32_t v : m.windows()) {
@@ -80,6 +82,7 @@ absl::StatusOr<RankInfo> DecodeRank(const v1::Register& m) {
   rank.host_frames = static_cast<int32_t>(m.host_frames());
   rank.slot_bytes = static_cast<int64_t>(m.slot_bytes());
   rank.step_tokens = static_cast<int32_t>(m.step_tokens());
+  rank.threads = static_cast<int32_t>(m.threads());
   rank.transport_address = m.transport_address();
   rank.tiers.assign(m.tiers().begin(), m.tiers().end());
   return rank;

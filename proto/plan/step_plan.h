@@ -91,6 +91,7 @@ struct BlockMove {
   BlockId block;
   MoveKind kind{};
   LayerSet layers;
+  int32_t slack_ms = 0;  // of a fetch: until the request that wants it is late; what has less is read first
   friend bool operator==(const BlockMove&, const BlockMove&) = default;
 };
 
@@ -220,6 +221,7 @@ struct RankInfo {
   int32_t host_frames = 0;
   int64_t slot_bytes = 0;
   int32_t step_tokens = 0;  // rows of the largest step it takes
+  int32_t threads = 0;      // that compute
   std::string transport_address;
   std::vector<std::string> tiers;  // below the host
   friend bool operator==(const RankInfo&, const RankInfo&) = default;

@@ -65,7 +65,7 @@ def test_worker_killed_in_mid_stream(expected):
             stream = client.generate(PROMPT, max_tokens=TOKENS, temperature=0, request_id="moved")
             consume(stream, 40, lambda: os.kill(cluster.child("worker-1"), signal.SIGKILL))
             assert stream.token_ids == expected  # the rank is started again and the stream goes on
-            assert any("replica lost" in note for note in client.explain("moved").notes)
+            assert any(d.kind == "lost_replica" for d in client.explain("moved").decisions)
         cluster.await_nothing_held()
     finally:
         cluster.stop()

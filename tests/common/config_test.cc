@@ -74,6 +74,8 @@ TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
 TEST(ConfigTest, NonsenseIsRefusedByNameAndChangesNothing) {
   for (const char* assignment : {"sched.step_tokens=4294967296",
                                  "sched.step_tokens=0",
+                                 "http.ui=maybe",
+                                 "http.ui=",
                                  "sched.chunk_tokens=0",
                                  "sched.chunk_tokens=-1",
                                  "sched.max_running=0",

@@ -114,6 +114,33 @@ TEST(Pace, AllowedPauseIsTheLargestThatKeepsThePromise) {
   }
 }
 
+// A stream that is faster than its TPOT has a deposit: its next token is due as much later as its tokens came early. What
+// is due when does not depend on when the tokens before it came, but for the largest gap.
+TEST(Pace, TokensThatCameEarlyAreADeposit) {
+  for (uint64_t seed = 1; seed <= 500; ++seed) {
+    Scene scene(seed);
+    SequenceView s;
+    s.arrival = scene.now - absl::Seconds(100);
+    s.deadline = absl::InfiniteFuture();
+    s.prompt = 10;
+    s.max_tokens = 1000;
+    s.known = s.prompt + scene.chance.Draw(1, 200);
+    s.tpot = scene.chance.Milliseconds(10, 300);
+    s.largest_gap = absl::Hours(1);
+    s.first_token = scene.now - scene.chance.Milliseconds(1, 30000);
+    s.last_token = s.generated() == 1 ? s.first_token : s.first_token + (scene.now - s.first_token) * scene.chance.Uniform();
+    const absl::Time at_pace = s.first_token + s.tpot * s.generated();
+    const absl::Time by_gap = s.last_token + absl::Seconds(4);  // nobody waits without end
+    EXPECT_EQ(Due(s), std::min(at_pace, by_gap));
+    SequenceView ahead = s;
+    const int32_t more = scene.chance.Draw(1, 50);  // tokens made in the same time
+    ahead.known += more;
+    EXPECT_EQ(Due(ahead), std::min(at_pace + s.tpot * more, by_gap));
+    EXPECT_EQ(AllowedPause(ahead, scene.now, 1, absl::ZeroDuration()) - AllowedPause(s, scene.now, 1, absl::ZeroDuration()),
+              s.tpot * more);
+  }
+}
+
 TEST(Pace, NobodyWithoutTargetsIsEverPaused) {
   SequenceView s;
   EXPECT_EQ(AllowedPause(s, absl::UnixEpoch(), 1, absl::Seconds(1)), kNone);

@@ -150,6 +150,22 @@ TEST_F(ReplicaLoopTest, ExplainsByName) {
   EXPECT_THAT(loop_->Explain("r2"), StatusIs(absl::StatusCode::kNotFound, HasSubstr("r2")));
 }
 
+TEST_F(ReplicaLoopTest, ALookShowsWhatIsThere) {
+  Start();
+  ASSERT_OK(Submit(5, 9));
+  absl::StatusOr<ReplicaSnapshot> look = loop_->Snapshot();
+  ASSERT_OK(look);
+  EXPECT_EQ(look->ranks, 1);
+  EXPECT_EQ(look->ranks_ready, 1);
+  EXPECT_FALSE(look->draining);
+  ASSERT_EQ(look->requests.size(), 1u);
+  EXPECT_EQ(look->requests[0].name, "r1");
+  EXPECT_FALSE(loop_->Drain(absl::ZeroDuration()));
+  look = loop_->Snapshot();
+  ASSERT_OK(look);
+  EXPECT_TRUE(look->draining);
+}
+
 TEST_F(ReplicaLoopTest, WhatWasTakenEndsWhenTheLoopDies) {
   options_.max_waiting = 1 << 30;
   Start();

@@ -215,7 +215,7 @@ TEST_F(SchedulerCase, ALossBeginsAnAttemptThatAdoptsWhatIsWhole) {
   EXPECT_EQ(sink->delivered, (std::vector<int32_t>{5, 5}));
   const Explanation explanation = *scheduler_->Explain("r1");
   EXPECT_EQ(explanation.recomputes, 3);
-  EXPECT_THAT(explanation.notes, Contains(HasSubstr("corrupt")));
+  EXPECT_THAT(explanation.Texts(), Contains(HasSubstr("corrupt")));
 }
 
 TEST_F(SchedulerCase, TooManyLossesEndTheRequestAndNameTheSetting) {
@@ -517,7 +517,7 @@ TEST_F(SchedulerCase, TheLatestGivesWayWhenRoomRunsOut) {
   EXPECT_THAT(second->delivered, SizeIs(17));
   EXPECT_EQ(scheduler_->Explain("r1")->preemptions, 0);
   EXPECT_GT(scheduler_->Explain("r2")->preemptions, 0);
-  EXPECT_THAT(scheduler_->Explain("r2")->notes, Contains(HasSubstr("parked")));
+  EXPECT_THAT(scheduler_->Explain("r2")->Texts(), Contains(HasSubstr("parked")));
   EXPECT_LE(first->end->timing.total, second->end->timing.total);
 }
 

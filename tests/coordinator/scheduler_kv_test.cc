@@ -345,7 +345,7 @@ TEST_F(SchedulerKv, WhatCannotBeFetchedIsComputed) {
   ExpectRight(*again);
   EXPECT_EQ(Planned(plans), 65);
   EXPECT_EQ(again->end->cached_tokens, 0) << "counted at the start that came true";
-  EXPECT_THAT(scheduler_->Explain(absl::StrCat("r", next_))->notes, testing::Contains(HasSubstr("computed instead")));
+  EXPECT_THAT(scheduler_->Explain(absl::StrCat("r", next_))->Texts(), testing::Contains(HasSubstr("computed instead")));
 }
 
 }  // namespace

@@ -36,6 +36,11 @@ class FakeEngine final : public Engine {
     if (found == explanations_.end()) return absl::NotFoundError("no such request");
     return found->second;
   }
+  absl::StatusOr<ReplicaSnapshot> Snapshot() override {
+    absl::MutexLock lock(&mutex_);
+    ++looks_;
+    return snapshot_;
+  }
   EngineLoad Load() override {
     absl::MutexLock lock(&mutex_);
     return load_;
@@ -44,6 +49,15 @@ class FakeEngine final : public Engine {
   void Refuse(absl::Status status) {
     absl::MutexLock lock(&mutex_);
     refusal_ = std::move(status);
+  }
+  void SetSnapshot(absl::StatusOr<ReplicaSnapshot> snapshot) {
+    absl::MutexLock lock(&mutex_);
+    snapshot_ = std::move(snapshot);
+  }
+  // How often it was asked for a snapshot.
+  int looks() {
+    absl::MutexLock lock(&mutex_);
+    return looks_;
   }
   void SetLoad(const EngineLoad& load) {
     absl::MutexLock lock(&mutex_);
@@ -95,6 +109,8 @@ class FakeEngine final : public Engine {
   std::vector<RequestId> cancelled_;
   std::vector<RequestId> stopped_;
   std::map<std::string, Explanation> explanations_;
+  absl::StatusOr<ReplicaSnapshot> snapshot_ = ReplicaSnapshot{};
+  int looks_ = 0;
   EngineLoad load_{.ranks_ready = 2, .ranks = 2};
 };
 

@@ -236,6 +236,30 @@ TEST(HttpFrontTest, RefusalsHaveARealStatusAndOpenAisBody) {
   EXPECT_EQ(ask(R"({"prompt":"a","deadline_ms":-1})").status, 400);
 }
 
+TEST(HttpFrontTest, WhoIsShedIsToldWhyAndWhenToComeBack) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  size_t i = 0;
+  for (const bool stream : {false, true}) {
+    for (const bool hopeless : {false, true}) {
+      client.Post("/v1/completions", Json{{"prompt", "a"}, {"stream", stream}}.dump());
+      const Request request = rig.engine.Await(i++);
+      RequestEnd end = EndOf(request, 0, FinishReason::kStop, absl::ResourceExhaustedError("its first token .."));
+      end.shed = Shed{"predicted_ttft_miss", absl::Milliseconds(1234), hopeless};
+      request.sink->OnEnd(end);
+      const HttpAnswer answer = client.Read();
+      EXPECT_EQ(answer.status, 429);
+      EXPECT_EQ(answer.headers.at("x-interlace-shed-reason"), "predicted_ttft_miss");
+      EXPECT_EQ(answer.headers.at("x-llm-d-request-dropped-reason"), "predicted_ttft_miss");
+      EXPECT_EQ(answer.headers.at("retry-after-ms"), "1234");
+      EXPECT_EQ(answer.headers.at("retry-after"), "2");
+      EXPECT_EQ(answer.headers.count("x-should-retry"), hopeless ? 1u : 0u);
+      EXPECT_EQ(JsonOf(answer)["error"]["code"], "predicted_slo_miss");
+      EXPECT_EQ(JsonOf(answer)["error"]["type"], "rate_limit_error");
+    }
+  }
+}
+
 TEST(HttpFrontTest, WhatTurnsOutNeverToFitIsTheClientsErrorToo) {
   HttpRig rig;
   HttpClient client(rig.port());

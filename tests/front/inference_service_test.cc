@@ -337,6 +337,9 @@ TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
   explanation.targets = {.ttft = absl::Milliseconds(250), .priority = -2, .tenant = "acme", .objective = "premium"};
   explanation.end.met = {.ttft = false, .deadline = true};
   explanation.end.timing.largest_gap = absl::Milliseconds(500);
+  explanation.spent[Spending::kParked] = absl::Milliseconds(250);
+  explanation.Add({.kind = DecisionKind::kNoRoom, .at = absl::Milliseconds(500), .figures = {33, 12}});
+  explanation.layers[2].found_host = 4;
   rig.engine.SetExplanation(explanation);
   for (const char* name : {"abc", "cmpl-abc", "none"}) {
     grpc::ClientContext context;
@@ -355,7 +358,37 @@ TEST(InferenceServiceTest, TellsOfTheModelTokensAndRequests) {
     EXPECT_TRUE(reply.met().has_ttft() && !reply.met().ttft() && reply.met().deadline());
     EXPECT_FALSE(reply.met().has_tpot());
     EXPECT_EQ(reply.largest_gap_seconds(), 0.5);
+    EXPECT_EQ(reply.spent().parked_seconds(), 0.25);
+    ASSERT_EQ(reply.decisions_size(), 1);
+    EXPECT_EQ(reply.decisions(0).kind(), "no_room");
+    EXPECT_EQ(reply.decisions(0).text(), "waits for room: 33 blocks wanted, 12 free");
+    EXPECT_EQ(reply.decisions(0).at_seconds(), 0.5);
+    EXPECT_EQ(reply.by_layer(2).found_host(), 4);
+    EXPECT_EQ(reply.step_budget(), -1);
   }
+}
+
+TEST(InferenceServiceTest, WhoIsShedIsToldWhyAndWhenToComeBack) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  auto reader = rig.stub->Generate(&context, ask);
+  const Request request = rig.engine.Await(0);
+  RequestEnd end = EndOf(request, 0, FinishReason::kStop, absl::ResourceExhaustedError("its first token .."));
+  end.shed = Shed{"predicted_ttft_miss", absl::Milliseconds(1234)};
+  request.sink->OnEnd(end);
+  v1::GenerateEvent event;
+  EXPECT_FALSE(reader->Read(&event));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::RESOURCE_EXHAUSTED);
+  const auto& details = context.GetServerTrailingMetadata();
+  const auto detail = [&](const char* name) {
+    const auto it = details.find(name);
+    return it == details.end() ? std::string("absent") : std::string(it->second.data(), it->second.size());
+  };
+  EXPECT_EQ(detail("x-interlace-shed-reason"), "predicted_ttft_miss");
+  EXPECT_EQ(detail("retry-after-ms"), "1234");
+  EXPECT_EQ(detail("x-should-retry"), "absent");
 }
 
 // Groups and messages that stand inside each other, in fields that are known and in fields that are not.

@@ -261,6 +261,15 @@ TEST(TargetsTest, AnExplanationShowsWhatWasAskedAndReached) {
   EXPECT_THAT(json, HasSubstr(R"("largest_gap":{"asked_ms":null,"reached_ms":40.0,"met":null})"));
   EXPECT_THAT(json, HasSubstr(R"("deadline":{"asked_ms":600000.0,"reached_ms":500.0,"met":true})"));
   EXPECT_THAT(json, HasSubstr(R"("priority":-2,"fairness_id":"acme","objective":"premium")"));
+  explanation.spent[Spending::kDecode] = absl::Milliseconds(500);
+  for (int i = 0; i < 3; ++i) {
+    explanation.Add({.kind = DecisionKind::kSatOut, .at = i * absl::Milliseconds(250), .figures = {8192, 100 + i}});
+  }
+  json = ExplanationJson(explanation);
+  EXPECT_THAT(json, HasSubstr(R"("decode_seconds":0.5,"parked_seconds":0.0)"));
+  EXPECT_THAT(json, HasSubstr(R"("decisions":[{"kind":"sat_out","text":"sits a step out: it would read 8192 bytes )"
+                              R"(from the host, the step has 102 left","at_seconds":0.0,"until_seconds":0.5,)"
+                              R"("times":3}])"));
   json = ExplanationJson({});
   EXPECT_THAT(json, HasSubstr(R"("ttft":{"asked_ms":null,"reached_ms":null,"met":null})"));
   EXPECT_THAT(json, HasSubstr(R"("deadline":{"asked_ms":null,"reached_ms":null,"met":null})"));

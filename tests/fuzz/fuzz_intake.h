@@ -41,6 +41,7 @@ class EchoEngine final : public Engine {
   void Cancel(RequestId) override {}
   void Stop(RequestId) override {}
   absl::StatusOr<Explanation> Explain(absl::string_view) override { return absl::NotFoundError("no such request"); }
+  absl::StatusOr<ReplicaSnapshot> Snapshot() override { return ReplicaSnapshot{}; }
   EngineLoad Load() override { return {.ranks_ready = 1, .ranks = 1}; }
 
  private:

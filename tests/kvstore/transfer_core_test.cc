@@ -294,6 +294,28 @@ TEST_F(CoreTest, ReadsByDeadlineNotByArrival) {
   EXPECT_EQ(order, (std::vector<uint64_t>{0, 3, 2, 1}));
 }
 
+// However late they must be over: those whose requests are late first come first.
+TEST_F(CoreTest, ReadsAsTheyAreDue) {
+  TransferCore core = Core(1, /*most_calls=*/1);
+  const auto by = [&](int end, int due) { return FetchTimes(later + absl::Seconds(end), t0 + absl::Seconds(due)); };
+  core.Fetch(FetchId{1}, Key(1, 0, 0), by(9, 9), t0, &actions);  // asked at once
+  core.Fetch(FetchId{2}, Key(1, 0, 1), by(1, 5), t0, &actions);
+  core.Fetch(FetchId{3}, Key(1, 0, 2), by(2, -3), t0, &actions);  // late already
+  core.Fetch(FetchId{4}, Key(1, 0, 3), by(3, 4), t0, &actions);
+  core.Fetch(FetchId{5}, Key(1, 0, 1), by(4, 2), t0, &actions);  // brings block 1 forward
+  std::vector<uint64_t> order;
+  for (int i = 0; i < 4; ++i) {
+    const auto gets = Only<TierGet>(actions);
+    ASSERT_EQ(gets.size(), 1u);
+    order.push_back(gets[0].keys[0].block.low);
+    actions.clear();
+    core.OnGetAnswered(gets[0].call, {absl::NotFoundError("")}, t0, &actions);
+  }
+  EXPECT_EQ(order, (std::vector<uint64_t>{0, 2, 1, 3}));
+  // Yet each ends by its own deadline.
+  EXPECT_EQ(core.NextDeadline(), absl::InfiniteFuture());
+}
+
 TEST_F(CoreTest, OneReadServesAllWhoAskAlsoThoseWhoAskWhileItLands) {
   TransferCore core = Core(1);
   const BlockKey key = Key(1, 0, 0);

@@ -42,7 +42,7 @@ SEAMS = {
     r"\bsleep_for\b|\bSleepFor\b|\busleep\(|\bnanosleep\(": [],
     r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": ["transport/tcp_socket.cc"],
     r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
-        "common/config.cc", "common/cpu_quota.cc", "cli/", "coordinator/main.cc", "kvstore/remote/main.cc",
+        "common/config.cc", "common/cpu_quota.cc", "common/state_file.cc", "cli/", "coordinator/main.cc", "kvstore/remote/main.cc",
         "transport/", "checkpoint/file_mapping", "text/tokenizer_files"],
 }
 

@@ -96,7 +96,7 @@ StepPlan RandomPlan(Entropy& e) {
   }
   for (int32_t n = Draw(e, 0, 6); n > 0; --n) {
     const auto kind = static_cast<MoveKind>(Draw(e, 0, static_cast<int32_t>(MoveKind::kFetchDevice)));
-    plan.moves.push_back({{e.Next(), e.Next()}, kind, RandomLayers(e)});
+    plan.moves.push_back({{e.Next(), e.Next()}, kind, RandomLayers(e), Draw(e, -1'000'000, 1'000'000)});
   }
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) plan.probes.push_back({RequestId{e.Next()}, RandomIds(e)});
   return plan;
@@ -157,6 +157,7 @@ RankInfo RandomRank(Entropy& e) {
   rank.host_frames = Count(e);
   rank.slot_bytes = Draw(e, 1, 1 << 30);
   rank.step_tokens = Count(e);
+  rank.threads = Count(e);
   rank.transport_address = Raw(e);
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) rank.tiers.push_back(Text(e));
   return rank;

@@ -102,7 +102,7 @@ class SimPool {
   void CopyIn(const BlockId& id, const LayerSet& layers);
   void DropDevice(const BlockId& id, const LayerSet& layers);
   void DropHost(const BlockId& id, const LayerSet& layers);
-  void Fetch(const BlockId& id, const LayerSet& layers, bool to_device);
+  void Fetch(const BlockId& id, const LayerSet& layers, bool to_device, absl::Duration slack);
   void Probe(RequestId request, const std::vector<BlockId>& blocks);
 
   // ---- blocks of sequences; layers count from the rank's first

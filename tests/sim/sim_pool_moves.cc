@@ -53,7 +53,7 @@ void SimPool::DropHost(const BlockId& id, const LayerSet& layers) {
 
 // ---- tiers
 
-void SimPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device) {
+void SimPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device, absl::Duration slack) {
   if ((layers & layers_).empty()) return;
   const uint64_t number = ++last_fetch_;
   OpenFetch& fetch = fetches_[number];
@@ -76,7 +76,7 @@ void SimPool::Fetch(const BlockId& id, const LayerSet& layers, bool to_device) {
   }
   for (size_t i = 0; i < fetches_.at(number).parts.size(); ++i) {
     const BlockKey key{id, LayerId{options_.layer_begin + fetches_.at(number).parts[i].layer}, options_.heads};
-    tiers_->Fetch(key, loop_.now() + options_.fetch_timeout,
+    tiers_->Fetch(key, {loop_.now() + options_.fetch_timeout, loop_.now() + slack},
                   [this, alive = alive_, number, i](absl::Status status, SharedBytes bytes) {
                     if (*alive) OnPart(number, i, std::move(status), std::move(bytes));
                   });

@@ -142,11 +142,11 @@ void SimTierStack::Offer(const BlockKey& key, int32_t index, SharedBytes stored)
   Perform(std::move(actions));
 }
 
-void SimTierStack::Fetch(const BlockKey& key, absl::Time deadline, FetchDone done) {
+void SimTierStack::Fetch(const BlockKey& key, const FetchTimes& times, FetchDone done) {
   const FetchId id{++last_id_};
   fetches_[id].done = std::move(done);
   TransferActions actions;
-  core_.Fetch(id, key, deadline, loop_.now(), &actions);
+  core_.Fetch(id, key, times, loop_.now(), &actions);
   Perform(std::move(actions));
 }
 

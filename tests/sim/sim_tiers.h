@@ -76,7 +76,7 @@ class SimTierStack {
   bool Wants() const;
   void Offer(const BlockKey& key, int32_t index, SharedBytes stored);
   // `done` gets the verified stored form with OK.
-  void Fetch(const BlockKey& key, absl::Time deadline, FetchDone done);
+  void Fetch(const BlockKey& key, const FetchTimes& times, FetchDone done);
   void CancelFetches();
   void Probe(const std::vector<BlockId>& blocks, ProbeDone done);
   const TierStats& stats() const { return core_.stats(); }

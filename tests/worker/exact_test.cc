@@ -203,8 +203,8 @@ TEST_P(WorkerExactTest, LoweredWhileRunning) {
         return all;
       });
       for (const Answer& answer : answers) {
-        EXPECT_EQ(answer.explanation.recomputes, 0) << absl::StrJoin(answer.explanation.notes, "\n");
-        for (const std::string& note : answer.explanation.notes) {
+        EXPECT_EQ(answer.explanation.recomputes, 0) << absl::StrJoin(answer.explanation.Texts(), "\n");
+        for (const std::string& note : answer.explanation.Texts()) {
           if (note.find("layers from now on") != std::string::npos) ++lowered;
         }
       }

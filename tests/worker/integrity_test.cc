@@ -150,7 +150,7 @@ TEST(WorkerIntegrityTest, HopelessDamageEndsWithAStatus) {
       ++hopeless;
       EXPECT_THAT(answers[i].status, StatusIs(absl::StatusCode::kDataLoss, HasSubstr("max_recomputes=3"))) << what;
       EXPECT_EQ(answers[i].explanation.recomputes, 4) << what;
-      EXPECT_FALSE(answers[i].explanation.notes.empty());
+      EXPECT_FALSE(answers[i].explanation.decisions.empty());
     }
     EXPECT_GT(hopeless, 0) << point;
   }

@@ -159,7 +159,7 @@ TEST_P(WorkerSharedPrefixTest, AdoptedFromRocksdbByANewReplica) {
       const std::vector<Answer> answers = Clients(second->engine(), clock_).Run({asks[1], asks[2]}, false);
       ExpectSameStreams({alone[1], alone[2]}, answers, place.ToString());
       EXPECT_GE(answers[0].explanation.end.cached_tokens, kPrefix) << place.ToString();
-      EXPECT_EQ(answers[0].explanation.recomputes, 0) << absl::StrJoin(answers[0].explanation.notes, "\n");
+      EXPECT_EQ(answers[0].explanation.recomputes, 0) << absl::StrJoin(answers[0].explanation.Texts(), "\n");
       EXPECT_GE(second->metrics().Total("interlace_kv_fetched_blocks_total"), kPrefix / kBlockTokens);
       ExpectNothingHeld(*second, place.ToString());
     }

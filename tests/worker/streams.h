@@ -134,7 +134,7 @@ class Clients {
     const absl::StatusOr<Explanation> e = engine_.Explain(absl::StrCat("r", index));
     if (!e.ok()) return e.status().ToString();
     return absl::StrCat(e->state, ", ", e->end.completion_tokens, " tokens, ", e->steps, " steps, ", e->recomputes,
-                        " recomputes, ", e->preemptions, " preemptions\n", absl::StrJoin(e->notes, "\n"));
+                        " recomputes, ", e->preemptions, " preemptions\n", absl::StrJoin(e->Texts(), "\n"));
   }
 
   Engine& engine_;
@@ -182,7 +182,7 @@ inline void ExpectSameStreams(const std::vector<Answer>& want, const std::vector
                               const std::string& what) {
   ASSERT_EQ(want.size(), got.size());
   for (size_t i = 0; i < want.size(); ++i) {
-    ASSERT_OK(got[i].status) << what << ", request " << i << "\n" << absl::StrJoin(got[i].explanation.notes, "\n");
+    ASSERT_OK(got[i].status) << what << ", request " << i << "\n" << absl::StrJoin(got[i].explanation.Texts(), "\n");
     ASSERT_EQ(want[i].tokens, got[i].tokens) << what << ", request " << i;
     ASSERT_EQ(want[i].scores, got[i].scores) << what << ", request " << i;
   }

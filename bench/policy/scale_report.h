@@ -1,0 +1,48 @@
+// What runs at scale showed: figures, JSON and a page. Pure.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/policy/scale_run.h"
+#include "bench/serve/load_figures.h"
+
+namespace interlace {
+
+// By the definitions of bench/serve/load_figures.h; of requests that ended well.
+struct ScaleFigures {
+  int64_t requests = 0, failed = 0;
+  Distribution ttft, tpot, largest_gap, e2el;  // seconds
+  double request_throughput = 0;               // answers per second, until the last end
+  double output_throughput = 0;                // tokens per second
+  double attained = 0;                         // share of all requests that met every target they had
+  double hit_rate = 0;                         // cached / prompt tokens
+  double busy = 0;                             // share of the replicas' time in which a step was computed
+  double stalled = 0;                          // likewise, in which it waited for KV from the host
+  double unevenness = 0;                       // prompt tokens of the replica that got most, over the mean
+  double parks = 0, preemptions = 0;           // per request
+};
+ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup);
+
+// One run.
+struct ScaleRow {
+  std::string policy, route;
+  int32_t replicas = 1;
+  double load = 1;         // offered rate over replicas x capacity of one
+  double rate = 0;         // offered, requests/s of all replicas
+  double hit_ceiling = 0;  // of the load
+  ScaleFigures figures;
+  double simulated = 0, wall = 0;  // seconds
+};
+
+struct ScaleReport {
+  std::vector<std::pair<std::string, std::string>> facts;  // name, value: what was run, and how
+  double capacity = 0;                                     // requests/s of one replica: what loads are multiples of
+  std::vector<ScaleRow> rows;
+};
+std::string ScaleJson(const ScaleReport& report);
+// Figures over load where there are several, over replicas where there are several, and all of them as a table.
+std::string ScalePage(const ScaleReport& report);
+
+}  // namespace interlace

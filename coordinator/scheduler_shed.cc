@@ -1,0 +1,113 @@
+// Scheduler: requests that cannot have their first token, or their end, in time are told so at once.
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "coordinator/policy/forecast.h"
+#include "coordinator/scheduler.h"
+
+namespace interlace {
+namespace {
+
+constexpr absl::Duration kLeastRetry = absl::Milliseconds(100);
+
+}  // namespace
+
+// Requests that have had a token, or run, are never shed; nor is anybody before the cost model knows what steps take.
+void Scheduler::ShedLate(const StepView& view) {
+  if (!cost_.known() || waiting_.empty() || !MayMiss(view)) return;
+  for (const auto& [sequence, forecast] : WillMiss(view)) ShedOne(*sequence, forecast);
+}
+
+StepRoom Scheduler::RoomOfSteps(const StepView& view) const {
+  StepRoom room{.chunk_tokens = options_.chunk_tokens};
+  for (const SequenceView* sequence : view.running) {
+    if (sequence->decodes()) room.beside.Add(sequence->known, 1);
+  }
+  // The first of the plans in flight began when the one before it was over; stages work on several at once.
+  for (const auto& [id, step] : in_flight_) room.under_way += cost_.Expect(step.work) / shape()->stages.size();
+  if (!in_flight_.empty()) room.under_way -= view.now - std::max(in_flight_.begin()->second.sent, commit_time_);
+  room.under_way = std::max(absl::ZeroDuration(), room.under_way);
+  // Where a stream is late just now, prompts get a few rows only; that passes.
+  const auto rows = std::max(draft_.prompt_rows, options_.chunk_tokens);
+  room.prompt_rows = std::max(1, std::min(rows, view.rows - static_cast<int32_t>(room.beside.rows)));
+  return room;
+}
+
+// Of requests that have started.
+PromptsAhead Scheduler::PromptsUnderWay() const {
+  PromptsAhead ahead;
+  for (const SequenceState* sequence : running_) {
+    if (!sequence->decodes()) ahead.Add(sequence->scheduled, sequence->known);
+  }
+  for (const SequenceState* sequence : fetching_) ahead.Add(sequence->scheduled, sequence->known);
+  return ahead;
+}
+
+// Whether somebody may miss a target: by what was last known of the blocks that are there, each request for itself.
+// Most often nobody does, and that is cheap to see.
+bool Scheduler::MayMiss(const StepView& view) const {
+  const StepRoom room = RoomOfSteps(view);
+  PromptsAhead ahead = PromptsUnderWay();
+  for (const SequenceState* sequence : waiting_) {
+    const int32_t blocks = std::max(sequence->found, sequence->sealed);
+    const int32_t found = std::min(blocks * shape()->block_tokens, sequence->known - 1);
+    ahead.Add(found, sequence->known);
+    if (Predict(view, room, ahead, *sequence, found).miss != Miss::kNone) return true;
+  }
+  return false;
+}
+
+// The KV of the block lies here, or somebody computes or fetches it.
+bool Scheduler::IsThere(const SequenceState& sequence, int32_t block) const {
+  const BlockEntry* entry = placement_->directory().Find(sequence.ids[block]);
+  if (entry != nullptr && entry->placed().Contains(shape()->unbounded)) return true;
+  return computing_.contains(sequence.ids[block]);
+}
+
+// In the policy's order; who will miss leaves the queue, so those behind come sooner. A prefix that several prompts
+// share is computed once: by the first of them. Those who wait for the rest of an answer are in the way as far as they
+// must be computed again.
+std::vector<std::pair<SequenceState*, Forecast>> Scheduler::WillMiss(const StepView& view) {
+  std::vector<std::pair<SequenceState*, Forecast>> late;
+  const StepRoom room = RoomOfSteps(view);
+  PromptsAhead ahead = PromptsUnderWay();
+  absl::flat_hash_set<BlockId> ahead_of_it;
+  for (SequenceState* sequence : waiting_) {
+    const auto blocks = static_cast<int32_t>(sequence->ids.size());
+    int32_t found = 0;
+    while (found < blocks && (ahead_of_it.contains(sequence->ids[found]) || IsThere(*sequence, found))) ++found;
+    if (sequence->below == Below::kKnown) found = std::max(found, sequence->below_blocks);
+    sequence->found = found;
+    const int32_t from = std::min(found * shape()->block_tokens, sequence->known - 1);
+    PromptsAhead with = ahead;
+    with.Add(from, sequence->known);
+    const Forecast forecast = Predict(view, room, with, *sequence, from);
+    if (forecast.miss != Miss::kNone) {
+      late.emplace_back(sequence, forecast);
+      continue;
+    }
+    ahead = with;
+    ahead_of_it.insert(sequence->ids.begin(), sequence->ids.end());
+  }
+  return late;
+}
+
+void Scheduler::ShedOne(SequenceState& sequence, const Forecast& forecast) {
+  const absl::string_view reason = MissName(forecast.miss);
+  metrics_.registry.Add("interlace_shed_total", 1, {{"reason", reason}});
+  Note(sequence, DecisionKind::kShed,
+       {absl::ToInt64Milliseconds(forecast.needs), absl::ToInt64Milliseconds(forecast.left)}, reason);
+  sequence.explanation.end.shed =
+      Shed{std::string(reason), std::max(kLeastRetry, forecast.needs - forecast.target), forecast.hopeless};
+  const absl::string_view what = forecast.miss == Miss::kTtft ? "first token" : "end";
+  Finish(sequence,
+         absl::ResourceExhaustedError(
+             absl::StrCat("shed (sched.shed): its ", what, " would take ", absl::ToInt64Milliseconds(forecast.needs),
+                          " ms from now on if all went well, and is due in ", absl::ToInt64Milliseconds(forecast.left),
+                          " ms", forecast.hopeless ? "; it would miss that with the replica to itself too" : "")),
+         FinishReason::kStop);
+}
+
+}  // namespace interlace
