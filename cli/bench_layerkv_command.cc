@@ -117,6 +117,7 @@ absl::Status BenchLayerKvCommand(const Config& config, const BenchLayerKvOptions
         absl::StrCat("cluster.stages=", config.cluster.stages, ": the study runs on one; leave the setting out"));
   }
   ASSIGN_OR_RETURN(const VirtualRun base, VirtualMachine(config));
+  if (!real) RETURN_IF_ERROR(CheckDevice(base.shape));
   Measured measured(config);
   const MakeStudyRun make = [&](const StudyRequest& request) {
     return real ? measured.Run(request) : RunStudyVirtually(base, request);

@@ -81,6 +81,7 @@ absl::Status BenchReserveCommand(const Config& config, const BenchReserveOptions
   options.load.arrivals.process = typed.rate > 0 ? "poisson" : "burst";
   options.load.arrivals.rate = typed.rate;
   ASSIGN_OR_RETURN(options.base, VirtualMachine(config));
+  RETURN_IF_ERROR(CheckDevice(options.base.shape));
   options.threads = AvailableCores();
   if (!typed.trace.empty()) options.traced = typed.trace_rule;
   ASSIGN_OR_RETURN(const ReserveResult result, RunReserve(options, PrintStudyProgress()));

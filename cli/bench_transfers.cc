@@ -133,7 +133,9 @@ absl::Status TransferBench::Place(int32_t host) {
   }
   on_host_ = all - kept;
   absl::Duration time = absl::ZeroDuration();
-  return Execute(std::move(plan), &time).status();
+  RETURN_IF_ERROR(Execute(std::move(plan), &time).status());
+  rank_->pool().Drain();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<HostStep> TransferBench::Decode(int32_t host) {

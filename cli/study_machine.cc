@@ -24,12 +24,15 @@ absl::StatusOr<VirtualRun> VirtualMachine(const Config& config) {
   shape.slot_bytes = kBytesOfToken * config.kv.block_tokens;
   shape.device_slots = static_cast<int32_t>(std::min(kMostBlocks, config.kv.device_bytes.value / shape.slot_bytes));
   shape.host_frames = static_cast<int32_t>(std::min(kMostBlocks, config.kv.host_bytes.value / shape.slot_bytes));
-  if (shape.device_slots < shape.layers) {
-    return absl::InvalidArgumentError(absl::StrCat("kv.device_bytes=", config.kv.device_bytes.value,
-                                                   " holds not one block of all ", shape.layers, " layers; give more"));
-  }
   if (config.kv.link_bytes.value > 0) machine.law.link = static_cast<double>(config.kv.link_bytes.value);
   return machine;
+}
+
+absl::Status CheckDevice(const VirtualShape& shape) {
+  if (shape.device_slots >= shape.layers) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("kv.device_bytes=", shape.device_slots * shape.slot_bytes,
+                                                 " holds not one block of all ", shape.layers,
+                                                 " layers; give at least ", shape.layers * shape.slot_bytes));
 }
 
 }  // namespace interlace

@@ -10,5 +10,7 @@ namespace interlace {
 // SmolLM2-135M on two cores: the default law and shape of VirtualRun, with block size, device, host, link and
 // scheduler as configured. Its policy is set by the caller.
 absl::StatusOr<VirtualRun> VirtualMachine(const Config& config);
+// InvalidArgument if the device holds not one block of all layers: then nobody could ever run.
+absl::Status CheckDevice(const VirtualShape& shape);
 
 }  // namespace interlace

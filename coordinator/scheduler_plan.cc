@@ -189,7 +189,12 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   };
   for (auto it = streams_.begin(); share > 0; ++it, --share) budget -= add(**it, budget);
   prompt_rows_ = std::min(budget, draft_.prompt_rows);
-  for (SequenceState* prompt : prompts_) prompt_rows_ -= add(*prompt, prompt_rows_);
+  for (SequenceState* prompt : prompts_) {
+    if (prompt_rows_ <= 0) break;
+    const int32_t hidden =
+        RowsThatHide(cost_, prompt->scheduled, std::min(budget, options_.chunk_tokens), StreamedBytes(*prompt));
+    prompt_rows_ -= add(*prompt, std::max(prompt_rows_, hidden));
+  }
   return room;
 }
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from compare import median, progress, quantile
-from servers import Interlace, Server
+from servers import Interlace, Server, end_on_signal
 
 WORDS = ("the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one "
          "you were all her she there would their we him been has when who will no more if out so up said what its about than "
@@ -131,6 +131,7 @@ def main():
     args = parser.parse_args()
     if (args.model is None) == (args.paced is None):
         parser.error("give a MODEL, or --paced")
+    end_on_signal()
     out = pathlib.Path(args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     server = (Paced(args.programs / "trivial_server", args.paced.split(","), args.threads, out) if args.paced

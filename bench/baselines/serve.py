@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from compare import median, progress, quantile, stolen_seconds
-from servers import Interlace, Llama, Vllm
+from servers import Interlace, Llama, Vllm, end_on_signal
 
 LOADS = {
     # 256 tokens in, 64 out.
@@ -229,6 +229,7 @@ def parse():
 
 def main():
     args = parse()
+    end_on_signal()
     out = pathlib.Path(args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     servers = make_servers(args, out)

@@ -24,6 +24,12 @@ def free_port():
         return s.getsockname()[1]
 
 
+def end_on_signal():
+    """SIGTERM and Ctrl-C end the program by an exception, so that servers that were started are ended too."""
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, lambda number, _: sys.exit(128 + number))
+
+
 class Server:
     """One process and its children, in a session of their own, on the first cores."""
 
@@ -76,7 +82,7 @@ class Server:
             return
         process, self.process = self.process, None
         group = process.pid  # start_new_session made it the leader
-        for sig, patience in ((signal.SIGINT, 20), (signal.SIGKILL, 20)):
+        for sig, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 20)):
             try:
                 os.killpg(group, signal.SIGCONT)
                 os.killpg(group, sig)

@@ -64,6 +64,11 @@ int32_t PromptRows(const StepView& view) {
   return std::max(view.block_tokens, rows);
 }
 
+int32_t RowsThatHide(const CostModel& cost, int32_t start, int32_t most, int64_t bytes) {
+  if (!cost.known() || bytes == 0) return 0;
+  return cost.RowsWithin(StepWork(), start, most, cost.Transfer(Route::kIn, bytes));
+}
+
 int64_t StreamBytes(const StepView& view) {
   const double rate = view.cost->bytes_per_second(Route::kIn);
   if (rate <= 0 || !view.cost->known()) return std::numeric_limits<int64_t>::max();

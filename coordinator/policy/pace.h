@@ -29,6 +29,11 @@ absl::Duration AllowedStep(const StepView& view);
 // so that prompts get on however late the streams are.
 int32_t PromptRows(const StepView& view);
 
+// Rows of a prompt, from position `start` on and at most `most`, that take as long to compute as the link needs for
+// `bytes`, what the prompt's own layers on the host are read for: with fewer the step is no shorter, and the next one
+// reads it all again. Zero while the link's rate is not known.
+int32_t RowsThatHide(const CostModel& cost, int32_t start, int32_t most, int64_t bytes);
+
 // Bytes that the link brings from the host while the streams that decode are computed: reading so many costs no time.
 // Unlimited while the link's rate is not known.
 int64_t StreamBytes(const StepView& view);

@@ -32,13 +32,16 @@ double Priority(const SequenceView& sequence, const CostModel&) {
 // What the request's tenant had been served, or had ahead of it, when it came: tenants advance side by side.
 double Attained(const SequenceView& sequence, const CostModel&) { return sequence.tenant_tag; }
 
-// The latest moment at which it can go on and have its next token in time: least slack first, at any moment. Those who
-// wait for the rest of an answer come before those who have nothing yet: these start early all the same, with few
-// layers, and when all are late it is of no use that everybody is.
+// Those who wait for the rest of an answer come before those who have nothing yet: these start early all the same, with
+// few layers, and when all are late it is of no use that everybody is. Among the former, by the latest moment at which
+// a request can go on and have its next token in time: least slack first, at any moment. Among the latter, by when the
+// first token is due, whatever the prompt's length: by slack the longest prompts would come first, and everybody behind
+// them would wait.
 double LatestStart(const SequenceView& sequence, const CostModel& cost) {
   absl::Time latest = Due(sequence);
+  if (!sequence.begun()) return kNothingYet + Seconds(latest) + kAging * sequence.priority;
   if (cost.known()) latest -= cost.Prefill(std::min(sequence.scheduled, sequence.known), sequence.known, 256);
-  return Seconds(latest) + kAging * sequence.priority + (sequence.begun() ? 0 : kNothingYet);
+  return Seconds(latest) + kAging * sequence.priority;
 }
 
 // ---- what a step may hold

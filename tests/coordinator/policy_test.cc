@@ -114,8 +114,8 @@ TEST(Pace, AllowedPauseIsTheLargestThatKeepsThePromise) {
   }
 }
 
-// A stream that is faster than its TPOT has a deposit: its next token is due as much later as its tokens came early. What
-// is due when does not depend on when the tokens before it came, but for the largest gap.
+// A stream that is faster than its TPOT has a deposit: its next token is due as much later as its tokens came early.
+// What is due when does not depend on when the tokens before it came, but for the largest gap.
 TEST(Pace, TokensThatCameEarlyAreADeposit) {
   for (uint64_t seed = 1; seed <= 500; ++seed) {
     Scene scene(seed);
@@ -128,7 +128,8 @@ TEST(Pace, TokensThatCameEarlyAreADeposit) {
     s.tpot = scene.chance.Milliseconds(10, 300);
     s.largest_gap = absl::Hours(1);
     s.first_token = scene.now - scene.chance.Milliseconds(1, 30000);
-    s.last_token = s.generated() == 1 ? s.first_token : s.first_token + (scene.now - s.first_token) * scene.chance.Uniform();
+    s.last_token =
+        s.generated() == 1 ? s.first_token : s.first_token + (scene.now - s.first_token) * scene.chance.Uniform();
     const absl::Time at_pace = s.first_token + s.tpot * s.generated();
     const absl::Time by_gap = s.last_token + absl::Seconds(4);  // nobody waits without end
     EXPECT_EQ(Due(s), std::min(at_pace, by_gap));
@@ -136,8 +137,9 @@ TEST(Pace, TokensThatCameEarlyAreADeposit) {
     const int32_t more = scene.chance.Draw(1, 50);  // tokens made in the same time
     ahead.known += more;
     EXPECT_EQ(Due(ahead), std::min(at_pace + s.tpot * more, by_gap));
-    EXPECT_EQ(AllowedPause(ahead, scene.now, 1, absl::ZeroDuration()) - AllowedPause(s, scene.now, 1, absl::ZeroDuration()),
-              s.tpot * more);
+    EXPECT_EQ(
+        AllowedPause(ahead, scene.now, 1, absl::ZeroDuration()) - AllowedPause(s, scene.now, 1, absl::ZeroDuration()),
+        s.tpot * more);
   }
 }
 
@@ -396,8 +398,9 @@ TEST(Policies, EdfServesTheEarliestDeadlineFirst) {
   }
 }
 
-// The longer the prompt, the earlier it must start for the same target.
-TEST(Policies, SlackCountsWhatIsLeftToDo) {
+// A long prompt, which must start earlier for the same target, does not hold up the short ones that came before it. Of
+// those who wait for the rest of an answer, whoever has more to compute again comes first.
+TEST(Policies, SlackCountsWhatIsLeftToDoOnceThereIsAToken) {
   Scene scene(1);
   SequenceView small, large;
   small.arrival = large.arrival = scene.now;
@@ -405,6 +408,12 @@ TEST(Policies, SlackCountsWhatIsLeftToDo) {
   small.ttft = large.ttft = absl::Seconds(1);
   small.prompt = small.known = 10;
   large.prompt = large.known = 2000;
+  large.arrival += absl::Milliseconds(1);
+  EXPECT_LT(Named("slack").key(small, scene.cost), Named("slack").key(large, scene.cost));
+  for (SequenceView* sequence : {&small, &large}) {
+    sequence->first_token = sequence->last_token = scene.now;
+    sequence->known += 1;
+  }
   EXPECT_GT(Named("slack").key(small, scene.cost), Named("slack").key(large, scene.cost));
 }
 

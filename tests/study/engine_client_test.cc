@@ -36,6 +36,7 @@ class ScriptedEngine final : public Engine {
   }
   void Stop(RequestId) override {}
   absl::StatusOr<Explanation> Explain(absl::string_view) override { return absl::NotFoundError(""); }
+  absl::StatusOr<ReplicaSnapshot> Snapshot() override { return ReplicaSnapshot{}; }
   EngineLoad Load() override { return {}; }
 
   std::vector<Request> seen;

@@ -94,6 +94,10 @@ TEST_F(StudyCommandTest, LayerKvInVirtualTimeNeedsNoModel) {
   EXPECT_THAT(BenchLayerKvCommand(config_, options),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--virtual")));
   options.simulate = true;
+  Config tiny = config_;
+  tiny.kv.device_bytes.value = 100000;
+  EXPECT_THAT(BenchLayerKvCommand(tiny, options),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv.device_bytes")));
   ASSERT_OK(BenchLayerKvCommand(config_, options));
   const std::string first = Content(json_);
   EXPECT_EQ(json::parse(first)["rows"].size(), 4u);
