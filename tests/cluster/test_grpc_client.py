@@ -25,7 +25,7 @@ def test_chat_and_explain(client):
     assert [l.layer for l in report.by_layer] == list(range(30))
     assert {l.stage for l in report.by_layer} == {0, 1}
     for layer in report.by_layer:
-        assert (layer.mode == "keep") == (layer.layer % 2 == 1)
+        assert (layer.mode == "keep") == (layer.layer % 2 == 0)
         assert (layer.bytes_in > 0) == (layer.mode == "stream") and (layer.bytes_out > 0) == (layer.mode == "stream")
     with pytest.raises(grpc.RpcError) as missing:
         client.explain("nobody")
