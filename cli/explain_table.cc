@@ -64,7 +64,8 @@ std::string ExplainTable(const RequestReport& report) {
                   HumanSeconds(absl::ToDoubleSeconds(report.first_token)), ", total ",
                   HumanSeconds(absl::ToDoubleSeconds(report.total)), "\n", report.keep_layers, " of ", report.layers,
                   " layers kept; ", report.recomputes, " rollbacks, ", report.recomputed_tokens,
-                  " tokens computed again, ", report.preemptions, " preemptions\n", TimeLine(report.spent), "\n", TargetsLine(report), "\n");
+                  " tokens computed again, ", report.preemptions, " preemptions\n", TimeLine(report.spent), "\n",
+                  TargetsLine(report), "\n");
   if (report.step_budget >= 0) {
     absl::StrAppend(&out, "a step reads ", HumanBytes(report.step_reads), " from the host for it, and may read ",
                     HumanBytes(report.step_budget), " for all streams\n");
@@ -87,7 +88,8 @@ std::string ExplainTable(const RequestReport& report) {
     stall += layer.stall_us;
   }
   absl::StrAppend(&out, FormatTable(rows), "sum of all layers: ", HumanBytes(in), " in, ", HumanBytes(stored), " out, ",
-                  absl::StrFormat("%.2f ms", static_cast<double>(stall) * 1e-3), " stall; found: blocks that lay on device, host and in tiers\n");
+                  absl::StrFormat("%.2f ms", static_cast<double>(stall) * 1e-3),
+                  " stall; found: blocks that lay on device, host and in tiers\n");
   for (size_t i = 0; i < report.decisions.size(); ++i) {
     if (i == Explanation::kFirstDecisions && report.decisions_left_out > 0) {
       absl::StrAppend(&out, "  .. ", report.decisions_left_out, " left out\n");
@@ -143,9 +145,8 @@ RequestReport ToReport(const Explanation& e) {
   for (size_t l = 0; l < e.layers.size(); ++l) {
     const LayerExplanation& layer = e.layers[l];
     report.by_layer.push_back({static_cast<int32_t>(l), layer.stage, layer.kept ? "keep" : "stream",
-                               layer.blocks_device, layer.blocks_host, layer.bytes_in, layer.bytes_out,
-                               layer.stall_us, layer.found_device, layer.found_host, layer.found_below,
-                               layer.computed});
+                               layer.blocks_device, layer.blocks_host, layer.bytes_in, layer.bytes_out, layer.stall_us,
+                               layer.found_device, layer.found_host, layer.found_below, layer.computed});
   }
   return report;
 }

@@ -186,9 +186,9 @@ absl::StatusOr<RequestReport> Client::Explain(absl::string_view request_id) {
   }
   report.decisions_left_out = reply.decisions_left_out();
   const v1::TimeSpent& spent = reply.spent();
-  report.spent = {absl::Seconds(spent.queued_seconds()), absl::Seconds(spent.fetching_seconds()),
+  report.spent = {absl::Seconds(spent.queued_seconds()),  absl::Seconds(spent.fetching_seconds()),
                   absl::Seconds(spent.prefill_seconds()), absl::Seconds(spent.decode_seconds()),
-                  absl::Seconds(spent.parked_seconds()), absl::Seconds(spent.sat_out_seconds())};
+                  absl::Seconds(spent.parked_seconds()),  absl::Seconds(spent.sat_out_seconds())};
   report.step_reads = reply.step_reads();
   report.step_budget = reply.step_budget();
   for (const v1::LayerExplanation& l : reply.by_layer()) {

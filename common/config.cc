@@ -27,7 +27,8 @@ absl::Status ParseValue(absl::string_view text, int64_t* out) {
   return absl::OkStatus();
 }
 absl::Status ParseValue(absl::string_view text, bool* out) {
-  if (text != "true" && text != "false") return absl::InvalidArgumentError("is no truth value: it must be true or false");
+  if (text != "true" && text != "false")
+    return absl::InvalidArgumentError("is no truth value: it must be true or false");
   *out = text == "true";
   return absl::OkStatus();
 }

@@ -65,10 +65,9 @@ void BlockFetches::StartWaiting() {
     const BlockKey key = next.key;
     const absl::Span<std::byte> stored(frame, kBlockHeaderBytes + static_cast<size_t>(options_.payload_bytes));
     const FetchTimes times(clock_.Now() + options_.timeout, next.due);
-    tiers_.Fetch(key, stored, times,
-                 [this, frame, next = std::move(next)](absl::Status status) mutable {
-                   OnStaged(std::move(next), frame, std::move(status));
-                 });
+    tiers_.Fetch(key, stored, times, [this, frame, next = std::move(next)](absl::Status status) mutable {
+      OnStaged(std::move(next), frame, std::move(status));
+    });
   }
 }
 

@@ -41,8 +41,9 @@ class TierStack {
   // `stored` is the stored form of the block (block_codec.h).
   void Offer(const BlockKey& key, int32_t index, SharedBytes stored);
 
-  // Reads go by when they are due. Puts the stored form into `frame` (kBlockHeaderBytes + payload_bytes) and verifies it there. OK; NotFound; DataLoss
-  // (the block is dropped where it came from); DeadlineExceeded; Cancelled. `frame` must stay until `done` has run.
+  // Reads go by when they are due. Puts the stored form into `frame` (kBlockHeaderBytes + payload_bytes) and verifies
+  // it there. OK; NotFound; DataLoss (the block is dropped where it came from); DeadlineExceeded; Cancelled. `frame`
+  // must stay until `done` has run.
   using FetchDone = absl::AnyInvocable<void(absl::Status)>;
   void Fetch(const BlockKey& key, absl::Span<std::byte> frame, const FetchTimes& times, FetchDone done);
 

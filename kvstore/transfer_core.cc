@@ -224,8 +224,8 @@ void TransferCore::OnTime(absl::Time now, TransferActions* actions) {
       deadlines_.erase(deadlines_.begin());
       continue;
     }
-    EndFetch({fetch, deadline, deadline}, absl::DeadlineExceededError(absl::StrCat("no tier gave ", KeyText(key), " in time")),
-             actions);
+    EndFetch({fetch, deadline, deadline},
+             absl::DeadlineExceededError(absl::StrCat("no tier gave ", KeyText(key), " in time")), actions);
     if (read.place != Place::kQueued) continue;
     Unqueue(key, read);
     if (read.waiters.empty()) {

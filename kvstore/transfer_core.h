@@ -79,8 +79,8 @@ using TransferActions = std::vector<TransferAction>;
 // backwards.
 //
 // Fetches of one block share a read. A read asks the tiers in order, from the next one where a tier does not hold the
-// block or gave damaged bytes; in each tier, blocks are read as they are due. An offer goes to every tier that wants it,
-// and a block that is still on its way there is fetched from here. A tier that answered Unavailable is passed over
+// block or gave damaged bytes; in each tier, blocks are read as they are due. An offer goes to every tier that wants
+// it, and a block that is still on its way there is fetched from here. A tier that answered Unavailable is passed over
 // until `retry_after` has gone by.
 class TransferCore {
  public:

@@ -1,8 +1,8 @@
-// scheduler_bench [sequences [steps [policies [waiting]]]]: the time of one decision while that many sequences decode on
-// one stage and `waiting` others wait for room, under each policy (all, or names with commas between). Each step, a result
-// comes back (OnResult: commit) and the next plan is made and sent (RunOnce: plan, deliver). Wall time holds what other
-// processes took of the core meanwhile; the thread's own CPU time does not. Last, what it costs the thread when somebody
-// looks at /ui or `interlace top` between two steps.
+// scheduler_bench [sequences [steps [policies [waiting]]]]: the time of one decision while that many sequences decode
+// on one stage and `waiting` others wait for room, under each policy (all, or names with commas between). Each step, a
+// result comes back (OnResult: commit) and the next plan is made and sent (RunOnce: plan, deliver). Wall time holds
+// what other processes took of the core meanwhile; the thread's own CPU time does not. Last, what it costs the thread
+// when somebody looks at /ui or `interlace top` between two steps.
 #include <time.h>
 
 #include <algorithm>

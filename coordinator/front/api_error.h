@@ -4,9 +4,9 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "coordinator/request.h"
-#include "absl/strings/string_view.h"
 
 namespace interlace {
 

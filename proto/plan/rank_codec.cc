@@ -34,8 +34,8 @@ void EncodeRank(const RankInfo& rank, v1::Register* out) {
 namespace {
 
 absl::Status CheckRegister(const v1::Register& m) {
-  for (uint32_t v : {m.stages(), m.vocab(), m.block_tokens(), m.device_slots(), m.host_frames(), m.step_tokens(),
-                     m.threads()}) {
+  for (uint32_t v :
+       {m.stages(), m.vocab(), m.block_tokens(), m.device_slots(), m.host_frames(), m.step_tokens(), m.threads()}) {
     if (v > static_cast<uint32_t>(kMost)) return Refuse("register", v);
   }
   for (uint32_t v : m.windows()) {

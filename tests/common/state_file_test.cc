@@ -18,7 +18,8 @@ TEST(StateFile, IsReadAsItWasWritten) {
   std::filesystem::create_directories(folder.path());
   const std::string path = folder.path() + "/state";
   EXPECT_THAT(ReadStateFile(path, 100).status(), StatusIs(absl::StatusCode::kNotFound, HasSubstr(path)));
-  for (const std::string& text : {std::string("one\ntwo"), std::string(), std::string("\0\xff\r\n", 4), std::string(100, 'x')}) {
+  for (const std::string& text :
+       {std::string("one\ntwo"), std::string(), std::string("\0\xff\r\n", 4), std::string(100, 'x')}) {
     ASSERT_OK(ReplaceStateFile(path, text));
     const absl::StatusOr<std::string> read = ReadStateFile(path, 100);
     ASSERT_OK(read);
@@ -31,7 +32,8 @@ TEST(StateFile, IsReadAsItWasWritten) {
 TEST(StateFile, WhatIsNoFileIsLeftAlone) {
   const Folder folder;
   std::filesystem::create_directories(folder.path() + "/inner");
-  EXPECT_THAT(ReadStateFile(folder.path(), 100).status(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("")));
+  EXPECT_THAT(ReadStateFile(folder.path(), 100).status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("")));
   EXPECT_FALSE(ReplaceStateFile(folder.path() + "/inner", "x").ok());
   EXPECT_TRUE(std::filesystem::is_directory(folder.path() + "/inner"));
   EXPECT_FALSE(ReplaceStateFile(folder.path() + "/none/state", "x").ok());

@@ -52,7 +52,8 @@ class History {
       for (int32_t& token : prefix) token = Draw(*entropy_, 0, kVocab - 1);
     }
     options_.shed = seed % 4 == 1;
-    constexpr ReserveRule kRules[] = {ReserveRule::kNone, ReserveRule::kShare, ReserveRule::kCap, ReserveRule::kQuantile};
+    constexpr ReserveRule kRules[] = {ReserveRule::kNone, ReserveRule::kShare, ReserveRule::kCap,
+                                      ReserveRule::kQuantile};
     options_.policy.reserve = kRules[Draw(*entropy_, 0, 3)];
     options_.policy.reserve_factor = Draw(*entropy_, 0, 12);
     options_.policy.max_parked = Draw(*entropy_, 0, 8);
@@ -179,8 +180,8 @@ class History {
     const auto target = [&](int32_t longest) {
       return Chance(*entropy_, 40) ? std::optional(absl::Milliseconds(Draw(*entropy_, 1, longest))) : std::nullopt;
     };
-    request.targets = {target(2000), target(200), target(2000), Draw(*entropy_, -1, 1),
-                       Chance(*entropy_, 50) ? "a" : "b", ""};
+    request.targets = {
+        target(2000), target(200), target(2000), Draw(*entropy_, -1, 1), Chance(*entropy_, 50) ? "a" : "b", ""};
     client.sink = std::make_shared<WatchedSink>();
     request.sink = client.sink;
     --to_admit_;
