@@ -8,14 +8,6 @@ namespace {
 
 constexpr double kUnsure = 0.1;  // share of answers that may end before the tokens that are counted on
 
-StepWork Decoding(const StepView& view) {
-  StepWork work;
-  for (const SequenceView* sequence : view.running) {
-    if (sequence->phase == Phase::kRunning && sequence->decodes()) work.Add(sequence->known, 1);
-  }
-  return work;
-}
-
 }  // namespace
 
 absl::Time Due(const SequenceView& sequence) {
@@ -37,31 +29,29 @@ absl::Duration AllowedPause(const SequenceView& sequence, absl::Time now, int32_
   return std::min(pause, sequence.last_token + sequence.largest_gap - now - per_token);
 }
 
-absl::Duration AllowedStep(const StepView& view) {
-  absl::Duration allowed = absl::InfiniteDuration();
-  absl::Duration per_token;
-  bool predicted = false;
+StreamPace PaceOf(const StepView& view) {
+  StreamPace pace{.allowed = absl::InfiniteDuration()};
+  bool any = false;  // has a target
   for (const SequenceView* sequence : view.running) {
-    if (sequence->phase != Phase::kRunning || !sequence->begun() || !sequence->decodes()) continue;
-    if (sequence->tpot == absl::InfiniteDuration() && sequence->largest_gap == absl::InfiniteDuration()) continue;
-    if (!predicted) {
-      per_token = view.cost->Expect(Decoding(view));
-      predicted = true;
-    }
+    if (sequence->phase != Phase::kRunning || !sequence->decodes()) continue;
+    pace.work.Add(sequence->known, 1);
+    any = any || sequence->paced();
+  }
+  if (!any) return pace;
+  const absl::Duration per_token = view.cost->Expect(pace.work);
+  for (const SequenceView* sequence : view.running) {
+    if (sequence->phase != Phase::kRunning || !sequence->decodes() || !sequence->paced()) continue;
     const int32_t left = std::max(0, sequence->max_tokens - sequence->generated());
     const int32_t future = std::max(1, view.lengths->AtLeast(sequence->generated(), kUnsure, left));
     // The pause is what the step takes beyond a token's own time.
-    allowed = std::min(allowed, per_token + AllowedPause(*sequence, view.now, future, per_token));
+    pace.allowed = std::min(pace.allowed, per_token + AllowedPause(*sequence, view.now, future, per_token));
   }
-  return allowed;
+  return pace;
 }
 
-int32_t PromptRows(const StepView& view) {
-  if (!view.cost->known()) return kAll;
-  const absl::Duration allowed = AllowedStep(view);
-  if (allowed == absl::InfiniteDuration()) return kAll;
-  const int32_t rows = view.cost->RowsWithin(Decoding(view), /*start=*/0, view.rows, allowed);
-  return std::max(view.block_tokens, rows);
+int32_t PromptRows(const StepView& view, const StreamPace& pace) {
+  if (!view.cost->known() || pace.allowed == absl::InfiniteDuration()) return kAll;
+  return std::max(view.block_tokens, view.cost->RowsWithin(pace.work, /*start=*/0, view.rows, pace.allowed));
 }
 
 int32_t RowsThatHide(const CostModel& cost, int32_t start, int32_t most, int64_t bytes) {
@@ -69,10 +59,10 @@ int32_t RowsThatHide(const CostModel& cost, int32_t start, int32_t most, int64_t
   return cost.RowsWithin(StepWork(), start, most, cost.Transfer(Route::kIn, bytes));
 }
 
-int64_t StreamBytes(const StepView& view) {
+int64_t StreamBytes(const StepView& view, const StreamPace& pace) {
   const double rate = view.cost->bytes_per_second(Route::kIn);
   if (rate <= 0 || !view.cost->known()) return std::numeric_limits<int64_t>::max();
-  return static_cast<int64_t>(rate * absl::ToDoubleSeconds(view.cost->Expect(Decoding(view))));
+  return static_cast<int64_t>(rate * absl::ToDoubleSeconds(view.cost->Expect(pace.work)));
 }
 
 }  // namespace interlace

@@ -22,12 +22,17 @@ absl::Time Due(const SequenceView& sequence);
 // where N counts the tokens after the first. LayerKV, arXiv 2410.00428, equations 1 and 2. Infinite without targets.
 absl::Duration AllowedPause(const SequenceView& sequence, absl::Time now, int32_t future, absl::Duration per_token);
 
-// The longest step that makes no running stream late; infinite if none has targets.
-absl::Duration AllowedStep(const StepView& view);
+// Of the streams that decode.
+struct StreamPace {
+  StepWork work;           // a step that holds a token of each
+  absl::Duration allowed;  // the longest step that makes none of them late; infinite if none has targets
+};
+// Two passes over those that run: a policy asks once a step.
+StreamPace PaceOf(const StepView& view);
 
-// Rows for prompts beside the streams that decode, so that the step stays within AllowedStep; not less than one block,
-// so that prompts get on however late the streams are.
-int32_t PromptRows(const StepView& view);
+// Rows for prompts beside the streams that decode, so that the step stays within what these allow; not less than one
+// block, so that prompts get on however late the streams are.
+int32_t PromptRows(const StepView& view, const StreamPace& pace);
 
 // Rows of a prompt, from position `start` on and at most `most`, that take as long to compute as the link needs for
 // `bytes`, what the prompt's own layers on the host are read for: with fewer the step is no shorter, and the next one
@@ -36,6 +41,6 @@ int32_t RowsThatHide(const CostModel& cost, int32_t start, int32_t most, int64_t
 
 // Bytes that the link brings from the host while the streams that decode are computed: reading so many costs no time.
 // Unlimited while the link's rate is not known.
-int64_t StreamBytes(const StepView& view);
+int64_t StreamBytes(const StepView& view, const StreamPace& pace);
 
 }  // namespace interlace

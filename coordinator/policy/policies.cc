@@ -72,22 +72,25 @@ StepDraft Stream(const StepView& view) {
 
 // LayerKV's admission (arXiv 2410.00428): prompts join as far as the streams that run can afford the pause, and none
 // starts early while one of them is late.
-StepDraft LayerKv(const StepView& view) {
+StepDraft AtPace(const StepView& view, const StreamPace& pace) {
   StepDraft draft = Stream(view);
-  draft.prompt_rows = PromptRows(view);
-  if (AllowedStep(view) <= absl::ZeroDuration()) {
+  draft.prompt_rows = PromptRows(view, pace);
+  if (pace.allowed <= absl::ZeroDuration()) {
     draft.starts = 0;
     draft.hold_up = HoldUp::kStreamLate;
   }
   return draft;
 }
 
+StepDraft LayerKv(const StepView& view) { return AtPace(view, PaceOf(view)); }
+
 // Ours: starts early with what is free; a stream whose host layers do not travel within the step's own time is parked,
 // and runs again once it is whole, least slack first. As many may be parked after their first token as the operator
 // bounds, since parking moves waiting from before the first token to after it.
 StepDraft Slack(const StepView& view) {
-  StepDraft draft = LayerKv(view);
-  draft.stream_bytes = StreamBytes(view);
+  const StreamPace pace = PaceOf(view);
+  StepDraft draft = AtPace(view, pace);
+  draft.stream_bytes = StreamBytes(view, pace);
   draft.park_streams = true;
   draft.resume_layers = view.layers;
   draft.overtake = true;

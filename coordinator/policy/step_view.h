@@ -46,6 +46,10 @@ struct SequenceView {
   bool decodes() const { return unscheduled() <= 1; }
   bool parked() const { return phase == Phase::kWaiting && sealed > 0; }
   bool begun() const { return first_token != absl::InfinitePast(); }
+  // Its tokens are to come at a pace.
+  bool paced() const {
+    return begun() && (tpot != absl::InfiniteDuration() || largest_gap != absl::InfiniteDuration());
+  }
 };
 
 // How many blocks of room are kept free for those who run when another one starts.

@@ -150,7 +150,8 @@ TEST(Pace, NobodyWithoutTargetsIsEverPaused) {
   EXPECT_EQ(AllowedPause(s, absl::UnixEpoch() + absl::Hours(1), 1, absl::Seconds(1)), kNone);
 }
 
-// A request that decodes alone and obeys AllowedStep in each of its steps keeps TPOT and gap, whatever prompts join.
+// A request that decodes alone and obeys the allowed step in each of its steps keeps TPOT and gap, whatever prompts
+// join.
 TEST(Pace, StepsWithinTheAllowedOneKeepEveryTarget) {
   for (uint64_t seed = 1; seed <= 300; ++seed) {
     Scene scene(seed);
@@ -172,7 +173,8 @@ TEST(Pace, StepsWithinTheAllowedOneKeepEveryTarget) {
     absl::Duration largest;
     while (s.generated() < s.max_tokens) {
       scene.view.now = now;
-      const int32_t rows = std::min(PromptRows(scene.view), 512) - 1;  // one block is always allowed: here one row
+      const int32_t rows =
+          std::min(PromptRows(scene.view, PaceOf(scene.view)), 512) - 1;  // one block is always allowed: here one row
       const absl::Duration step = scene.cost.Expect(StepWork().Add(s.known, 1).Add(0, std::max(0, rows)));
       now += step;
       largest = std::max(largest, step);
@@ -191,7 +193,7 @@ TEST(Pace, StreamBytesTravelWithinTheStep) {
     for (const SequenceView* s : scene.running) {
       if (s->decodes()) work.Add(s->known, 1);
     }
-    const int64_t bytes = StreamBytes(scene.view);
+    const int64_t bytes = StreamBytes(scene.view, PaceOf(scene.view));
     EXPECT_LE(scene.cost.Transfer(Route::kIn, bytes), scene.cost.Expect(work) + absl::Nanoseconds(10));
     EXPECT_GT(scene.cost.Transfer(Route::kIn, bytes + 100), scene.cost.Expect(work));
   }
