@@ -7,7 +7,7 @@
 #   generator.sh --speed [RATE]      5,000 requests/s, open loop, against a server that answers at once
 #
 # --paced asks tests/bench_serve/trivial_server.cc, whose pace is known, in place of Interlace with the model.
-# Builds the release preset and, once, GuideLLM. generator.sh --help tells all flags.
+# Builds the dev preset and, once, GuideLLM. generator.sh --help tells all flags.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
@@ -16,8 +16,9 @@ case "${1:-}" in -h | --help) exec python3 "$here/generator.py" --help ;; esac
 folder="${INTERLACE_PROGRAMS:-}" # where programs lie that are built already
 if [ -z "$folder" ]; then
   targets=(interlace interlace-coordinator interlace-worker trivial_server)
-  (cd "$root" && cmake --preset release >/dev/null && nice cmake --build --preset release --target "${targets[@]}" -j "${INTERLACE_JOBS:-2}" >/dev/null)
-  folder="$root/out/release/bin"
+  # The preset of the tests, whose server answers at once.
+  (cd "$root" && cmake --preset dev >/dev/null && nice cmake --build --preset dev --target "${targets[@]}" -j "${INTERLACE_JOBS:-2}" >/dev/null)
+  folder="$root/out/dev/bin"
 fi
 if [ "${1:-}" = "--speed" ]; then
   "$folder/trivial_server" "${SPEED_PORT:-18999}" &
