@@ -191,9 +191,11 @@ bool Scheduler::PlanRunning(StepPlan* plan) {
   prompt_rows_ = std::min(budget, draft_.prompt_rows);
   for (SequenceState* prompt : prompts_) {
     if (prompt_rows_ <= 0) break;
-    const int32_t hidden =
-        RowsThatHide(cost_, prompt->scheduled, std::min(budget, options_.chunk_tokens), StreamedBytes(*prompt));
-    prompt_rows_ -= add(*prompt, std::max(prompt_rows_, hidden));
+    const int32_t most = std::min(budget, options_.chunk_tokens);
+    const int32_t hidden = RowsThatHide(cost_, prompt->scheduled, most, StreamedBytes(*prompt));
+    const int32_t rows = add(*prompt, std::max(prompt_rows_, hidden));
+    budget -= rows;
+    prompt_rows_ = std::max(0, prompt_rows_ - rows);
   }
   return room;
 }

@@ -71,7 +71,7 @@ net::awaitable<void> HttpWriter::WriteBody(std::string bytes) {
   error_code error;
   // Nearly always the system takes it at once; then no timer is set and nobody is suspended, of which a token each time
   // would cost more than its bytes.
-  stream_.socket().non_blocking(true, error);
+  if (!stream_.socket().non_blocking()) stream_.socket().non_blocking(true, error);
   const size_t taken = error ? 0 : stream_.socket().write_some(net::buffer(bytes), error);
   if (taken == bytes.size()) co_return;
   BeginWrite();

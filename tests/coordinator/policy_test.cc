@@ -186,6 +186,27 @@ TEST(Pace, StepsWithinTheAllowedOneKeepEveryTarget) {
   }
 }
 
+TEST(Pace, RowsThatHideTakeNoLongerThanTheReads) {
+  for (uint64_t seed = 1; seed <= 100; ++seed) {
+    Scene scene(seed);
+    EXPECT_EQ(RowsThatHide(CostModel(), 0, 512, 1 << 20), 0) << "nothing is known";
+    CostModel cost = scene.cost;
+    EXPECT_EQ(RowsThatHide(cost, 0, 512, 0), 0) << "nothing is read";
+    cost.ObserveTransfer(Route::kIn, 1 << 20, absl::Milliseconds(1));
+    const auto start = static_cast<int32_t>(seed * 7), most = static_cast<int32_t>(1 + seed * 5);
+    const int64_t bytes = int64_t{1} << (10 + seed % 20);
+    const absl::Duration reads = cost.Transfer(Route::kIn, bytes);
+    const int32_t rows = RowsThatHide(cost, start, most, bytes);
+    EXPECT_LE(rows, most);
+    if (rows > 0) {
+      EXPECT_LE(cost.Bound(StepWork().Add(start, rows)), reads) << seed;
+    }
+    if (rows < most) {
+      EXPECT_GT(cost.Bound(StepWork().Add(start, rows + 1)), reads) << seed;
+    }
+  }
+}
+
 TEST(Pace, StreamBytesTravelWithinTheStep) {
   for (uint64_t seed = 1; seed <= 300; ++seed) {
     Scene scene(seed);

@@ -159,6 +159,27 @@ TEST_F(SchedulerCase, ALastStageThatAnswersNoGoodTokenEndsTheRequest) {
   }
 }
 
+// Prompts that read layers from the host get the rows that hide their reads, and no more than the step has left.
+TEST_F(SchedulerCase, RowsThatHideReadsFitTheStep) {
+  options_.fixed_keep = 1;
+  options_.chunk_tokens = 16;
+  options_.step_tokens = 40;
+  CostModel slow_link;
+  for (int32_t rows = 1; rows <= 40; ++rows) slow_link.Observe(StepWork().Add(0, rows), absl::Milliseconds(rows));
+  slow_link.ObserveTransfer(Route::kIn, 1, absl::Seconds(1));
+  options_.learned.Put(CostKey(MakeRanks(2, 1, 8, 1000, 1000)), slow_link);
+  Form(1, 1000, 1000);
+  for (int i = 0; i < 5; ++i) Admit(150 + 7 * i, 2);
+  int32_t most = 0;
+  while (Waiting(0)) {
+    most = std::max(most, Next(0).tokens());
+    ASSERT_LE(Next(0).tokens(), options_.step_tokens) << Next(0).ToString();
+    Take(Answer(0, true));
+  }
+  EXPECT_EQ(most, options_.step_tokens);
+  EXPECT_TRUE(scheduler_->idle());
+}
+
 TEST_F(SchedulerCase, ARankThatHasNothingToDoHasNoGap) {
   Form(1);
   const auto answer_each = [&](int64_t gap_us) {
