@@ -181,6 +181,9 @@ void SimCluster::Send(const StepPlan& plan) {
   if (world_.verbose) world_.Say(plan.ToString(), NamesIn(plan));
   ++world_.ledger.plans;
   world_.ledger.planned_tokens += plan.tokens();
+  if (plan.tokens() > world_.scenario.options.step_tokens) {
+    world_.ledger.Fail("a plan of ", plan.tokens(), " rows where a step has ", world_.scenario.options.step_tokens);
+  }
   belief_.Follow(plan);
   if (!formed_ || Value(plan.epoch) + 1 != epoch_) return;  // the loop is about to hear that the replica is lost
   auto sent = std::make_shared<StepPlan>(plan);
