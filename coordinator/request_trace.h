@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "coordinator/explanation.h"
 
 namespace interlace {
 
@@ -15,6 +16,13 @@ enum class RequestPhase : uint8_t {
   kRunning,   // prompt or stream: the first token tells where one ends and the other begins
   kParked,    // set aside after it ran
 };
+
+// The phase of a request whose time goes by `spending`.
+constexpr RequestPhase PhaseOf(Spending spending) {
+  if (spending == Spending::kQueued) return RequestPhase::kWaiting;
+  if (spending == Spending::kFetching) return RequestPhase::kFetching;
+  return spending == Spending::kParked ? RequestPhase::kParked : RequestPhase::kRunning;
+}
 
 // A request that is parked again and again does not grow it without end: beyond kMost changes the last one alone is
 // kept up to date. Owned by its SequenceState; thread: the replica's.
@@ -31,11 +39,6 @@ class RequestTrace {
     if (DoesNow(phase)) return;
     if (changes_.size() == kMost) changes_.pop_back();
     if (!DoesNow(phase)) changes_.push_back({phase, at});
-  }
-  // Waits: for its first step, or again.
-  void EnterWait(absl::Time at) {
-    const bool new_one = changes_.empty() || (changes_.size() == 1 && changes_[0].phase == RequestPhase::kWaiting);
-    Enter(new_one ? RequestPhase::kWaiting : RequestPhase::kParked, at);
   }
   const std::vector<Change>& changes() const { return changes_; }
 

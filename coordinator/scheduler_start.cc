@@ -143,7 +143,6 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
   sequence.phase = Phase::kFetching;
   sequence.Spend(Spending::kFetching, clock_.Now());
   sequence.fetch_began = clock_.Now();
-  sequence.trace.Enter(RequestPhase::kFetching, sequence.fetch_began);
   sequence.fetched = fetched;
   fetching_.push_back(&sequence);
 }
@@ -151,7 +150,6 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
 void Scheduler::Run(SequenceState& sequence) {
   sequence.phase = Phase::kRunning;
   sequence.Spend(sequence.begun() && sequence.decodes() ? Spending::kDecode : Spending::kPrefill, clock_.Now());
-  sequence.trace.Enter(RequestPhase::kRunning, clock_.Now());
   sequence.key = policy_.key(sequence, cost_);
   running_.insert(&sequence);
   order_stale_ = true;

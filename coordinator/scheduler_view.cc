@@ -31,7 +31,6 @@ void Scheduler::Wait(SequenceState& sequence) {
   sequence.key = policy_.key(sequence, cost_);
   sequence.Spend(sequence.started == absl::InfinitePast() ? Spending::kQueued : Spending::kParked, clock_.Now());
   waiting_.insert(&sequence);
-  sequence.trace.EnterWait(clock_.Now());
   begun_waiting_ += sequence.begun() ? 1 : 0;
 }
 

@@ -113,11 +113,12 @@ struct alignas(64) SequenceState : SequenceView {
     below = Below::kUnknown;
     below_blocks = 0;
   }
-  // From `now` on its time goes by `next`.
+  // From `now` on its time goes by `next`: what is summed for its explanation, and the phases of its timeline.
   void Spend(Spending next, absl::Time now) {
     explanation.spent[spending] += now - spending_since;
     spending_since = now;
     spending = next;
+    trace.Enter(PhaseOf(next), now);
   }
 };
 

@@ -297,12 +297,12 @@ TEST_F(SnapshotTest, WithoutAReplicaRequestsWaitAndNothingIsHeld) {
 TEST(RequestTraceTest, TellsAFirstWaitFromALaterOneAndStaysSmall) {
   RequestTrace trace;
   const absl::Time begin = absl::UnixEpoch();
-  trace.EnterWait(begin);
-  trace.EnterWait(begin + absl::Seconds(1));  // it still waits
+  trace.Enter(PhaseOf(Spending::kQueued), begin);
+  trace.Enter(PhaseOf(Spending::kQueued), begin + absl::Seconds(1));  // it still waits
   ASSERT_EQ(trace.changes().size(), 1u);
   for (int i = 1; i < 200; ++i) {
-    trace.Enter(RequestPhase::kRunning, begin + absl::Seconds(2 * i));
-    trace.EnterWait(begin + absl::Seconds(2 * i + 1));
+    trace.Enter(PhaseOf(Spending::kDecode), begin + absl::Seconds(2 * i));
+    trace.Enter(PhaseOf(Spending::kParked), begin + absl::Seconds(2 * i + 1));
   }
   ASSERT_LE(trace.changes().size(), RequestTrace::kMost);
   ASSERT_GE(trace.changes().size(), RequestTrace::kMost - 1);
