@@ -1,5 +1,6 @@
 """Chromium without a window, spoken to through a pair of pipes (DevTools protocol, --remote-debugging-pipe)."""
 import base64
+import fcntl
 import json
 import os
 import pathlib
@@ -26,17 +27,20 @@ class Browser:
         to_browser, self.write_end = os.pipe()
         self.read_end, from_browser = os.pipe()
 
-        def hand_over():  # the browser reads from 3 and writes to 4
-            os.dup2(to_browser, 10)
-            os.dup2(from_browser, 11)
-            os.dup2(10, 3)
-            os.dup2(11, 4)
+        def hand_over():
+            """The browser reads from 3 and writes to 4. Either end may be 3 or 4 already, so both move out of the way first,
+            to numbers that nobody uses (F_DUPFD picks a free one)."""
+            reads, writes = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser))
+            os.dup2(reads, 3)
+            os.dup2(writes, 4)
 
         command = [installed(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                    "--no-first-run", "--disable-extensions", "--disable-background-networking",
                    "--remote-debugging-pipe", f"--user-data-dir={self.folder.name}", "about:blank"]
-        self.process = subprocess.Popen(command, preexec_fn=hand_over, close_fds=False, stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.said = pathlib.Path(self.folder.name, "stderr.txt")
+        with self.said.open("wb") as stderr:
+            self.process = subprocess.Popen(command, preexec_fn=hand_over, close_fds=False, stdin=subprocess.DEVNULL,
+                                            stdout=subprocess.DEVNULL, stderr=stderr)
         os.close(to_browser)
         os.close(from_browser)
         self.answers, self.errors, self.next = queue.Queue(), [], 0
@@ -52,6 +56,7 @@ class Browser:
             *messages, held = (held + chunk).split(b"\0")
             for message in map(json.loads, messages):
                 self._take(message)
+        os.close(self.read_end)
         self.answers.put(None)
 
     def _take(self, message: dict):
@@ -75,7 +80,7 @@ class Browser:
         os.write(self.write_end, json.dumps(message).encode() + b"\0")
         while True:
             answer = self.answers.get(timeout=60)
-            assert answer is not None, "the browser ended"
+            assert answer is not None, f"the browser ended: {self.said.read_text(errors='replace')[-2000:]}"
             if answer["id"] == message["id"]:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
