@@ -155,7 +155,8 @@ def summary_lines(ratios, capacities):
         found = next((c for c in capacities if (c["load"], c["server"]) == (r["load"], r["server"])), None)
         capacity = "-" if found is None else f"{found['rate']:.2f} ({found['low']:.2f}-{found['high'] or float('inf'):.2f})"
         ratio = "-" if r["interlace_over_it"] is None else f"{r['interlace_over_it']:.2f}x"
-        lines.append([r["load"], r["server"], f"{r['best_goodput']:.2f}", f"{r['at_rate']:g}", ratio, capacity])
+        best = ["-", "-"] if r["best_goodput"] is None else [f"{r['best_goodput']:.2f}", f"{r['at_rate']:g}"]
+        lines.append([r["load"], r["server"], *best, ratio, capacity])
     return lines
 
 
@@ -246,7 +247,7 @@ def main():
               "commands": {s.name: " ".join(s.command) for s in servers}, "runs": runs, "summary": rows, "best": ratios,
               "capacity": capacities}
     tables = [table(rows), summary_lines(ratios, capacities)] if rows else [summary_lines(
-        [{"load": c["load"], "server": c["server"], "best_goodput": float("nan"), "at_rate": 0, "interlace_over_it": None}
+        [{"load": c["load"], "server": c["server"], "best_goodput": None, "at_rate": None, "interlace_over_it": None}
          for c in capacities], capacities)]
     for lines in tables:
         show(lines)

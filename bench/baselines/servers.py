@@ -129,7 +129,8 @@ class Vllm(Server):
 
     def arguments(self):
         return [self.python.parent / "vllm", "serve", self.weights, "--served-model-name", "smollm2", "--host", "127.0.0.1",
-                "--port", self.port, "--dtype", "bfloat16", "--max-model-len", SLOT_TOKENS]
+                "--port", self.port, "--dtype", "bfloat16", "--max-model-len", SLOT_TOKENS, "--enable-prefix-caching",
+                "--enable-prompt-tokens-details"]
 
     def environment(self):
         cores = sorted(os.sched_getaffinity(0))[: self.threads]
