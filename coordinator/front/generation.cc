@@ -113,6 +113,13 @@ absl::Status ByField(const absl::Status& status) {
   return BadField("messages", status.message());
 }
 
+// A chat's tokens, of which the engine wants one at least.
+absl::StatusOr<std::vector<int32_t>> Some(absl::StatusOr<std::vector<int32_t>> ids) {
+  if (!ids.ok()) return ByField(ids.status());
+  if (ids->empty()) return BadField("messages", "the chat template makes no text of them");
+  return ids;
+}
+
 absl::Status NoTemplate() {
   return absl::UnimplementedError(
       "the model has no chat template that is known here: ask /v1/completions or Generate with the whole prompt");
@@ -127,17 +134,13 @@ absl::StatusOr<std::vector<int32_t>> Intake::EncodeChat(const ChatInput& chat, c
                     "this model's chat template does not say how it calls tools; leave them out, or name the way with "
                     "--set http.tool_parser");
   }
-  if (form.chat_template.empty()) {
-    const absl::StatusOr<std::vector<int32_t>> ids = chat_template_->Encode(chat, tokenizer_);
-    return ids.ok() ? ids : ByField(ids.status());
-  }
+  if (form.chat_template.empty()) return Some(chat_template_->Encode(chat, tokenizer_));
   if (!options_.request_templates) {
     return BadField("chat_template", "requests may not bring one here: --set http.request_templates=true allows it");
   }
   const absl::StatusOr<ChatTemplate> own = chat_template_->WithText(form.chat_template);
   if (!own.ok()) return BadField("chat_template", own.status().message());
-  const absl::StatusOr<std::vector<int32_t>> ids = own->Encode(chat, tokenizer_);
-  return ids.ok() ? ids : ByField(ids.status());
+  return Some(own->Encode(chat, tokenizer_));
 }
 
 absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, const PromptForm& form) const {
@@ -149,9 +152,7 @@ absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, const 
   if (const auto* chat = std::get_if<ChatInput>(&prompt)) return EncodeChat(*chat, form);
   if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&prompt)) {
     if (chat_template_ == nullptr) return NoTemplate();
-    const absl::StatusOr<std::vector<int32_t>> ids =
-        chat_template_->Encode(*messages, tokenizer_, form.add_generation_prompt);
-    return ids.ok() ? ids : ByField(ids.status());
+    return Some(chat_template_->Encode(*messages, tokenizer_, form.add_generation_prompt));
   }
   const std::string& text = std::get<std::string>(prompt);
   std::vector<int32_t> ids = form.add_special_tokens ? tokenizer_.EncodePrompt(text, form.parse_special)

@@ -358,6 +358,7 @@ TEST(IntakeTest, ATemplateOfTheRequestNeedsTheSetting) {
   const auto open = MakeIntake(rig, {.request_templates = true});
   EXPECT_EQ(*open->Encode(chat, form), TestText().tokenizer->Encode("hi!", false));
   EXPECT_EQ(ToApiError(open->Encode(chat, {.chat_template = "{% if %}"}).status()).param, "chat_template");
+  EXPECT_EQ(ToApiError(open->Encode(chat, {.chat_template = "{# nothing #}"}).status()).param, "messages");
 }
 
 TEST(IntakeTest, TheLastMessageIsGoneOnWith) {
