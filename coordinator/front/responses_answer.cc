@@ -65,15 +65,22 @@ Json ItemJson(const ReplyHead& head, size_t index, const Item& item, bool done) 
   return json;
 }
 
-// `usage` may be null: the answer is not complete.
-Json ResponseJson(const ReplyHead& head, const char* status, const std::vector<Item>& items, const Usage* usage) {
+// How an answer stands.
+struct Standing {
+  const char* status;
+  Json error = nullptr, incomplete = nullptr;
+  const Usage* usage = nullptr;  // null: the answer is not complete
+};
+
+// What it repeats of the request is put in as text: it may be large, and nobody here looks at it.
+std::string ResponseText(const ReplyHead& head, const Standing& standing, const std::vector<Item>& items) {
   Json json;
   json["id"] = absl::StrCat("resp_", head.name);
   json["object"] = "response";
   json["created_at"] = head.created;
-  json["status"] = status;
-  json["error"] = nullptr;
-  json["incomplete_details"] = nullptr;
+  json["status"] = standing.status;
+  json["error"] = standing.error;
+  json["incomplete_details"] = standing.incomplete;
   json["model"] = head.model;
   json["output"] = Json::array();
   for (size_t i = 0; i < items.size(); ++i) json["output"].push_back(ItemJson(head, i, items[i], true));
@@ -81,17 +88,25 @@ Json ResponseJson(const ReplyHead& head, const char* status, const std::vector<I
   json["store"] = false;
   json["text"]["format"]["type"] = "text";
   json["truncation"] = "disabled";
-  json["usage"] = usage == nullptr ? Json(nullptr) : UsageJson(*usage);
-  const Json echoed = Json::parse(head.echoed, nullptr, /*allow_exceptions=*/false);
-  if (echoed.is_object()) json.update(echoed);
-  return json;
+  json["usage"] = standing.usage == nullptr ? Json(nullptr) : UsageJson(*standing.usage);
+  std::string text = Print(json);
+  if (head.echoed.size() <= 2) return text;  // {}
+  text.back() = ',';
+  return absl::StrCat(text, absl::string_view(head.echoed).substr(1));
 }
 
-Json EndedJson(const ReplyHead& head, FinishReason finish, const std::vector<Item>& items, const Usage& usage) {
-  const bool whole = finish == FinishReason::kStop;
-  Json json = ResponseJson(head, whole ? "completed" : "incomplete", items, &usage);
-  if (!whole) json["incomplete_details"] = {{"reason", "max_output_tokens"}};
-  return json;
+std::string EndedText(const ReplyHead& head, FinishReason finish, const std::vector<Item>& items, const Usage& usage) {
+  Standing standing{.status = "completed", .usage = &usage};
+  if (finish == FinishReason::kLength) {
+    standing.status = "incomplete";
+    standing.incomplete["reason"] = "max_output_tokens";
+  }
+  return ResponseText(head, standing, items);
+}
+
+std::string ResponseEvent(const char* type, const std::string& response, int64_t* number) {
+  return absl::StrCat("event: ", type, "\ndata: {\"type\":\"", type, "\",\"sequence_number\":", (*number)++,
+                      ",\"response\":", response, "}\n\n");
 }
 
 // Which item an event is about.
@@ -123,8 +138,9 @@ Names NamesOf(Kind kind) {
 }  // namespace
 
 Answer::Events ResponsesAnswer::Begin(size_t, const Usage&) {
-  const Json response = {{"response", ResponseJson(head_, "in_progress", {}, nullptr)}};
-  return {Event("response.created", response, &events_), Event("response.in_progress", response, &events_)};
+  const std::string response = ResponseText(head_, {.status = "in_progress"}, {});
+  return {ResponseEvent("response.created", response, &events_),
+          ResponseEvent("response.in_progress", response, &events_)};
 }
 
 void ResponsesAnswer::Close(Events* events) {
@@ -194,13 +210,14 @@ Answer::Events ResponsesAnswer::Finish(size_t, const ReplyChoice& end, const Usa
 
 Answer::Events ResponsesAnswer::End(const Usage& usage) {
   const char* type = finish_ == FinishReason::kStop ? "response.completed" : "response.incomplete";
-  return {Event(type, {{"response", EndedJson(head_, finish_, items_, usage)}}, &events_)};
+  return {ResponseEvent(type, EndedText(head_, finish_, items_, usage), &events_)};
 }
 
 Answer::Events ResponsesAnswer::Fail(const ApiError& error) {
-  Json response = ResponseJson(head_, "failed", items_, nullptr);
-  response["error"] = {{"code", error.code.empty() ? "server_error" : error.code}, {"message", error.message}};
-  return {Event("response.failed", {{"response", response}}, &events_)};
+  Standing standing{.status = "failed"};
+  standing.error["code"] = error.code.empty() ? "server_error" : error.code;
+  standing.error["message"] = error.message;
+  return {ResponseEvent("response.failed", ResponseText(head_, standing, items_), &events_)};
 }
 
 std::string ResponsesAnswer::Whole(absl::Span<const ReplyChoice> choices, const Usage& usage) {
@@ -209,7 +226,7 @@ std::string ResponsesAnswer::Whole(absl::Span<const ReplyChoice> choices, const 
   if (!choice.thought.empty()) items.push_back({Kind::kThought, 0, "", choice.thought});
   if (!choice.text.empty() || choice.calls.empty()) items.push_back({Kind::kText, 0, "", choice.text});
   for (const ReplyCall& call : choice.calls) items.push_back({Kind::kCall, call.index, call.name, call.arguments});
-  return Print(EndedJson(head_, choice.finish, items, usage));
+  return EndedText(head_, choice.finish, items, usage);
 }
 
 }  // namespace interlace

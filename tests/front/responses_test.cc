@@ -145,5 +145,20 @@ TEST(ResponsesHttpTest, ThroughTheDoor) {
   EXPECT_THAT(client.Read().body, HasSubstr("event: response.failed\n"));
 }
 
+// What an answer repeats is never taken apart: the time for it grows with its bytes alone.
+TEST(ResponsesHttpTest, LargeFieldsAreRepeatedAsTheyAre) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  std::string body = R"({"model":"tiny","input":"hi","metadata":{)";
+  for (int i = 0; i < 300000; ++i) absl::StrAppend(&body, i > 0 ? "," : "", "\"k", i, "\":\"v\"");
+  client.Post("/v1/responses", body + "}}");
+  const Request request = rig.engine.Await(0);
+  request.sink->OnEnd(EndOf(request, 0));
+  const HttpAnswer answer = client.Read();
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_THAT(answer.body, HasSubstr(R"("k299999":"v")"));
+  EXPECT_TRUE(nlohmann::json::accept(answer.body));
+}
+
 }  // namespace
 }  // namespace interlace
