@@ -45,7 +45,11 @@ struct ReplyChoice {
   std::string thought = {};
   std::vector<ReplyCall> calls = {};
   std::string stop = {};  // the stop string that ended it; empty: none did
+  double score = 0;       // sum of the logprobs of its tokens, if they were asked for
 };
+
+// Of the choices of several prompts, `n` of each, the `keep` with the best scores, best first.
+std::vector<ReplyChoice> BestOf(std::vector<ReplyChoice> choices, size_t n, size_t keep);
 
 // Adds to what a choice has. A call that was left half written becomes text again.
 void Gather(const OutputDelta& delta, ReplyChoice* choice);

@@ -23,6 +23,8 @@ struct ApiRequest {
   bool show_thought = true;
   std::string echoed;  // of a kResponses: the fields that its answers repeat, as a JSON object
   GenerationSpec spec;
+  int32_t keep = 0;            // of the spec.n choices of each prompt the likeliest so many are answered; 0: all
+  bool show_logprobs = false;  // those that spec.logprobs asks for
 };
 
 }  // namespace interlace

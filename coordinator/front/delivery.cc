@@ -84,6 +84,9 @@ void Delivery::Add(size_t choice, OutputDelta delta, const TextEvent& event, Ans
   if (logprobs()) scored = ReplyTokens(event.shown, intake_.tokenizer());
   if (!stream()) {
     Gather(delta, &choices_[choice]);
+    for (const ShownToken& token : event.shown) {
+      if (!token.scores.empty()) choices_[choice].score += token.scores[0].logprob;
+    }
     for (ReplyToken& token : scored) choices_[choice].logprobs->push_back(std::move(token));
     return;
   }
@@ -106,6 +109,10 @@ Answer::Events Delivery::Begin() {
 
 Answer::Events Delivery::End() { return failure_.ok() ? answer_->End(usage_) : answer_->Fail(ToApiError(failure_)); }
 
-std::string Delivery::Whole() { return answer_->Whole(choices_, usage_); }
+std::string Delivery::Whole() {
+  if (request_.keep == 0) return answer_->Whole(choices_, usage_);
+  return answer_->Whole(
+      BestOf(std::move(choices_), static_cast<size_t>(request_.spec.n), static_cast<size_t>(request_.keep)), usage_);
+}
 
 }  // namespace interlace

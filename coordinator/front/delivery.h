@@ -36,14 +36,14 @@ class Delivery {
   void Fail(absl::Status why) { failure_ = std::move(why); }
   // A stream's last events. Requires: begun().
   Answer::Events End();
-  // The whole answer. Requires: a request without a stream, and no failure.
+  // The whole answer, once. Requires: a request without a stream, and no failure.
   std::string Whole();
 
  private:
   OutputDelta Read(size_t choice, const TextEvent& event);
   void Add(size_t choice, OutputDelta delta, const TextEvent& event, Answer::Events* events);
   void NoteEnd(size_t choice, const TextEvent& event);
-  bool logprobs() const { return request_.spec.logprobs.has_value(); }
+  bool logprobs() const { return request_.show_logprobs; }
 
   const ApiRequest& request_;
   GenerationRun& run_;

@@ -15,8 +15,7 @@
 namespace interlace {
 namespace {
 
-constexpr int32_t kMostOfAPrompt = 16;  // choices
-constexpr size_t kMostAtOnce = 64;      // choices of one request that the engine has at a time
+constexpr size_t kMostAtOnce = 64;  // choices of one request that the engine has at a time
 constexpr size_t kMostStops = 16;
 constexpr size_t kLongestStop = 1024;  // bytes
 constexpr size_t kMostStopTokens = 256;

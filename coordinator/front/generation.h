@@ -35,6 +35,8 @@ struct PromptForm {
   std::string chat_template;          // of a ChatInput: instead of the model's; empty: the model's
 };
 
+inline constexpr int32_t kMostOfAPrompt = 16;  // choices
+
 // What a client asked for. Unset: the server's default, else OpenAI's.
 struct GenerationSpec : SamplingSpec {
   std::string name;   // the client's request id; empty: drawn

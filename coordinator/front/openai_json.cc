@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/chat_history.h"
@@ -74,6 +75,22 @@ absl::Status ReadChatLogprobs(const Json& json, GenerationSpec* spec) {
   return absl::OkStatus();
 }
 
+// That many choices are made, and the n with the largest sums of logprobs answered.
+absl::Status ReadBestOf(const Json& json, ApiRequest* request) {
+  std::optional<int64_t> best_of;
+  RETURN_IF_ERROR(Read(json, "best_of", &best_of));
+  const int32_t n = request->spec.n;
+  if (!best_of || *best_of == n) return absl::OkStatus();
+  if (*best_of < n || *best_of > kMostOfAPrompt) {
+    return OutOfRange("best_of", static_cast<double>(*best_of), absl::StrCat("n=", n, " to ", kMostOfAPrompt));
+  }
+  if (request->stream) return BadField("best_of", "above n is not for streams: which is best is known at the end");
+  request->keep = n;
+  request->spec.n = static_cast<int32_t>(*best_of);
+  if (!request->spec.logprobs) request->spec.logprobs = 0;
+  return absl::OkStatus();
+}
+
 absl::Status ReadCompletionLogprobs(const Json& json, GenerationSpec* spec) {
   const Json* logprobs = Member(json, "logprobs");
   if (logprobs == nullptr || *logprobs == false) return absl::OkStatus();
@@ -92,6 +109,7 @@ absl::StatusOr<ApiRequest> ParseChat(absl::string_view body) {
   ASSIGN_OR_RETURN(ApiRequest request, ParseShared(json, kNotInChat));
   request.protocol = Protocol::kChat;
   RETURN_IF_ERROR(ReadChatLogprobs(json, &request.spec));
+  request.show_logprobs = request.spec.logprobs.has_value();
   RETURN_IF_ERROR(Read(json, "include_reasoning", &request.show_thought));
   RETURN_IF_ERROR(Read(json, "parallel_tool_calls", &request.spec.parallel_tool_calls));
   RETURN_IF_ERROR(Read(json, "chat_template", &request.spec.form.chat_template));
@@ -111,11 +129,8 @@ absl::StatusOr<ApiRequest> ParseCompletion(absl::string_view body) {
   RETURN_IF_ERROR(Read(json, "add_special_tokens", &request.spec.form.add_special_tokens));
   RETURN_IF_ERROR(Read(json, "echo", &request.spec.echo));
   RETURN_IF_ERROR(ReadCompletionLogprobs(json, &request.spec));
-  std::optional<int64_t> best_of;
-  RETURN_IF_ERROR(Read(json, "best_of", &best_of));
-  if (best_of && *best_of != request.spec.n) {
-    return BadField("best_of", "other than n is not supported here; leave it out, or send n");
-  }
+  request.show_logprobs = request.spec.logprobs.has_value();
+  RETURN_IF_ERROR(ReadBestOf(json, &request));
   ASSIGN_OR_RETURN(request.spec.prompts, ReadPrompts(json));
   return request;
 }

@@ -210,6 +210,32 @@ TEST(HttpRulesTest, FieldsOfCompletions) {
   EXPECT_EQ(rig.engine.Await(0).max_tokens, 16);
 }
 
+TEST(HttpRulesTest, TheBestOfManyAreAnswered) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  client.Post("/v1/completions", R"({"prompt":["a","b"],"n":2,"best_of":3})");
+  const int32_t token = TestText().tokenizer->Encode("x", false).at(0);
+  const float scores[] = {-3, -1, -2, -0.5, -0.25, -9};
+  for (size_t i = 0; i < 6; ++i) {
+    const Request request = rig.engine.Await(i);
+    EXPECT_EQ(request.sampling.logprobs, 0);
+    rig.Say(request, absl::StrCat(i));
+    request.sink->OnScoredToken(token, {{token, scores[i]}});
+    request.sink->OnEnd(EndOf(request, 2, FinishReason::kLength));
+  }
+  const Json json = JsonOf(client.Read());
+  ASSERT_EQ(json["choices"].size(), 4u);
+  const char* const best[] = {"1x", "2x", "4x", "3x"};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(json["choices"][i]["text"], best[i]);
+    EXPECT_EQ(json["choices"][i]["index"], i);
+    EXPECT_TRUE(json["choices"][i]["logprobs"].is_null());
+  }
+  EXPECT_EQ(json["usage"]["completion_tokens"], 12);  // all that were made
+  client.Post("/v1/completions", R"({"prompt":"a","best_of":3,"stream":true})");
+  EXPECT_EQ(JsonOf(client.Read())["error"]["param"], "best_of");
+}
+
 TEST(HttpRulesTest, HundredsOfPromptsAreAnsweredInOrder) {
   HttpRig rig;
   HttpClient client(rig.port());

@@ -96,7 +96,9 @@ TEST(ParseTest, RefusesByNameWhatItCannotHonour) {
                                                        {"dry_multiplier", "0.8"},
                                                        {"allowed_token_ids", "[1]"},
                                                        {"prompt_logprobs", "1"},
-                                                       {"best_of", "2"},
+                                                       {"best_of", "17"},
+                                                       {"best_of", "0"},
+                                                       {"best_of", "\"2\""},
                                                        {"suffix", "\"x\""},
                                                        {"n", "17"}};
   for (const auto& [field, value] : cases) {
