@@ -27,6 +27,7 @@ struct Config {
   struct {
     std::string path;
     std::string name;
+    std::string chat_template;
   } model;
   struct {
     std::string host = "127.0.0.1";
@@ -35,6 +36,11 @@ struct Config {
   } server;
   struct {
     bool ui = true;
+    std::string tool_parser = "auto";
+    std::string reasoning_parser = "auto";
+    int64_t max_choices = 1024;
+    bool request_templates = false;
+    std::string cors = "auto";
   } http;
   struct {
     std::string listen = "127.0.0.1:7070";

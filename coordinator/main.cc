@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -23,7 +25,9 @@
 #include "coordinator/front/grpc_server.h"
 #include "coordinator/front/http_front.h"
 #include "coordinator/front/inference_service.h"
+#include "coordinator/front/output_parser.h"
 #include "coordinator/front/readiness.h"
+#include "coordinator/front/tool_syntax.h"
 #include "coordinator/replica_loop.h"
 #include "text/chat_template.h"
 #include "text/model_text.h"
@@ -45,6 +49,22 @@ struct ServedModel {
   const ChatTemplate* chat_template() const { return text.chat_template.ok() ? &*text.chat_template : nullptr; }
 };
 
+// `models`: whose control tokens it takes, if there is one.
+absl::StatusOr<ChatTemplate> ReadTemplate(const std::string& path, const absl::StatusOr<ChatTemplate>& models) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!file.is_open() || !(text << file.rdbuf())) {
+    return absl::NotFoundError(absl::StrCat("model.chat_template=", path, ": the file cannot be read"));
+  }
+  return models.ok() ? models->WithText(text.str()) : ChatTemplate::Make({.name = path, .text = text.str()});
+}
+
+absl::StatusOr<bool> Thinks(const std::string& setting, const ChatTemplate* chat_template) {
+  if (setting == "auto") return chat_template != nullptr && chat_template->Mentions(kThoughtEnd);
+  if (setting == "think" || setting == "none") return setting == "think";
+  return absl::InvalidArgumentError(absl::StrCat("http.reasoning_parser='", setting, "' is none of auto, think, none"));
+}
+
 absl::StatusOr<ServedModel> LoadServedModel(const Config& config) {
   const std::string& path = config.model.path;
   if (path.empty()) {
@@ -53,6 +73,9 @@ absl::StatusOr<ServedModel> LoadServedModel(const Config& config) {
   ASSIGN_OR_RETURN(ModelText text, LoadModelText(path));
   if (!text.chat_template.ok()) {
     LOG(WARNING) << "chat is off: completions alone are served" << text.chat_template.status();
+  }
+  if (!config.model.chat_template.empty()) {
+    ASSIGN_OR_RETURN(text.chat_template, ReadTemplate(config.model.chat_template, text.chat_template));
   }
   ASSIGN_OR_RETURN(ModelFacts facts, ReadModelFacts(path));
   const std::string stem = std::filesystem::path(path).lexically_normal().stem().string();
@@ -112,6 +135,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   loop_options.scheduler.learned = cost_file.Read();
   ReplicaLoop loop(loop_options, *policy, clock, metrics, cluster);
   cluster.Connect(&loop);
+  ASSIGN_OR_RETURN(const ToolSyntax* const tools, FindToolSyntax(config.http.tool_parser, model.chat_template()));
+  ASSIGN_OR_RETURN(const bool thinks, Thinks(config.http.reasoning_parser, model.chat_template()));
   Intake intake(
       {.model = model.name,
        .context = model.facts.context,
@@ -119,7 +144,12 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
        .created = WallSeconds(),
        .default_max_tokens = config.request.max_tokens,
        .default_deadline = config.request.deadline,
-       .default_targets = {.ttft = config.slo.ttft, .tpot = config.slo.tpot, .largest_gap = config.slo.largest_gap}},
+       .default_targets = {.ttft = config.slo.ttft, .tpot = config.slo.tpot, .largest_gap = config.slo.largest_gap},
+       .most_choices = static_cast<size_t>(config.http.max_choices),
+       .tools = tools,
+       .thinks = thinks,
+       .request_templates = config.http.request_templates,
+       .sampling = model.text.defaults},
       *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
 
@@ -139,6 +169,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                    HttpFront::Listen({.host = config.server.host,
                                       .port = static_cast<int>(config.server.http_port),
                                       .ui = config.http.ui,
+                                      .cors = config.http.cors,
                                       .max_body = config.request.max_body.value},
                                      intake, metrics));
   ReadinessWatch readiness(loop, [&grpc](bool ready) { grpc->SetServing("interlace.v1.Inference", ready); });

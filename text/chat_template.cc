@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
@@ -35,10 +36,9 @@ Value RoleOf(const Text& role) { return Value(Text(role.bytes, !IsKnownRole(role
 }  // namespace
 
 struct ChatTemplate::State {
-  std::string name;
+  ChatTemplateSource source;
   jinja::Template text;
   std::optional<jinja::Template> tool_use;
-  std::vector<std::pair<std::string, std::string>> tokens;
   WallClock wall_clock;
 };
 
@@ -86,10 +86,31 @@ class ChatTemplate::Rendering {
       if (more.map() == nullptr) return absl::InvalidArgumentError("chat_template_kwargs: this is no object");
       variables = more.map();
     }
-    return Render(messages.list(), tools, variables, input.add_generation_prompt);
+    if (input.continue_final_message && input.add_generation_prompt) {
+      return absl::InvalidArgumentError("continue_final_message: not together with add_generation_prompt");
+    }
+    ASSIGN_OR_RETURN(Text text, Render(messages.list(), tools, variables, input.add_generation_prompt));
+    if (!input.continue_final_message) return text;
+    return UpToContent(text, messages.list()->items.back());
   }
 
  private:
+  // As transformers cuts: templates trim contents, some at their ends alone.
+  static absl::StatusOr<Text> UpToContent(const Text& text, const Value& message) {
+    const Value* content = message.map()->Find(TextKey("content"));
+    if (content == nullptr || content->text() == nullptr) {
+      return absl::InvalidArgumentError("continue_final_message: the last message has no content of text");
+    }
+    const std::string trimmed = jinja::Stripped(*content->text(), nullptr, true, true).bytes;
+    const std::string kept = jinja::Stripped(*content->text(), nullptr, true, false).bytes;
+    const size_t at = text.bytes.rfind(trimmed);
+    if (at == std::string::npos) {
+      return absl::InvalidArgumentError("continue_final_message: the template does not show the last message as it is");
+    }
+    const bool whole = text.bytes.compare(at, kept.size(), kept) == 0;
+    return text.Part(0, at + (whole ? kept : trimmed).size());
+  }
+
   Value WithReasoning(const Value& message) {
     for (const char* name : kReasoning) {
       const Value* reasoning = message.map()->Find(TextKey(name));
@@ -110,7 +131,7 @@ class ChatTemplate::Rendering {
                                                             {"tools", tools},
                                                             {"documents", Value::MakeNone()},
                                                             {"add_generation_prompt", Value(add_generation_prompt)}};
-    for (const auto& [name, text] : state_.tokens) variables.emplace_back(name, Value(Text(text)));
+    for (const auto& [name, text] : state_.source.tokens) variables.emplace_back(name, Value(Text(text)));
     if (more != nullptr) {
       for (const auto& [name, value] : more->entries) {
         const std::string& given = name.text()->bytes;
@@ -165,8 +186,18 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Make(const ChatTemplateSource& source
     ASSIGN_OR_RETURN(tool_use, jinja::Template::Compile(
                                    source.tool_use, absl::StrCat(source.name, ": tokenizer.chat_template.tool_use")));
   }
-  return ChatTemplate(std::make_shared<const State>(
-      State{source.name, std::move(text), std::move(tool_use), source.tokens, wall_clock}));
+  return ChatTemplate(std::make_shared<const State>(State{source, std::move(text), std::move(tool_use), wall_clock}));
+}
+
+bool ChatTemplate::Mentions(absl::string_view text) const {
+  return absl::StrContains(state_->source.text, text) || absl::StrContains(state_->source.tool_use, text);
+}
+
+absl::StatusOr<ChatTemplate> ChatTemplate::WithText(absl::string_view text) const {
+  ChatTemplateSource source = state_->source;
+  source.text = std::string(text);
+  source.tool_use.clear();
+  return Make(source, state_->wall_clock);
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(absl::Span<const ChatMessage> messages,

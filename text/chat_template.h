@@ -28,6 +28,9 @@ struct ChatInput {
   std::string tools;      // a list of tool schemas; empty: none
   std::string variables;  // an object of more variables for the template, as chat_template_kwargs; empty: none
   bool add_generation_prompt = true;
+  // The text ends where the content of the last message does, so that the model goes on with that message. Not together
+  // with add_generation_prompt.
+  bool continue_final_message = false;
 };
 
 // What a ChatTemplate is made of, wherever it was read.
@@ -51,6 +54,12 @@ class ChatTemplate {
   // From chat_template.jinja or tokenizer_config.json.
   static absl::StatusOr<ChatTemplate> Load(const TokenizerFiles& files, WallClock wall_clock = WallSeconds);
   static absl::StatusOr<ChatTemplate> Make(const ChatTemplateSource& source, WallClock wall_clock = WallSeconds);
+
+  // Whether its source has this text anywhere, the one for tools included: which calling convention a model was trained
+  // on shows in its template alone.
+  bool Mentions(absl::string_view text) const;
+  // Another template for the same model.
+  absl::StatusOr<ChatTemplate> WithText(absl::string_view text) const;
 
   // InvalidArgument if the list is empty, if the template refuses it or fails, with the line, or goes out of bounds;
   // for plain messages, also if a role is none that a family has.

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "absl/strings/string_view.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
@@ -10,7 +12,8 @@ constexpr char kReplacement[] = "\xef\xbf\xbd";  // U+FFFD
 }  // namespace
 
 std::string Detokenizer::Push(int32_t token) {
-  std::string piece = tokenizer_.Piece(token);
+  const bool shown = show_all_ || std::find(shown_.begin(), shown_.end(), token) != shown_.end();
+  std::string piece = tokenizer_.Piece(token, shown);
   if (drop_space_ && !piece.empty()) {
     if (piece[0] == ' ') piece.erase(0, 1);
     drop_space_ = false;

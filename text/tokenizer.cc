@@ -72,8 +72,8 @@ std::vector<int32_t> Tokenizer::Encode(absl::string_view text, bool special) con
   return EncodeText(text, {}, special);
 }
 
-std::vector<int32_t> Tokenizer::EncodePrompt(absl::string_view text) const {
-  std::vector<int32_t> ids = Encode(text, /*special=*/false);
+std::vector<int32_t> Tokenizer::EncodePrompt(absl::string_view text, bool special) const {
+  std::vector<int32_t> ids = Encode(text, special);
   if (add_bos() && bos() >= 0) ids.insert(ids.begin(), bos());
   return ids;
 }

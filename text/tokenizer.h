@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -34,7 +35,7 @@ class Tokenizer {
   // none, are left out, as in transformers: SmolLM2 lacks 21, control characters and what is never UTF-8.
   std::vector<int32_t> Encode(absl::string_view text, bool special) const;
   // A text that a model continues without a chat template: behind bos, where the vocabulary asks for it.
-  std::vector<int32_t> EncodePrompt(absl::string_view text) const;
+  std::vector<int32_t> EncodePrompt(absl::string_view text, bool special = false) const;
   // With control tokens, but for those that `data` marks a byte of: it has one byte for each of `text`, not zero for
   // what came from users. What merges across such a border merges.
   std::vector<int32_t> EncodeAround(absl::string_view text, absl::string_view data) const;
@@ -73,6 +74,11 @@ class Detokenizer {
   enum class Start { kAfterPrompt, kWholeText };
   explicit Detokenizer(const Tokenizer& tokenizer, Start start = Start::kAfterPrompt)
       : tokenizer_(tokenizer), drop_space_(start == Start::kWholeText && tokenizer.drops_first_space()) {}
+  // Control tokens whose text is shown all the same; `all`: every one's. Before the first Push.
+  void Show(std::vector<int32_t> control, bool all) {
+    shown_ = std::move(control);
+    show_all_ = all;
+  }
   // Text that is complete now; bytes that can never complete come out as U+FFFD.
   std::string Push(int32_t token);
   // What was held, an incomplete tail as U+FFFD.
@@ -81,6 +87,8 @@ class Detokenizer {
  private:
   const Tokenizer& tokenizer_;
   bool drop_space_;  // until the first byte
+  std::vector<int32_t> shown_;
+  bool show_all_ = false;
   std::string held_;
 };
 

@@ -15,6 +15,9 @@ constexpr absl::string_view kShedReason = "interlace/shed-reason";
 constexpr absl::string_view kRetryMs = "interlace/retry-after-ms";
 constexpr absl::string_view kHopeless = "interlace/hopeless";
 
+// Of codes for which HTTP has a status that absl has not.
+constexpr std::pair<absl::string_view, int> kOwnHttp[] = {{"body_too_large", 413}, {"unsupported_encoding", 415}};
+
 int HttpOf(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kOk:
@@ -56,9 +59,12 @@ ApiError ToApiError(const absl::Status& status) {
   ApiError error;
   error.http = HttpOf(status.code());
   error.message = std::string(status.message());
+  error.code = PayloadOf(status, kCode);
+  for (const auto& [code, http] : kOwnHttp) {
+    if (error.code == code) error.http = http;
+  }
   error.type = error.http == 429 ? "rate_limit_error" : error.http >= 500 ? "server_error" : "invalid_request_error";
   error.param = PayloadOf(status, kParam);
-  error.code = PayloadOf(status, kCode);
   error.retry = error.http == 429 || error.http == 500 || error.http == 503;
   error.shed_reason = PayloadOf(status, kShedReason);
   if (error.shed_reason.empty()) return error;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -13,7 +15,7 @@
 namespace interlace {
 namespace {
 
-constexpr size_t kMostChoices = 16;
+constexpr size_t kMostAtOnce = 64;  // choices of one request that the engine has at a time
 constexpr size_t kMostStops = 16;
 constexpr size_t kLongestStop = 1024;  // bytes
 constexpr size_t kMostStopTokens = 256;
@@ -60,12 +62,16 @@ absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
     return BadField("request_id", "must be 1 to 200 printable ASCII characters without spaces");
   }
   if (spec.prompts.empty()) return BadField("prompt", "is missing");
-  if (spec.n < 1 || spec.n > static_cast<int32_t>(kMostChoices)) return OutOfRange("n", spec.n, "1 to 16");
-  if (spec.prompts.size() * spec.n > kMostChoices) {
+  if (spec.n < 1 || spec.n > kMostOfAPrompt) return OutOfRange("n", spec.n, "1 to 16");
+  if (spec.prompts.size() * spec.n > options_.most_choices) {
     return OutOfRange(spec.n > 1 ? "n" : "prompt", static_cast<double>(spec.prompts.size() * spec.n),
-                      "at most 16 choices in one request");
+                      absl::StrCat("at most http.max_choices=", options_.most_choices, " choices in one request"));
   }
-  RETURN_IF_ERROR(CheckSampling(spec, tokenizer_));
+  RETURN_IF_ERROR(CheckSampling(SamplingFor(spec), tokenizer_));
+  if (spec.truncate_prompt_tokens && *spec.truncate_prompt_tokens < 1 && *spec.truncate_prompt_tokens != -1) {
+    return OutOfRange("truncate_prompt_tokens", static_cast<double>(*spec.truncate_prompt_tokens),
+                      "at least 1, or -1 for what fits");
+  }
   if (spec.max_tokens.value_or(1) < 1) {
     return OutOfRange("max_tokens", static_cast<double>(*spec.max_tokens), "at least 1");
   }
@@ -94,26 +100,115 @@ absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, bool add_generation_prompt) const {
+namespace {
+
+// The field that a ChatTemplate's message begins with, else `messages`.
+absl::Status ByField(const absl::Status& status) {
+  if (!absl::IsInvalidArgument(status)) return status;
+  for (absl::string_view field : {"tools", "chat_template_kwargs", "continue_final_message", "messages"}) {
+    absl::string_view why = status.message();
+    if (absl::ConsumePrefix(&why, field) && absl::ConsumePrefix(&why, ": ")) return BadField(field, why);
+  }
+  return BadField("messages", status.message());
+}
+
+// A chat's tokens, of which the engine wants one at least.
+absl::StatusOr<std::vector<int32_t>> Some(absl::StatusOr<std::vector<int32_t>> ids) {
+  if (!ids.ok()) return ByField(ids.status());
+  if (ids->empty()) return BadField("messages", "the chat template makes no text of them");
+  return ids;
+}
+
+absl::Status NoTemplate() {
+  return absl::UnimplementedError(
+      "the model has no chat template that is known here: ask /v1/completions or Generate with the whole prompt");
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int32_t>> Intake::EncodeChat(const ChatInput& chat, const PromptForm& form) const {
+  if (chat_template_ == nullptr) return NoTemplate();
+  if (!chat.tools.empty() && options_.tools == nullptr) {
+    return BadField("tools",
+                    "this model's chat template does not say how it calls tools; leave them out, or name the way with "
+                    "--set http.tool_parser");
+  }
+  if (form.chat_template.empty()) return Some(chat_template_->Encode(chat, tokenizer_));
+  if (!options_.request_templates) {
+    return BadField("chat_template", "requests may not bring one here: --set http.request_templates=true allows it");
+  }
+  const absl::StatusOr<ChatTemplate> own = chat_template_->WithText(form.chat_template);
+  if (!own.ok()) return BadField("chat_template", own.status().message());
+  return Some(own->Encode(chat, tokenizer_));
+}
+
+absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, const PromptForm& form) const {
   if (const auto* ids = std::get_if<std::vector<int32_t>>(&prompt)) {
     if (ids->empty()) return BadField("prompt", "holds no tokens");
     RETURN_IF_ERROR(CheckTokens("prompt", *ids));
     return *ids;
   }
+  if (const auto* chat = std::get_if<ChatInput>(&prompt)) return EncodeChat(*chat, form);
   if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&prompt)) {
-    if (chat_template_ == nullptr) {
-      return absl::UnimplementedError(
-          "the model has no chat template that is known here: ask /v1/completions or Generate with the whole prompt");
-    }
-    absl::StatusOr<std::vector<int32_t>> ids = chat_template_->Encode(*messages, tokenizer_, add_generation_prompt);
-    if (absl::IsInvalidArgument(ids.status())) {
-      return BadField("messages", absl::StripPrefix(ids.status().message(), "messages: "));
-    }
-    return ids;
+    if (chat_template_ == nullptr) return NoTemplate();
+    return Some(chat_template_->Encode(*messages, tokenizer_, form.add_generation_prompt));
   }
-  std::vector<int32_t> ids = tokenizer_.EncodePrompt(std::get<std::string>(prompt));
+  const std::string& text = std::get<std::string>(prompt);
+  std::vector<int32_t> ids = form.add_special_tokens ? tokenizer_.EncodePrompt(text, form.parse_special)
+                                                     : tokenizer_.Encode(text, form.parse_special);
   if (ids.empty()) return BadField("prompt", "is empty");
   return ids;
+}
+
+absl::Status Intake::Truncate(const GenerationSpec& spec, std::vector<int32_t>* prompt) const {
+  if (!spec.truncate_prompt_tokens) return absl::OkStatus();
+  const int64_t room = options_.context - spec.max_tokens.value_or(1);
+  const int64_t keep = *spec.truncate_prompt_tokens == -1 ? std::max<int64_t>(1, room) : *spec.truncate_prompt_tokens;
+  const int64_t more = static_cast<int64_t>(prompt->size()) - keep;
+  if (more > 0) prompt->erase(prompt->begin(), prompt->begin() + more);
+  return absl::OkStatus();
+}
+
+OutputForm Intake::FormOf(const GenerationSpec& spec, const std::vector<int32_t>& prompt) const {
+  OutputForm form;
+  const auto* chat = std::get_if<ChatInput>(&spec.prompts[0]);
+  if (chat == nullptr) return form;
+  form.syntax = chat->tools.empty() ? nullptr : options_.tools;
+  form.tools = spec.tools;
+  form.parallel = spec.parallel_tool_calls;
+  form.thinks = options_.thinks;
+  constexpr size_t kLook = 16;  // tokens: <think> may be several, with white space behind it
+  const size_t from = prompt.size() - std::min(prompt.size(), kLook);
+  const std::string tail = tokenizer_.Decode(absl::MakeConstSpan(prompt).subspan(from), /*special=*/true);
+  form.in_thought = form.thinks && absl::EndsWith(absl::StripTrailingAsciiWhitespace(tail), kThoughtBegin);
+  return form;
+}
+
+std::vector<int32_t> Intake::MarksOf(const OutputForm& form) const {
+  std::vector<absl::string_view> marks;
+  if (form.thinks) marks = {kThoughtBegin, kThoughtEnd};
+  if (form.syntax != nullptr) marks.insert(marks.end(), {form.syntax->begin, form.syntax->end, "[ARGS]", "[CALL_ID]"});
+  std::vector<int32_t> tokens;
+  for (absl::string_view mark : marks) {
+    const absl::StatusOr<int32_t> token = tokenizer_.Find(mark);
+    if (token.ok()) tokens.push_back(*token);
+  }
+  return tokens;
+}
+
+SamplingSpec Intake::SamplingFor(const GenerationSpec& spec) const {
+  const GenerationDefaults& usual = options_.sampling;
+  SamplingSpec filled = spec;
+  const auto fill = [](auto& field, const auto& value) {
+    if (!field) field = value;
+  };
+  fill(filled.temperature, usual.do_sample == false && !usual.temperature ? std::optional(0.0) : usual.temperature);
+  fill(filled.top_p, usual.top_p);
+  fill(filled.top_k, usual.top_k);
+  fill(filled.min_p, usual.min_p);
+  fill(filled.typical_p, usual.typical_p);
+  fill(filled.repetition_penalty, usual.repetition_penalty);
+  return filled;
 }
 
 absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t prompt_tokens) const {
@@ -124,7 +219,8 @@ absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t pro
                     "context_length_exceeded");
   }
   if (!spec.max_tokens) {
-    const int64_t wanted = options_.default_max_tokens > 0 ? options_.default_max_tokens : room;
+    const int64_t usual = spec.usual_max_tokens.value_or(room);
+    const int64_t wanted = options_.default_max_tokens > 0 ? options_.default_max_tokens : usual;
     return static_cast<int32_t>(std::min(wanted, room));
   }
   if (*spec.max_tokens <= room) return static_cast<int32_t>(*spec.max_tokens);
@@ -142,7 +238,8 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   std::vector<int32_t> max_tokens;
   size_t prompt_tokens = 0;
   for (const Prompt& prompt : spec.prompts) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> ids, Encode(prompt, spec.add_generation_prompt));
+    ASSIGN_OR_RETURN(std::vector<int32_t> ids, Encode(prompt, spec.form));
+    RETURN_IF_ERROR(Truncate(spec, &ids));
     ASSIGN_OR_RETURN(const int32_t most, MaxTokens(spec, ids.size()));
     prompt_tokens += ids.size();
     prompts.push_back(std::move(ids));
@@ -150,12 +247,18 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   }
 
   GenerationRun run(spec.name.empty() ? DrawName() : spec.name, static_cast<int32_t>(prompt_tokens), spec.n);
+  run.output_ = FormOf(spec, prompts[0]);
+  const std::vector<int32_t> marks = MarksOf(run.output_);
+  for (size_t p = 0; spec.echo && p < prompts.size(); ++p) {
+    const auto* text = std::get_if<std::string>(&spec.prompts[p]);
+    run.echoes_.push_back(text != nullptr ? *text : tokenizer_.Decode(prompts[p], /*special=*/true));
+  }
   const uint64_t seed = spec.seed ? *spec.seed : Draw();
   Request shared;
   shared.max_tokens_given = spec.max_tokens.has_value();
   if (!spec.ignore_eos) shared.stop_tokens = tokenizer_.stop_tokens();
   shared.stop_tokens.insert(shared.stop_tokens.end(), spec.stop_token_ids.begin(), spec.stop_token_ids.end());
-  ASSIGN_OR_RETURN(shared.sampling, SamplingOf(spec, tokenizer_, shared.stop_tokens, seed));
+  ASSIGN_OR_RETURN(shared.sampling, SamplingOf(SamplingFor(spec), tokenizer_, shared.stop_tokens, seed));
   shared.arrival = arrival;
   shared.deadline = arrival + DeadlineOf(spec);
   shared.targets = TargetsOf(spec.targets, options_.default_targets);
@@ -170,12 +273,33 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     request.sampling.seed = seed + choice % spec.n;
     TextStream::Options options{request.id, static_cast<int32_t>(request.prompt.size()), arrival, spec.stop};
     options.min_tokens = request.sampling.min_tokens;
+    options.include_stop = spec.include_stop;
+    options.shown = marks;
+    options.show_all = !spec.skip_special_tokens;
     auto stream = std::make_shared<TextStream>(std::move(options), tokenizer_, engine_, clock_, executor, ready);
     request.sink = stream;
-    RETURN_IF_ERROR(ForClients(engine_.Submit(std::move(request))));
+    run.waiting_.push_back(std::move(request));
     run.streams_.push_back(std::move(stream));
   }
+  RETURN_IF_ERROR(SubmitWaiting(run));
   return run;
+}
+
+// A full queue is waited out as long as a choice of the same run is there whose end makes room.
+absl::Status Intake::SubmitWaiting(GenerationRun& run) {
+  while (!run.waiting_.empty() && run.running_ < kMostAtOnce) {
+    const absl::Status submitted = ForClients(engine_.Submit(run.waiting_.front()));
+    if (absl::IsResourceExhausted(submitted) && run.running_ > 0) return absl::OkStatus();
+    RETURN_IF_ERROR(submitted);
+    run.waiting_.pop_front();
+    ++run.running_;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Intake::NoteEnd(GenerationRun& run) {
+  --run.running_;
+  return SubmitWaiting(run);
 }
 
 absl::StatusOr<Explanation> Intake::Explain(absl::string_view name) {

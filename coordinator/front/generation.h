@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,18 +11,31 @@
 
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "checkpoint/generation_config.h"
 #include "common/clock.h"
 #include "common/entropy.h"
 #include "coordinator/engine.h"
+#include "coordinator/front/output_parser.h"
 #include "coordinator/front/sampling_spec.h"
 #include "coordinator/front/target_spec.h"
 #include "coordinator/front/text_stream.h"
+#include "coordinator/front/tool_syntax.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace interlace {
 
-using Prompt = std::variant<std::string, std::vector<int32_t>, std::vector<ChatMessage>>;
+using Prompt = std::variant<std::string, std::vector<int32_t>, std::vector<ChatMessage>, ChatInput>;
+
+// How a prompt becomes tokens.
+struct PromptForm {
+  bool parse_special = false;         // of a text: such as <|im_start|> becomes its control token
+  bool add_special_tokens = true;     // of a text: bos, where the vocabulary asks for it
+  bool add_generation_prompt = true;  // of messages; a ChatInput has its own
+  std::string chat_template;          // of a ChatInput: instead of the model's; empty: the model's
+};
+
+inline constexpr int32_t kMostOfAPrompt = 16;  // choices
 
 // What a client asked for. Unset: the server's default, else OpenAI's.
 struct GenerationSpec : SamplingSpec {
@@ -33,7 +47,14 @@ struct GenerationSpec : SamplingSpec {
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
-  bool add_generation_prompt = true;       // chat
+  PromptForm form;
+  std::optional<int64_t> truncate_prompt_tokens;  // its last ones stay; -1: as many as leave room for max_tokens
+  std::optional<int64_t> usual_max_tokens;  // if neither the request nor the server says; unset: up to the context
+  bool include_stop = false;                // a stop string that is met is shown
+  bool skip_special_tokens = true;
+  bool echo = false;                       // the prompt's text comes before the answer's
+  std::vector<std::string> tools;          // names of those in a ChatInput
+  bool parallel_tool_calls = true;         // more than one call in an answer
   std::optional<absl::Duration> deadline;  // from now, of the call; the one in `targets` counts too
   TargetSpec targets;
   std::string salt;
@@ -54,6 +75,10 @@ class GenerationRun {
   int32_t prompt_tokens() const { return prompt_tokens_; }  // each prompt counted once
   // Whether the choice is the first of its prompt: it stands for the prompt where a prompt is counted once.
   bool first_of_prompt(size_t choice) const { return choice % n_ == 0; }
+  // What is to be read out of the text of each choice.
+  const OutputForm& output() const { return output_; }
+  // The text that comes before the choice's own, if the request wants it.
+  absl::string_view echo(size_t choice) const { return echoes_.empty() ? absl::string_view() : echoes_[choice / n_]; }
   const std::vector<std::shared_ptr<TextStream>>& streams() const { return streams_; }
 
  private:
@@ -61,7 +86,11 @@ class GenerationRun {
   std::string name_;
   int32_t prompt_tokens_;
   size_t n_;
+  OutputForm output_;
+  std::vector<std::string> echoes_;  // by prompt
   std::vector<std::shared_ptr<TextStream>> streams_;
+  std::deque<Request> waiting_;  // of the last choices: those that the engine does not have yet
+  size_t running_ = 0;           // choices that it has
 };
 
 // Owned by main, used by all doors; any thread, though tokenising a long prompt takes long: not on an event loop.
@@ -76,6 +105,11 @@ class Intake {
     int64_t default_max_tokens = 0;  // 0: up to the context
     absl::Duration default_deadline = absl::Seconds(600);
     Targets default_targets = {};
+    size_t most_choices = 1024;         // of one request: its prompts times n
+    const ToolSyntax* tools = nullptr;  // how the model calls tools; null: it does not
+    bool thinks = false;                // its chats may begin with <think> ... </think>
+    bool request_templates = false;     // a request may bring a chat template
+    GenerationDefaults sampling = {};   // as the model's authors want it
   };
   // `chat_template` is null if the model has none.
   Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* chat_template, Engine& engine, Clock& clock,
@@ -84,10 +118,12 @@ class Intake {
   // OK: every choice was submitted, `ready` runs on `executor` when one of them has something to take. InvalidArgument
   // names the field; NotFound: another model; otherwise what Engine::Submit said, and no choice runs.
   absl::StatusOr<GenerationRun> Start(const GenerationSpec& spec, Executor& executor, TextStream::Ready ready);
+  // One choice of the run has ended: the next of those that wait may begin. What Engine::Submit said, if it is final.
+  absl::Status NoteEnd(GenerationRun& run);
 
   absl::Status CheckModel(absl::string_view model) const;
   // The tokens of a prompt, as Start makes them.
-  absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt, bool add_generation_prompt = true) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt, const PromptForm& form = {}) const;
   // InvalidArgument names the first id outside the vocabulary.
   absl::Status CheckTokens(absl::string_view field, absl::Span<const int32_t> tokens) const;
   // Knows requests by their name and by the id in an OpenAI answer ("chatcmpl-" + name).
@@ -107,6 +143,15 @@ class Intake {
   // From the arrival on: the call's deadline or the one that the client wrote, whichever comes first.
   absl::Duration DeadlineOf(const GenerationSpec& spec) const;
   absl::Status CheckSpec(const GenerationSpec& spec) const;
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(const ChatInput& chat, const PromptForm& form) const;
+  // Its last tokens, if the request wants no more.
+  absl::Status Truncate(const GenerationSpec& spec, std::vector<int32_t>* prompt) const;
+  OutputForm FormOf(const GenerationSpec& spec, const std::vector<int32_t>& prompt) const;
+  // Fields that the request leaves open are as the model's authors want them.
+  SamplingSpec SamplingFor(const GenerationSpec& spec) const;
+  // Control tokens that an OutputParser has to see.
+  std::vector<int32_t> MarksOf(const OutputForm& form) const;
+  absl::Status SubmitWaiting(GenerationRun& run);
   // Tokens to generate, or what does not fit the context.
   absl::StatusOr<int32_t> MaxTokens(const GenerationSpec& spec, size_t prompt_tokens) const;
   uint64_t Draw();

@@ -12,6 +12,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "common/executor.h"
+#include "coordinator/front/cors.h"
 #include "coordinator/front/http_front.h"
 #include "coordinator/front/routes.h"
 
@@ -41,12 +42,13 @@ class LoopExecutor final : public Executor {
 // dies; with the loop die the sessions that it still holds, and these use what is declared before it.
 struct HttpContext {
   HttpContext(const HttpFront::Options& o, Intake& i, const Metrics& metrics)
-      : options(o), intake(i), routes(i, metrics, o.ui) {}
+      : options(o), intake(i), routes(i, metrics, o.ui), cors(o.cors, o.host) {}
   ~HttpContext() { ended = true; }
 
   const HttpFront::Options options;
   Intake& intake;
   const Routes routes;
+  const CorsPolicy cors;
   absl::Mutex mutex;
   size_t open = 0;                  // protected by mutex; sessions
   std::set<HttpSession*> sessions;  // thread: the loop's

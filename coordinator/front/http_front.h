@@ -17,8 +17,9 @@ class HttpFront {
  public:
   struct Options {
     std::string host = "127.0.0.1";
-    int port = 0;    // 0: any free one
-    bool ui = true;  // whether /ui is there
+    int port = 0;               // 0: any free one
+    bool ui = true;             // whether /ui is there
+    std::string cors = "auto";  // see CorsPolicy
     int64_t max_body = int64_t{16} << 20;
     size_t max_connections = 16384;                     // more wait in the system's queue
     absl::Duration header_timeout = absl::Seconds(15);  // first byte of a request to the end of its headers

@@ -10,8 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "coordinator/front/api_error.h"
-#include "coordinator/front/openai_json.h"
-#include "coordinator/front/openai_reply.h"
+#include "coordinator/front/body_encoding.h"
 #include "coordinator/front/target_headers.h"
 
 namespace interlace {
@@ -33,37 +32,9 @@ constexpr int kSendBuffer = 128 << 10;
 
 // A generation on its way through the worker.
 struct HttpSession::Opening {
-  absl::StatusOr<OpenAiRequest> request = absl::UnknownError("not parsed");
+  absl::StatusOr<ApiRequest> request = absl::UnknownError("not parsed");
   std::optional<absl::StatusOr<GenerationRun>> run;
   bool done = false;  // thread: the loop's
-};
-
-// An answer under way.
-struct HttpSession::Delivery {
-  Delivery(const OpenAiRequest& r, GenerationRun& g, const std::string& model)
-      : request(r),
-        run(g),
-        head{r.chat, g.name(), model, WallSeconds()},
-        choices(g.streams().size()),
-        usage{g.prompt_tokens(), 0},
-        open(choices.size()),
-        last_write(std::chrono::steady_clock::now()) {
-    for (ReplyChoice& choice : choices) {
-      if (logprobs()) choice.logprobs.emplace();
-    }
-  }
-  bool logprobs() const { return request.spec.logprobs.has_value(); }
-  const Usage* running_usage() const { return request.continuous_usage ? &usage : nullptr; }
-
-  const OpenAiRequest& request;
-  GenerationRun& run;
-  const ReplyHead head;
-  std::vector<ReplyChoice> choices;
-  Usage usage;
-  size_t open;           // choices that have not ended
-  bool started = false;  // the head of the stream was written: a failure is an event from now on
-  absl::Status failure;
-  Instant last_write;  // or the begin
 };
 
 HttpSession::HttpSession(tcp::socket socket, HttpContext& context)
@@ -169,6 +140,9 @@ void HttpSession::NoteRequest() {
   question_.path = std::string(target.substr(0, target.find_first_of("?#")));
   const auto query = target.substr(std::min(target.size(), question_.path.size() + 1));
   question_.query = std::string(query.substr(0, query.find('#')));
+  while (question_.path.size() > 1 && question_.path.back() == '/') question_.path.pop_back();
+  const auto origin = message[http::field::origin];
+  asked.headers = context_.cors.ForAnswer({origin.data(), origin.size()});
   asked.name = std::string(message["x-request-id"]);
   named_ = IsRequestName(asked.name);
   if (!named_) asked.name = context_.intake.DrawName();
@@ -193,10 +167,38 @@ net::awaitable<void> HttpSession::RefuseBroken(error_code error) {
   co_await writer_.Reply(std::move(reply));
 }
 
+absl::Status HttpSession::DecodeRequest() {
+  const auto encoding = request_[http::field::content_encoding];
+  if (encoding.empty()) return absl::OkStatus();
+  absl::StatusOr<std::string> body =
+      DecodeBody({encoding.data(), encoding.size()}, request_.body(), static_cast<size_t>(context_.options.max_body));
+  if (!body.ok()) return body.status();
+  request_.body() = *std::move(body);
+  question_.body = request_.body();
+  return absl::OkStatus();
+}
+
+net::awaitable<void> HttpSession::AnswerPreflight() {
+  const auto origin = request_[http::field::origin];
+  const auto headers = request_[http::field::access_control_request_headers];
+  HttpReply reply;
+  if (context_.cors.Allows({origin.data(), origin.size()})) {
+    reply.status = 204;
+    reply.headers = context_.cors.ForPreflight({origin.data(), origin.size()}, {headers.data(), headers.size()});
+  } else {
+    reply = ErrorReply(403, "pages of this origin may not ask here: http.cors says which may", "origin_not_allowed");
+  }
+  co_await writer_.Reply(std::move(reply));
+}
+
 net::awaitable<void> HttpSession::AnswerRequest() {
+  if (question_.method == "OPTIONS" && !request_[http::field::access_control_request_method].empty()) {
+    co_await AnswerPreflight();
+    co_return;
+  }
   const RouteKind kind = context_.routes.KindOf(question_);
-  if (kind == RouteKind::kChat || kind == RouteKind::kCompletion) {
-    co_await Generate(kind == RouteKind::kChat);
+  if (kind == RouteKind::kGeneration) {
+    co_await Generate(*context_.routes.ProtocolOf(question_));
     co_return;
   }
   auto reply = std::make_shared<std::optional<HttpReply>>();
@@ -204,7 +206,8 @@ net::awaitable<void> HttpSession::AnswerRequest() {
     *reply = context_.routes.Answer(question_);
   } else {
     context_.worker.Post([self = shared_from_this(), reply] {
-      HttpReply answer = self->context_.routes.Answer(self->question_);
+      const absl::Status decoded = self->DecodeRequest();
+      HttpReply answer = decoded.ok() ? self->context_.routes.Answer(self->question_) : ErrorReply(decoded);
       self->context_.on_loop.Post([self, reply, answer = std::move(answer)]() mutable {
         *reply = std::move(answer);
         self->Wake();
@@ -216,11 +219,12 @@ net::awaitable<void> HttpSession::AnswerRequest() {
   co_await writer_.Reply(**std::move(reply));
 }
 
-net::awaitable<void> HttpSession::Generate(bool chat) {
+net::awaitable<void> HttpSession::Generate(const ProtocolRow& protocol) {
   auto opening = std::make_shared<Opening>();
   Watch();
-  context_.worker.Post([self = shared_from_this(), opening, chat] {
-    opening->request = chat ? ParseChat(self->question_.body) : ParseCompletion(self->question_.body);
+  context_.worker.Post([self = shared_from_this(), opening, &protocol] {
+    const absl::Status decoded = self->DecodeRequest();
+    opening->request = decoded.ok() ? protocol.parse(self->question_.body) : decoded;
     if (opening->request.ok()) {
       const absl::Status headers = ReadTargetHeaders(
           [&](absl::string_view name) {
@@ -252,118 +256,86 @@ net::awaitable<void> HttpSession::Generate(bool chat) {
   if (status.ok()) {
     GenerationRun& run = **opening->run;
     writer_.question().name = run.name();
-    Delivery delivery(*opening->request, run, context_.intake.options().model);
-    co_await Deliver(delivery);
+    Delivery delivery(*opening->request, run, context_.intake);
+    last_write_ = std::chrono::steady_clock::now();
+    co_await Deliver(delivery, protocol);
     opening->run.reset();  // cancels what still runs
   } else {
     co_await EndWatch();
-    co_await WriteError(status);
+    co_await WriteError(status, protocol);
   }
 }
 
-net::awaitable<void> HttpSession::Deliver(Delivery& d) {
-  while (d.open > 0 && d.failure.ok() && !writer_.gone()) {
+net::awaitable<void> HttpSession::Deliver(Delivery& d, const ProtocolRow& protocol) {
+  while (d.open() && !writer_.gone()) {
     if (context_.closing) {
-      d.failure = absl::UnavailableError("the server stopped before the answer was complete");
+      d.Fail(absl::UnavailableError("the server stopped before the answer was complete"));
       break;
     }
     bool progress = false;
-    for (size_t i = 0; i < d.choices.size() && d.failure.ok() && !writer_.gone(); ++i) {
-      const bool taken = co_await DeliverNext(d, i);
-      progress |= taken;
+    for (size_t i = 0; i < d.choices() && d.failure().ok() && !writer_.gone(); ++i) {
+      const bool begun = d.begun();
+      const std::optional<Answer::Events> events = d.Take(i);
+      progress |= events.has_value();
+      if (events) co_await WriteEvents(*events, !begun && d.begun());
     }
     if (!progress) co_await AwaitEvents(d);
   }
   co_await EndWatch();
-  co_await FinishDelivery(d);
+  co_await FinishDelivery(d, protocol);
 }
 
-net::awaitable<bool> HttpSession::DeliverNext(Delivery& d, size_t i) {
-  std::optional<TextEvent> event = d.run.streams()[i]->Take();
-  if (!event) co_return false;
-  ReplyChoice& choice = d.choices[i];
-  d.usage.completion_tokens += event->completion_tokens - choice.completion_tokens;
-  choice.completion_tokens = event->completion_tokens;
-  if (event->end) {
-    --d.open;
-    d.failure = event->end->status;
-    choice.finish = event->end->reason;
-    if (d.run.first_of_prompt(i)) d.usage.cached_tokens += event->end->cached_tokens;
-    if (d.failure.ok()) context_.intake.NoteServed(event->end->timing.total);
+net::awaitable<void> HttpSession::WriteEvents(const Answer::Events& events, bool first) {
+  if (first) {
+    if (context_.stopping) writer_.question().keep_alive = false;
+    co_await writer_.StartStream();
   }
-  std::vector<ReplyToken> scored;
-  if (d.logprobs()) scored = ReplyTokens(event->shown, context_.intake.tokenizer());
-  if (!d.request.stream) {
-    choice.text += event->text;
-    for (ReplyToken& token : scored) choice.logprobs->push_back(std::move(token));
-    co_return true;
-  }
-  if (!d.started && !d.failure.ok()) co_return true;  // a real HTTP status is still possible
-  if (!d.started) co_await StartStream(d);
-  if (!event->text.empty() || !scored.empty()) {
-    co_await writer_.Event(TextChunk(d.head, i, event->text, d.running_usage(), d.logprobs() ? &scored : nullptr));
-  }
-  if (event->end && d.failure.ok()) co_await writer_.Event(FinishChunk(d.head, i, choice.finish, d.running_usage()));
-  d.last_write = std::chrono::steady_clock::now();
-  co_return true;
+  for (const std::string& event : events) co_await writer_.Event(event);
+  if (first || !events.empty()) last_write_ = std::chrono::steady_clock::now();
 }
 
 net::awaitable<void> HttpSession::AwaitEvents(Delivery& d) {
-  if (!d.request.stream) {
+  if (!d.stream()) {
     co_await Wait();
     co_return;
   }
-  const absl::Duration patience = d.started ? context_.options.ping_interval : context_.options.first_write;
-  const Instant limit = d.last_write + absl::ToChronoMilliseconds(patience);
+  const absl::Duration patience = d.begun() ? context_.options.ping_interval : context_.options.first_write;
+  const Instant limit = last_write_ + absl::ToChronoMilliseconds(patience);
   co_await Wait(limit);
   if (std::chrono::steady_clock::now() < limit || writer_.gone() || context_.closing) co_return;
-  if (d.started) {
+  if (d.begun()) {
     co_await writer_.Ping();
+    last_write_ = std::chrono::steady_clock::now();
   } else {
-    co_await StartStream(d);
-  }
-  d.last_write = std::chrono::steady_clock::now();
-}
-
-net::awaitable<void> HttpSession::StartStream(Delivery& d) {
-  d.started = true;
-  if (context_.stopping) writer_.question().keep_alive = false;
-  co_await writer_.StartStream();
-  if (!d.request.chat) co_return;
-  const Usage none{d.run.prompt_tokens(), 0};
-  for (size_t i = 0; i < d.choices.size(); ++i) {
-    co_await writer_.Event(RoleChunk(d.head, i, d.request.continuous_usage ? &none : nullptr));
+    co_await WriteEvents(d.Begin(), /*first=*/true);
   }
 }
 
-net::awaitable<void> HttpSession::FinishDelivery(Delivery& d) {
-  if (!writer_.gone() && !d.started && !d.failure.ok()) {
-    co_await WriteError(d.failure);
+net::awaitable<void> HttpSession::FinishDelivery(Delivery& d, const ProtocolRow& protocol) {
+  if (!writer_.gone() && !d.begun() && !d.failure().ok()) {
+    co_await WriteError(d.failure(), protocol);
     co_return;
   }
-  LogAnswer(writer_.gone()   ? 499
-            : d.failure.ok() ? 200
-                             : ToApiError(d.failure).http,
-            d.usage.prompt_tokens, d.usage.completion_tokens);
-  if (d.started) {
-    if (!d.failure.ok()) {
-      co_await writer_.Event(ErrorBody(ToApiError(d.failure)));
-    } else if (d.request.include_usage) {
-      co_await writer_.Event(UsageChunk(d.head, d.usage));
-    }
+  LogAnswer(writer_.gone()     ? 499
+            : d.failure().ok() ? 200
+                               : ToApiError(d.failure()).http,
+            d.usage().prompt_tokens, d.usage().completion_tokens);
+  if (d.begun()) {
+    for (const std::string& event : d.End()) co_await writer_.Event(event);
     co_await writer_.EndStream();
-  } else {
+  } else if (!writer_.gone()) {
     HttpReply reply;
-    reply.body = WholeAnswer(d.head, d.choices, d.usage);
+    reply.body = d.Whole();
     if (context_.stopping) writer_.question().keep_alive = false;
     co_await writer_.Reply(std::move(reply));
   }
 }
 
-net::awaitable<void> HttpSession::WriteError(absl::Status status) {
+net::awaitable<void> HttpSession::WriteError(absl::Status status, const ProtocolRow& protocol) {
   if (writer_.gone()) co_return;
   const bool full = absl::IsResourceExhausted(status);
   HttpReply reply = ErrorReply(status, full ? context_.intake.RetryAfter() : absl::ZeroDuration());
+  reply.body = protocol.error(ToApiError(status));
   LogAnswer(reply.status, 0, 0);
   if (context_.stopping) writer_.question().keep_alive = false;
   co_await writer_.Reply(std::move(reply));

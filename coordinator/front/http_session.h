@@ -15,8 +15,11 @@
 #include <optional>
 #include <string>
 
+#include "coordinator/front/answer.h"
+#include "coordinator/front/delivery.h"
 #include "coordinator/front/http_context.h"
 #include "coordinator/front/http_writer.h"
+#include "coordinator/front/protocols.h"
 
 namespace interlace {
 
@@ -38,23 +41,24 @@ class HttpSession final : public std::enable_shared_from_this<HttpSession> {
   using Async = boost::asio::awaitable<T>;
   using Instant = std::chrono::steady_clock::time_point;
   struct Opening;
-  struct Delivery;
 
   Async<void> Run();
   // False: the connection ends. What is wrong with the request was then answered.
   Async<bool> ReadRequest();
   Async<void> RefuseBroken(boost::system::error_code error);
   void NoteRequest();
+  // Takes off the body's encoding; on the worker.
+  absl::Status DecodeRequest();
+  Async<void> AnswerPreflight();
   Async<void> AnswerRequest();
-  Async<void> Generate(bool chat);
-  Async<void> Deliver(Delivery& delivery);
-  // Takes one event of a choice and shows it; false: there is none yet.
-  Async<bool> DeliverNext(Delivery& delivery, size_t choice);
+  Async<void> Generate(const ProtocolRow& protocol);
+  Async<void> Deliver(Delivery& delivery, const ProtocolRow& protocol);
+  // `first`: the head of the stream is not written yet.
+  Async<void> WriteEvents(const Answer::Events& events, bool first);
   // Waits for something to take. After a while of silence a stream is begun, or kept alive by a comment.
   Async<void> AwaitEvents(Delivery& delivery);
-  Async<void> StartStream(Delivery& delivery);
-  Async<void> FinishDelivery(Delivery& delivery);
-  Async<void> WriteError(absl::Status status);
+  Async<void> FinishDelivery(Delivery& delivery, const ProtocolRow& protocol);
+  Async<void> WriteError(absl::Status status, const ProtocolRow& protocol);
   Async<void> Linger();
 
   // Waits until Wake, or `limit`.
@@ -71,6 +75,7 @@ class HttpSession final : public std::enable_shared_from_this<HttpSession> {
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
   boost::beast::http::request<boost::beast::http::string_body> request_;
   HttpQuestion question_;
+  Instant last_write_;  // of a stream, or its begin
   bool named_ = false;  // by the client
   bool idle_ = false;   // waiting for a request to begin
   bool watching_ = false;

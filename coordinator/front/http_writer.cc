@@ -10,7 +10,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/front/http_context.h"
-#include "coordinator/front/openai_reply.h"
 
 namespace interlace {
 
@@ -30,6 +29,8 @@ net::awaitable<void> HttpWriter::Reply(HttpReply reply) {
   http::response<http::string_body> response(static_cast<http::status>(reply.status), question_.version);
   response.set(http::field::content_type, reply.content_type);
   response.set("x-request-id", question_.name);
+  response.set("request-id", question_.name);
+  for (const auto& [key, value] : question_.headers) response.set(key, value);
   for (const auto& [key, value] : reply.headers) response.set(key, value);
   response.keep_alive(question_.keep_alive);
   response.body() = std::move(reply.body);
@@ -51,6 +52,8 @@ net::awaitable<void> HttpWriter::StartStream() {
   response.set(http::field::content_type, "text/event-stream");
   response.set(http::field::cache_control, "no-cache");
   response.set("x-request-id", question_.name);
+  response.set("request-id", question_.name);
+  for (const auto& [key, value] : question_.headers) response.set(key, value);
   if (question_.version < 11) question_.keep_alive = false;  // only the end of the connection ends such a body
   response.keep_alive(question_.keep_alive);
   if (question_.version >= 11) response.chunked(true);
@@ -61,7 +64,7 @@ net::awaitable<void> HttpWriter::StartStream() {
   EndWrite(error.failed());
 }
 
-net::awaitable<void> HttpWriter::Event(std::string text) { co_await WriteBody(SseEvent(text)); }
+net::awaitable<void> HttpWriter::Event(std::string bytes) { co_await WriteBody(std::move(bytes)); }
 
 net::awaitable<void> HttpWriter::Ping() { co_await WriteBody(": ping\n\n"); }
 
@@ -80,7 +83,6 @@ net::awaitable<void> HttpWriter::WriteBody(std::string bytes) {
 }
 
 net::awaitable<void> HttpWriter::EndStream() {
-  co_await Event("[DONE]");
   if (question_.version < 11 || gone_) co_return;
   error_code error;
   BeginWrite();

@@ -6,6 +6,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "coordinator/front/routes.h"
@@ -21,10 +22,11 @@ class HttpWriter {
 
   // What is known of the request that is answered.
   struct Question {
-    std::string name;         // for x-request-id
-    unsigned version = 11;    // of HTTP
-    bool head = false;        // the answer has no body
-    bool keep_alive = false;  // the client wants to ask again
+    std::string name;                                          // for x-request-id
+    unsigned version = 11;                                     // of HTTP
+    bool head = false;                                         // the answer has no body
+    bool keep_alive = false;                                   // the client wants to ask again
+    std::vector<std::pair<std::string, std::string>> headers;  // of any answer
   };
 
   HttpWriter(boost::beast::tcp_stream& stream, absl::Duration write_timeout)
@@ -33,8 +35,8 @@ class HttpWriter {
   Question& question() { return question_; }
   Async<void> Reply(HttpReply reply);
   Async<void> StartStream();
-  // One server-sent event, one write.
-  Async<void> Event(std::string text);
+  // One server-sent event, whole; one write.
+  Async<void> Event(std::string bytes);
   // A comment that clients skip, so that nobody on the way takes a silent stream for a dead one.
   Async<void> Ping();
   Async<void> EndStream();

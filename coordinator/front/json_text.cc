@@ -1,8 +1,10 @@
 #include "coordinator/front/json_text.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/front/api_error.h"
 
@@ -76,6 +78,62 @@ bool NestsDeeper(absl::string_view json, int levels) {
     }
   }
   return false;
+}
+
+namespace {
+
+size_t SpaceEnd(absl::string_view json, size_t at) {
+  while (at < json.size() && absl::ascii_isspace(json[at])) ++at;
+  return at;
+}
+
+// Behind the closing quote of the string that begins at `at`.
+size_t StringEnd(absl::string_view json, size_t at) {
+  for (++at; at < json.size() && json[at] != '"'; ++at) {
+    if (json[at] == '\\') ++at;
+  }
+  return std::min(json.size(), at + 1);
+}
+
+size_t ValueEnd(absl::string_view json, size_t at) {
+  int depth = 0;
+  while (at < json.size()) {
+    const char c = json[at];
+    if (c == '"') {
+      at = StringEnd(json, at);
+      if (depth == 0) return at;
+      continue;
+    }
+    if (c == '[' || c == '{') ++depth;
+    if (c == ']' || c == '}') {
+      if (depth <= 1) return at + static_cast<size_t>(depth);
+      --depth;
+    }
+    if (depth == 0 && (c == ',' || absl::ascii_isspace(c))) return at;
+    ++at;
+  }
+  return json.size();
+}
+
+}  // namespace
+
+absl::string_view RawMember(absl::string_view object, absl::string_view name) {
+  absl::string_view found;
+  size_t at = object.find('{');
+  if (at == absl::string_view::npos) return found;
+  for (at = SpaceEnd(object, at + 1); at < object.size() && object[at] == '"'; at = SpaceEnd(object, at)) {
+    const size_t key_end = StringEnd(object, at);
+    const bool named = object.substr(at, key_end - at) == absl::StrCat("\"", name, "\"");
+    at = SpaceEnd(object, key_end);
+    if (at >= object.size() || object[at] != ':') break;
+    at = SpaceEnd(object, at + 1);
+    const size_t end = ValueEnd(object, at);
+    if (named) found = object.substr(at, end - at);
+    at = SpaceEnd(object, end);
+    if (at >= object.size() || object[at] != ',') break;
+    at = SpaceEnd(object, at + 1);
+  }
+  return found;
 }
 
 absl::Status FaultOf(absl::string_view json) {

@@ -14,4 +14,8 @@ bool NestsDeeper(absl::string_view json, int levels);
 // that nlohmann's parser refused.
 absl::Status FaultOf(absl::string_view json);
 
+// The value of the member `name` of the object, as it is written there: what a DOM loses, the order of members, is
+// kept. The last of several; empty if there is none. Requires: a JSON object.
+absl::string_view RawMember(absl::string_view object, absl::string_view name);
+
 }  // namespace interlace

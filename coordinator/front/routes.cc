@@ -8,9 +8,12 @@
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
-#include "coordinator/front/openai_json.h"
+#include "coordinator/front/messages_answer.h"
+#include "coordinator/front/messages_json.h"
 #include "coordinator/front/openai_reply.h"
 #include "coordinator/front/readiness.h"
+#include "coordinator/front/server_json.h"
+#include "coordinator/front/tokenize_json.h"
 #include "coordinator/front/ui_json.h"
 #include "coordinator/front/ui_page.h"
 
@@ -21,6 +24,12 @@ HttpReply Ok(std::string body) {
   HttpReply reply;
   reply.body = std::move(body);
   return reply;
+}
+
+void AddRetryAfter(absl::Duration wait, HttpReply* reply) {
+  const int64_t ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(wait));
+  reply->headers.emplace_back("retry-after-ms", absl::StrCat(ms));
+  reply->headers.emplace_back("retry-after", absl::StrCat((ms + 999) / 1000));
 }
 
 // %41 -> A; what is no escape stays as it is.
@@ -64,22 +73,30 @@ struct Routes::Row {
 };
 
 const std::vector<Routes::Row>& Routes::Table() {
-  static const std::vector<Row>* table = new std::vector<Row>{
-      {"POST", "/v1/chat/completions", RouteKind::kChat, nullptr},
-      {"POST", "/v1/completions", RouteKind::kCompletion, nullptr},
-      {"GET", "/v1/models", RouteKind::kQuick, &Routes::Models},
-      {"GET", "/v1/models/", RouteKind::kQuick, &Routes::Model},
-      {"GET", "/health", RouteKind::kQuick, &Routes::Health},
-      {"GET", "/ping", RouteKind::kQuick, &Routes::Health},
-      {"GET", "/metrics", RouteKind::kQuick, &Routes::MetricsText},
-      {"GET", "/version", RouteKind::kQuick, &Routes::Version},
-      {"GET", "/debug/requests/", RouteKind::kSlow, &Routes::Explain},
-      {"GET", "/ui", RouteKind::kQuick, &Routes::UiPageText},
-      {"GET", "/ui/state", RouteKind::kSlow, &Routes::UiState},
-      {"GET", "/ui/explain", RouteKind::kSlow, &Routes::UiExplain},
-      {"POST", "/tokenize", RouteKind::kSlow, &Routes::Tokenize},
-      {"POST", "/detokenize", RouteKind::kSlow, &Routes::Detokenize},
-  };
+  static const std::vector<Row>* table = [] {
+    auto* rows = new std::vector<Row>{
+        {"GET", "/v1/models", RouteKind::kQuick, &Routes::Models},
+        {"GET", "/v1/models/", RouteKind::kQuick, &Routes::Model},
+        {"GET", "/health", RouteKind::kQuick, &Routes::Health},
+        {"GET", "/ping", RouteKind::kQuick, &Routes::Health},
+        {"POST", "/ping", RouteKind::kQuick, &Routes::Health},
+        {"GET", "/ready", RouteKind::kQuick, &Routes::Health},
+        {"GET", "/load", RouteKind::kQuick, &Routes::Load},
+        {"GET", "/metrics", RouteKind::kQuick, &Routes::MetricsText},
+        {"GET", "/version", RouteKind::kQuick, &Routes::Version},
+        {"GET", "/debug/requests/", RouteKind::kSlow, &Routes::Explain},
+        {"GET", "/ui", RouteKind::kQuick, &Routes::UiPageText},
+        {"GET", "/ui/state", RouteKind::kSlow, &Routes::UiState},
+        {"GET", "/ui/explain", RouteKind::kSlow, &Routes::UiExplain},
+        {"POST", "/tokenize", RouteKind::kSlow, &Routes::Tokenize},
+        {"POST", "/detokenize", RouteKind::kSlow, &Routes::Detokenize},
+        {"POST", "/v1/messages/count_tokens", RouteKind::kSlow, &Routes::CountTokens},
+    };
+    for (const ProtocolRow& protocol : Protocols()) {
+      rows->push_back({"POST", protocol.path, RouteKind::kGeneration, nullptr});
+    }
+    return rows;
+  }();
   return *table;
 }
 
@@ -109,6 +126,13 @@ RouteKind Routes::KindOf(const HttpQuestion& question) const {
   return row == nullptr ? RouteKind::kQuick : row->kind;
 }
 
+const ProtocolRow* Routes::ProtocolOf(const HttpQuestion& question) {
+  for (const ProtocolRow& protocol : Protocols()) {
+    if (question.method == "POST" && question.path == protocol.path) return &protocol;
+  }
+  return nullptr;
+}
+
 HttpReply Routes::Answer(const HttpQuestion& question) const {
   const Row* row = Find(question);
   return row == nullptr ? Missing(question) : (this->*row->answer)(question);
@@ -130,9 +154,13 @@ HttpReply Routes::Missing(const HttpQuestion& question) const {
 HttpReply Routes::Health(const HttpQuestion&) const {
   const EngineLoad load = intake_.engine().Load();
   HttpReply reply = Ok(HealthJson(load, IsReady(load)));
-  if (!IsReady(load)) reply.status = 503;
+  if (IsReady(load)) return reply;
+  reply.status = 503;
+  AddRetryAfter(absl::Seconds(1), &reply);
   return reply;
 }
+
+HttpReply Routes::Load(const HttpQuestion&) const { return Ok(LoadJson(intake_.engine().Load())); }
 
 HttpReply Routes::MetricsText(const HttpQuestion&) const {
   HttpReply reply = Ok(metrics_.Text());
@@ -203,22 +231,40 @@ HttpReply Routes::UiExplain(const HttpQuestion& question) const {
 HttpReply Routes::Tokenize(const HttpQuestion& question) const {
   const absl::StatusOr<TokenizeQuery> query = ParseTokenize(question.body);
   if (!query.ok()) return ErrorReply(query.status());
+  const absl::Status served = intake_.CheckModel(query->model);
+  if (!served.ok()) return ErrorReply(served);
   const auto* text = std::get_if<std::string>(&query->prompt);
   absl::StatusOr<std::vector<int32_t>> ids = std::vector<int32_t>();
-  if (text != nullptr && (query->parse_special || text->empty())) {
-    ids = intake_.tokenizer().Encode(*text, query->parse_special);
-  } else {
-    ids = intake_.Encode(query->prompt, query->add_generation_prompt);
+  if (text == nullptr || !text->empty()) ids = intake_.Encode(query->prompt, query->form);
+  if (!ids.ok()) return ErrorReply(ids.status());
+  std::vector<std::string> texts;
+  for (size_t i = 0; query->token_texts && i < ids->size(); ++i) {
+    texts.push_back(intake_.tokenizer().Piece((*ids)[i], /*special=*/true));
   }
-  return ids.ok() ? Ok(TokensJson(*ids, intake_.options().context)) : ErrorReply(ids.status());
+  return Ok(TokensJson(*ids, intake_.options().context, query->token_texts ? &texts : nullptr));
 }
 
 HttpReply Routes::Detokenize(const HttpQuestion& question) const {
-  const absl::StatusOr<std::vector<int32_t>> ids = ParseDetokenize(question.body);
-  if (!ids.ok()) return ErrorReply(ids.status());
-  const absl::Status known = intake_.CheckTokens("tokens", *ids);
+  const absl::StatusOr<DetokenizeQuery> query = ParseDetokenize(question.body);
+  if (!query.ok()) return ErrorReply(query.status());
+  absl::Status known = intake_.CheckModel(query->model);
+  known.Update(intake_.CheckTokens("tokens", query->tokens));
   if (!known.ok()) return ErrorReply(known);
-  return Ok(DetokenizedJson(intake_.tokenizer().Decode(*ids, /*special=*/true)));
+  return Ok(DetokenizedJson(intake_.tokenizer().Decode(query->tokens, /*special=*/true)));
+}
+
+HttpReply Routes::CountTokens(const HttpQuestion& question) const {
+  const auto refuse = [](const absl::Status& status) {
+    HttpReply reply = ErrorReply(status);
+    reply.body = MessagesErrorBody(ToApiError(status));
+    return reply;
+  };
+  const absl::StatusOr<ApiRequest> request = ParseCountTokens(question.body);
+  if (!request.ok()) return refuse(request.status());
+  const absl::Status served = intake_.CheckModel(request->spec.model);
+  if (!served.ok()) return refuse(served);
+  const absl::StatusOr<std::vector<int32_t>> ids = intake_.Encode(request->spec.prompts[0], request->spec.form);
+  return ids.ok() ? Ok(absl::StrCat("{\"input_tokens\":", ids->size(), "}")) : refuse(ids.status());
 }
 
 HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after) {
@@ -232,10 +278,7 @@ HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after) {
     retry_after = error.retry_after;
   }
   if (error.http == 429 || error.http == 503) {
-    const absl::Duration wait = retry_after > absl::ZeroDuration() ? retry_after : absl::Seconds(1);
-    const int64_t ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(wait));
-    reply.headers.emplace_back("retry-after-ms", absl::StrCat(ms));
-    reply.headers.emplace_back("retry-after", absl::StrCat((ms + 999) / 1000));
+    AddRetryAfter(retry_after > absl::ZeroDuration() ? retry_after : absl::Seconds(1), &reply);
   }
   return reply;
 }

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "common/metrics.h"
 #include "coordinator/front/generation.h"
+#include "coordinator/front/protocols.h"
 
 namespace interlace {
 
@@ -30,8 +31,7 @@ struct HttpReply {
 enum class RouteKind {
   kQuick,       // Answer may run on the event loop
   kSlow,        // Answer tokenises or waits for the scheduler: not on the event loop
-  kChat,        // a generation: Answer is not for it
-  kCompletion,  // likewise
+  kGeneration,  // Answer is not for it: ProtocolOf says what is
 };
 
 // Any thread. Owned by the HTTP front.
@@ -42,6 +42,8 @@ class Routes {
   // kQuick for a path or a method that does not exist: Answer then says 404 or 405.
   RouteKind KindOf(const HttpQuestion& question) const;
   HttpReply Answer(const HttpQuestion& question) const;
+  // Null unless it is a kGeneration.
+  static const ProtocolRow* ProtocolOf(const HttpQuestion& question);
 
  private:
   struct Row;
@@ -52,6 +54,7 @@ class Routes {
   HttpReply Health(const HttpQuestion&) const;
   HttpReply MetricsText(const HttpQuestion&) const;
   HttpReply Version(const HttpQuestion&) const;
+  HttpReply Load(const HttpQuestion&) const;
   HttpReply Models(const HttpQuestion&) const;
   HttpReply Model(const HttpQuestion& question) const;
   HttpReply Explain(const HttpQuestion& question) const;
@@ -60,6 +63,7 @@ class Routes {
   HttpReply UiExplain(const HttpQuestion& question) const;
   HttpReply Tokenize(const HttpQuestion& question) const;
   HttpReply Detokenize(const HttpQuestion& question) const;
+  HttpReply CountTokens(const HttpQuestion& question) const;
   HttpReply Missing(const HttpQuestion& question) const;
 
   // One answer serves all who look at the state within this time: the scheduler is not asked more often, however many

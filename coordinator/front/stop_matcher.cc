@@ -22,7 +22,8 @@ void StopMatcher::Stop::Take(char c) {
   if (text[matched] == c) ++matched;
 }
 
-StopMatcher::StopMatcher(const std::vector<std::string>& stops) : stops_(stops.begin(), stops.end()) {}
+StopMatcher::StopMatcher(const std::vector<std::string>& stops, bool include)
+    : stops_(stops.begin(), stops.end()), include_(include) {}
 
 bool StopMatcher::Push(absl::string_view piece, std::string* out, bool exempt) {
   for (char c : piece) {
@@ -33,7 +34,8 @@ bool StopMatcher::Push(absl::string_view piece, std::string* out, bool exempt) {
       if (stop.complete() && !exempt) longest = std::max(longest, stop.text.size());
     }
     if (longest == 0) continue;
-    out->append(held_, 0, held_.size() - longest);
+    met_ = held_.substr(held_.size() - longest);
+    out->append(held_, 0, held_.size() - (include_ ? 0 : longest));
     held_.clear();
     return true;
   }

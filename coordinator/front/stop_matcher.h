@@ -16,11 +16,14 @@ namespace interlace {
 // are (Knuth, Morris and Pratt). Owned by a TextStream; thread: one at a time. Requires: no stop string is empty.
 class StopMatcher {
  public:
-  explicit StopMatcher(const std::vector<std::string>& stops);
+  // `include`: what is shown ends behind the stop string.
+  explicit StopMatcher(const std::vector<std::string>& stops, bool include = false);
   // Appends to `out` what no later piece can turn into a stop string. True iff one is complete: nothing follows it.
   bool Push(absl::string_view piece, std::string* out, bool exempt = false);
   // Appends what was held back: no more pieces come.
   void Flush(std::string* out);
+  // The one that was complete; empty: none.
+  const std::string& met() const { return met_; }
 
  private:
   struct Stop {
@@ -35,6 +38,8 @@ class StopMatcher {
   };
 
   std::vector<Stop> stops_;
+  const bool include_;
+  std::string met_;
   std::string held_;
 };
 

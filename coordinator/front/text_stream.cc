@@ -23,10 +23,12 @@ TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engi
       engine_(engine),
       clock_(clock),
       detokenizer_(tokenizer),
-      matcher_(options_.stop),
+      matcher_(options_.stop, options_.include_stop),
       executor_(&executor),
       ready_(std::move(ready)),
-      first_token_(absl::InfiniteFuture()) {}
+      first_token_(absl::InfiniteFuture()) {
+  detokenizer_.Show(options_.shown, options_.show_all);
+}
 
 void TextStream::OnCached(int32_t tokens) {
   absl::MutexLock lock(&mutex_);
@@ -132,7 +134,9 @@ TextEvent TextStream::TokenEvent(Pending pending) {
   made_ += CodePoints(piece);
   const bool stopped = matcher_.Push(piece, &event.text, /*exempt=*/taken_ <= options_.min_tokens);
   Show(stopped, &event);
-  if (stopped) event.end = StoppedHere();
+  if (!stopped) return event;
+  event.stop = matcher_.met();
+  event.end = StoppedHere();
   return event;
 }
 
@@ -151,7 +155,9 @@ TextEvent TextStream::EndEvent(RequestEnd end) {
   const bool stopped = matcher_.Push(detokenizer_.Flush(), &event.text, /*exempt=*/taken_ <= options_.min_tokens);
   if (stopped) {
     end.reason = FinishReason::kStop;
+    event.stop = matcher_.met();
   } else {
+    if (end.status.ok() && end.reason == FinishReason::kStop) ++event.completion_tokens;
     matcher_.Flush(&event.text);
   }
   Show(stopped, &event);

@@ -29,7 +29,8 @@ struct ShownToken {
 struct TextEvent {
   std::string text;               // complete code points, free of stop strings; may lag behind the tokens
   std::vector<ShownToken> shown;  // those of withheld text come when it does; those of a stop string never
-  int32_t completion_tokens = 0;  // so far, those not shown included
+  int32_t completion_tokens = 0;  // so far, those not shown included; at the end the token that ended it too
+  std::string stop;               // with the last event: the stop string that ended the text; empty: none did
   // With the last event. After a stop string timing.queue is zero: the engine is not waited for.
   std::optional<RequestEnd> end;
 };
@@ -45,8 +46,11 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
     int32_t prompt_tokens = 0;
     absl::Time arrival;
     std::vector<std::string> stop;
-    size_t backlog = 1024;   // tokens; a reader further behind is closed with ResourceExhausted
-    int32_t min_tokens = 0;  // no stop string ends in the text of that many
+    size_t backlog = 1024;       // tokens; a reader further behind is closed with ResourceExhausted
+    int32_t min_tokens = 0;      // no stop string ends in the text of that many
+    bool include_stop = false;   // the stop string that is met is shown
+    std::vector<int32_t> shown;  // control tokens whose text is shown
+    bool show_all = false;       // that of all of them
   };
   // `ready` runs on `executor` after something came; it may run when Take has nothing.
   using Ready = std::function<void()>;

@@ -239,6 +239,139 @@ TEST(IntakeTest, BadValuesAreRefusedByName) {
   }
 }
 
+// An intake with options of its own on the engine of a rig.
+std::unique_ptr<Intake> MakeIntake(Rig& rig, Intake::Options options) {
+  options.model = "tiny";
+  options.context = kTestContext;
+  return std::make_unique<Intake>(options, *TestText().tokenizer, TestText().chat_template.get(), rig.engine, rig.clock,
+                                  MakeSeededEntropy(7));
+}
+
+TEST(IntakeTest, TheModelsDefaultsFillWhatTheRequestLeavesOpen) {
+  Rig rig;
+  const auto intake =
+      MakeIntake(rig, {.sampling = {.temperature = 0.6, .top_p = 0.95, .repetition_penalty = 1.1, .top_k = 20}});
+  GenerationSpec spec = Ids(4);
+  spec.top_p = 0.5;
+  ASSERT_OK(intake->Start(spec, rig.executor, [] {}));
+  const Sampling sampling = rig.engine.Await(0).sampling;
+  EXPECT_EQ(sampling.temperature, 0.6f);
+  EXPECT_EQ(sampling.top_p, 0.5f);
+  EXPECT_EQ(sampling.top_k, 20);
+  EXPECT_EQ(sampling.repetition_penalty, 1.1f);
+  const auto greedy = MakeIntake(rig, {.sampling = {.do_sample = false}});
+  ASSERT_OK(greedy->Start(Ids(4), rig.executor, [] {}));
+  EXPECT_EQ(rig.engine.Await(1).sampling.temperature, 0);
+}
+
+TEST(IntakeTest, MaxTokensAreTheRequestsThenTheServersThenTheEndpoints) {
+  Rig rig;
+  GenerationSpec spec = Ids(4);
+  spec.usual_max_tokens = 16;
+  ASSERT_OK(rig.Start(spec));
+  EXPECT_EQ(rig.engine.Await(0).max_tokens, 16);
+  EXPECT_FALSE(rig.engine.Await(0).max_tokens_given);
+  ASSERT_OK(MakeIntake(rig, {.default_max_tokens = 99})->Start(spec, rig.executor, [] {}));
+  EXPECT_EQ(rig.engine.Await(1).max_tokens, 99);
+  spec.max_tokens = 7;
+  ASSERT_OK(rig.Start(spec));
+  EXPECT_EQ(rig.engine.Await(2).max_tokens, 7);
+}
+
+TEST(IntakeTest, ControlTokensOfATextAreReadWhereTheFormSaysSo) {
+  Rig rig;
+  const std::string text = "<|im_start|>user\nhi<|im_end|>";
+  const int32_t end = *TestText().tokenizer->Find("<|im_end|>");
+  for (const bool parse : {false, true}) {
+    const absl::StatusOr<std::vector<int32_t>> ids = rig.intake.Encode(text, {.parse_special = parse});
+    ASSERT_OK(ids);
+    EXPECT_EQ(std::count(ids->begin(), ids->end(), end), parse ? 1 : 0);
+  }
+}
+
+TEST(IntakeTest, TheLastTokensOfAPromptStay) {
+  Rig rig;
+  GenerationSpec spec;
+  spec.prompts.emplace_back(std::vector<int32_t>{1, 2, 3, 4, 5});
+  spec.truncate_prompt_tokens = 2;
+  ASSERT_OK(rig.Start(spec));
+  EXPECT_EQ(rig.engine.Await(0).prompt, (std::vector<int32_t>{4, 5}));
+  spec = Ids(3 * kTestContext);
+  spec.max_tokens = 48;
+  spec.truncate_prompt_tokens = -1;
+  ASSERT_OK(rig.Start(spec));
+  EXPECT_EQ(rig.engine.Await(1).prompt.size(), static_cast<size_t>(kTestContext - 48));
+  spec.truncate_prompt_tokens = 0;
+  EXPECT_EQ(ToApiError(rig.Start(spec).status()).param, "truncate_prompt_tokens");
+}
+
+GenerationSpec Prompts(size_t count) {
+  GenerationSpec spec;
+  for (size_t i = 0; i < count; ++i) spec.prompts.emplace_back(std::vector<int32_t>{static_cast<int32_t>(i + 1)});
+  return spec;
+}
+
+TEST(IntakeTest, HundredsOfPromptsReachTheEngineAsOthersEnd) {
+  Rig rig;
+  absl::StatusOr<GenerationRun> run = rig.Start(Prompts(500));
+  ASSERT_OK(run);
+  EXPECT_EQ(run->streams().size(), 500u);
+  const size_t at_once = rig.engine.submitted();
+  EXPECT_LT(at_once, 100u);
+  for (size_t ended = 0; ended < 500; ++ended) {
+    EXPECT_EQ(rig.engine.submitted(), std::min<size_t>(500, at_once + ended));
+    ASSERT_OK(rig.intake.NoteEnd(*run));
+  }
+  for (int32_t i = 0; i < 500; ++i) EXPECT_EQ(rig.engine.Await(i).prompt, std::vector<int32_t>{i + 1});
+}
+
+TEST(IntakeTest, AFullQueueIsWaitedOutWhileOthersOfTheRunAreThere) {
+  Rig rig;
+  absl::StatusOr<GenerationRun> run = rig.Start(Prompts(200));
+  ASSERT_OK(run);
+  const size_t first = rig.engine.submitted();
+  rig.engine.Refuse(absl::ResourceExhaustedError("full"));
+  EXPECT_OK(rig.intake.NoteEnd(*run));
+  EXPECT_EQ(rig.engine.submitted(), first);
+  rig.engine.Refuse(absl::OkStatus());
+  EXPECT_OK(rig.intake.NoteEnd(*run));
+  EXPECT_EQ(rig.engine.submitted(), first + 2);
+  rig.engine.Refuse(absl::UnavailableError("draining"));
+  EXPECT_EQ(rig.intake.NoteEnd(*run).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(IntakeTest, MoreChoicesThanTheSettingAllowsAreRefused) {
+  Rig rig;
+  EXPECT_EQ(ToApiError(rig.Start(Prompts(1025)).status()).param, "prompt");
+  GenerationSpec spec = Prompts(600);
+  spec.n = 2;
+  EXPECT_EQ(ToApiError(rig.Start(spec).status()).param, "n");
+  EXPECT_EQ(rig.engine.submitted(), 0u);
+}
+
+TEST(IntakeTest, ATemplateOfTheRequestNeedsTheSetting) {
+  Rig rig;
+  ChatInput chat;
+  chat.messages = R"([{"role":"user","content":"hi"}])";
+  const PromptForm form{.chat_template = "{{ messages[0].content }}!"};
+  EXPECT_EQ(ToApiError(rig.intake.Encode(chat, form).status()).param, "chat_template");
+  const auto open = MakeIntake(rig, {.request_templates = true});
+  EXPECT_EQ(*open->Encode(chat, form), TestText().tokenizer->Encode("hi!", false));
+  EXPECT_EQ(ToApiError(open->Encode(chat, {.chat_template = "{% if %}"}).status()).param, "chat_template");
+  EXPECT_EQ(ToApiError(open->Encode(chat, {.chat_template = "{# nothing #}"}).status()).param, "messages");
+}
+
+TEST(IntakeTest, TheLastMessageIsGoneOnWith) {
+  Rig rig;
+  ChatInput chat;
+  chat.messages = R"([{"role":"user","content":"hi"},{"role":"assistant","content":"The sky is "}])";
+  chat.add_generation_prompt = false;
+  chat.continue_final_message = true;
+  const absl::StatusOr<std::vector<int32_t>> ids = rig.intake.Encode(chat);
+  ASSERT_OK(ids);
+  EXPECT_THAT(TestText().tokenizer->Decode(*ids, true), ::testing::EndsWith("<|im_start|>assistant\nThe sky is "));
+}
+
 TEST(IntakeTest, AnotherModelIsNotFound) {
   Rig rig;
   GenerationSpec spec = Ids(4);

@@ -49,9 +49,9 @@ TEST(HttpStreamTest, AChatIsByteExact) {
             chunk + R"({"index":0,"delta":{"content":" yes"},"finish_reason":null}]})" + "\n\n");
   request.sink->OnEnd(EndOf(request, 1));
   EXPECT_EQ(WithoutTime(client.ReadChunk()), chunk + R"({"index":0,"delta":{},"finish_reason":"stop"}]})" + "\n\n");
-  const std::string prompt = absl::StrCat(request.prompt.size()), total = absl::StrCat(request.prompt.size() + 1);
+  const std::string prompt = absl::StrCat(request.prompt.size()), total = absl::StrCat(request.prompt.size() + 2);
   EXPECT_EQ(WithoutTime(client.ReadChunk()), chunk + "],\"usage\":{\"prompt_tokens\":" + prompt +
-                                                 ",\"completion_tokens\":1,\"total_tokens\":" + total +
+                                                 ",\"completion_tokens\":2,\"total_tokens\":" + total +
                                                  ",\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\n");
   EXPECT_EQ(client.ReadChunk(), "data: [DONE]\n\n");
   EXPECT_EQ(client.ReadChunk(), "");

@@ -12,6 +12,7 @@
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/json_text.h"
 #include "coordinator/front/openai_reply.h"
+#include "coordinator/front/tokenize_json.h"
 #include "tests/status_matchers.h"
 
 namespace interlace {
@@ -32,12 +33,13 @@ constexpr char kCompletion[] =
     "suffix":null,"logprobs":null,"stream":false})";
 
 TEST(ParseTest, ReadsAChat) {
-  const absl::StatusOr<OpenAiRequest> request = ParseChat(kChat);
+  const absl::StatusOr<ApiRequest> request = ParseChat(kChat);
   ASSERT_OK(request);
-  EXPECT_TRUE(request->chat && request->stream && request->include_usage && request->continuous_usage);
+  EXPECT_EQ(request->protocol, Protocol::kChat);
+  EXPECT_TRUE(request->stream && request->include_usage && request->continuous_usage);
   const GenerationSpec& spec = request->spec;
-  const auto& messages = std::get<std::vector<ChatMessage>>(spec.prompts.at(0));
-  EXPECT_EQ(messages.at(1).content, "ab");
+  EXPECT_EQ(std::get<ChatInput>(spec.prompts.at(0)).messages,
+            R"([{"role":"system","content":"s","name":"x"},{"role":"user","content":"ab"}])");
   EXPECT_EQ(spec.max_tokens, 5);
   EXPECT_EQ(spec.temperature, 0.5);
   EXPECT_EQ(spec.top_k, 3);
@@ -63,9 +65,8 @@ TEST(ParseTest, ReadsEachFormOfAPrompt) {
   EXPECT_EQ(ids(prompts("[1,2]").at(0)), (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(ids(prompts("[[1],[2,3]]").at(1)), (std::vector<int32_t>{2, 3}));
   EXPECT_EQ(ParseCompletion(kCompletion)->spec.max_tokens, 16);
-  for (const char* bad : {"[]", "{}", "1", "[1,\"a\"]", "[\"a\",[1]]", "[[1],\"a\"]", "[-1]", "[1.5]", "[4294967296]",
-                          "[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\","
-                          "\"a\",\"a\"]"}) {
+  for (const char* bad :
+       {"[]", "{}", "1", "[1,\"a\"]", "[\"a\",[1]]", "[[1],\"a\"]", "[-1]", "[1.5]", "[4294967296]"}) {
     const absl::Status status = ParseCompletion(absl::StrCat("{\"prompt\":", bad, "}")).status();
     EXPECT_EQ(ToApiError(status).param, "prompt") << bad;
   }
@@ -83,8 +84,21 @@ TEST(ParseTest, RefusesByNameWhatItCannotHonour) {
                                                        {"tools", "[{\"type\": \"function\"}]"},
                                                        {"tool_choice", "\"required\""},
                                                        {"response_format", "{\"type\": \"json_object\"}"},
-                                                       {"echo", "true"},
-                                                       {"best_of", "2"},
+                                                       {"grammar", "\"root ::= 'a'\""},
+                                                       {"guided_regex", "\"a*\""},
+                                                       {"guided_choice", "[\"a\"]"},
+                                                       {"structured_outputs", "{\"regex\": \"a\"}"},
+                                                       {"json_schema", "{\"type\": \"object\"}"},
+                                                       {"ebnf", "\"root ::= 'a'\""},
+                                                       {"regex", "\"a\""},
+                                                       {"repeat_penalty", "1.1"},
+                                                       {"mirostat", "2"},
+                                                       {"dry_multiplier", "0.8"},
+                                                       {"allowed_token_ids", "[1]"},
+                                                       {"prompt_logprobs", "1"},
+                                                       {"best_of", "17"},
+                                                       {"best_of", "0"},
+                                                       {"best_of", "\"2\""},
                                                        {"suffix", "\"x\""},
                                                        {"n", "17"}};
   for (const auto& [field, value] : cases) {
@@ -205,7 +219,7 @@ TEST(ParseTest, DepthIsExact) {
 TEST(ParseTest, ReadsSampling) {
   const std::string fields = R"("min_p":0.1,"typical_p":0.8,"repetition_penalty":1.1,"presence_penalty":-0.5,
       "frequency_penalty":0.25,"logit_bias":{"5":-100,"17":3.5},"bad_words":["a","b c"],"min_tokens":4)";
-  const absl::StatusOr<OpenAiRequest> completion = ParseCompletion("{\"prompt\":\"a\",\"logprobs\":3," + fields + "}");
+  const absl::StatusOr<ApiRequest> completion = ParseCompletion("{\"prompt\":\"a\",\"logprobs\":3," + fields + "}");
   ASSERT_OK(completion);
   const GenerationSpec& spec = completion->spec;
   EXPECT_EQ(spec.min_p, 0.1);
@@ -341,39 +355,40 @@ TEST(ParseTest, NoBytesBreakIt) {
 }
 
 TEST(ReplyTest, ChunksAreByteExact) {
-  const ReplyHead chat{true, "r", "m", 7};
+  const ReplyHead chat{Protocol::kChat, "r", "m", 7};
   const Usage usage{3, 2};
   const std::string head = R"({"id":"chatcmpl-r","object":"chat.completion.chunk","created":7,"model":"m",)";
   EXPECT_EQ(RoleChunk(chat, 0, nullptr),
             head + R"("choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]})");
-  EXPECT_EQ(TextChunk(chat, 1, "a\"\n", nullptr),
+  EXPECT_EQ(DeltaChunk(chat, 1, {.text = "a\"\n"}, nullptr),
             head + R"("choices":[{"index":1,"delta":{"content":"a\"\n"},"finish_reason":null}]})");
-  EXPECT_EQ(FinishChunk(chat, 0, FinishReason::kLength, &usage),
+  EXPECT_EQ(FinishChunk(chat, 0, {.finish = FinishReason::kLength}, &usage),
             head + R"("choices":[{"index":0,"delta":{},"finish_reason":"length"}],"usage":{"prompt_tokens":3,)"
                    R"("completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":0}}})");
   EXPECT_EQ(UsageChunk(chat, usage),
             head + R"("choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,)"
                    R"("prompt_tokens_details":{"cached_tokens":0}}})");
-  const ReplyHead text{false, "r", "m", 7};
-  EXPECT_EQ(TextChunk(text, 0, "é", nullptr), R"({"id":"cmpl-r","object":"text_completion","created":7,"model":"m",)"
-                                              R"("choices":[{"index":0,"text":"é","finish_reason":null}]})");
+  const ReplyHead text{Protocol::kCompletion, "r", "m", 7};
+  EXPECT_EQ(DeltaChunk(text, 0, {.text = "é"}, nullptr),
+            R"({"id":"cmpl-r","object":"text_completion","created":7,"model":"m",)"
+            R"("choices":[{"index":0,"text":"é","finish_reason":null}]})");
   EXPECT_EQ(SseEvent("[DONE]"), "data: [DONE]\n\n");
 }
 
 TEST(ReplyTest, LogprobsHaveOpenAisForm) {
   ReplyToken token{{"é", -0.5f}, {{"\xf0\x9f", -0.25f}, {"é", -0.5f}}, 3};
   const std::vector<ReplyToken> tokens = {token};
-  EXPECT_THAT(TextChunk({true, "r", "m", 7}, 0, "é", nullptr, &tokens),
+  EXPECT_THAT(DeltaChunk({Protocol::kChat, "r", "m", 7}, 0, {.text = "é"}, nullptr, &tokens),
               HasSubstr(R"("logprobs":{"content":[{"token":"é","logprob":-0.5,"bytes":[195,169],"top_logprobs":[)"
                         R"({"token":"�","logprob":-0.25,"bytes":[240,159]},)"
                         R"({"token":"é","logprob":-0.5,"bytes":[195,169]}]}],"refusal":null})"));
-  EXPECT_THAT(TextChunk({false, "r", "m", 7}, 0, "é", nullptr, &tokens),
+  EXPECT_THAT(DeltaChunk({Protocol::kCompletion, "r", "m", 7}, 0, {.text = "é"}, nullptr, &tokens),
               HasSubstr(R"("logprobs":{"text_offset":[3],"token_logprobs":[-0.5],"tokens":["é"],)"
                         R"("top_logprobs":[{"bytes:\\xf0\\x9f":-0.25,"é":-0.5}]})"));
   const ReplyChoice with{"é", tokens, FinishReason::kStop, 1};
   const ReplyChoice without{"é", std::nullopt, FinishReason::kStop, 1};
   const ReplyChoice choices[] = {with, without};
-  const Json json = Json::parse(WholeAnswer({true, "r", "m", 7}, choices, {1, 2}));
+  const Json json = Json::parse(WholeAnswer({Protocol::kChat, "r", "m", 7}, choices, {1, 2}));
   EXPECT_EQ(json["choices"][0]["logprobs"]["content"][0]["token"], "é");
   EXPECT_TRUE(json["choices"][1]["logprobs"].is_null());
 }

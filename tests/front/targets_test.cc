@@ -11,7 +11,7 @@
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/generation.h"
 #include "coordinator/front/openai_json.h"
-#include "coordinator/front/openai_reply.h"
+#include "coordinator/front/server_json.h"
 #include "coordinator/front/target_headers.h"
 #include "tests/front/text_model.h"
 #include "tests/status_matchers.h"
@@ -34,9 +34,9 @@ absl::Status ReadHeaders(const Headers& headers, TargetSpec* spec) {
 }
 
 absl::StatusOr<TargetSpec> FromBody(absl::string_view fields) {
-  const absl::StatusOr<OpenAiRequest> chat =
+  const absl::StatusOr<ApiRequest> chat =
       ParseChat(absl::StrCat(R"({"messages":[{"role":"user","content":"a"}],)", fields, "}"));
-  const absl::StatusOr<OpenAiRequest> completion = ParseCompletion(absl::StrCat(R"({"prompt":"a",)", fields, "}"));
+  const absl::StatusOr<ApiRequest> completion = ParseCompletion(absl::StrCat(R"({"prompt":"a",)", fields, "}"));
   EXPECT_EQ(chat.status(), completion.status());
   if (!chat.ok()) return chat.status();
   return chat->spec.targets;
@@ -48,7 +48,7 @@ absl::StatusOr<Request> Submitted(absl::string_view body, const Headers& headers
   Intake::Options options = rig.intake.options();
   options.default_targets = defaults;
   Intake intake(options, *TestText().tokenizer, nullptr, rig.engine, rig.clock, MakeSeededEntropy(1));
-  absl::StatusOr<OpenAiRequest> request = ParseCompletion(absl::StrCat(R"({"prompt":"a")", body, "}"));
+  absl::StatusOr<ApiRequest> request = ParseCompletion(absl::StrCat(R"({"prompt":"a")", body, "}"));
   if (!request.ok()) return request.status();
   const absl::Status status = ReadHeaders(headers, &request->spec.targets);
   if (!status.ok()) return status;

@@ -79,6 +79,18 @@ TEST(StopMatcherTest, HoldsNoMoreThanAStopStringMayStillNeed) {
   EXPECT_EQ(out, "wait: START");
 }
 
+TEST(StopMatcherTest, ShowsTheStopStringIfItIsWanted) {
+  for (const bool include : {false, true}) {
+    StopMatcher matcher({"STOP", "OP!"}, include);
+    std::string out;
+    EXPECT_FALSE(matcher.Push("wait: ST", &out));
+    EXPECT_EQ(matcher.met(), "");
+    EXPECT_TRUE(matcher.Push("OP! more", &out));
+    EXPECT_EQ(out, include ? "wait: STOP" : "wait: ");
+    EXPECT_EQ(matcher.met(), "STOP");
+  }
+}
+
 struct StreamRig {
   FakeEngine engine;
   ManualClock clock;

@@ -11,6 +11,7 @@
 #include "common/entropy.h"
 #include "common/log.h"
 #include "coordinator/front/generation.h"
+#include "coordinator/front/tool_syntax.h"
 #include "tests/text/small_tokenizer.h"
 
 namespace interlace {
@@ -48,6 +49,13 @@ class EchoEngine final : public Engine {
   const int32_t vocab_;
 };
 
+// Looks at all that a message and a tool may have.
+inline constexpr char kFuzzTemplate[] =
+    "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.reasoning_content }}{{ m.name }}{{ m.tool_call_id }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}{{ c.function.arguments | tojson }}{{ c.id }}"
+    "{% endfor %}\n{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}";
+
 struct FuzzIntake {
   FuzzIntake() {
     SetLogSink([](const LogEvent&) {}, LogLevel::kError);
@@ -58,11 +66,23 @@ struct FuzzIntake {
     CHECK(loaded.ok());
     tokenizer = *std::move(loaded);
     engine = std::make_unique<EchoEngine>(tokenizer->vocab_size());
-    intake = std::make_unique<Intake>(Intake::Options{.model = "m", .context = 512, .layers = 4}, *tokenizer, nullptr,
-                                      *engine, clock, MakeSeededEntropy(1));
+    auto made = ChatTemplate::Make({.name = "m", .text = kFuzzTemplate});
+    CHECK(made.ok());
+    chat_template = std::make_unique<ChatTemplate>(*std::move(made));
+    auto syntax = FindToolSyntax("hermes", nullptr);
+    CHECK(syntax.ok());
+    intake = std::make_unique<Intake>(Intake::Options{.model = "m",
+                                                      .context = 512,
+                                                      .layers = 4,
+                                                      .most_choices = 64,
+                                                      .tools = *syntax,
+                                                      .thinks = true,
+                                                      .request_templates = true},
+                                      *tokenizer, chat_template.get(), *engine, clock, MakeSeededEntropy(1));
   }
   RealClock clock;
   std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;
   std::unique_ptr<EchoEngine> engine;
   std::unique_ptr<Intake> intake;
 };

@@ -6,7 +6,8 @@
 #include "absl/strings/match.h"
 #include "common/metrics.h"
 #include "coordinator/front/http_front.h"
-#include "coordinator/front/openai_json.h"
+#include "coordinator/front/protocols.h"
+#include "coordinator/front/tokenize_json.h"
 #include "tests/front/http_client.h"
 #include "tests/fuzz/fuzz_intake.h"
 
@@ -18,12 +19,14 @@ struct Door {
   std::unique_ptr<interlace::HttpFront> front;
 };
 
+void CheckRefusal(const absl::Status& status) {
+  CHECK_MSG(status.ok() || absl::IsInvalidArgument(status), status.ToString().c_str());
+}
+
 void ReadBody(absl::string_view body) {
-  for (const absl::Status& status :
-       {interlace::ParseChat(body).status(), interlace::ParseCompletion(body).status(),
-        interlace::ParseTokenize(body).status(), interlace::ParseDetokenize(body).status()}) {
-    CHECK_MSG(status.ok() || absl::IsInvalidArgument(status), status.ToString().c_str());
-  }
+  for (const interlace::ProtocolRow& protocol : interlace::Protocols()) CheckRefusal(protocol.parse(body).status());
+  CheckRefusal(interlace::ParseTokenize(body).status());
+  CheckRefusal(interlace::ParseDetokenize(body).status());
 }
 
 }  // namespace

@@ -1,0 +1,30 @@
+// ApiRequest: what the body of a generation becomes, whichever HTTP protocol it was written in.
+#pragma once
+
+#include <string>
+
+#include "coordinator/front/generation.h"
+
+namespace interlace {
+
+enum class Protocol {
+  kChat,        // OpenAI's /v1/chat/completions
+  kCompletion,  // OpenAI's /v1/completions
+  kMessages,    // Anthropic's /v1/messages
+  kResponses,   // OpenAI's /v1/responses
+};
+
+// A value.
+struct ApiRequest {
+  Protocol protocol = Protocol::kCompletion;
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage = false;
+  bool show_thought = true;
+  std::string echoed;  // of a kResponses: the fields that its answers repeat, as a JSON object
+  GenerationSpec spec;
+  int32_t keep = 0;            // of the spec.n choices of each prompt the likeliest so many are answered; 0: all
+  bool show_logprobs = false;  // those that spec.logprobs asks for
+};
+
+}  // namespace interlace

@@ -1,0 +1,45 @@
+// Messages and tools of OpenAI's chat bodies, checked and written as chat templates take them; pure functions.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "coordinator/front/json_fields.h"
+#include "text/chat_template.h"
+
+namespace interlace {
+
+struct ChatHistory {
+  ChatInput input;
+  std::vector<std::string> tools;  // names of those in the input
+};
+
+// `json` is `body`, parsed. Fields messages, tools, tool_choice, chat_template_kwargs, add_generation_prompt and
+// continue_final_message. InvalidArgument names the field at fault.
+absl::StatusOr<ChatHistory> ReadChatHistory(const Json& json, absl::string_view body);
+
+// "text", or [{"type": TYPE, "text": "..."}, ...] with one of these types, without what stands between the parts.
+// `where` names the value in a refusal.
+absl::StatusOr<std::string> ReadTextParts(const Json& content, absl::Span<const absl::string_view> types,
+                                          absl::string_view where);
+
+// One message as a template reads it. Pieces of JSON are written as they are.
+class MessageText {
+ public:
+  explicit MessageText(absl::string_view role);
+  void Add(absl::string_view name, absl::string_view json);
+  // `arguments`: JSON, or any other text, which then stays one.
+  void AddCall(absl::string_view id, absl::string_view name, absl::string_view arguments);
+  std::string Finish() &&;
+
+ private:
+  std::string text_;
+  std::string calls_;
+};
+
+// The JSON of a text.
+std::string JsonString(absl::string_view text);
+
+}  // namespace interlace

@@ -1,0 +1,149 @@
+#include "coordinator/front/request_fields.h"
+
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "coordinator/front/api_error.h"
+
+namespace interlace {
+namespace {
+
+// What servers of the ecosystem understand and this one does not have. Constraints on the output stand first: who sends
+// one counts on it.
+constexpr UnsupportedField kConstraints[] = {
+    {"ebnf", "[\"\"]"},
+    {"grammar", "[\"\"]"},
+    {"guided_choice", "[[]]"},
+    {"guided_decoding_backend", "[]"},
+    {"guided_grammar", "[]"},
+    {"guided_json", "[]"},
+    {"guided_regex", "[]"},
+    {"guided_whitespace_pattern", "[]"},
+    {"json_schema", "[{}]"},
+    {"regex", "[\"\"]"},
+    {"response_format", "[{\"type\": \"text\"}]"},
+    {"structural_tag", "[]"},
+    {"structured_outputs", "[{}]"},
+    {"allowed_token_ids", "[[]]"},
+    {"logits_processors", "[[]]"},
+    {"audio", "[]"},
+    {"documents", "[[]]"},
+    {"dry_multiplier", "[0]"},
+    {"dynatemp_range", "[0]"},
+    {"function_call", "[\"none\", \"auto\"]"},
+    {"functions", "[[]]"},
+    {"kv_transfer_params", "[{}]"},
+    {"length_penalty", "[1]"},
+    {"lora", "[[]]"},
+    {"mirostat", "[0]"},
+    {"modalities", "[[\"text\"]]"},
+    {"n_probs", "[0]"},
+    {"no_repeat_ngram_size", "[0]"},
+    {"prompt_embeds", "[]"},
+    {"prompt_logprobs", "[]"},
+    {"repeat_penalty", "[1]"},
+    {"return_token_ids", "[false]"},
+    {"return_tokens_as_token_ids", "[false]"},
+    {"smoothing_factor", "[0]"},
+    {"tfs_z", "[1]"},
+    {"top_a", "[0]"},
+    {"use_beam_search", "[false]"},
+    {"web_search_options", "[]"},
+    {"xtc_probability", "[0]"},
+};
+
+// {"token id": bias, ...}.
+absl::Status ReadBias(const Json& json, std::vector<std::pair<int64_t, double>>* out) {
+  const Json* value = Member(json, "logit_bias");
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_object()) return BadField("logit_bias", "must be an object of token ids and numbers");
+  for (const auto& [key, bias] : value->items()) {
+    int64_t token = 0;
+    if (!absl::SimpleAtoi(key, &token)) {
+      return BadField("logit_bias", absl::StrCat("'", key.substr(0, 40), "' is no token id"));
+    }
+    if (!bias.is_number()) return BadField("logit_bias", "must be an object of token ids and numbers");
+    out->emplace_back(token, bias.get<double>());
+  }
+  return absl::OkStatus();
+}
+
+// slo: {ttft_ms, tpot_ms, largest_gap_ms}. It is ours, so a name that it does not have is a slip and not a later
+// version.
+absl::Status ReadSlo(const Json& json, TargetSpec* targets) {
+  const Json* slo = Member(json, "slo");
+  if (slo == nullptr) return absl::OkStatus();
+  if (!slo->is_object()) return BadField("slo", absl::StrCat(Shown(*slo), " is not an object"));
+  for (const auto& [name, value] : slo->items()) {
+    std::optional<double>* ms = name == "ttft_ms"          ? &targets->ttft_ms
+                                : name == "tpot_ms"        ? &targets->tpot_ms
+                                : name == "largest_gap_ms" ? &targets->largest_gap_ms
+                                                           : nullptr;
+    if (ms == nullptr) {
+      return BadField("slo", absl::StrCat(Shown(name), " is not known; it has ttft_ms, tpot_ms and largest_gap_ms"));
+    }
+    if (value.is_null()) continue;
+    const std::string field = absl::StrCat("slo.", name);
+    if (!value.is_number()) return BadField(field, absl::StrCat(Shown(value), " is not a number of milliseconds"));
+    *ms = value.get<double>();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTargets(const Json& json, TargetSpec* targets) {
+  std::optional<int64_t> deadline_ms;
+  RETURN_IF_ERROR(Read(json, "deadline_ms", &deadline_ms));
+  if (deadline_ms) targets->deadline_ms = static_cast<double>(*deadline_ms);
+  RETURN_IF_ERROR(Read(json, "priority", &targets->priority));
+  if (Member(json, "fairness_id") != nullptr) {
+    RETURN_IF_ERROR(Read(json, "fairness_id", &targets->fairness_id.emplace()));
+  }
+  return ReadSlo(json, targets);
+}
+
+}  // namespace
+
+absl::Status ReadIdentity(const Json& json, GenerationSpec* spec) {
+  RETURN_IF_ERROR(Read(json, "model", &spec->model));
+  RETURN_IF_ERROR(Read(json, "request_id", &spec->name));
+  RETURN_IF_ERROR(Read(json, "cache_salt", &spec->salt));
+  return ReadTargets(json, &spec->targets);
+}
+
+absl::Status RefuseConstraints(const Json& json) { return RefuseUnsupported(json, kConstraints); }
+
+absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
+  std::optional<int64_t> n, seed, completion_tokens;
+  RETURN_IF_ERROR(Read(json, "n", &n));
+  RETURN_IF_ERROR(Read(json, "seed", &seed));
+  RETURN_IF_ERROR(Read(json, "max_tokens", &spec->max_tokens));
+  RETURN_IF_ERROR(Read(json, "max_completion_tokens", &completion_tokens));
+  RETURN_IF_ERROR(Read(json, "temperature", &spec->temperature));
+  RETURN_IF_ERROR(Read(json, "top_p", &spec->top_p));
+  RETURN_IF_ERROR(Read(json, "top_k", &spec->top_k));
+  RETURN_IF_ERROR(Read(json, "min_p", &spec->min_p));
+  RETURN_IF_ERROR(Read(json, "typical_p", &spec->typical_p));
+  RETURN_IF_ERROR(Read(json, "repetition_penalty", &spec->repetition_penalty));
+  RETURN_IF_ERROR(Read(json, "presence_penalty", &spec->presence_penalty));
+  RETURN_IF_ERROR(Read(json, "frequency_penalty", &spec->frequency_penalty));
+  RETURN_IF_ERROR(Read(json, "min_tokens", &spec->min_tokens));
+  RETURN_IF_ERROR(Read(json, "ignore_eos", &spec->ignore_eos));
+  RETURN_IF_ERROR(Read(json, "include_stop_str_in_output", &spec->include_stop));
+  RETURN_IF_ERROR(Read(json, "skip_special_tokens", &spec->skip_special_tokens));
+  RETURN_IF_ERROR(Read(json, "truncate_prompt_tokens", &spec->truncate_prompt_tokens));
+  RETURN_IF_ERROR(ReadTexts(json, "stop", &spec->stop));
+  RETURN_IF_ERROR(ReadTexts(json, "bad_words", &spec->bad_words));
+  RETURN_IF_ERROR(ReadBias(json, &spec->logit_bias));
+  if (const Json* ids = Member(json, "stop_token_ids")) {
+    ASSIGN_OR_RETURN(spec->stop_token_ids, ReadIds(*ids, "stop_token_ids"));
+  }
+  if (n && (*n < 1 || *n > 16)) return BadField("n", absl::StrCat(*n, " is out of range: it must be 1 to 16"));
+  spec->n = static_cast<int32_t>(n.value_or(1));
+  if (seed) spec->seed = static_cast<uint64_t>(*seed);
+  if (completion_tokens) spec->max_tokens = completion_tokens;
+  return absl::OkStatus();
+}
+
+}  // namespace interlace

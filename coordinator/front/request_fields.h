@@ -1,0 +1,17 @@
+// Fields that bodies of all HTTP protocols may have: targets, sampling, names. Pure functions.
+#pragma once
+
+#include "absl/status/status.h"
+#include "coordinator/front/api_request.h"
+#include "coordinator/front/json_fields.h"
+
+namespace interlace {
+
+// model, request_id, cache_salt, deadline_ms, priority, fairness_id, slo.
+absl::Status ReadIdentity(const Json& json, GenerationSpec* spec);
+// How tokens are chosen and when they end, as OpenAI and vLLM name the fields.
+absl::Status ReadSampling(const Json& json, GenerationSpec* spec);
+// What no protocol here can do, above all constraints on the output.
+absl::Status RefuseConstraints(const Json& json);
+
+}  // namespace interlace
