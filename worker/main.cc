@@ -50,7 +50,7 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
             << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
             << Field("device_slots", info.device_slots) << Field("host_frames", info.host_frames);
-  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator}, clock, entropy->Fork("backoff"));
+  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator}, *transport, clock, entropy->Fork("intake"));
   rank->runner().OnAnswers([&intake] { intake.Report(); });
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;
