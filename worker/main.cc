@@ -29,6 +29,10 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
   UcxOptions transport_options{
       .host = config.transport.host, .tls = config.transport.tls, .devices = config.transport.devices};
+  // Where the compute team has every core, a transport that polls would take one from it.
+  if (config.engine.threads == 0 || config.engine.threads >= AvailableCores()) {
+    transport_options.spin = absl::ZeroDuration();
+  }
   if (transport_options.host.empty()) {
     ASSIGN_OR_RETURN(transport_options.host, AddressTowards(config.cluster.coordinator));
   }
