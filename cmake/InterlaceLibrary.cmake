@@ -22,6 +22,8 @@ set(INTERLACE_LAYER_client "common;proto")
 set(INTERLACE_LAYER_bench "common;proto;client")                          # bench/serve knows servers by their protocols alone
 set(INTERLACE_LAYER_study "bench;common;proto;kvstore;coordinator")       # bench/policy, bench/study: the scheduler without ranks
 set(INTERLACE_LAYER_cli "study;bench;common;kernels;checkpoint;text;transport;model;kvstore;proto;worker;coordinator;client")
+# What the executables of a folder may use besides: a main makes what its libraries know as an interface of common/ alone.
+set(INTERLACE_MAIN_coordinator "transport")
 # Targets of a folder that folders above may use although the rest of the folder is closed to them.
 set(INTERLACE_PURE_coordinator_kvstore "kvstore_plan")                   # keys, residency plan and planner
 set(INTERLACE_PURE_proto_kvstore "kvstore_plan")
@@ -40,9 +42,14 @@ function(interlace_check_layer target deps)
       message(FATAL_ERROR "${target}: DEPS takes targets of this tree; move ${dep} to LIBS")
     endif()
     if(NOT dep_folder STREQUAL folder)
-      if(NOT dep_folder IN_LIST INTERLACE_LAYER_${folder})
+      get_target_property(type ${target} TYPE)
+      set(allowed ${INTERLACE_LAYER_${folder}})
+      if(type STREQUAL "EXECUTABLE")
+        list(APPEND allowed ${INTERLACE_MAIN_${folder}})
+      endif()
+      if(NOT dep_folder IN_LIST allowed)
         message(FATAL_ERROR "layering: ${target} (${folder}/) must not depend on ${dep} (${dep_folder}/); "
-          "${folder}/ may use: ${INTERLACE_LAYER_${folder}}")
+          "${folder}/ may use: ${allowed}")
       endif()
       if(DEFINED INTERLACE_PURE_${folder}_${dep_folder} AND NOT dep IN_LIST INTERLACE_PURE_${folder}_${dep_folder})
         message(FATAL_ERROR "layering: ${target} (${folder}/) may use only ${INTERLACE_PURE_${folder}_${dep_folder}} "

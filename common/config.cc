@@ -176,9 +176,9 @@ const std::vector<ConfigField>& ConfigSchema() {
           "same memory; 0: none"),
       BOUNDED(kv, read_timeout, kWait, "how long a tier may take to give a block before it counts as not held"),
       FIELD(transport, host,
-            "numeric address on which a rank or kvstore takes activations and KV; empty: of a rank, the one from which "
-            "it "
-            "reaches cluster.coordinator, of a kvstore, that of kvstore.listen"),
+            "numeric address on which a rank takes plans and activations, and a kvstore KV; the coordinator and the "
+            "other ranks must reach it; 0.0.0.0: all of the machine's; empty: of a rank, the one from which it reaches "
+            "cluster.coordinator, of a kvstore, that of kvstore.listen"),
       FIELD(
           transport, tls,
           "transports of UCX that may carry them, such as rc,ud; auto: RDMA where the machine has it; none: TCP alone"),

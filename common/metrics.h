@@ -87,7 +87,8 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_layer_stall_seconds_total", MetricKind::kCounter, "", "time that layers waited for KV"},
     {"interlace_kv_block_corrupt_total", MetricKind::kCounter, "", "blocks whose checksum or key did not match"},
     {"interlace_kv_block_missing_total", MetricKind::kCounter, "", "blocks that a tier could not give back"},
-    {"interlace_stale_messages_total", MetricKind::kCounter, "kind", "results refused for an old epoch or attempt"},
+    {"interlace_stale_messages_total", MetricKind::kCounter, "kind",
+     "results refused for an old epoch or attempt; kind link: those that are not of their rank's session"},
 };
 
 using MetricLabels = std::initializer_list<std::pair<absl::string_view, absl::string_view>>;

@@ -20,6 +20,8 @@ inline constexpr Channel kActivationChannel{1};
 inline constexpr Channel kKvRequestChannel{2};
 inline constexpr Channel kKvReplyChannel{3};
 inline constexpr Channel kSampleChannel{4};
+inline constexpr Channel kPlanChannel{5};    // coordinator to rank; its header is the session (proto/cluster.proto)
+inline constexpr Channel kResultChannel{6};  // rank to coordinator; likewise
 
 // Immutable bytes shared between their owner and transfers in flight.
 using SharedBytes = std::shared_ptr<const std::string>;
@@ -39,7 +41,7 @@ class Transport {
   using PeerLost = absl::AnyInvocable<void(PeerId, absl::Status)>;
 
   virtual ~Transport() = default;
-  // Opaque bytes that another process passes to Connect.
+  // Opaque bytes that another process passes to Connect; empty if this one cannot be connected to.
   virtual const std::string& address() const = 0;
   // Unavailable if the peer cannot be reached. The peer learns of this connection and can answer on it.
   virtual absl::StatusOr<PeerId> Connect(absl::string_view address) = 0;

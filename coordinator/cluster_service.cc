@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "coordinator/rank_fit.h"
 #include "coordinator/rank_stream.h"
 #include "coordinator/replica_loop.h"
 #include "proto/plan/plan_codec.h"
@@ -15,39 +15,6 @@ namespace interlace {
 namespace {
 
 constexpr size_t kMostFormer = 64;  // incarnations remembered of a stage
-
-// What all ranks of a replica must have in common: one line a field.
-struct Agreed {
-  absl::string_view field;
-  std::string (*of)(const RankInfo&);
-};
-constexpr Agreed kAgreed[] = {
-    {"cluster.stages", [](const RankInfo& r) { return absl::StrCat(r.stages); }},
-    {"the model's digest", [](const RankInfo& r) { return r.model_digest; }},
-    {"the number of its layers", [](const RankInfo& r) { return absl::StrCat(r.layers); }},
-    {"kv.block_tokens", [](const RankInfo& r) { return absl::StrCat(r.block_tokens); }},
-    {"kv.dtype", [](const RankInfo& r) { return r.dtype; }},
-    {"the bytes of a KV slot", [](const RankInfo& r) { return absl::StrCat(r.slot_bytes); }},
-    {"the model's KV heads", [](const RankInfo& r) { return absl::StrCat(r.kv_heads); }},
-    {"the size of its heads", [](const RankInfo& r) { return absl::StrCat(r.head_dim); }},
-    {"its vocabulary", [](const RankInfo& r) { return absl::StrCat(r.vocab); }},
-    {"its windows", [](const RankInfo& r) { return absl::StrJoin(r.windows, ","); }},
-    {"engine.backend and engine.ops", [](const RankInfo& r) { return r.numerics; }},
-    {"kv.tiers", [](const RankInfo& r) { return absl::StrJoin(r.tiers, ","); }},
-};
-
-absl::Status Unfit(absl::string_view field, absl::string_view theirs, absl::string_view ours, absl::string_view whose) {
-  return absl::FailedPreconditionError(
-      absl::StrCat("this rank does not fit the replica: ", field, " is ", theirs, ", ", whose, " has ", ours));
-}
-
-absl::Status CheckAgreed(const RankInfo& rank, const RankInfo& other) {
-  for (const Agreed& agreed : kAgreed) {
-    const std::string theirs = agreed.of(rank), ours = agreed.of(other);
-    if (theirs != ours) return Unfit(agreed.field, theirs, ours, absl::StrCat("stage ", Value(other.stage)));
-  }
-  return absl::OkStatus();
-}
 
 // A token that no text has becomes -1, which ends its request and nothing else. How many there were.
 int TakeOutUnknownTokens(int32_t vocab, StepResult* result) {
@@ -68,6 +35,8 @@ v1::ToRank HeartbeatMessage() {
   return message;
 }
 
+SharedBytes BytesOf(const v1::Order& order) { return std::make_shared<const std::string>(order.SerializeAsString()); }
+
 }  // namespace
 
 class ClusterService::Service final : public v1::Cluster::CallbackService {
@@ -81,11 +50,15 @@ class ClusterService::Service final : public v1::Cluster::CallbackService {
   ClusterService& owner_;
 };
 
-ClusterService::ClusterService(const Options& options, Clock& clock)
+ClusterService::ClusterService(const Options& options, Transport& transport, Clock& clock, Metrics& metrics)
     : options_(options),
       clock_(clock),
       service_(std::make_unique<Service>(*this)),
       epoch_(options.first_epoch),
+      links_(transport, options.stages, clock, metrics,
+             {.opened = [this](LinkId id, absl::Status status) { OnLinked(id, status); },
+              .lost = [this](LinkId id, absl::Status why) { OnLinkLost(id, why); },
+              .result = [this](LinkId id, absl::string_view bytes) { OnResult(id, bytes); }}),
       watch_("ranks", [this] { Run(); }) {}
 
 ClusterService::~ClusterService() {
@@ -116,41 +89,19 @@ void ClusterService::CarryOut() {
   }
 }
 
-void ClusterService::PushTo(Stream& stream, v1::ToRank message) {
-  stream.liveness.Spoke(clock_.Now());
-  Do([to = stream.stream, message = std::move(message)]() mutable { to->Push(std::move(message)); });
+void ClusterService::Order(const Member& member, SharedBytes order) {
+  Do([this, link = streams_.at(member.stream).link, order = std::move(order)]() mutable {
+    links_.Send(link, std::move(order));
+  });
 }
 
-absl::Status ClusterService::CheckRank(const RankInfo& rank) const {
-  if (rank.stages != options_.stages) {
-    return Unfit("cluster.stages", absl::StrCat(rank.stages), absl::StrCat(options_.stages), "the coordinator");
-  }
-  if (rank.model_digest != options_.model_digest) {
-    return Unfit("the model's digest", rank.model_digest, options_.model_digest, "the coordinator");
-  }
-  if (rank.block_tokens != options_.block_tokens) {
-    return Unfit("kv.block_tokens", absl::StrCat(rank.block_tokens), absl::StrCat(options_.block_tokens),
-                 "the coordinator");
-  }
-  for (const auto& [stage, member] : members_) {
-    if (stage != Value(rank.stage)) RETURN_IF_ERROR(CheckAgreed(rank, member.rank));
-  }
-  // Stages hold all layers, each once and in order.
-  const auto before = members_.find(Value(rank.stage) - 1), after = members_.find(Value(rank.stage) + 1);
-  const auto at = [&rank](absl::string_view field, int32_t theirs, int32_t ours, absl::string_view whose) {
-    return theirs == ours ? absl::OkStatus() : Unfit(field, absl::StrCat(theirs), absl::StrCat(ours), whose);
-  };
-  if (Value(rank.stage) == 0) RETURN_IF_ERROR(at("its first layer", rank.layer_begin, 0, "the model"));
-  if (before != members_.end()) {
-    RETURN_IF_ERROR(at("its first layer", rank.layer_begin, before->second.rank.layer_end, "the stage before"));
-  }
-  if (after != members_.end()) {
-    RETURN_IF_ERROR(at("its layer end", rank.layer_end, after->second.rank.layer_begin, "the stage behind"));
-  }
-  if (Value(rank.stage) == options_.stages - 1) {
-    RETURN_IF_ERROR(at("its layer end", rank.layer_end, rank.layers, "the model"));
-  }
-  return absl::OkStatus();
+void ClusterService::Dismiss(Stream& stream, const absl::Status& why, bool abandon) {
+  stream.stage = -1;
+  stream.claim.reset();
+  Do([this, to = stream.stream, link = std::exchange(stream.link, LinkId{}), why, abandon] {
+    abandon ? to->Abandon(why) : to->Close(why);
+    links_.Close(link);
+  });
 }
 
 absl::Status ClusterService::CheckIncarnation(const RankInfo& rank) const {
@@ -161,33 +112,91 @@ absl::Status ClusterService::CheckIncarnation(const RankInfo& rank) const {
   return absl::AlreadyExistsError(absl::StrCat("stage ", Value(rank.stage), " is held by a newer rank"));
 }
 
-absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank) {
-  const int32_t stage = Value(rank.stage);
+absl::Status ClusterService::CheckClaim(const RankInfo& rank) const {
+  if (draining_) return absl::UnavailableError("the coordinator is draining");
+  std::map<int32_t, const RankInfo*> others;
+  for (const auto& [stage, member] : members_) {
+    if (stage != Value(rank.stage)) others[stage] = &member.rank;
+  }
+  RETURN_IF_ERROR(CheckFit(rank, {options_.stages, options_.model_digest, options_.block_tokens}, others));
+  return CheckIncarnation(rank);
+}
+
+// What fits becomes a candidate; its link is made in the background.
+absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank, const std::string& session) {
+  if (session.size() != kSessionBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a rank registers with a session of ", kSessionBytes, " bytes, not ", session.size()));
+  }
+  LinkId link{};
   {
     absl::MutexLock lock(&mutex_);
-    if (draining_) return absl::UnavailableError("the coordinator is draining");
-    RETURN_IF_ERROR(CheckRank(rank));
-    RETURN_IF_ERROR(CheckIncarnation(rank));
-    const auto held = members_.find(stage);
-    if (held != members_.end()) {
-      std::set<uint64_t>& former = former_[stage];
-      if (former.size() >= kMostFormer) former.erase(former.begin());
-      if (held->second.rank.incarnation != rank.incarnation) former.insert(held->second.rank.incarnation);
-      Remove(stage, absl::AbortedError(absl::StrCat("stage ", stage, " was taken over by a newer rank")), false);
-    }
-    former_[stage].erase(rank.incarnation);
+    RETURN_IF_ERROR(CheckClaim(rank));
     const auto open = streams_.find(stream);
     if (open == streams_.end()) return absl::CancelledError("the stream is gone");
-    open->second.stage = stage;
-    members_.emplace(stage, Member{stream, rank});
-    Do([stage, stages = rank.stages, slots = rank.device_slots, frames = rank.host_frames] {
-      LOG(INFO) << "rank registered" << Field("stage", stage) << Field("stages", stages) << Field("slots", slots)
-                << Field("frames", frames);
-    });
-    FormIfComplete();
+    link = LinkId{++last_link_};
+    open->second.claim = rank;
+    open->second.link = link;
+  }
+  if (links_.Open(link, Value(rank.stage), rank.transport_address, session)) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("too many ranks register for stage ", Value(rank.stage), " at once"));
+}
+
+void ClusterService::OnLinked(LinkId id, const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    Stream* const stream = FindStream(id);
+    if (stream == nullptr) {  // it went while the link was made
+      Do([this, id] { links_.Close(id); });
+    } else {
+      // Whom it is to fit may have changed since it registered.
+      const absl::Status fit = status.ok() ? CheckClaim(*stream->claim) : status;
+      fit.ok() ? MakeMember(*stream) : Dismiss(*stream, fit, false);
+    }
   }
   CarryOut();
-  return absl::OkStatus();
+}
+
+void ClusterService::OnLinkLost(LinkId id, const absl::Status& why) {
+  {
+    absl::MutexLock lock(&mutex_);
+    Stream* const stream = FindStream(id);
+    if (stream == nullptr) return;
+    const absl::Status lost = absl::UnavailableError(absl::StrCat("its plan link was lost: ", why.message()));
+    stream->stage >= 0 ? Remove(stream->stage, lost, false) : Dismiss(*stream, lost, false);
+  }
+  CarryOut();
+}
+
+ClusterService::Stream* ClusterService::FindStream(LinkId id) {
+  for (auto& [key, stream] : streams_) {
+    if (stream.link == id) return &stream;
+  }
+  return nullptr;
+}
+
+void ClusterService::MakeMember(Stream& stream) {
+  const RankInfo rank = *std::exchange(stream.claim, std::nullopt);
+  const int32_t stage = Value(rank.stage);
+  const auto held = members_.find(stage);
+  if (held != members_.end()) {
+    std::set<uint64_t>& former = former_[stage];
+    if (former.size() >= kMostFormer) former.erase(former.begin());
+    if (held->second.rank.incarnation != rank.incarnation) former.insert(held->second.rank.incarnation);
+    Remove(stage, absl::AbortedError(absl::StrCat("stage ", stage, " was taken over by a newer rank")), false);
+  }
+  former_[stage].erase(rank.incarnation);
+  stream.stage = stage;
+  members_.emplace(stage, Member{stream.stream.get(), rank});
+  Do([stage, stages = rank.stages, slots = rank.device_slots, frames = rank.host_frames] {
+    LOG(INFO) << "rank registered" << Field("stage", stage) << Field("stages", stages) << Field("slots", slots)
+              << Field("frames", frames);
+  });
+  // Tells the rank which connection is its link. One that was lost before PlanLinks knew it is found out by this.
+  v1::Order order;
+  order.mutable_linked();
+  Order(members_.at(stage), BytesOf(order));
+  FormIfComplete();
 }
 
 void ClusterService::FormIfComplete() {
@@ -197,24 +206,22 @@ void ClusterService::FormIfComplete() {
   std::vector<RankInfo> ranks;
   for (auto& [stage, member] : members_) {
     ranks.push_back(member.rank);
-    v1::ToRank message;
-    message.mutable_start()->set_epoch(Value(epoch));
+    v1::Order order;
+    order.mutable_start()->set_epoch(Value(epoch));
     auto next = members_.find(stage + 1);
-    if (next != members_.end()) message.mutable_start()->set_next_stage_address(next->second.rank.transport_address);
+    if (next != members_.end()) order.mutable_start()->set_next_stage_address(next->second.rank.transport_address);
     if (next == members_.end() && stage > 0) {
-      message.mutable_start()->set_first_stage_address(members_.at(0).rank.transport_address);
+      order.mutable_start()->set_first_stage_address(members_.at(0).rank.transport_address);
     }
-    PushTo(streams_.at(member.stream), std::move(message));
+    Order(member, BytesOf(order));
   }
   Do([loop = loop_, epoch, ranks = std::move(ranks)]() mutable { loop->OnFormed(epoch, std::move(ranks)); });
 }
 
 void ClusterService::Remove(int32_t stage, const absl::Status& why, bool abandon) {
   const auto member = members_.find(stage);
-  Stream& stream = streams_.at(member->second.stream);
-  stream.stage = -1;
+  Dismiss(streams_.at(member->second.stream), why, abandon);
   members_.erase(member);
-  Do([to = stream.stream, why, abandon] { abandon ? to->Abandon(why) : to->Close(why); });
   if (!std::exchange(formed_, false) || draining_) return;
   Do([loop = loop_, stage, why] {
     LOG(WARNING) << "rank gone" << Field("stage", stage) << why;
@@ -222,31 +229,41 @@ void ClusterService::Remove(int32_t stage, const absl::Status& why, bool abandon
   });
 }
 
-absl::Status ClusterService::OnResult(RankStream* stream, StepResult result) {
+void ClusterService::OnResult(LinkId id, absl::string_view bytes) {
+  v1::StepResultMessage wire;
+  absl::StatusOr<StepResult> result = absl::InvalidArgumentError("a rank sent bytes that are no result");
+  if (wire.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) result = DecodeResult(wire);
   int32_t vocab = 0;  // of the rank
   {
     absl::MutexLock lock(&mutex_);
-    const auto open = streams_.find(stream);
-    if (open == streams_.end() || open->second.stage < 0) return absl::OkStatus();  // of a rank that was put out
-    if (open->second.stage != Value(result.stage)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a result names stage ", Value(result.stage), ", this rank holds stage ", open->second.stage));
+    Stream* const stream = FindStream(id);
+    if (stream == nullptr || stream->stage < 0) return;  // of a rank that was put out
+    if (result.ok() && stream->stage != Value(result->stage)) {
+      result = absl::InvalidArgumentError(
+          absl::StrCat("a result names stage ", Value(result->stage), ", this rank holds stage ", stream->stage));
     }
-    vocab = members_.at(open->second.stage).rank.vocab;
+    if (result.ok()) {
+      vocab = members_.at(stream->stage).rank.vocab;
+    } else {
+      Remove(stream->stage, result.status(), false);
+    }
   }
-  if (const int unknown = TakeOutUnknownTokens(vocab, &result); unknown > 0) {
-    LOG(ERROR) << "a rank chose tokens outside the vocabulary" << Field("stage", Value(result.stage))
+  if (!result.ok()) return CarryOut();
+  if (const int unknown = TakeOutUnknownTokens(vocab, &*result); unknown > 0) {
+    LOG(ERROR) << "a rank chose tokens outside the vocabulary" << Field("stage", Value(result->stage))
                << Field("tokens", unknown) << Field("vocab", vocab);
   }
-  loop_->OnResult(std::move(result));
-  return absl::OkStatus();
+  loop_->OnResult(*std::move(result));
 }
 
 void ClusterService::OnOpened(std::shared_ptr<RankStream> stream) {
   absl::MutexLock lock(&mutex_);
   const absl::Time now = clock_.Now();
   RankStream* const key = stream.get();
-  streams_.emplace(key, Stream{std::move(stream), Liveness(options_.liveness, now), now});
+  streams_.emplace(key, Stream{.stream = std::move(stream),
+                               .liveness = Liveness(options_.liveness, now),
+                               .opened = now,
+                               .claim = std::nullopt});
 }
 
 void ClusterService::OnHeard(RankStream* stream) {
@@ -260,8 +277,9 @@ void ClusterService::OnGone(RankStream* stream) {
     absl::MutexLock lock(&mutex_);
     const auto open = streams_.find(stream);
     if (open == streams_.end()) return;
-    if (open->second.stage >= 0) Remove(open->second.stage, absl::UnavailableError("its stream ended"), false);
-    streams_.erase(stream);
+    const absl::Status why = absl::UnavailableError("its stream ended");
+    open->second.stage >= 0 ? Remove(open->second.stage, why, false) : Dismiss(open->second, why, false);
+    streams_.erase(open);
   }
   CarryOut();
 }
@@ -275,16 +293,14 @@ absl::Time ClusterService::Watch() {
       if (stream.liveness.IsSilent(now)) {
         const absl::Status why = absl::UnavailableError(
             absl::StrCat("the rank was silent for ", absl::FormatDuration(stream.liveness.silence())));
-        if (stream.stage >= 0)
-          Remove(stream.stage, why, true);
-        else
-          Do([to = stream.stream, why] { to->Abandon(why); });
+        stream.stage >= 0 ? Remove(stream.stage, why, true) : Dismiss(stream, why, true);
         stream.liveness.Heard(now);  // its end is on the way
-      } else if (stream.stage < 0 && now >= stream.opened + options_.register_within) {
-        Do([to = stream.stream] { to->Abandon(absl::DeadlineExceededError("a rank must register at once")); });
+      } else if (stream.link == LinkId{} && now >= stream.opened + options_.register_within) {
+        Dismiss(stream, absl::DeadlineExceededError("a rank must register at once"), true);
         stream.opened = now;
       } else if (stream.liveness.MustSpeak(now)) {
-        PushTo(stream, HeartbeatMessage());
+        stream.liveness.Spoke(now);
+        Do([to = stream.stream] { to->Push(HeartbeatMessage()); });
       }
       next = std::min(next, stream.liveness.NextLook());
     }
@@ -302,12 +318,13 @@ void ClusterService::Run() {
 }
 
 void ClusterService::Send(const StepPlan& plan) {
-  v1::ToRank message;
-  EncodePlan(plan, message.mutable_plan());
+  v1::Order order;
+  EncodePlan(plan, order.mutable_plan());
+  const SharedBytes bytes = BytesOf(order);
   {
     absl::MutexLock lock(&mutex_);
     if (!formed_ || Value(plan.epoch) + 1 != epoch_) return;  // the loop is about to hear that the replica is lost
-    for (auto& [stage, member] : members_) PushTo(streams_.at(member.stream), message);
+    for (const auto& [stage, member] : members_) Order(member, bytes);
   }
   CarryOut();
 }
@@ -325,9 +342,13 @@ void ClusterService::Drain() {
   {
     absl::MutexLock lock(&mutex_);
     draining_ = true;
-    v1::ToRank message;
-    message.mutable_drain();
-    for (auto& [stage, member] : members_) PushTo(streams_.at(member.stream), message);
+    v1::Order order;
+    order.mutable_drain();
+    const SharedBytes bytes = BytesOf(order);
+    for (const auto& [stage, member] : members_) Order(member, bytes);
+    for (auto& [key, stream] : streams_) {
+      if (stream.claim) Dismiss(stream, absl::UnavailableError("the coordinator is draining"), false);
+    }
   }
   CarryOut();
   size_t left = 0;
@@ -338,6 +359,7 @@ void ClusterService::Drain() {
     left = streams_.size();
   }
   if (left > 0) LOG(WARNING) << "ranks still attached after the drain" << Field("streams", left);
+  links_.Stop();
 }
 
 }  // namespace interlace

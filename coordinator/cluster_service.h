@@ -1,4 +1,5 @@
-// ClusterService: the coordinator's end of the plan streams; forms the replica out of the ranks that register.
+// ClusterService: the coordinator's end of the ranks' streams and plan links; forms the replica out of those that
+// register.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -7,6 +8,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,7 +17,10 @@
 #include "absl/synchronization/mutex.h"
 #include "common/clock.h"
 #include "common/liveness.h"
+#include "common/metrics.h"
 #include "common/thread.h"
+#include "common/transport.h"
+#include "coordinator/plan_links.h"
 #include "coordinator/scheduler.h"
 #include "proto/cluster.pb.h"
 #include "proto/plan/step_plan.h"
@@ -25,11 +30,13 @@ namespace interlace {
 class ReplicaLoop;
 class RankStream;
 
-// Callback service `Cluster`, and the PlanChannel of the replica. Owned by main; gRPC threads and the replica's thread.
-// Reactions are quick: they convert and post. Connect before the server starts, Drain before it shuts down.
-// A rank counts as gone when its stream ends or when it has been silent for Options::liveness.silence, whichever is
-// first. One that registers for a stage that is held takes the place of the holder, which is its own former self (or
-// somebody's mistake: the one that was put out may not come back while the newer one holds the stage).
+// Callback service `Cluster`, and the PlanChannel of the replica. Owned by main; threads of gRPC, of the plan links and
+// the replica's. Reactions are quick: they convert and post. Connect before the server starts, Drain before it shuts
+// down.
+// A rank that registers is a candidate until its plan link is there, and then a member. It counts as gone when its
+// stream or its link ends, which ends the other too, or when its stream has been silent for Options::liveness.silence.
+// A candidate for a stage that is held takes the place of the holder, which is its own former self (or somebody's
+// mistake: the one that was put out may not come back while the newer one holds the stage).
 // No call leaves this class under its lock: what a reaction decides is queued under it and carried out after it, in the
 // order of the decisions.
 class ClusterService final : public PlanChannel {
@@ -42,7 +49,8 @@ class ClusterService final : public PlanChannel {
     Liveness::Options liveness;
     absl::Duration register_within = absl::Seconds(5);
   };
-  ClusterService(const Options& options, Clock& clock);
+  // `transport` outlives this object, and nothing else listens on its result channel.
+  ClusterService(const Options& options, Transport& transport, Clock& clock, Metrics& metrics);
   ~ClusterService() override;
 
   // Where results and changes of membership go; outlives the service's streams.
@@ -65,7 +73,9 @@ class ClusterService final : public PlanChannel {
     std::shared_ptr<RankStream> stream;
     Liveness liveness;
     absl::Time opened;
-    int32_t stage = -1;  // of a member
+    int32_t stage = -1;             // of a member
+    LinkId link{};                  // of a candidate or member; else 0
+    std::optional<RankInfo> claim;  // of a candidate
   };
   struct Member {
     RankStream* stream;
@@ -76,17 +86,25 @@ class ClusterService final : public PlanChannel {
   // From streams, on gRPC threads.
   void OnOpened(std::shared_ptr<RankStream> stream);
   void OnHeard(RankStream* stream);
-  absl::Status OnRegister(RankStream* stream, const RankInfo& rank);
-  absl::Status OnResult(RankStream* stream, StepResult result);
+  absl::Status OnRegister(RankStream* stream, const RankInfo& rank, const std::string& session);
   void OnGone(RankStream* stream);
+  // From plan links, on threads of theirs and of the transport.
+  void OnLinked(LinkId id, const absl::Status& status);
+  void OnLinkLost(LinkId id, const absl::Status& why);
+  void OnResult(LinkId id, absl::string_view bytes);
 
   void Run();
-  absl::Status CheckRank(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The stream whose link it is; null if it is gone.
+  Stream* FindStream(LinkId id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckClaim(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckIncarnation(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MakeMember(Stream& stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FormIfComplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The member's stream is closed, or abandoned if nothing can be said to it any more.
   void Remove(int32_t stage, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void PushTo(Stream& stream, v1::ToRank message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The stream is over, and so is its link: the rank is told, or not.
+  void Dismiss(Stream& stream, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Order(const Member& member, SharedBytes order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Do(Action action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { actions_.push_back(std::move(action)); }
   void CarryOut() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -104,6 +122,8 @@ class ClusterService final : public PlanChannel {
   bool formed_ = false;
   bool draining_ = false;
   bool stopping_ = false;
+  uint64_t last_link_ = 0;
+  PlanLinks links_;
   Thread watch_;
 };
 

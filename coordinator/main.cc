@@ -32,14 +32,17 @@
 #include "text/chat_template.h"
 #include "text/model_text.h"
 #include "text/tokenizer.h"
+#include "transport/ucx_transport.h"
 
 namespace interlace {
 namespace {
 
-constexpr int64_t kMostRankMessage = int64_t{64} << 20;  // whoever it is that sends it
-constexpr absl::Duration kDrain = absl::Seconds(30);     // for running requests
-constexpr absl::Duration kClosing = absl::Seconds(5);    // for answers on their way to clients
-constexpr absl::Duration kKeepCosts = absl::Minutes(3);  // between two writes of what the cost model has learned
+constexpr int64_t kMostRankMessage = int64_t{1} << 20;    // to the port of ranks, whoever sends it
+constexpr int64_t kMostLinkMessage = int64_t{256} << 20;  // of plans and results
+constexpr absl::Duration kDial = absl::Seconds(2);        // for each address of a rank
+constexpr absl::Duration kDrain = absl::Seconds(30);      // for running requests
+constexpr absl::Duration kClosing = absl::Seconds(5);     // for answers on their way to clients
+constexpr absl::Duration kKeepCosts = absl::Minutes(3);   // between two writes of what the cost model has learned
 
 // What the coordinator knows of a model; weights stay with the ranks.
 struct ServedModel {
@@ -124,12 +127,19 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   Metrics metrics(model.name);
 
+  // Plans and results travel over sockets. It dials the ranks and opens no port; it does not poll, since on a small
+  // machine that would take a core from a rank that computes.
+  ASSIGN_OR_RETURN(const std::unique_ptr<Transport> transport, MakeUcxTransport({.host = "",
+                                                                                 .tls = "none",
+                                                                                 .connect_timeout = kDial,
+                                                                                 .max_body_bytes = kMostLinkMessage,
+                                                                                 .spin = absl::ZeroDuration()}));
   // What is declared later dies first: doors, then the loop they submit to, then the channel the loop sends on.
   ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
                           .model_digest = model.facts.digest,
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
                           .first_epoch = static_cast<uint64_t>(WallSeconds()) << 20},
-                         clock);
+                         *transport, clock, metrics);
   ASSIGN_OR_RETURN(ReplicaLoop::Options loop_options, LoopOptions(config, model.facts.context));
   CostFile cost_file(config.coordinator.state);
   loop_options.scheduler.learned = cost_file.Read();

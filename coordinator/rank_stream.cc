@@ -54,15 +54,11 @@ absl::Status RankStream::Take(const v1::FromRank& message) {
     const absl::StatusOr<RankInfo> rank = DecodeRank(message.register_());
     if (!rank.ok()) return rank.status();
     registered_ = true;
-    return service_.OnRegister(this, *rank);
+    return service_.OnRegister(this, *rank, message.register_().session());
   }
   if (!registered_) return absl::InvalidArgumentError("a rank must register before anything else");
   if (message.has_heartbeat()) return absl::OkStatus();
-  if (!message.has_result())
-    return absl::InvalidArgumentError("a rank sends results and heartbeats, and registers once");
-  absl::StatusOr<StepResult> result = DecodeResult(message.result());
-  if (!result.ok()) return result.status();
-  return service_.OnResult(this, *std::move(result));
+  return absl::InvalidArgumentError("a rank registers once and sends heartbeats");
 }
 
 void RankStream::OnReadDone(bool ok) {

@@ -1,4 +1,4 @@
-// RankStream: the reactor of one rank's plan stream.
+// RankStream: the reactor of one rank's stream, which is its registration and its lease.
 #pragma once
 
 #include <grpcpp/grpcpp.h>

@@ -41,12 +41,14 @@ UcxTransport::UcxTransport(const UcxOptions& options, FileDescriptor listener, s
       fabric_(std::move(fabric)) {
   CHECK(epoll_.open() && wake_.open());
   nonce_ = absl::StrFormat("%016x%016x", entropy_->Next(), entropy_->Next());
-  TransportAddress address{.machine = machine_, .nonce = nonce_, .port = PortOf(listener_)};
-  address.loopback = options.host == "0.0.0.0" || options.host == "127.0.0.1";
-  if (options.host == "0.0.0.0") address.hosts = LocalHosts();
-  if (!address.loopback) address.hosts = {options.host};
-  address_ = address.Encode();
-  Watch(listener_.get(), kListenerKey, EPOLLIN);
+  if (listener_.open()) {
+    TransportAddress address{.machine = machine_, .nonce = nonce_, .port = PortOf(listener_)};
+    address.loopback = options.host == "0.0.0.0" || options.host == "127.0.0.1";
+    if (options.host == "0.0.0.0") address.hosts = LocalHosts();
+    if (!address.loopback) address.hosts = {options.host};
+    address_ = address.Encode();
+    Watch(listener_.get(), kListenerKey, EPOLLIN);
+  }
   Watch(wake_.get(), kWakeKey, EPOLLIN);
   if (fabric_ != nullptr) Watch(fabric_->event_fd(), kFabricKey, EPOLLIN);
   thread_ = Thread("ucx", [this] { Run(); });
@@ -179,7 +181,10 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& op
     return absl::InvalidArgumentError(absl::StrCat("max_body_bytes=", options.max_body_bytes, " must be positive"));
   }
   RETURN_IF_ERROR(CheckTls(options.tls));
-  ASSIGN_OR_RETURN(FileDescriptor listener, ListenOn(options.host, options.port));
+  FileDescriptor listener;
+  if (!options.host.empty()) {
+    ASSIGN_OR_RETURN(listener, ListenOn(options.host, options.port));
+  }
   std::unique_ptr<UcxWorker> fabric;
   if (options.tls != "none" && (options.tls != "auto" || HasRdma())) {
     absl::StatusOr<std::unique_ptr<UcxWorker>> made = UcxWorker::Create(options);

@@ -14,7 +14,8 @@
 namespace interlace {
 
 struct UcxOptions {
-  std::string host = "127.0.0.1";  // numeric address to listen on; 0.0.0.0: every IPv4 interface
+  // Numeric address to listen on; 0.0.0.0: every IPv4 interface; empty: none, this process dials and is not dialled.
+  std::string host = "127.0.0.1";
   uint16_t port = 0;
   // Which transports of UCX may carry messages, as in UCX_TLS: "auto" is RDMA where the machine has it, "none" is our
   // own sockets alone. "tcp" is refused: UCX's aborts on bytes that a stranger may send, and ours does its work. "shm"

@@ -29,6 +29,10 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
   UcxOptions transport_options{
       .host = config.transport.host, .tls = config.transport.tls, .devices = config.transport.devices};
+  // Where the compute team has every core, a transport that polls would take one from it.
+  if (config.engine.threads == 0 || config.engine.threads >= AvailableCores()) {
+    transport_options.spin = absl::ZeroDuration();
+  }
   if (transport_options.host.empty()) {
     ASSIGN_OR_RETURN(transport_options.host, AddressTowards(config.cluster.coordinator));
   }
@@ -50,7 +54,7 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
             << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
             << Field("device_slots", info.device_slots) << Field("host_frames", info.host_frames);
-  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator}, clock, entropy->Fork("backoff"));
+  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator}, *transport, clock, entropy->Fork("intake"));
   rank->runner().OnAnswers([&intake] { intake.Report(); });
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;

@@ -2,10 +2,11 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <atomic>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/bounded_queue.h"
 #include "common/grpc_status.h"
 #include "common/log.h"
 #include "common/status_macros.h"
@@ -18,11 +19,11 @@ namespace {
 
 // After this long without a plan, a rank says once more what it holds.
 constexpr absl::Duration kIdleReport = absl::Seconds(1);
-constexpr int kMostPlanBytes = 256 << 20;
+// Orders that wait for the runner. A coordinator has one plan more in flight than there are stages.
+constexpr size_t kMostOrders = 1024;
 
 std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMostPlanBytes);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);    // a fresh connection, without an old one's back-off
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);  // how long one attempt may take
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 1000);         // a machine that vanished is noticed
@@ -32,40 +33,105 @@ std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
+std::string DrawSession(Entropy& entropy) {
+  const uint64_t words[] = {entropy.Next(), entropy.Next()};
+  static_assert(sizeof words == kSessionBytes);
+  return std::string(reinterpret_cast<const char*>(words), sizeof words);
+}
+
 }  // namespace
 
+// Shared with the transport's callbacks, which may outlive it.
 struct PlanIntake::Session {
-  Session(const std::string& address, const Liveness::Options& options, absl::Time now)
-      : stub(v1::Cluster::NewStub(ChannelTo(address))), liveness(options, now) {}
+  Session(const std::string& address, const Liveness::Options& options, absl::Time now, std::string drawn)
+      : id(std::move(drawn)), stub(v1::Cluster::NewStub(ChannelTo(address))), liveness(options, now) {}
 
-  // One writer at a time; false iff the stream is over.
-  bool Write(const v1::FromRank& message, absl::Time now) {
+  // One writer at a time.
+  void Write(const v1::FromRank& message, absl::Time now) {
     absl::MutexLock lock(&write_mutex);
     {
       absl::MutexLock inner(&mutex);
       liveness.Spoke(now);
     }
-    return stream->Write(message);
+    if (!done) stream->Write(message);
+  }
+  void WritesDone() {
+    absl::MutexLock lock(&write_mutex);
+    if (!std::exchange(done, true)) stream->WritesDone();
+  }
+  // Ends the stream at once. Of several reasons the first counts.
+  void End(const absl::Status& why) {
+    {
+      absl::MutexLock lock(&mutex);
+      if (ended.ok()) ended = why;
+    }
+    context.TryCancel();  // which ends Read
+  }
+  // Has the pulse end our side of the stream, so that the coordinator ends the other and may say why: a link that it
+  // closed may be lost before that is read.
+  void Leave(const absl::Status& why) {
+    absl::MutexLock lock(&mutex);
+    if (over || !left.ok()) return;
+    left = why;
+    leaving = true;
+  }
+  // Nothing more is taken. True iff the coordinator drained this rank.
+  bool Close() {
+    absl::MutexLock lock(&mutex);
+    over = true;
+    return drained;
+  }
+  // Whether it comes from the coordinator of this session, over its link.
+  bool Admits(const Message& message) {
+    absl::MutexLock lock(&mutex);
+    if (over || message.header != id) return false;
+    if (!link) link = message.from;
+    return *link == message.from;
+  }
+  std::optional<PeerId> Link() {
+    absl::MutexLock lock(&mutex);
+    return link;
   }
 
+  const std::string id;
   grpc::ClientContext context;
   const std::unique_ptr<v1::Cluster::Stub> stub;
   std::unique_ptr<grpc::ClientReaderWriter<v1::FromRank, v1::ToRank>> stream;
-  BoundedQueue<Order> orders{64};
-  BoundedQueue<StepResult> results{64};
-  bool drained = false;  // of the reading thread
-  bool started = false;  // likewise
+  BoundedQueue<Order> orders{kMostOrders};
+  std::atomic<bool> report_asked{false};  // and not taken by the runner yet
   absl::Mutex write_mutex;
+  bool done = false;  // protected by write_mutex; nothing more is written
   absl::Mutex mutex;
-  Liveness liveness;    // protected by mutex
-  bool over = false;    // protected by mutex; nothing more is read
-  bool silent = false;  // protected by mutex; the coordinator was
+  Liveness liveness;           // protected by mutex, as everything below
+  std::optional<PeerId> link;  // whence orders come
+  bool started = false;
+  bool drained = false;
+  bool over = false;     // nothing more is taken
+  bool leaving = false;  // and the pulse is to see to it
+  absl::Status left, ended;
 };
 
-PlanIntake::PlanIntake(Rank& rank, const Options& options, Clock& clock, std::unique_ptr<Entropy> entropy)
-    : rank_(rank), options_(options), clock_(clock), backoff_(options.backoff, std::move(entropy)) {}
+PlanIntake::PlanIntake(Rank& rank, const Options& options, Transport& transport, Clock& clock,
+                       std::unique_ptr<Entropy> entropy)
+    : rank_(rank),
+      options_(options),
+      transport_(transport),
+      clock_(clock),
+      sessions_(entropy->Fork("sessions")),
+      backoff_(options.backoff, std::move(entropy)) {
+  transport_.Listen(kPlanChannel, [this, gate = gate_](Message message) {
+    if (!gate->TryEnter()) return;
+    OnMessage(message);
+    gate->Leave();
+  });
+  transport_.OnPeerLost([this, gate = gate_](PeerId peer, absl::Status why) {
+    if (!gate->TryEnter()) return;
+    OnPeerLost(peer, why);
+    gate->Leave();
+  });
+}
 
-PlanIntake::~PlanIntake() = default;
+PlanIntake::~PlanIntake() { gate_->Close(); }
 
 void PlanIntake::Stop() {
   std::shared_ptr<Session> session;
@@ -78,12 +144,14 @@ void PlanIntake::Stop() {
 }
 
 void PlanIntake::Report() {
-  std::shared_ptr<Session> session;
-  {
-    absl::MutexLock lock(&mutex_);
-    session = session_;
-  }
-  if (session != nullptr) session->orders.TryPush(ReportAsked{});
+  const std::shared_ptr<Session> current = Current();
+  if (current == nullptr || current->report_asked.exchange(true)) return;
+  if (!current->orders.TryPush(ReportAsked{})) current->report_asked = false;
+}
+
+std::shared_ptr<PlanIntake::Session> PlanIntake::Current() const {
+  absl::MutexLock lock(&mutex_);
+  return session_;
 }
 
 bool PlanIntake::stopped() const {
@@ -110,7 +178,8 @@ absl::Status PlanIntake::Run() {
 }
 
 std::shared_ptr<PlanIntake::Session> PlanIntake::OpenSession() {
-  auto session = std::make_shared<Session>(options_.coordinator, options_.liveness, clock_.Now());
+  auto session =
+      std::make_shared<Session>(options_.coordinator, options_.liveness, clock_.Now(), DrawSession(*sessions_));
   absl::MutexLock lock(&mutex_);
   if (!stopped_) session_ = session;
   return session_;
@@ -120,132 +189,173 @@ absl::Status PlanIntake::RunSession() {
   const std::shared_ptr<Session> session = OpenSession();
   if (session == nullptr) return absl::OkStatus();
   session->stream = session->stub->Attach(&session->context);  // waits for the connection, unless cancelled
+  // Before any order can come.
+  if (rank_.activations() != nullptr) rank_.activations()->Resume();
   v1::FromRank hello;
   EncodeRank(rank_.info(), hello.mutable_register_());
+  hello.mutable_register_()->set_session(session->id);
   session->Write(hello, clock_.Now());
-
-  if (rank_.activations() != nullptr) rank_.activations()->Resume();
   {
-    Thread answers("answers", [this, session] { Answer(*session); });
-    Thread runner("runner", [this, session] {
-      RunOrders(*session);
-      session->results.Close();
-    });
+    Thread runner("runner", [this, session] { RunOrders(session); });
     Thread pulse("pulse", [this, session] { Pulse(*session); });
     Read(*session);
+    const bool drained = session->Close();
     // Plans that a drained rank still has were sent to every stage, so none of them waits in vain.
-    if (rank_.activations() != nullptr && !session->drained) rank_.activations()->Interrupt();
+    if (rank_.activations() != nullptr && !drained) rank_.activations()->Interrupt();
     session->orders.Close();
-    absl::MutexLock lock(&session->mutex);
-    session->over = true;
   }
-  if (session->drained) session->stream->WritesDone();
+  // When the link is closed, no order of this session is being taken any more.
+  if (const std::optional<PeerId> link = session->Link()) transport_.Close(*link);
   const absl::Status status = FromGrpcStatus(session->stream->Finish());
   rank_.runner().Reset();
+  {
+    absl::MutexLock lock(&mutex_);
+    session_ = nullptr;
+    if (stopped_) return absl::OkStatus();
+  }
+  absl::MutexLock lock(&session->mutex);
   if (session->started) {
     backoff_.Reset();
     told_.clear();
   }
-  {
-    absl::MutexLock lock(&mutex_);
-    session_ = nullptr;
-    if (session->drained || stopped_) return absl::OkStatus();
+  if (session->drained) return absl::OkStatus();
+  for (const absl::Status& why : {session->ended, status, session->left}) {
+    if (!why.ok()) return why;
   }
-  absl::MutexLock lock(&session->mutex);
-  if (session->silent) {
-    return absl::UnavailableError(
-        absl::StrCat("the coordinator was silent for ", absl::FormatDuration(options_.liveness.silence)));
-  }
-  return status.ok() ? absl::UnavailableError("the coordinator closed the plan stream") : status;
+  return absl::UnavailableError("the coordinator closed the stream");
 }
 
 void PlanIntake::Read(Session& session) {
-  v1::ToRank message;
-  while (session.stream->Read(&message)) {
+  v1::ToRank heartbeat;
+  while (session.stream->Read(&heartbeat)) {
+    absl::MutexLock lock(&session.mutex);
+    session.liveness.Heard(clock_.Now());
+  }
+}
+
+void PlanIntake::OnMessage(const Message& message) {
+  const std::shared_ptr<Session> current = Current();
+  if (current == nullptr || !current->Admits(message)) {
+    ++strangers_;
+    if (const std::optional<int64_t> more = told_of_strangers_.Pass(clock_.Now())) {
+      LOG(WARNING) << "an order of no session of ours was dropped" << Field("peer", static_cast<uint64_t>(message.from))
+                   << Field("bytes", message.body.size()) << Field("dropped_before_in_silence", *more);
+    }
+    return;
+  }
+  v1::Order order;
+  absl::Status status = absl::InvalidArgumentError("the coordinator sent bytes that are no order");
+  if (order.ParseFromString(message.body)) status = Take(*current, order);
+  if (status.ok()) return;
+  LOG(ERROR) << "order refused" << status;
+  current->End(status);
+}
+
+void PlanIntake::OnPeerLost(PeerId peer, const absl::Status& why) {
+  const std::shared_ptr<Session> current = Current();
+  if (current == nullptr || current->Link() != peer) return;
+  current->Leave(absl::UnavailableError(absl::StrCat("the plan link was lost: ", why.message())));
+}
+
+absl::Status PlanIntake::Take(Session& session, const v1::Order& order) {
+  bool taken = true;
+  if (order.has_start()) {
+    const Epoch epoch{order.start().epoch()};
     {
       absl::MutexLock lock(&session.mutex);
-      session.liveness.Heard(clock_.Now());
-    }
-    if (message.has_start()) {
-      const Epoch epoch{message.start().epoch()};
       session.started = true;
-      // Ends a wait for activations of a former epoch, whether the runner is in it now or only gets there later.
-      if (rank_.activations() != nullptr) rank_.activations()->Interrupt(epoch);
-      session.orders.Push(Started{epoch, message.start().next_stage_address(), message.start().first_stage_address()});
-    } else if (message.has_plan()) {
-      absl::StatusOr<StepPlan> plan = DecodePlan(message.plan());
-      if (!plan.ok()) {
-        LOG(ERROR) << "plan refused" << plan.status();
-        return session.context.TryCancel();
-      }
-      session.orders.Push(*std::move(plan));
-    } else if (message.has_drain()) {
-      session.drained = true;
-      return;
     }
+    // Ends a wait for activations of a former epoch, whether the runner is in it now or only gets there later.
+    if (rank_.activations() != nullptr) rank_.activations()->Interrupt(epoch);
+    taken =
+        session.orders.TryPush(Started{epoch, order.start().next_stage_address(), order.start().first_stage_address()});
+  } else if (order.has_plan()) {
+    ASSIGN_OR_RETURN(StepPlan plan, DecodePlan(order.plan()));
+    taken = session.orders.TryPush(std::move(plan));
+  } else if (order.has_drain()) {
+    {
+      absl::MutexLock lock(&session.mutex);
+      session.drained = true;
+    }
+    taken = session.orders.TryPush(Drained{});
+  } else if (!order.has_linked()) {
+    return absl::InvalidArgumentError("the coordinator sent an empty order");
   }
+  // A closed queue: the session is over, and nobody minds.
+  if (taken || session.orders.closed()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the coordinator sent orders while ", kMostOrders, " wait"));
 }
 
 void PlanIntake::Pulse(Session& session) {
   v1::FromRank heartbeat;
   heartbeat.mutable_heartbeat();
+  const auto due = [&session]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return session.over || session.leaving; };
   while (true) {
-    bool silent = false, speak = false;
+    bool silent = false, speak = false, leave = false;
     {
       absl::MutexLock lock(&session.mutex);
       const absl::Time now = clock_.Now();
       if (session.over) return;
-      silent = session.silent = session.liveness.IsSilent(now);
+      leave = std::exchange(session.leaving, false);
+      silent = session.liveness.IsSilent(now);
       speak = session.liveness.MustSpeak(now);
     }
-    if (silent) return session.context.TryCancel();  // which ends Read
+    if (silent) {
+      return session.End(absl::UnavailableError(
+          absl::StrCat("the coordinator was silent for ", absl::FormatDuration(options_.liveness.silence))));
+    }
+    if (leave) session.WritesDone();
     if (speak) session.Write(heartbeat, clock_.Now());
     absl::MutexLock lock(&session.mutex);
-    session.mutex.AwaitWithTimeout(absl::Condition(&session.over), session.liveness.NextLook() - clock_.Now());
+    session.mutex.AwaitWithTimeout(absl::Condition(&due), session.liveness.NextLook() - clock_.Now());
   }
 }
 
-void PlanIntake::RunOrders(Session& session) {
+void PlanIntake::RunOrders(const std::shared_ptr<Session>& session) {
   Epoch epoch{};
   bool broken = true;    // until the first Start
   bool reported = true;  // what the rank holds since its last plan; tiers give blocks back a little later
   while (true) {
-    std::optional<Order> order = session.orders.PopWithin(reported ? absl::InfiniteDuration() : kIdleReport);
-    if (!order && session.orders.closed()) return;
+    std::optional<Order> order = session->orders.PopWithin(reported ? absl::InfiniteDuration() : kIdleReport);
+    if (!order && session->orders.closed()) return;
     if (!order || std::holds_alternative<ReportAsked>(*order)) {
-      if (!broken && !session.results.Push(rank_.runner().Report(epoch))) return;
+      session->report_asked = false;
+      if (!broken) Answer(session, rank_.runner().Report(epoch));
       reported = true;
-      continue;
-    }
-    if (const Started* started = std::get_if<Started>(&*order)) {
+    } else if (std::holds_alternative<Drained>(*order)) {
+      return session->WritesDone();
+    } else if (const Started* started = std::get_if<Started>(&*order)) {
       epoch = started->epoch;
       const absl::Status status = Start(*started);
       broken = !status.ok();
       if (broken) LOG(ERROR) << "rank cannot start" << Field("epoch", Value(epoch)) << status;
       if (!broken) LOG(INFO) << "rank started" << Field("epoch", Value(epoch));
-      continue;
+    } else if (const StepPlan& plan = std::get<StepPlan>(*order); plan.epoch == epoch) {
+      StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = rank_.info().stage};
+      if (broken) {
+        result.status = absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch");
+      } else {
+        result = rank_.runner().Execute(plan);
+        broken = !result.status.ok();
+        if (broken) LOG(ERROR) << "plan failed" << Field("plan", Value(plan.id)) << result.status;
+      }
+      Answer(session, result);
+      reported = false;
     }
-    const StepPlan& plan = std::get<StepPlan>(*order);
-    if (plan.epoch != epoch) continue;
-    StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = rank_.info().stage};
-    if (broken) {
-      result.status = absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch");
-    } else {
-      result = rank_.runner().Execute(plan);
-      broken = !result.status.ok();
-      if (broken) LOG(ERROR) << "plan failed" << Field("plan", Value(plan.id)) << result.status;
-    }
-    if (!session.results.Push(std::move(result))) return;
-    reported = false;
   }
 }
 
-void PlanIntake::Answer(Session& session) {
-  while (std::optional<StepResult> result = session.results.Pop()) {
-    v1::FromRank message;
-    EncodeResult(*result, message.mutable_result());
-    if (!session.Write(message, clock_.Now())) session.results.Close();
-  }
+// Orders came over the link, so there is one. A result that does not leave ends the session.
+void PlanIntake::Answer(const std::shared_ptr<Session>& session, const StepResult& result) {
+  v1::StepResultMessage message;
+  EncodeResult(result, &message);
+  transport_.Send(
+      *session->Link(), kResultChannel, session->id, {std::make_shared<const std::string>(message.SerializeAsString())},
+      [session](const absl::Status& status) {
+        if (!status.ok())
+          session->Leave(
+              absl::UnavailableError(absl::StrCat("a result did not reach the coordinator: ", status.message())));
+      });
 }
 
 absl::Status PlanIntake::Start(const Started& started) {

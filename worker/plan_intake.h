@@ -1,6 +1,7 @@
-// PlanIntake: the rank's end of the plan stream: registers, executes plans as they come, answers results.
+// PlanIntake: the rank's end of its stream and plan link: registers, executes plans as they come, answers results.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -9,21 +10,29 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "common/backoff.h"
-#include "common/bounded_queue.h"
 #include "common/clock.h"
 #include "common/entropy.h"
+#include "common/gate.h"
 #include "common/ids.h"
 #include "common/liveness.h"
+#include "common/log_limit.h"
+#include "common/transport.h"
 #include "proto/plan/step_plan.h"
 #include "worker/rank.h"
 
+namespace interlace::v1 {
+class Order;
+}
+
 namespace interlace {
 
-// One session is one stream: registered, then for each epoch a Start and its plans. When a session ends (the
-// coordinator is gone, silent, or put this rank out), the rank keeps its weights and registers again, waiting longer
-// from attempt to attempt. Owned by main. Threads of a session: RunSession's caller reads the stream; "runner"
-// executes, "answers" writes its results, so that the next plan does not wait for that; "pulse" says that this rank
-// lives, whatever the runner computes, and ends the session when the coordinator says nothing for
+// One session is one gRPC stream, which registers the rank, and one plan link, which the coordinator makes and on which
+// come a Start for each epoch and its plans. Whichever ends first ends the other (the coordinator is gone, silent, or
+// put this rank out); then the rank keeps its weights and registers again, waiting longer from attempt to attempt.
+// Messages on the plan channel that do not bear the session, or come from another connection than the first that bore
+// it, are counted and dropped. Owned by main. Threads of a session: RunSession's caller reads the stream, the
+// transport's takes orders and never waits, "runner" executes and hands its results to the transport, "pulse" says that
+// this rank lives, whatever the runner computes, and ends the session when the coordinator says nothing for
 // Options::liveness.silence. On Start everything of the former epoch is forgotten, plans still queued included.
 class PlanIntake {
  public:
@@ -32,7 +41,8 @@ class PlanIntake {
     Liveness::Options liveness;
     Backoff::Options backoff;
   };
-  PlanIntake(Rank& rank, const Options& options, Clock& clock, std::unique_ptr<Entropy> entropy);
+  // `transport` outlives this object; the address of the rank is its, and nothing else listens on its plan channel.
+  PlanIntake(Rank& rank, const Options& options, Transport& transport, Clock& clock, std::unique_ptr<Entropy> entropy);
   ~PlanIntake();
 
   // Session after session, until the coordinator drains this rank or Stop is called (OK), or the coordinator says that
@@ -43,8 +53,10 @@ class PlanIntake {
   // Ends the session and Run, at once; any thread.
   void Stop();
   // Has the runner's thread say what the rank holds and what came true between plans; any thread. Nothing happens
-  // before the first Start of a session, or while so many plans wait that a result will say it anyway.
+  // before the first Start of a session.
   void Report();
+  // Messages on the plan channel that were dropped.
+  int64_t strangers() const { return strangers_.load(); }
 
  private:
   struct Started {
@@ -53,23 +65,34 @@ class PlanIntake {
     std::string first_stage_address;
   };
   struct ReportAsked {};
-  using Order = std::variant<Started, StepPlan, ReportAsked>;
+  struct Drained {};
+  using Order = std::variant<Started, StepPlan, ReportAsked, Drained>;
   struct Session;
 
   std::shared_ptr<Session> OpenSession();
+  std::shared_ptr<Session> Current() const;
   bool stopped() const;
   void Read(Session& session);
-  void RunOrders(Session& session);
-  void Answer(Session& session);
+  void OnMessage(const Message& message);
+  void OnPeerLost(PeerId peer, const absl::Status& why);
+  // InvalidArgument: no coordinator of ours says so.
+  absl::Status Take(Session& session, const v1::Order& order);
+  void RunOrders(const std::shared_ptr<Session>& session);
+  void Answer(const std::shared_ptr<Session>& session, const StepResult& result);
   void Pulse(Session& session);
   absl::Status Start(const Started& started);
   bool Wait(absl::Duration time);  // false iff stopped
 
   Rank& rank_;
   const Options options_;
+  Transport& transport_;
   Clock& clock_;
-  Backoff backoff_;   // of Run's thread
+  const std::unique_ptr<Entropy> sessions_;  // of Run's thread
+  Backoff backoff_;                          // of Run's thread
   std::string told_;  // of Run's thread: the last warning. A coordinator that is away for long fills no log
+  const std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();  // the transport's callbacks may outlive this object
+  std::atomic<int64_t> strangers_{0};
+  LogLimit told_of_strangers_{absl::Seconds(1)};  // of the transport's thread
   mutable absl::Mutex mutex_;
   std::shared_ptr<Session> session_;  // protected by mutex_
   bool stopped_ = false;              // protected by mutex_

@@ -1,6 +1,8 @@
 // Plans and results to and from their wire form.
 #pragma once
 
+#include <cstddef>
+
 #include "absl/status/statusor.h"
 #include "proto/plan/step_plan.h"
 
@@ -11,6 +13,8 @@ class Register;
 }  // namespace interlace::v1
 
 namespace interlace {
+
+inline constexpr size_t kSessionBytes = 16;  // of Register.session
 
 void EncodePlan(const StepPlan& plan, v1::StepPlanMessage* out);
 void EncodeResult(const StepResult& result, v1::StepResultMessage* out);

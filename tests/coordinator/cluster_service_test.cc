@@ -1,211 +1,25 @@
-// Ranks over gRPC on loopback: forming, plans and results, losses, refusals, drain.
-#include "coordinator/cluster_service.h"
-
-#include <grpcpp/grpcpp.h>
-#include <gtest/gtest.h>
-
-#include <atomic>
-#include <chrono>
+// Forming, plans and results, losses, refusals, drain.
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "common/bounded_queue.h"
-#include "common/grpc_status.h"
-#include "common/log.h"
-#include "common/thread.h"
-#include "coordinator/replica_loop.h"
-#include "proto/cluster.grpc.pb.h"
-#include "proto/plan/plan_codec.h"
-#include "tests/coordinator/fake_replica.h"
-#include "tests/coordinator/loop_sink.h"
-#include "tests/status_matchers.h"
+#include "tests/coordinator/cluster_fixture.h"
 
 namespace interlace {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-// The rank's end of a plan stream; a thread reads it.
-class RankClient {
- public:
-  explicit RankClient(const std::string& address)
-      : stub_(v1::Cluster::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()))),
-        stream_(stub_->Attach(&context_)),
-        reader_("rank", [this] {
-          v1::ToRank message;
-          while (stream_->Read(&message)) messages_.Push(message);
-          status_ = FromGrpcStatus(stream_->Finish());
-          messages_.Close();
-        }) {}
-  RankClient(const std::string& address, const RankInfo& info) : RankClient(address) {
-    v1::FromRank hello;
-    EncodeRank(info, hello.mutable_register_());
-    Write(hello);
-  }
-  ~RankClient() {
-    speaking_ = false;
-    Break();
-  }
-
-  void Write(const v1::FromRank& message) {
-    absl::MutexLock lock(&write_mutex_);
-    stream_->Write(message);
-  }
-  // Heartbeats from now on, as a rank sends them whatever its runner does.
-  void KeepSpeaking(absl::Duration every) {
-    speaking_ = true;
-    speaker_ = Thread("speaker", [this, every] {
-      v1::FromRank message;
-      message.mutable_heartbeat();
-      const auto quiet = [this] { return !speaking_; };
-      absl::Mutex mutex;
-      absl::MutexLock lock(&mutex);
-      while (!mutex.AwaitWithTimeout(absl::Condition(&quiet), every)) Write(message);
-    });
-  }
-  void Answer(const StepResult& result) {
-    v1::FromRank message;
-    EncodeResult(result, message.mutable_result());
-    Write(message);
-  }
-  // The next message; an empty one when the stream ended or nothing came in time.
-  v1::ToRank Next() {
-    while (std::optional<v1::ToRank> message = messages_.PopWithin(absl::Seconds(20))) {
-      if (!message->has_heartbeat()) return *std::move(message);
-      ++heartbeats_;
-    }
-    return {};
-  }
-  int heartbeats() const { return heartbeats_; }  // that Next and End came past
-  uint64_t NextEpoch() {
-    const v1::ToRank message = Next();
-    EXPECT_TRUE(message.has_start());
-    return message.start().epoch();
-  }
-  StepPlan NextPlan() {
-    const v1::ToRank message = Next();
-    EXPECT_TRUE(message.has_plan());
-    return DecodePlan(message.plan()).value_or(StepPlan());
-  }
-  // What the coordinator ended the stream with.
-  absl::Status End() {
-    while (const std::optional<v1::ToRank> message = messages_.PopWithin(absl::Seconds(20))) {
-      heartbeats_ += message->has_heartbeat();
-    }
-    if (!messages_.closed()) return absl::UnknownError("the stream did not end");
-    reader_.Join();
-    return status_;
-  }
-  void Leave() { stream_->WritesDone(); }
-  void Break() {
-    context_.TryCancel();
-    reader_.Join();
-  }
-
- private:
-  grpc::ClientContext context_;
-  std::unique_ptr<v1::Cluster::Stub> stub_;
-  std::unique_ptr<grpc::ClientReaderWriter<v1::FromRank, v1::ToRank>> stream_;
-  BoundedQueue<v1::ToRank> messages_{1000};
-  absl::Status status_;  // set before messages_ closes
-  absl::Mutex write_mutex_;
-  int heartbeats_ = 0;
-  std::atomic<bool> speaking_{false};
-  Thread reader_;
-  Thread speaker_;
-};
-
-class ClusterServiceTest : public testing::Test {
- protected:
-  void SetUp() override {
-    SetLogSink([](const LogEvent&) {}, LogLevel::kError);
-  }
-  void TearDown() override {
-    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
-    server_.reset();
-    loop_.reset();
-    SetLogSink(nullptr, LogLevel::kInfo);
-  }
-  // Ranks of most tests say nothing that they are not asked for.
-  static constexpr Liveness::Options kPatient{.speak_every = absl::Hours(1), .silence = absl::Hours(1)};
-  void Start(int32_t stages,
-             const ClusterService::Options& timing = {.liveness = kPatient, .register_within = absl::Hours(1)}) {
-    ranks_ = MakeRanks(2 * stages, stages, 8, 100, 0);
-    for (RankInfo& rank : ranks_) {
-      rank.transport_address = absl::StrCat("address ", Value(rank.stage));
-      rank.vocab = 1000;
-    }
-    service_ = std::make_unique<ClusterService>(ClusterService::Options{.stages = stages,
-                                                                        .model_digest = "digest",
-                                                                        .block_tokens = 8,
-                                                                        .liveness = timing.liveness,
-                                                                        .register_within = timing.register_within},
-                                                clock_);
-    ReplicaLoop::Options options;
-    options.scheduler.context = 100;
-    options.ranks = stages;
-    loop_ = std::make_unique<ReplicaLoop>(options, **FindPolicy("stream"), clock_, metrics_, *service_);
-    service_->Connect(loop_.get());
-    grpc::ServerBuilder builder;
-    int port = 0;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-    builder.RegisterService(service_->service());
-    server_ = builder.BuildAndStart();
-    ASSERT_NE(server_, nullptr);
-    address_ = absl::StrCat("127.0.0.1:", port);
-  }
-  std::unique_ptr<RankClient> Register(int32_t stage) { return std::make_unique<RankClient>(address_, ranks_[stage]); }
-  std::unique_ptr<RankClient> RegisterAs(int32_t stage, uint64_t incarnation) {
-    RankInfo info = ranks_[stage];
-    info.incarnation = incarnation;
-    return std::make_unique<RankClient>(address_, info);
-  }
-  bool Ready(int32_t ranks) {
-    return AwaitLoad(*loop_, [ranks](const EngineLoad& load) { return load.ranks_ready == ranks; });
-  }
-  std::shared_ptr<LoopSink> Submit(int32_t max_tokens) {
-    auto sink = std::make_shared<LoopSink>();
-    Request request{.id = RequestId{++next_}, .name = absl::StrCat("r", next_), .prompt = {1, 2, 3}};
-    request.max_tokens = max_tokens;
-    request.arrival = clock_.Now();
-    request.deadline = absl::InfiniteFuture();
-    request.sink = sink;
-    EXPECT_OK(loop_->Submit(std::move(request)));
-    return sink;
-  }
-  static StepResult ResultOf(const StepPlan& plan, int32_t stage, bool last) {
-    StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = StageId{stage}};
-    for (const PlanSequence& s : plan.sequences) {
-      if (last && s.sample) {
-        result.sampled.push_back(
-            {s.request, s.attempt, s.sample_index, s.start + static_cast<int32_t>(s.tokens.size())});
-      }
-    }
-    return result;
-  }
-
-  RealClock clock_;
-  Metrics metrics_{"test"};
-  std::vector<RankInfo> ranks_;
-  std::unique_ptr<ClusterService> service_;
-  std::unique_ptr<ReplicaLoop> loop_;
-  std::unique_ptr<grpc::Server> server_;
-  std::string address_;
-  uint64_t next_ = 0;
-};
 
 TEST_F(ClusterServiceTest, FormsWhenEveryStageIsThereAndRunsPlans) {
   Start(2);
   auto last = Register(1);  // in any order
+  EXPECT_TRUE(last->Linked());
   EXPECT_EQ(loop_->Load().ranks_ready, 0);
   auto first = Register(0);
-  const v1::ToRank start = first->Next();
+  const v1::Order start = first->Next();
   EXPECT_EQ(start.start().next_stage_address(), "address 1");
   EXPECT_EQ(start.start().first_stage_address(), "");
-  const v1::ToRank last_start = last->Next();
+  const v1::Order last_start = last->Next();
   EXPECT_EQ(last_start.start().next_stage_address(), "");
   EXPECT_EQ(last_start.start().first_stage_address(), "address 0");
   EXPECT_EQ(last_start.start().epoch(), start.start().epoch());
@@ -253,6 +67,7 @@ TEST_F(ClusterServiceTest, ALostRankIsWaitedForAndTheStreamGoesOn) {
 TEST_F(ClusterServiceTest, RanksThatDoNotFitAreToldWhichFieldIsWrong) {
   Start(2);
   auto first = Register(0);
+  ASSERT_TRUE(first->Linked());
   struct Row {
     const char* text;
     void (*spoil)(RankInfo&);
@@ -275,8 +90,7 @@ TEST_F(ClusterServiceTest, RanksThatDoNotFitAreToldWhichFieldIsWrong) {
     RankInfo info = ranks_[1];
     row.spoil(info);
     // The neighbour registers first, so that its layers are known.
-    RankClient rank(address_, info);
-    EXPECT_THAT(rank.End(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(row.text)));
+    EXPECT_THAT(Register(info)->End(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(row.text)));
   }
   auto last = Register(1);  // none of them took the place
   EXPECT_EQ(last->NextEpoch(), first->NextEpoch());
@@ -348,8 +162,13 @@ TEST_F(ClusterServiceTest, RanksThatComeAndGoAtOnceLeaveAFormedReplica) {
       std::vector<Thread> threads;
       for (int32_t stage : {0, 1}) {
         threads.emplace_back("rank", [&, stage] {
-          for (uint64_t i = 1; i <= 20; ++i)
+          for (uint64_t i = 1; i <= 20; ++i) {
+            // What was said last must be heard last: two streams keep no order between them.
+            if (i == 20) {
+              EXPECT_TRUE(last[stage]->Linked());
+            }
             last[stage] = RegisterAs(stage, 1000 * static_cast<uint64_t>(round + 1) + i);
+          }
         });
       }
     }
@@ -385,12 +204,17 @@ TEST_F(ClusterServiceTest, WhoNeverRegistersIsSentAway) {
 TEST_F(ClusterServiceTest, MessagesThatMakeNoSenseEndTheirRankAlone) {
   Start(2);
   auto first = Register(0);
-  for (const char* fault : {"result before register", "empty", "register twice", "garbage", "another stage"}) {
+  for (const char* fault : {"heartbeat before register", "no session", "empty", "register twice", "no result",
+                            "garbage", "another stage"}) {
     SCOPED_TRACE(fault);
     const absl::string_view what = fault;
-    if (what == "result before register") {
+    v1::FromRank message;
+    v1::StepResultMessage result;
+    if (what == "heartbeat before register" || what == "no session") {
       RankClient stranger(address_);
-      stranger.Answer(StepResult{});
+      what == "no session" ? EncodeRank(ranks_[1], message.mutable_register_())
+                           : static_cast<void>(message.mutable_heartbeat());
+      stranger.Write(message);
       EXPECT_THAT(stranger.End(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("register")));
       continue;
     }
@@ -398,14 +222,16 @@ TEST_F(ClusterServiceTest, MessagesThatMakeNoSenseEndTheirRankAlone) {
     const uint64_t epoch = last->NextEpoch();
     EXPECT_EQ(first->NextEpoch(), epoch);
     ASSERT_TRUE(Ready(2));
-    v1::FromRank message;
     if (what == "register twice") EncodeRank(ranks_[1], message.mutable_register_());
-    if (what == "garbage") {
-      message.mutable_result()->add_lost()->set_block(-5);
-    } else if (what == "another stage") {
-      message.mutable_result()->set_stage(0);
+    if (what == "garbage") result.add_lost()->set_block(-5);
+    if (what == "another stage") result.set_stage(0);
+    if (what == "no result") {
+      last->Answer("\xff\xff");
+    } else if (what == "empty" || what == "register twice") {
+      last->Write(message);
+    } else {
+      last->Answer(result.SerializeAsString());
     }
-    last->Write(message);
     EXPECT_EQ(last->End().code(), absl::StatusCode::kInvalidArgument);
     ASSERT_TRUE(Ready(0));
   }

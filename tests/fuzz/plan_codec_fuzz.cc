@@ -29,11 +29,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace interlace;
   static const bool quiet = [] { return google::protobuf::SetLogHandler(nullptr), true; }();
   static_cast<void>(quiet);
-  v1::ToRank to_rank;
-  if (to_rank.ParseFromArray(data, static_cast<int>(size))) Try(to_rank.plan(), DecodePlan, EncodePlan);
+  v1::Order order;
+  if (order.ParseFromArray(data, static_cast<int>(size))) Try(order.plan(), DecodePlan, EncodePlan);
+  v1::StepResultMessage result;
+  if (result.ParseFromArray(data, static_cast<int>(size))) Try(result, DecodeResult, EncodeResult);
   v1::FromRank from_rank;
-  if (!from_rank.ParseFromArray(data, static_cast<int>(size))) return 0;
-  Try(from_rank.result(), DecodeResult, EncodeResult);
-  Try(from_rank.register_(), DecodeRank, EncodeRank);
+  if (from_rank.ParseFromArray(data, static_cast<int>(size))) Try(from_rank.register_(), DecodeRank, EncodeRank);
   return 0;
 }

@@ -252,6 +252,26 @@ TEST(UcxTransport, ConnectRefusesBadStaleAndDeadAddresses) {
   EXPECT_THAT(a->Connect(dead), StatusIs(absl::StatusCode::kUnavailable, _));
 }
 
+TEST(UcxTransport, OneWithoutAHostDialsAndIsNotDialled) {
+  UcxOptions dialler;
+  dialler.host = "";
+  std::unique_ptr<Transport> a = MakeOne(dialler), b = MakeOne();
+  Collected<Message> at_a, at_b;
+  a->Listen(kResultChannel, [&](Message m) { at_a.Add(std::move(m)); });
+  b->Listen(kPlanChannel, [&](Message m) { at_b.Add(std::move(m)); });
+  EXPECT_EQ(a->address(), "");
+  EXPECT_THAT(b->Connect(a->address()), StatusIs(absl::StatusCode::kInvalidArgument, _));
+  const absl::StatusOr<PeerId> peer = a->Connect(b->address());
+  ASSERT_OK(peer);
+  a->Send(*peer, kPlanChannel, "question", {}, [](absl::Status) {});
+  ASSERT_TRUE(at_b.WaitFor(1));
+  b->Send(at_b.Take()[0].from, kResultChannel, "answer", {}, [](absl::Status) {});
+  ASSERT_TRUE(at_a.WaitFor(1));
+  EXPECT_EQ(at_a.Take()[0].header, "answer");
+  a.reset();  // handlers use the collections
+  b.reset();
+}
+
 TEST(UcxTransport, RefusesBadOptions) {
   UcxOptions options;
   options.host = "no.such.host";

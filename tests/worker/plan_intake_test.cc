@@ -1,4 +1,4 @@
-// A rank's end of the plan stream, against a coordinator that the test plays.
+// A rank's end of its stream and plan link, against a coordinator that the test plays.
 #include "worker/plan_intake.h"
 
 #include <grpcpp/grpcpp.h>
@@ -16,6 +16,7 @@
 #include "common/thread.h"
 #include "proto/cluster.grpc.pb.h"
 #include "proto/plan/plan_codec.h"
+#include "tests/fake_transport.h"
 #include "tests/status_matchers.h"
 #include "tests/worker/tiny_file.h"
 #include "transport/tcp_socket.h"
@@ -30,45 +31,64 @@ constexpr absl::Duration kPatience = absl::Seconds(30);
 constexpr Liveness::Options kQuick{.speak_every = absl::Milliseconds(10), .silence = absl::Milliseconds(300)};
 constexpr Liveness::Options kPatient{.speak_every = absl::Hours(1), .silence = absl::Hours(1)};
 
-v1::ToRank StartOf(uint64_t epoch) {
-  v1::ToRank message;
-  message.mutable_start()->set_epoch(epoch);
-  return message;
+v1::Order StartOf(uint64_t epoch) {
+  v1::Order order;
+  order.mutable_start()->set_epoch(epoch);
+  return order;
 }
-v1::ToRank PlanOf(uint64_t epoch, uint64_t id) {
-  v1::ToRank message;
-  EncodePlan(StepPlan{.epoch = Epoch{epoch}, .id = PlanId{id}}, message.mutable_plan());
-  return message;
+v1::Order PlanOf(uint64_t epoch, uint64_t id) {
+  v1::Order order;
+  EncodePlan(StepPlan{.epoch = Epoch{epoch}, .id = PlanId{id}}, order.mutable_plan());
+  return order;
 }
-v1::ToRank HeartbeatOf() {
-  v1::ToRank message;
-  message.mutable_heartbeat();
-  return message;
+v1::Order DrainOrder() {
+  v1::Order order;
+  order.mutable_drain();
+  return order;
 }
 
 // One attached rank, as the coordinator sees it; its calls run on the test's thread.
 class Attached {
  public:
-  explicit Attached(Stream* stream) : stream_(stream) {}
-  void Say(const v1::ToRank& message) { stream_->Write(message); }
-  // What the rank says next but heartbeats; empty once it has ended.
-  std::optional<v1::FromRank> Hear() {
+  Attached(Stream* stream, FakeTransport& link) : stream_(stream), link_(link), peer_(link.NewPeer()) {}
+  // The first message of the rank.
+  bool HearRegister() {
     v1::FromRank message;
-    while (stream_->Read(&message)) {
-      if (!message.has_heartbeat()) return message;
-      ++heartbeats_;
-    }
-    return std::nullopt;
+    if (!stream_->Read(&message) || !message.has_register_()) return false;
+    session_ = message.register_().session();
+    incarnation_ = message.register_().incarnation();
+    return true;
+  }
+  uint64_t incarnation() const { return incarnation_; }
+  const std::string& session() const { return session_; }
+  PeerId peer() const { return peer_; }
+
+  // Over the link; false: it is closed.
+  bool Say(const v1::Order& order) { return SayAs(peer_, session_, order.SerializeAsString()); }
+  bool SayAs(PeerId from, const std::string& header, const std::string& bytes) {
+    return link_.Arrive(kPlanChannel, from, header, bytes);
   }
   StepResult HearResult() {
-    const std::optional<v1::FromRank> message = Hear();
-    EXPECT_TRUE(message && message->has_result());
-    return message ? DecodeResult(message->result()).value_or(StepResult()) : StepResult();
+    const std::optional<FakeTransport::Sent> sent = link_.Take(session_, kPatience);
+    v1::StepResultMessage message;
+    EXPECT_TRUE(sent && sent->channel == kResultChannel && message.ParseFromString(sent->body));
+    EXPECT_TRUE(!sent || sent->peer == peer_) << "over another link";
+    return DecodeResult(message).value_or(StepResult());
+  }
+  void SayHeartbeat() {
+    v1::ToRank message;
+    message.mutable_heartbeat();
+    stream_->Write(message);
   }
   bool HearHeartbeats(int count) {
     v1::FromRank message;
     while (heartbeats_ < count && stream_->Read(&message)) heartbeats_ += message.has_heartbeat();
     return heartbeats_ >= count;
+  }
+  // Until the rank has ended its side.
+  void HearEnd() {
+    v1::FromRank message;
+    while (stream_->Read(&message)) EXPECT_TRUE(message.has_heartbeat());
   }
   void End(absl::Status status) {
     end_ = {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
@@ -81,6 +101,10 @@ class Attached {
 
  private:
   Stream* const stream_;
+  FakeTransport& link_;
+  const PeerId peer_;
+  std::string session_;
+  uint64_t incarnation_ = 0;
   int heartbeats_ = 0;
   grpc::Status end_;
   absl::Notification ended_;
@@ -88,7 +112,7 @@ class Attached {
 
 class Coordinator final : public v1::Cluster::Service {
  public:
-  explicit Coordinator(const std::string& address = "127.0.0.1:0") {
+  explicit Coordinator(FakeTransport& link, const std::string& address = "127.0.0.1:0") : link_(link) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
@@ -102,7 +126,7 @@ class Coordinator final : public v1::Cluster::Service {
   }
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
   grpc::Status Attach(grpc::ServerContext* context, Stream* stream) override {
-    auto attached = std::make_shared<Attached>(stream);
+    auto attached = std::make_shared<Attached>(stream, link_);
     ranks_.Push(attached);
     return attached->AwaitEnd();
   }
@@ -110,14 +134,14 @@ class Coordinator final : public v1::Cluster::Service {
   std::shared_ptr<Attached> Next() {
     const std::optional<std::shared_ptr<Attached>> rank = ranks_.PopWithin(kPatience);
     if (!rank) return nullptr;
-    const std::optional<v1::FromRank> hello = (*rank)->Hear();
-    EXPECT_TRUE(hello && hello->has_register_());
-    if (hello) incarnations_.push_back(hello->register_().incarnation());
+    EXPECT_TRUE((*rank)->HearRegister());
+    incarnations_.push_back((*rank)->incarnation());
     return *rank;
   }
   const std::vector<uint64_t>& incarnations() const { return incarnations_; }
 
  private:
+  FakeTransport& link_;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   BoundedQueue<std::shared_ptr<Attached>> ranks_{100};
@@ -145,8 +169,8 @@ class PlanIntakeTest : public testing::Test {
   }
   void Run(const std::string& coordinator, const Liveness::Options& liveness, const Backoff::Options& backoff = {}) {
     intake_ = std::make_unique<PlanIntake>(
-        *rank_, PlanIntake::Options{.coordinator = coordinator, .liveness = liveness, .backoff = backoff}, clock_,
-        MakeSeededEntropy(1));
+        *rank_, PlanIntake::Options{.coordinator = coordinator, .liveness = liveness, .backoff = backoff}, link_,
+        clock_, MakeSeededEntropy(1));
     running_ = Thread("intake", [this] {
       ended_with_ = intake_->Run();
       ended_.Notify();
@@ -160,6 +184,7 @@ class PlanIntakeTest : public testing::Test {
   const TinyFile file_{{.layers = 2}};
   RealClock clock_;
   FaultPoints faults_;
+  FakeTransport link_;  // the rank's
   std::unique_ptr<Rank> rank_;
   std::unique_ptr<PlanIntake> intake_;
   absl::Notification ended_;
@@ -170,7 +195,7 @@ class PlanIntakeTest : public testing::Test {
 };
 
 TEST_F(PlanIntakeTest, ExecutesThePlansOfTheLastEpochThatStarted) {
-  Coordinator coordinator;
+  Coordinator coordinator(link_);
   Run(coordinator.address(), kPatient);
   const auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
@@ -182,17 +207,113 @@ TEST_F(PlanIntakeTest, ExecutesThePlansOfTheLastEpochThatStarted) {
   EXPECT_OK(result.status);
   EXPECT_EQ(result.epoch, Epoch{7});
   EXPECT_EQ(result.plan, PlanId{1});
-  v1::ToRank drain;
-  drain.mutable_drain();
-  rank->Say(drain);
-  while (rank->Hear()) {
-  }
+  rank->End(absl::OkStatus());
+}
+
+TEST_F(PlanIntakeTest, ADrainedRankAnswersWhatItHasAndEndsItsSide) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kPatient);
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(StartOf(7));
+  for (uint64_t id : {1, 2, 3}) rank->Say(PlanOf(7, id));
+  rank->Say(DrainOrder());
+  rank->Say(PlanOf(7, 4));  // behind the drain: of nobody
+  rank->HearEnd();
+  for (uint64_t id : {1, 2, 3}) EXPECT_EQ(rank->HearResult().plan, PlanId{id});
+  EXPECT_FALSE(link_.Take(rank->session(), absl::ZeroDuration()).has_value());
   rank->End(absl::OkStatus());
   EXPECT_OK(AwaitEnd());
+  EXPECT_TRUE(link_.AwaitClosed(rank->peer()));
+}
+
+// What is not of the session that the rank holds changes nothing, whatever it says.
+TEST_F(PlanIntakeTest, OrdersOfStrangersAreDroppedAndCounted) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(StartOf(7));
+  const std::string drain = DrainOrder().SerializeAsString(), start = StartOf(8).SerializeAsString();
+  const PeerId stranger = link_.NewPeer();
+  rank->SayAs(stranger, "", drain);
+  rank->SayAs(stranger, "another session.", start);
+  rank->SayAs(stranger, rank->session(), start);  // whose link is another connection
+  rank->SayAs(rank->peer(), "", "\xff\xff");
+  rank->SayAs(rank->peer(), rank->session() + "0", drain);
+  rank->SayAs(stranger, std::string(4096, '\xff'), std::string(4096, '\xff'));
+  EXPECT_EQ(intake_->strangers(), 6);
+  rank->Say(PlanOf(7, 1));
+  EXPECT_EQ(rank->HearResult().epoch, Epoch{7});
+
+  // A coordinator that is gone and goes on speaking: its session is over.
+  rank->End(absl::UnavailableError("restarted"));
+  const auto next = coordinator.Next();
+  ASSERT_NE(next, nullptr);
+  EXPECT_NE(next->session(), rank->session()) << "drawn anew for each stream";
+  EXPECT_TRUE(rank->SayAs(stranger, rank->session(), start));
+  EXPECT_EQ(intake_->strangers(), 7);
+  next->Say(StartOf(9));
+  next->Say(PlanOf(9, 1));
+  EXPECT_EQ(next->HearResult().epoch, Epoch{9});
+  next->End(absl::OkStatus());
+}
+
+TEST_F(PlanIntakeTest, ALostLinkEndsTheStreamAndTheRankComesAgain) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  link_.Lose(link_.NewPeer(), absl::UnavailableError("of somebody else"));
+  rank->Say(StartOf(1));
+  link_.Lose(rank->peer(), absl::UnavailableError("cable cut"));
+  rank->HearEnd();
+  rank->End(absl::OkStatus());
+  rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(StartOf(2));
+  link_.FailSends(absl::UnavailableError("cable cut"));  // found out by a result
+  rank->Say(PlanOf(2, 1));
+  rank->HearEnd();
+  link_.FailSends(absl::OkStatus());
+  rank->End(absl::OkStatus());
+  rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(StartOf(3));
+  rank->Say(PlanOf(3, 1));
+  EXPECT_EQ(rank->HearResult().epoch, Epoch{3});
+  rank->End(absl::OkStatus());
+}
+
+// The coordinator hangs up, and the reason that it gives over the stream comes later.
+TEST_F(PlanIntakeTest, ALostLinkDoesNotHideWhyTheRankIsSentAway) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kPatient);
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(StartOf(1));
+  link_.Lose(rank->peer(), absl::UnavailableError("closed by the peer"));
+  rank->HearEnd();
+  rank->End(absl::FailedPreconditionError("kv.dtype differs"));
+  EXPECT_THAT(AwaitEnd(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("kv.dtype")));
+}
+
+// A frozen coordinator does not end its side.
+TEST_F(PlanIntakeTest, ALostLinkAndThenSilenceAreALoss) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kQuick, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(StartOf(1));
+  link_.Lose(rank->peer(), absl::UnavailableError("cable cut"));
+  const auto again = coordinator.Next();
+  ASSERT_NE(again, nullptr);
+  rank->End(absl::OkStatus());
+  again->End(absl::OkStatus());
 }
 
 TEST_F(PlanIntakeTest, ReportsWhenAskedAlsoWithoutAPlan) {
-  Coordinator coordinator;
+  Coordinator coordinator(link_);
   Run(coordinator.address(), kPatient);
   const auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
@@ -210,7 +331,7 @@ TEST_F(PlanIntakeTest, ReportsWhenAskedAlsoWithoutAPlan) {
 }
 
 TEST_F(PlanIntakeTest, SaysThatItLivesWhileNothingHappens) {
-  Coordinator coordinator;
+  Coordinator coordinator(link_);
   Run(coordinator.address(), {.speak_every = absl::Milliseconds(5), .silence = absl::Hours(1)});
   const auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
@@ -226,7 +347,7 @@ TEST_F(PlanIntakeTest, ASilentCoordinatorIsLeftAndTheRankComesAgain) {
         losses_told_ += event.text == "no session with the coordinator; registering again";
       },
       LogLevel::kWarning);
-  Coordinator coordinator;
+  Coordinator coordinator(link_);
   Run(coordinator.address(), kQuick, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
   for (uint64_t epoch : {9, 2, 3}) {  // a coordinator that was started anew may count from a lower one
     const auto rank = coordinator.Next();
@@ -234,8 +355,7 @@ TEST_F(PlanIntakeTest, ASilentCoordinatorIsLeftAndTheRankComesAgain) {
     rank->Say(StartOf(epoch));
     rank->Say(PlanOf(epoch, 1));
     EXPECT_EQ(rank->HearResult().epoch, Epoch{epoch});
-    while (rank->Hear()) {  // until the rank hangs up
-    }
+    rank->HearEnd();
     rank->End(absl::OkStatus());
   }
   EXPECT_EQ(coordinator.incarnations(), (std::vector<uint64_t>(3, 4711))) << "the same process, weights and all";
@@ -246,14 +366,14 @@ TEST_F(PlanIntakeTest, ASilentCoordinatorIsLeftAndTheRankComesAgain) {
 }
 
 TEST_F(PlanIntakeTest, ACoordinatorThatSpeaksIsKept) {
-  Coordinator coordinator;
+  Coordinator coordinator(link_);
   Run(coordinator.address(), kQuick);
   const auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
   // Three times the silence that would be a loss, in heartbeats of either side.
   for (int i = 1; i <= 90; ++i) {
     ASSERT_TRUE(rank->HearHeartbeats(i));
-    rank->Say(HeartbeatOf());
+    rank->SayHeartbeat();
   }
   rank->Say(StartOf(1));
   rank->Say(PlanOf(1, 1));
@@ -262,14 +382,14 @@ TEST_F(PlanIntakeTest, ACoordinatorThatSpeaksIsKept) {
 }
 
 TEST_F(PlanIntakeTest, ARestartedCoordinatorFindsTheRankAgain) {
-  auto coordinator = std::make_unique<Coordinator>();
+  auto coordinator = std::make_unique<Coordinator>(link_);
   const std::string address = coordinator->address();
   Run(address, kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(20)});
   auto rank = coordinator->Next();
   ASSERT_NE(rank, nullptr);
   rank->End(absl::UnavailableError("crashed"));
   coordinator.reset();
-  coordinator = std::make_unique<Coordinator>(address);
+  coordinator = std::make_unique<Coordinator>(link_, address);
   rank = coordinator->Next();
   ASSERT_NE(rank, nullptr);
   rank->Say(StartOf(1));
@@ -279,7 +399,7 @@ TEST_F(PlanIntakeTest, ARestartedCoordinatorFindsTheRankAgain) {
 }
 
 TEST_F(PlanIntakeTest, ARankThatDoesNotFitEndsWithTheReason) {
-  Coordinator coordinator;
+  Coordinator coordinator(link_);
   Run(coordinator.address(), kPatient);
   const auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
@@ -288,7 +408,7 @@ TEST_F(PlanIntakeTest, ARankThatDoesNotFitEndsWithTheReason) {
 }
 
 TEST_F(PlanIntakeTest, ARankThatWasPutOutOrToldNonsenseComesAgain) {
-  Coordinator coordinator;
+  Coordinator coordinator(link_);
   Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
   for (absl::StatusCode code : {absl::StatusCode::kAborted, absl::StatusCode::kAlreadyExists}) {
     const auto rank = coordinator.Next();
@@ -297,12 +417,18 @@ TEST_F(PlanIntakeTest, ARankThatWasPutOutOrToldNonsenseComesAgain) {
   }
   const auto told = coordinator.Next();
   ASSERT_NE(told, nullptr);
-  v1::ToRank nonsense;
+  v1::Order nonsense;
   nonsense.mutable_plan()->add_sequences()->set_start(-5);
   told->Say(nonsense);
-  while (told->Hear()) {
-  }
+  told->HearEnd();
   told->End(absl::OkStatus());
+  for (const char* bytes : {"\xff\xff", ""}) {  // no order, an empty one
+    const auto rank = coordinator.Next();
+    ASSERT_NE(rank, nullptr);
+    rank->SayAs(rank->peer(), rank->session(), bytes);
+    rank->HearEnd();
+    rank->End(absl::OkStatus());
+  }
   const auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
   rank->End(absl::OkStatus());
@@ -324,12 +450,12 @@ TEST_F(PlanIntakeTest, StopEndsTheWaitForAConnection) {
 }
 
 TEST_F(PlanIntakeTest, StopEndsASession) {
-  Coordinator coordinator;
+  Coordinator coordinator(link_);
   Run(coordinator.address(), kPatient);
   const auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
   intake_->Stop();
-  EXPECT_FALSE(rank->Hear().has_value());
+  rank->HearEnd();
   rank->End(absl::OkStatus());
   EXPECT_OK(AwaitEnd());
 }
