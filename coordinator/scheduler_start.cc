@@ -73,6 +73,8 @@ KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool 
   if (!sequence.begun()) {
     limits.least = starts_ > 0 ? draft_.least_layers : shape()->layers;
     limits.most = std::max(draft_.most_layers, limits.least);
+    // Those who run take what they need from those who stream, of whom it will be one.
+    if (limits.least < shape()->layers && draft_.give_way == GiveWay::kLowerLast) limits.spare = 0;
   }
   if (!placement_->CouldBeWhole(sequence.known)) limits.least = 0;
   return limits;
@@ -102,12 +104,21 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
     return Started::kLater;
   }
   const int32_t fetched = WorthFetching(sequence, adopted);
-  if (!placement_->Start(sequence, adopted, fetched, limits)) {
+  const auto start = [&] { return placement_->Start(sequence, adopted, fetched, limits); };
+  if (!start() && !(LowerForStart(sequence) && start())) {
     NoteNoRoom(sequence, limits, adopted);
     return Started::kNoRoom;
   }
   Open(sequence, adopted, fetched);
   return Started::kYes;
+}
+
+// Streams that read layers from the host keep fewer of them, while the link carries what they then read, so that a new
+// request has room for what it computes.
+bool Scheduler::LowerForStart(const SequenceState& sequence) {
+  if (draft_.give_way != GiveWay::kLowerLast || sequence.begun() || starts_ <= 0 || !LinkHasTime()) return false;
+  const std::vector<SequenceState*> streams(placement_->streaming().begin(), placement_->streaming().end());
+  return placement_->LowerFor(sequence, sequence.known, streams);
 }
 
 void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) {

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/policy/early_start.h"
 #include "coordinator/policy/pace.h"
 #include "coordinator/policy/policy.h"
 #include "coordinator/policy/reserve.h"
@@ -84,7 +85,11 @@ StepDraft AtPace(const StepView& view, const StreamPace& pace) {
 
 StepDraft LayerKv(const StepView& view) { return AtPace(view, PaceOf(view)); }
 
-// Ours: starts early with what is free; a stream whose host layers do not travel within the step's own time is parked,
+bool SomebodyIsNew(const StepView& view) {
+  return std::any_of(view.waiting.begin(), view.waiting.end(), [](const SequenceView* s) { return !s->begun(); });
+}
+
+// Ours: starts early with what is free, where room is the limit; a stream whose host layers do not travel within the step's own time is parked,
 // and runs again once it is whole, least slack first. As many may be parked after their first token as the operator
 // bounds, since parking moves waiting from before the first token to after it.
 StepDraft Slack(const StepView& view) {
@@ -94,10 +99,14 @@ StepDraft Slack(const StepView& view) {
   draft.park_streams = true;
   draft.resume_layers = view.layers;
   draft.overtake = true;
-  draft.give_way = GiveWay::kPark;
+  draft.give_way = GiveWay::kLowerLast;
   const int32_t bound = std::max(0, view.options.max_parked - view.parked);
   if (bound == 0 && draft.starts > 0) draft.hold_up = HoldUp::kParkedBound;
   draft.starts = std::min(draft.starts, bound);
+  if (draft.starts > 0 && SomebodyIsNew(view) && !RoomIsTheLimit(view)) {
+    draft.starts = 0;
+    draft.hold_up = HoldUp::kCoresBusy;
+  }
   if (view.parked > 0) draft.most_layers = 0;  // what is free is for those who wait for the rest of their answer
   return draft;
 }
