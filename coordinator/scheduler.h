@@ -176,7 +176,6 @@ class Scheduler {
   // scheduler_start.cc
   void SetBelow(SequenceState& sequence, Below below);
   Started TryStart(SequenceState& sequence, const KvPlacement::StartRoom& limits, StepPlan* plan);
-  bool LowerForStart(const SequenceState& sequence);
   KvPlacement::StartRoom LimitsFor(const SequenceState& sequence, bool alone) const;
   void Open(SequenceState& sequence, int32_t adopted, int32_t fetched);
   int32_t WorthFetching(const SequenceState& sequence, int32_t adopted) const;

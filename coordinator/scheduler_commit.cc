@@ -265,7 +265,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     return false;
   }
   const absl::Time now = commit_time_;
-  const absl::Time released = ReleaseOf(sequence, now);
+  const absl::Time released = options_.release_at_pace ? ReleaseOf(sequence, now) : now;
   if (released > now) {
     Hold(sequence, sampled, released);
   } else if (!sequence.begun()) {

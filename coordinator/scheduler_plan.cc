@@ -366,7 +366,8 @@ void Scheduler::Raise() {
 
 bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan) {
   const int32_t count = Rows(sequence, budget);
-  if (count == 0 || Awaited(sequence, sequence.scheduled + count)) return false;
+  if (count == 0) return false;
+  if (placement_->AnyArriving() && Awaited(sequence, sequence.scheduled + count)) return false;
   if (!placement_->Stream(sequence, sequence.scheduled + count, plan->id)) return false;
   FillPlanned(sequence, count, plan);
   if (options_.draft_tokens > 0 && sequence.pending == 1 && count == 1) AddDrafts(sequence, budget - 1, plan);
@@ -379,7 +380,6 @@ bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* pla
 // A block that the sequence would seal is on its way from the tiers for another request. Two copies of one block would
 // need room for both, so the sequence lets the block arrive, or fail to.
 bool Scheduler::Awaited(const SequenceState& sequence, int32_t end) const {
-  if (!placement_->AnyArriving()) return false;
   for (int32_t b = sequence.named; b < end / shape()->block_tokens; ++b) {
     if (placement_->Arriving(sequence, b)) return true;
   }

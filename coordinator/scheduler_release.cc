@@ -9,7 +9,7 @@ namespace interlace {
 // When the client gets a token that is accepted now. The first one at once; the k-th after it (sched.release=pace) not
 // before k times TPOT after the first, so that a pause that the tokens in hand last for is not felt.
 absl::Time Scheduler::ReleaseOf(const SequenceState& sequence, absl::Time now) const {
-  if (!options_.release_at_pace || !sequence.begun() || sequence.tpot == absl::InfiniteDuration()) return now;
+  if (!sequence.begun() || sequence.tpot == absl::InfiniteDuration()) return now;
   return std::max(now, sequence.first_token + sequence.tpot * sequence.generated());
 }
 

@@ -104,21 +104,12 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
     return Started::kLater;
   }
   const int32_t fetched = WorthFetching(sequence, adopted);
-  const auto start = [&] { return placement_->Start(sequence, adopted, fetched, limits); };
-  if (!start() && !(LowerForStart(sequence) && start())) {
+  if (!placement_->Start(sequence, adopted, fetched, limits)) {
     NoteNoRoom(sequence, limits, adopted);
     return Started::kNoRoom;
   }
   Open(sequence, adopted, fetched);
   return Started::kYes;
-}
-
-// Streams that read layers from the host keep fewer of them, while the link carries what they then read, so that a new
-// request has room for what it computes.
-bool Scheduler::LowerForStart(const SequenceState& sequence) {
-  if (draft_.give_way != GiveWay::kLowerLast || sequence.begun() || starts_ <= 0 || !LinkHasTime()) return false;
-  const std::vector<SequenceState*> streams(placement_->streaming().begin(), placement_->streaming().end());
-  return placement_->LowerFor(sequence, sequence.known, streams);
 }
 
 void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) {

@@ -47,11 +47,21 @@ double LatestStart(const SequenceView& sequence, const CostModel& cost) {
 
 // ---- what a step may hold
 
+// Somebody may start, or take layers back: only then does it matter what is left free.
+bool SomebodyNeedsRoom(const StepView& view) { return !view.waiting.empty() || view.parked > 0; }
+
+bool SomebodyAsks(const StepView& view) {
+  return SomebodyNeedsRoom(view) || std::any_of(view.running.begin(), view.running.end(),
+                                                [](const SequenceView* s) { return !s->decodes(); });
+}
+
+int64_t SpareBlocks(const StepView& view) { return SomebodyNeedsRoom(view) ? ReservedBlocks(view) : 0; }
+
 // Paged KV by request: all layers or none; whoever comes last computes again.
 StepDraft Whole(const StepView& view) {
   StepDraft draft;
   draft.least_layers = draft.resume_layers = view.layers;
-  draft.spare_blocks = ReservedBlocks(view);
+  draft.spare_blocks = SpareBlocks(view);
   draft.give_way = GiveWay::kRecompute;
   return draft;
 }
@@ -67,7 +77,7 @@ StepDraft Swap(const StepView& view) {
 // reading of offloading by layer, kept as what the others are compared with.
 StepDraft Stream(const StepView& view) {
   StepDraft draft;
-  draft.spare_blocks = ReservedBlocks(view);
+  draft.spare_blocks = SpareBlocks(view);
   return draft;
 }
 
@@ -83,7 +93,13 @@ StepDraft AtPace(const StepView& view, const StreamPace& pace) {
   return draft;
 }
 
-StepDraft LayerKv(const StepView& view) { return AtPace(view, PaceOf(view)); }
+// The pace of those who run is asked for where something depends on it: somebody waits, or computes a prompt, or reads
+// layers from the host. Else each step would look at all of them for nothing.
+StreamPace PaceIfAsked(const StepView& view) {
+  return SomebodyAsks(view) ? PaceOf(view) : StreamPace{.allowed = absl::InfiniteDuration()};
+}
+
+StepDraft LayerKv(const StepView& view) { return AtPace(view, PaceIfAsked(view)); }
 
 bool SomebodyIsNew(const StepView& view) {
   return std::any_of(view.waiting.begin(), view.waiting.end(), [](const SequenceView* s) { return !s->begun(); });
@@ -93,9 +109,9 @@ bool SomebodyIsNew(const StepView& view) {
 // and runs again once it is whole, least slack first. As many may be parked after their first token as the operator
 // bounds, since parking moves waiting from before the first token to after it.
 StepDraft Slack(const StepView& view) {
-  const StreamPace pace = PaceOf(view);
+  const StreamPace pace = PaceIfAsked(view);
   StepDraft draft = AtPace(view, pace);
-  draft.stream_bytes = StreamBytes(view, pace);
+  if (SomebodyAsks(view)) draft.stream_bytes = StreamBytes(view, pace);
   draft.park_streams = true;
   draft.resume_layers = view.layers;
   draft.overtake = true;
