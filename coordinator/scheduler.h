@@ -53,13 +53,13 @@ class Scheduler {
     int32_t step_tokens = 512;
     int32_t max_running = 64;
     int32_t max_recomputes = 8;
-    int32_t fixed_keep = -1;   // kv.keep_layers; -1: auto
-    int32_t context = 0;       // tokens of the model
-    int32_t draft_tokens = 0;  // guessed per step from what the sequence said before; 0: off
+    int32_t fixed_keep = -1;       // kv.keep_layers; -1: auto
+    int32_t context = 0;           // tokens of the model
+    int32_t draft_tokens = 0;      // guessed per step from what the sequence said before; 0: off
     bool release_at_pace = false;  // tokens reach clients no sooner than TPOT asks
-    bool shed = false;         // requests that are predicted to miss their TTFT or deadline are ended at once
-    int32_t max_losses = 3;    // of a replica, each meeting the same request at the same place
-    std::string secret;        // of the cluster; part of the names of blocks
+    bool shed = false;             // requests that are predicted to miss their TTFT or deadline are ended at once
+    int32_t max_losses = 3;        // of a replica, each meeting the same request at the same place
+    std::string secret;            // of the cluster; part of the names of blocks
     PolicyOptions policy;
     LearnedCosts learned;  // by earlier runs
     absl::Duration rank_timeout = absl::Seconds(60);

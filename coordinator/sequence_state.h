@@ -70,7 +70,7 @@ struct alignas(64) SequenceState : SequenceView {
 
   absl::Time forecast_at = absl::InfinitePast();  // when its first token was forecast, with sched.shed; not yet
   absl::Duration forecast_needs;                  // from then on
-  int32_t adopted = 0;  // blocks of this attempt that others computed
+  int32_t adopted = 0;                            // blocks of this attempt that others computed
   Below below = Below::kUnknown;
   int32_t below_blocks = 0;  // from the first on, that replica and tiers hold together
   int32_t stages_answered = 0;

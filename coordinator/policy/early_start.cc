@@ -27,7 +27,8 @@ ServiceTimes ServiceOf(const StepView& view) {
   for (const SequenceView* sequence : view.running) add(*sequence);
   for (const SequenceView* sequence : view.waiting) add(*sequence);
   const auto requests = static_cast<double>(view.running.size() + view.waiting.size());
-  const auto fit = std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(view.device_blocks) * requests / blocks));
+  const auto fit =
+      std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(view.device_blocks) * requests / blocks));
   const auto context = static_cast<int64_t>(static_cast<double>(fit) * positions / std::max(1.0, answers));
   const double fixed = absl::ToDoubleSeconds(cost.Expect(StepWork()));
   const double step = absl::ToDoubleSeconds(cost.Expect({fit, context, context})) - fixed;

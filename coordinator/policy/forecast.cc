@@ -5,7 +5,7 @@
 namespace interlace {
 namespace {
 
-constexpr double kUnsure = 0.1;     // share of answers that may end before the tokens that are counted on
+constexpr double kUnsure = 0.1;    // share of answers that may end before the tokens that are counted on
 constexpr double kMostFactor = 2;  // a forecast that is further off says nothing of the next one
 
 int64_t Over(int64_t amount, int64_t each) { return (amount + each - 1) / std::max<int64_t>(1, each); }
@@ -100,8 +100,7 @@ absl::string_view MissName(Miss miss) {
   return "";
 }
 
-Forecast Predict(const StepView& view, const Ahead& ahead, const SequenceView& sequence, int32_t found,
-                 double margin) {
+Forecast Predict(const StepView& view, const Ahead& ahead, const SequenceView& sequence, int32_t found, double margin) {
   Forecast forecast;
   if (!view.cost->known() || sequence.begun()) return forecast;
   const absl::Duration alone =

@@ -51,8 +51,8 @@ double LatestStart(const SequenceView& sequence, const CostModel& cost) {
 bool SomebodyNeedsRoom(const StepView& view) { return !view.waiting.empty() || view.parked > 0; }
 
 bool SomebodyAsks(const StepView& view) {
-  return SomebodyNeedsRoom(view) || std::any_of(view.running.begin(), view.running.end(),
-                                                [](const SequenceView* s) { return !s->decodes(); });
+  return SomebodyNeedsRoom(view) ||
+         std::any_of(view.running.begin(), view.running.end(), [](const SequenceView* s) { return !s->decodes(); });
 }
 
 int64_t SpareBlocks(const StepView& view) { return SomebodyNeedsRoom(view) ? ReservedBlocks(view) : 0; }
@@ -105,9 +105,9 @@ bool SomebodyIsNew(const StepView& view) {
   return std::any_of(view.waiting.begin(), view.waiting.end(), [](const SequenceView* s) { return !s->begun(); });
 }
 
-// Ours: starts early with what is free, where room is the limit; a stream whose host layers do not travel within the step's own time is parked,
-// and runs again once it is whole, least slack first. As many may be parked after their first token as the operator
-// bounds, since parking moves waiting from before the first token to after it.
+// Ours: starts early with what is free, where room is the limit; a stream whose host layers do not travel within the
+// step's own time is parked, and runs again once it is whole, least slack first. As many may be parked after their
+// first token as the operator bounds, since parking moves waiting from before the first token to after it.
 StepDraft Slack(const StepView& view) {
   const StreamPace pace = PaceIfAsked(view);
   StepDraft draft = AtPace(view, pace);

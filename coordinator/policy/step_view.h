@@ -30,7 +30,7 @@ struct SequenceView {
   int32_t kept_layers = 0;                        // layers whose blocks all lie on the device
   int32_t found = 0;                              // blocks of its prompt that were there when that was last looked at
   absl::Time first_token = absl::InfinitePast();  // infinite past: not yet
-  absl::Time last_token = absl::InfinitePast();  // when the client got, or will get, the last one that was accepted
+  absl::Time last_token = absl::InfinitePast();   // when the client got, or will get, the last one that was accepted
   // What it asks for; infinite: nothing.
   absl::Duration tpot = absl::InfiniteDuration();
   absl::Duration largest_gap = absl::InfiniteDuration();

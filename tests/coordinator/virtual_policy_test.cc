@@ -256,7 +256,8 @@ TEST(VirtualPolicy, AtPaceTheLargestGapStaysWithinItsTarget) {
       EXPECT_EQ(stream.completion_tokens, 700);
       int32_t tokens = 0;
       for (size_t k = 0; k < stream.chunks.size(); ++k) {
-        if (k > 0) largest[pace] = std::max(largest[pace], absl::ToDoubleSeconds(stream.chunks[k] - stream.chunks[k - 1]));
+        if (k > 0)
+          largest[pace] = std::max(largest[pace], absl::ToDoubleSeconds(stream.chunks[k] - stream.chunks[k - 1]));
         if (pace == 1 && stream.chunks[k] < stream.ended) {
           EXPECT_GE(stream.chunks[k], stream.chunks[0] + tokens * absl::Milliseconds(60)) << "sooner than its pace";
         }
