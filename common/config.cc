@@ -199,6 +199,10 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(sched, max_waiting, kCount, "requests that may wait; above it clients get 429"),
       BOUNDED(sched, max_recomputes, kCountOrNone, "times one request may be rolled back for lost KV before it fails"),
       BOUNDED(sched, draft_tokens, kCountOrNone, "tokens guessed a step from what the request said before; 0: none"),
+      FIELD(sched, release,
+            "when clients get tokens: now, or pace: of a request with a TPOT no sooner than that asks, so that what "
+            "comes "
+            "early lasts through a pause; the last ones with its end"),
       FIELD(sched, shed,
             "whether a request that is predicted to miss its TTFT or deadline is told so at once, with 429: true or "
             "false"),

@@ -93,6 +93,7 @@ struct Config {
     int64_t max_waiting = 256;
     int64_t max_recomputes = 8;
     int64_t draft_tokens = 0;
+    std::string release = "now";
     bool shed = false;
   } sched;
   struct {

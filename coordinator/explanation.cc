@@ -23,6 +23,9 @@ constexpr Row kRows[] = {
     {DecisionKind::kParkedBound, "parked_bound",
      "waits for room for all its layers: $0 blocks wanted, $1 free; $2 requests are parked or short of layers, and no "
      "more may be"},
+    {DecisionKind::kCoresBusy, "cores_busy",
+     "waits for room for all its layers: $0 blocks wanted, $1 free; the cores have no time left that an earlier start "
+     "would use"},
     {DecisionKind::kBehindParked, "behind_parked", "waits: a parked request needs the room for the rest of its answer"},
     {DecisionKind::kRunningBound, "running_bound", "waits: $0 requests hold KV, and no more may (sched.max_running)"},
     {DecisionKind::kNoRows, "no_rows", "waits: others take the step's $0 rows for prompts"},

@@ -45,6 +45,7 @@ enum class DecisionKind : uint8_t {
   kReserved,
   kStreamLate,
   kParkedBound,
+  kCoresBusy,
   kBehindParked,
   kRunningBound,
   kNoRows,

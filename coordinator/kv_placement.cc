@@ -10,6 +10,33 @@
 #include "common/check.h"
 
 namespace interlace {
+namespace {
+
+constexpr int32_t kTailBlocks = 2;  // one that is full and not named yet, and the next
+
+// What a sequence is charged for `reserved` blocks; `live`: sealed blocks that each window group still sees.
+KvAmounts ChargeOfTail(const ReplicaShape& shape, int32_t chunk_tokens, const LayerSet& kept, int32_t reserved,
+                       absl::Span<const int32_t> live) {
+  const LayerSet streamed = shape.all - kept;
+  KvAmounts charge(shape.stages.size());
+  if (!streamed.empty()) shape.AddRoom(kTailBlocks, streamed, {}, &charge);
+  shape.AddRoom(reserved, kept & shape.unbounded, streamed & shape.unbounded, &charge);
+  for (size_t g = 0; g < shape.windows.size(); ++g) {
+    const WindowGroup& group = shape.windows[g];
+    const int32_t most = std::max(0, shape.MostLive(group, chunk_tokens) - live[g]);
+    shape.AddRoom(std::min(reserved, most), kept & group.layers, streamed & group.layers, &charge);
+  }
+  return charge;
+}
+
+// The room through which the streamed layers of `blocks` blocks pass.
+KvAmounts RingOfBlocks(const ReplicaShape& shape, const LayerSet& kept, int64_t blocks) {
+  KvAmounts ring;
+  for (const StageShape& stage : shape.stages) ring.push_back({kept.Contains(stage.layers) ? 0 : blocks, 0});
+  return ring;
+}
+
+}  // namespace
 
 KvPlacement::KvPlacement(ReplicaShape shape, const Options& options)
     : shape_(std::move(shape)),
@@ -21,16 +48,7 @@ KvPlacement::KvPlacement(ReplicaShape shape, const Options& options)
 // ---- arithmetic
 
 KvAmounts KvPlacement::TailCharge(const LayerSet& kept, int32_t reserved, absl::Span<const int32_t> live) const {
-  const LayerSet streamed = shape_.all - kept;
-  KvAmounts charge(shape_.stages.size());
-  if (!streamed.empty()) shape_.AddRoom(kTailBlocks, streamed, {}, &charge);
-  shape_.AddRoom(reserved, kept & shape_.unbounded, streamed & shape_.unbounded, &charge);
-  for (size_t g = 0; g < shape_.windows.size(); ++g) {
-    const WindowGroup& group = shape_.windows[g];
-    const int32_t most = std::max(0, shape_.MostLive(group, options_.chunk_tokens) - live[g]);
-    shape_.AddRoom(std::min(reserved, most), kept & group.layers, streamed & group.layers, &charge);
-  }
-  return charge;
+  return ChargeOfTail(shape_, options_.chunk_tokens, kept, reserved, live);
 }
 
 KvAmounts KvPlacement::TailCharge(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const {
@@ -40,23 +58,21 @@ KvAmounts KvPlacement::TailCharge(const SequenceState& sequence, const LayerSet&
 }
 
 KvAmounts KvPlacement::RingNeed(const LayerSet& kept, int64_t blocks) const {
-  KvAmounts ring;
-  for (const StageShape& stage : shape_.stages) ring.push_back({kept.Contains(stage.layers) ? 0 : blocks, 0});
-  return ring;
+  return RingOfBlocks(shape_, kept, blocks);
 }
 
 absl::Status KvPlacement::CheckCanRun(const ReplicaShape& shape, const Options& options, int32_t tokens) {
-  const KvPlacement alone(shape, options);
   const int32_t blocks = shape.BlocksFor(tokens);
   const std::vector<int32_t> live(shape.windows.size(), 0);
   const int32_t most = options.fixed_keep < 0 ? shape.layers : std::min(options.fixed_keep, shape.layers);
   const int32_t least = options.fixed_keep < 0 ? 0 : most;
+  const KvAmounts total = shape.Total();
   std::string why;
   for (int32_t x = most; x >= least; --x) {
     const LayerSet kept = LayerSet::Interleaved(x, shape.layers);
-    KvAmounts need = alone.TailCharge(kept, blocks, live);
-    AddTo(&need, alone.RingNeed(kept, blocks));
-    if (Covers(shape.Total(), need)) return absl::OkStatus();
+    KvAmounts need = ChargeOfTail(shape, options.chunk_tokens, kept, blocks, live);
+    AddTo(&need, RingOfBlocks(shape, kept, blocks));
+    if (Covers(total, need)) return absl::OkStatus();
     for (size_t s = 0; s < need.size() && x == least; ++s) {
       const KvRoom& room = shape.stages[s].room;
       if (need[s].slots > room.slots) {

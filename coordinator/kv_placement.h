@@ -22,7 +22,7 @@ namespace interlace {
 // while the replica is formed; thread: the replica's. It is pure: no time, no chance.
 //
 // What a sequence is charged: each sealed block with its places, once however many use it; for blocks that are reserved
-// and not sealed, a slot in each kept layer and a frame in each streamed one, and kTailBlocks slots in each streamed
+// and not sealed, a slot in each kept layer and a frame in each streamed one, and two slots in each streamed
 // layer for what has no name yet. A streamed layer's blocks pass through the ring of its plan.
 class KvPlacement {
  public:
@@ -121,8 +121,6 @@ class KvPlacement {
   void CheckInvariants(absl::Span<SequenceState* const> sequences) const;
 
  private:
-  static constexpr int32_t kTailBlocks = 2;  // one that is full and not named yet, and the next
-
   KvAmounts TailCharge(const LayerSet& kept, int32_t reserved, absl::Span<const int32_t> live) const;
   KvAmounts TailCharge(const SequenceState& sequence, const LayerSet& kept, int32_t reserved) const;
   KvAmounts RingNeed(const LayerSet& kept, int64_t blocks) const;

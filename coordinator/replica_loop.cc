@@ -157,6 +157,11 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   scheduler.draft_tokens = static_cast<int32_t>(config.sched.draft_tokens);
+  if (config.sched.release != "now" && config.sched.release != "pace") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sched.release='", config.sched.release, "' is not known; write now or pace"));
+  }
+  scheduler.release_at_pace = config.sched.release == "pace";
   scheduler.shed = config.sched.shed;
   scheduler.secret = config.kv.secret;
   RETURN_IF_ERROR(ParseReserve(config.sched.reserve, &scheduler.policy));

@@ -40,6 +40,7 @@ void Scheduler::RunOnce() {
     in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), follows, {}});
   }
   if (running_.empty()) idle_ = true;
+  ReleaseDue();
   Deliver();
 }
 
@@ -204,6 +205,7 @@ void Scheduler::WatchRanks() {
 
 absl::Time Scheduler::NextWakeUp() const {
   absl::Time next = deadlines_.empty() ? absl::InfiniteFuture() : deadlines_.begin()->first;
+  if (!release_times_.empty()) next = std::min(next, release_times_.begin()->first);
   if (!in_flight_.empty()) next = std::min(next, in_flight_.begin()->second.sent + options_.rank_timeout);
   if (!placement_ && !sequences_.empty()) next = std::min(next, lost_since_ + options_.reform_timeout);
   return next;
@@ -214,6 +216,7 @@ absl::Time Scheduler::NextWakeUp() const {
 void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReason reason) {
   const absl::Time now = clock_.Now();
   const Request& request = sequence.request;
+  ReleaseAll(sequence, now);
   RequestEnd end{.status = std::move(status), .reason = reason};
   end.prompt_tokens = sequence.prompt;
   end.completion_tokens = sequence.generated();
@@ -313,9 +316,11 @@ void Scheduler::CheckInvariants() const {
   CHECK_MSG(!placement_ || in_flight_.size() <= shape()->stages.size() + 1, "contracts.plans-in-flight");
   std::vector<SequenceState*> all;
   int32_t asked = 0, begun_waiting = 0;
+  size_t holding = 0;
   for (const auto& [id, sequence] : sequences_) {
     all.push_back(sequence.get());
     asked += sequence->below == Below::kAsked ? 1 : 0;
+    holding += sequence->deposit != nullptr && !sequence->deposit->tokens.empty() ? 1 : 0;
     begun_waiting += sequence->phase == Phase::kWaiting && sequence->begun() ? 1 : 0;
     const int32_t chosen = sequence->known + sequence->pending + options_.draft_tokens;
     CHECK_MSG(sequence->phase != Phase::kRunning ||
@@ -324,6 +329,7 @@ void Scheduler::CheckInvariants() const {
     if (!placement_) CHECK_MSG(sequence->blocks.empty(), "contracts.waiting: KV is held and no replica is formed");
   }
   CHECK_MSG(begun_waiting == begun_waiting_, "contracts.views: requests that wait after a token are counted wrongly");
+  CHECK_MSG(holding == release_times_.size(), "contracts.release: a token is held back that nobody will release");
   CHECK_MSG(asked == asked_, "contracts.phases: the requests whose probe is not answered are counted wrongly");
   if (placement_) placement_->CheckInvariants(all);
   if (placement_ && sequences_.empty()) {

@@ -53,12 +53,13 @@ class Scheduler {
     int32_t step_tokens = 512;
     int32_t max_running = 64;
     int32_t max_recomputes = 8;
-    int32_t fixed_keep = -1;   // kv.keep_layers; -1: auto
-    int32_t context = 0;       // tokens of the model
-    int32_t draft_tokens = 0;  // guessed per step from what the sequence said before; 0: off
-    bool shed = false;         // requests that are predicted to miss their TTFT or deadline are ended at once
-    int32_t max_losses = 3;    // of a replica, each meeting the same request at the same place
-    std::string secret;        // of the cluster; part of the names of blocks
+    int32_t fixed_keep = -1;       // kv.keep_layers; -1: auto
+    int32_t context = 0;           // tokens of the model
+    int32_t draft_tokens = 0;      // guessed per step from what the sequence said before; 0: off
+    bool release_at_pace = false;  // tokens reach clients no sooner than TPOT asks
+    bool shed = false;             // requests that are predicted to miss their TTFT or deadline are ended at once
+    int32_t max_losses = 3;        // of a replica, each meeting the same request at the same place
+    std::string secret;            // of the cluster; part of the names of blocks
     PolicyOptions policy;
     LearnedCosts learned;  // by earlier runs
     absl::Duration rank_timeout = absl::Seconds(60);
@@ -120,6 +121,7 @@ class Scheduler {
   };
   using Ordered = absl::btree_set<SequenceState*, PolicyOrder>;
   enum class Started : uint8_t { kYes, kLater, kNoRoom };
+  static constexpr size_t kMostLookedAt = 64;  // waiting requests that one plan tries to start
 
   // scheduler_view.cc
   StepView View();
@@ -133,6 +135,7 @@ class Scheduler {
   StepRoom RoomOfSteps(const StepView& view) const;
   PromptsAhead PromptsUnderWay() const;
   bool IsThere(const SequenceState& sequence, int32_t block) const;
+  void LearnForecast(const SequenceState& sequence, absl::Time now);
   void ShedOne(SequenceState& sequence, const Forecast& forecast);
 
   // scheduler_explain.cc
@@ -165,6 +168,9 @@ class Scheduler {
   bool MayStream(SequenceState& sequence, int64_t* bytes);
   int64_t StreamedBytes(const SequenceState& sequence) const;
   void HoldStreams();
+  absl::Span<SequenceState* const> ThoseToLower(const SequenceState& sequence,
+                                                const std::vector<SequenceState*>& running) const;
+  bool LinkHasTime() const;
   void GiveWayTo(SequenceState& sequence, SequenceState& victim);
 
   // scheduler_start.cc
@@ -193,6 +199,14 @@ class Scheduler {
   void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<SampledToken> sampled);
   bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
   void RecordTokens();
+  void AddDelivery(SequenceState& sequence, int32_t token, std::vector<TokenScore>* scores);
+
+  // scheduler_release.cc
+  absl::Time ReleaseOf(const SequenceState& sequence, absl::Time now) const;
+  void Hold(SequenceState& sequence, SampledToken& sampled, absl::Time due);
+  void ReleaseOne(SequenceState& sequence, absl::Time now);
+  void ReleaseDue();
+  void ReleaseAll(SequenceState& sequence, absl::Time now);
 
   void ChooseCosts(absl::Span<const RankInfo> ranks);
   // scheduler_snapshot.cc
@@ -218,6 +232,7 @@ class Scheduler {
   Ordered waiting_, running_;
   std::vector<SequenceState*> fetching_;
   std::set<std::pair<absl::Time, RequestId>> deadlines_;
+  std::set<std::pair<absl::Time, RequestId>> release_times_;  // of the first token that is held back for each request
   absl::flat_hash_map<BlockId, RequestId> computing_;  // blocks of prompts that a running sequence is about to seal
   std::map<std::string, BlockChain> chains_;           // by salt
   std::vector<Release> releases_;                      // for the next plan
@@ -232,7 +247,7 @@ class Scheduler {
   bool suspects_ = false;                          // there may be one
   int32_t asked_ = 0;                              // requests whose probe is not answered
   std::vector<SequenceState*> order_;              // running_, in order, unless order_stale_
-  std::vector<const SequenceView*> seen_;          // the same, as policies see them
+  std::vector<const SequenceView*> seen_, queue_;  // the same, and those who wait, as policies see them
   std::vector<SequenceState*> streams_, prompts_;  // of the plan being made; here so that their memory is used again
   bool order_stale_ = false;
   std::vector<SequenceState*> found_;  // of the plan being committed
@@ -246,6 +261,7 @@ class Scheduler {
   std::string cost_key_;               // of the present one, or the last
   CostModel cost_;
   LengthHistory lengths_;
+  ForecastError forecast_error_;
   TenantLedger tenants_;
   StepDraft draft_;            // what the policy proposes for the plan being made
   int64_t stream_credit_ = 0;  // bytes that former plans might have read from the host

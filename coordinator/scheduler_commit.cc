@@ -265,11 +265,16 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     return false;
   }
   const absl::Time now = commit_time_;
-  if (sequence.first_token == absl::InfinitePast()) {
+  const absl::Time released = options_.release_at_pace ? ReleaseOf(sequence, now) : now;
+  if (released > now) {
+    Hold(sequence, sampled, released);
+  } else if (!sequence.begun()) {
+    LearnForecast(sequence, now);
     sequence.first_token = now;
     if (sequence.phase == Phase::kWaiting) ++begun_waiting_;  // it was parked while the token was on its way
     metrics_.first_token.Observe(absl::ToDoubleSeconds(now - request.arrival));
   } else {
+    if (options_.release_at_pace) ReleaseAll(sequence, now);  // the pace of those before it has caught up
     if (sequence.last_token != gap_began_ || gaps_ == 0) {
       RecordTokens();
       gap_began_ = sequence.last_token;
@@ -279,22 +284,26 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     sequence.largest_so_far = std::max(sequence.largest_so_far, gap_);
   }
   if (sequence.spending == Spending::kPrefill) sequence.Spend(Spending::kDecode, now);
-  sequence.last_token = now;
+  sequence.last_token = released;
   sequence.losses = 0;  // it got on
   sequence.tokens.push_back(sampled.token);
   ++sequence.known;
   if (sequence.known % shape()->block_tokens == 0) ExtendIds(sequence);
   ++accepted_;
-  Delivery& delivery = deliveries_.emplace_back(Delivery{request.sink.get(), Delivery::Kind::kToken, sampled.token});
-  if (sequence.scored) {
-    delivery.kind = Delivery::Kind::kScored;
-    delivery.at = scores_.size();
-    scores_.push_back(std::move(sampled.scores));
-  }
+  if (released <= now) AddDelivery(sequence, sampled.token, &sampled.scores);
   const bool full = sequence.known >= options_.context;
   if (sequence.generated() < request.max_tokens && !full) return true;
   Finish(sequence, absl::OkStatus(), FinishReason::kLength);
   return false;
+}
+
+void Scheduler::AddDelivery(SequenceState& sequence, int32_t token, std::vector<TokenScore>* scores) {
+  TokenSink* const sink = sequence.request.sink.get();
+  Delivery& delivery = deliveries_.emplace_back(Delivery{sink, Delivery::Kind::kToken, token});
+  if (!sequence.scored) return;
+  delivery.kind = Delivery::Kind::kScored;
+  delivery.at = scores_.size();
+  scores_.push_back(std::move(*scores));
 }
 
 }  // namespace interlace

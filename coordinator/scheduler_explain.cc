@@ -20,6 +20,9 @@ void Scheduler::NoteNoRoom(SequenceState& sequence, const KvPlacement::StartRoom
   if (whole && !sequence.begun() && draft_.hold_up == HoldUp::kStreamLate) {
     return Note(sequence, DecisionKind::kStreamLate, {wanted, free});
   }
+  if (whole && !sequence.begun() && draft_.hold_up == HoldUp::kCoresBusy) {
+    return Note(sequence, DecisionKind::kCoresBusy, {wanted, free});
+  }
   if (whole && !sequence.begun() && draft_.hold_up == HoldUp::kParkedBound) {
     const auto short_of_layers = static_cast<int64_t>(placement_->streaming().size());
     return Note(sequence, DecisionKind::kParkedBound, {wanted, free, begun_waiting_ + short_of_layers});

@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t kMostRaised = 512;  // extents that one plan promotes
 constexpr size_t kAhead = 8;          // sequences that are asked of memory before their turn
-constexpr size_t kMostLookedAt = 64;  // waiting requests that one plan tries to start
 
 }  // namespace
 
@@ -273,9 +272,9 @@ bool Scheduler::MakeRoomFor(SequenceState& sequence, int32_t end, bool* room) {
       draft_.give_way == GiveWay::kLower || sequence.kept_layers < shape()->layers || running_.size() == 1;
   if (placement_->Refit(sequence, end, shift)) return true;
   const std::vector<SequenceState*> running(running_.begin(), running_.end());
-  if (draft_.give_way == GiveWay::kLower && placement_->LowerFor(sequence, end, running) &&
-      placement_->Reserve(sequence, end))
+  if (placement_->LowerFor(sequence, end, ThoseToLower(sequence, running)) && placement_->Reserve(sequence, end)) {
     return true;
+  }
   std::vector<SequenceState*> victims;
   for (auto it = running.rbegin(); it != running.rend() && *it != &sequence; ++it) {
     victims.push_back(*it);
@@ -285,6 +284,22 @@ bool Scheduler::MakeRoomFor(SequenceState& sequence, int32_t end, bool* room) {
     return placement_->Refit(sequence, end, shift);
   }
   return false;
+}
+
+// Of those who run, in order, whoever may keep fewer layers so that the sequence has room.
+absl::Span<SequenceState* const> Scheduler::ThoseToLower(const SequenceState& sequence,
+                                                         const std::vector<SequenceState*>& running) const {
+  if (draft_.give_way == GiveWay::kLower) return running;
+  if (draft_.give_way != GiveWay::kLowerLast || !LinkHasTime()) return {};
+  const auto at = std::find(running.begin(), running.end(), &sequence);
+  return absl::MakeConstSpan(running).subspan(at - running.begin() + (at == running.end() ? 0 : 1));
+}
+
+// A step has time to bring more from the host than those who stream read of it.
+bool Scheduler::LinkHasTime() const {
+  int64_t reads = 0;
+  for (const SequenceState* streaming : placement_->streaming()) reads += StreamedBytes(*streaming);
+  return reads < draft_.stream_bytes;
 }
 
 void Scheduler::GiveWayTo(SequenceState& sequence, SequenceState& victim) {
@@ -351,7 +366,8 @@ void Scheduler::Raise() {
 
 bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan) {
   const int32_t count = Rows(sequence, budget);
-  if (count == 0 || Awaited(sequence, sequence.scheduled + count)) return false;
+  if (count == 0) return false;
+  if (placement_->AnyArriving() && Awaited(sequence, sequence.scheduled + count)) return false;
   if (!placement_->Stream(sequence, sequence.scheduled + count, plan->id)) return false;
   FillPlanned(sequence, count, plan);
   if (options_.draft_tokens > 0 && sequence.pending == 1 && count == 1) AddDrafts(sequence, budget - 1, plan);
@@ -364,7 +380,6 @@ bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* pla
 // A block that the sequence would seal is on its way from the tiers for another request. Two copies of one block would
 // need room for both, so the sequence lets the block arrive, or fail to.
 bool Scheduler::Awaited(const SequenceState& sequence, int32_t end) const {
-  if (!placement_->AnyArriving()) return false;
   for (int32_t b = sequence.named; b < end / shape()->block_tokens; ++b) {
     if (placement_->Arriving(sequence, b)) return true;
   }

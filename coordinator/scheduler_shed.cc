@@ -45,16 +45,19 @@ PromptsAhead Scheduler::PromptsUnderWay() const {
   return ahead;
 }
 
-// Whether somebody may miss a target: by what was last known of the blocks that are there, each request for itself.
-// Most often nobody does, and that is cheap to see.
+// Whether somebody may miss a target: somebody new has come, or by what was last known of the blocks that are there,
+// each request for itself. Most often nobody does, and that is cheap to see.
 bool Scheduler::MayMiss(const StepView& view) const {
-  const StepRoom room = RoomOfSteps(view);
-  PromptsAhead ahead = PromptsUnderWay();
+  Ahead ahead{RoomOfSteps(view), PromptsUnderWay(), {}};
+  RoomQueue queue(view, draft_);
   for (const SequenceState* sequence : waiting_) {
     const int32_t blocks = std::max(sequence->found, sequence->sealed);
     const int32_t found = std::min(blocks * shape()->block_tokens, sequence->known - 1);
-    ahead.Add(found, sequence->known);
-    if (Predict(view, room, ahead, *sequence, found).miss != Miss::kNone) return true;
+    ahead.prompts.Add(found, sequence->known);
+    ahead.wait = queue.Wait(*sequence);
+    queue.Take(*sequence);
+    if (!sequence->begun() && sequence->forecast_at == absl::InfinitePast()) return true;
+    if (Predict(view, ahead, *sequence, found).miss != Miss::kNone) return true;
   }
   return false;
 }
@@ -68,11 +71,12 @@ bool Scheduler::IsThere(const SequenceState& sequence, int32_t block) const {
 
 // In the policy's order; who will miss leaves the queue, so those behind come sooner. A prefix that several prompts
 // share is computed once: by the first of them. Those who wait for the rest of an answer are in the way as far as they
-// must be computed again.
+// must be computed again. Whoever is looked at for the first time must be in time even if the forecast is as far off
+// as those before it were; later on, it is told when nothing would help it.
 std::vector<std::pair<SequenceState*, Forecast>> Scheduler::WillMiss(const StepView& view) {
   std::vector<std::pair<SequenceState*, Forecast>> late;
-  const StepRoom room = RoomOfSteps(view);
-  PromptsAhead ahead = PromptsUnderWay();
+  Ahead ahead{RoomOfSteps(view), PromptsUnderWay(), {}};
+  RoomQueue queue(view, draft_);
   absl::flat_hash_set<BlockId> ahead_of_it;
   for (SequenceState* sequence : waiting_) {
     const auto blocks = static_cast<int32_t>(sequence->ids.size());
@@ -81,17 +85,30 @@ std::vector<std::pair<SequenceState*, Forecast>> Scheduler::WillMiss(const StepV
     if (sequence->below == Below::kKnown) found = std::max(found, sequence->below_blocks);
     sequence->found = found;
     const int32_t from = std::min(found * shape()->block_tokens, sequence->known - 1);
-    PromptsAhead with = ahead;
-    with.Add(from, sequence->known);
-    const Forecast forecast = Predict(view, room, with, *sequence, from);
+    Ahead with = ahead;
+    with.prompts.Add(from, sequence->known);
+    with.wait = queue.Wait(*sequence);
+    const bool first = !sequence->begun() && sequence->forecast_at == absl::InfinitePast();
+    const Forecast forecast = Predict(view, with, *sequence, from, first ? forecast_error_.factor() : 1);
     if (forecast.miss != Miss::kNone) {
       late.emplace_back(sequence, forecast);
       continue;
     }
+    if (first) {
+      sequence->forecast_at = view.now;
+      sequence->forecast_needs = forecast.needs;
+    }
     ahead = with;
+    queue.Take(*sequence);
     ahead_of_it.insert(sequence->ids.begin(), sequence->ids.end());
   }
   return late;
+}
+
+// What was forecast of a first token is compared with what it took. Short waits, which say little, do not count.
+void Scheduler::LearnForecast(const SequenceState& sequence, absl::Time now) {
+  if (sequence.forecast_at == absl::InfinitePast() || 4 * sequence.forecast_needs < sequence.ttft) return;
+  forecast_error_.Observe(sequence.forecast_needs, now - sequence.forecast_at);
 }
 
 void Scheduler::ShedOne(SequenceState& sequence, const Forecast& forecast) {

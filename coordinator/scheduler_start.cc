@@ -73,6 +73,8 @@ KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool 
   if (!sequence.begun()) {
     limits.least = starts_ > 0 ? draft_.least_layers : shape()->layers;
     limits.most = std::max(draft_.most_layers, limits.least);
+    // Those who run take what they need from those who stream, of whom it will be one.
+    if (limits.least < shape()->layers && draft_.give_way == GiveWay::kLowerLast) limits.spare = 0;
   }
   if (!placement_->CouldBeWhole(sequence.known)) limits.least = 0;
   return limits;

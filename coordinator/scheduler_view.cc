@@ -5,12 +5,16 @@
 #include "coordinator/scheduler.h"
 
 namespace interlace {
+
 StepView Scheduler::View() {
   StepView view;
   view.now = clock_.Now();
   const std::vector<SequenceState*>& running = RunningInOrder();
   seen_.assign(running.begin(), running.end());
   view.running = seen_;
+  queue_.clear();
+  for (auto it = waiting_.begin(); it != waiting_.end() && queue_.size() < kMostLookedAt; ++it) queue_.push_back(*it);
+  view.waiting = queue_;
   view.parked = begun_waiting_ + static_cast<int32_t>(placement_->streaming().size());
   view.rows = std::min(options_.step_tokens, shape()->step_tokens);
   view.layers = shape()->layers;

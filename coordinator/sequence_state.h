@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,17 @@ namespace interlace {
 
 // What the tiers below are known to have of a waiting request's prefix.
 enum class Below : uint8_t { kUnknown, kAsked, kKnown };
+
+// Tokens that were accepted and are not given to the client yet, in order.
+struct HeldToken {
+  int32_t token = 0;
+  absl::Time due;
+  std::vector<TokenScore> scores;  // where the client wants them
+};
+struct TokenDeposit {
+  std::deque<HeldToken> tokens;
+  absl::Time released;  // when the last one before these was given
+};
 
 // Owned by the Scheduler; thread: the replica's. Positions [0, confirmed) are computed and acknowledged, positions
 // [0, scheduled) are computed or in plans. While a plan is in flight that samples, the ranks know a token more than
@@ -56,8 +68,9 @@ struct alignas(64) SequenceState : SequenceView {
   std::vector<int32_t> seen_from;  // by window group: the first block that it still sees
   KvAmounts charge;                // of the reserved blocks
 
-  int32_t found = 0;    // blocks of its prompt that were there when that was last looked at
-  int32_t adopted = 0;  // blocks of this attempt that others computed
+  absl::Time forecast_at = absl::InfinitePast();  // when its first token was forecast, with sched.shed; not yet
+  absl::Duration forecast_needs;                  // from then on
+  int32_t adopted = 0;                            // blocks of this attempt that others computed
   Below below = Below::kUnknown;
   int32_t below_blocks = 0;  // from the first on, that replica and tiers hold together
   int32_t stages_answered = 0;
@@ -69,6 +82,7 @@ struct alignas(64) SequenceState : SequenceView {
   absl::string_view recompute_cause;      // why positions below computed_before are computed again; a literal
   int32_t faults = 0;                     // losses of KV that were not another's
   std::unique_ptr<NgramDrafter> drafter;  // null: nothing was drafted yet
+  std::unique_ptr<TokenDeposit> deposit;  // null: no token was ever held back
   absl::Time spending_since;
   Explanation explanation;  // of what is not counted above
   RequestTrace trace;

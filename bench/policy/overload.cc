@@ -43,6 +43,7 @@ double ComputeLimit(const MachineLaw& law, const OverloadLoad& load) {
 OverloadPoint RunOverload(const Policy& policy, bool shed, const OverloadLoad& load) {
   VirtualRun setup;
   setup.policy = &policy;
+  setup.law = load.law;
   setup.options.context = 1 << 20;
   setup.options.max_running = 256;
   setup.options.shed = shed;

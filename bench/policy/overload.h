@@ -17,6 +17,7 @@ struct OverloadLoad {
   absl::Duration tpot = absl::Milliseconds(150);
   double device_bytes = 24e6;
   uint64_t seed = 1;
+  MachineLaw law;
 };
 
 // Of the requests that arrive after the first fifth of the time, by then.

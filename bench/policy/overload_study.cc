@@ -1,5 +1,6 @@
-// overload_study [seeds [policies [ttft_s [rates]]]]: goodput against rate, with shedding and without, in virtual time.
-// Rates are shares of what the machine would get through if memory were no limit.
+// overload_study [seeds [policies [ttft_s [rates [unreported [noise]]]]]]: goodput against rate, with shedding and
+// without, in virtual time. Rates are shares of what the machine would get through if memory were no limit; the last
+// two are MachineLaw's, for a machine that the cost model does not know as it is.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -17,6 +18,8 @@ int Main(int argc, char** argv) {
   const int seeds = std::atoi(arg(1, "3").c_str());
   OverloadLoad load;
   load.ttft = absl::Seconds(std::atof(arg(3, "2").c_str()));
+  load.law.unreported = std::atof(arg(5, "0").c_str());
+  load.law.noise = std::atof(arg(6, "0").c_str());
   const double limit = ComputeLimit(MachineLaw(), load);
   std::printf("%.2f requests/s are the machine's limit\n%-10s %-5s %5s %9s %9s %7s %7s %7s %8s\n", limit, "policy",
               "shed", "rate", "goodput", "served", "shed", "failed", "early", "TTFT99");

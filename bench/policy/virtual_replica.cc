@@ -1,6 +1,7 @@
 #include "bench/policy/virtual_replica.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <utility>
 
@@ -96,6 +97,14 @@ void VirtualReplica::Seal(RequestId request, const SealedNames& names) {
   for (int32_t i = 0; i < count; ++i) sealed_by_[names.ids[i]] = {request, names.first + i};
 }
 
+// What the next step takes over what it should.
+double VirtualReplica::Noise() {
+  if (law_.noise <= 0) return 1;
+  const auto uniform = [&] { return (static_cast<double>(entropy_->Next() >> 11) + 1) / 9007199254740993.0; };
+  const double radius = std::sqrt(-2 * std::log(uniform()));
+  return std::exp(law_.noise * radius * std::cos(6.283185307179586 * uniform()));
+}
+
 void VirtualReplica::Send(const StepPlan& plan) {
   StepResult result{.epoch = plan.epoch, .plan = plan.id};
   const KvTraffic before = traffic_;
@@ -129,12 +138,13 @@ void VirtualReplica::Send(const StepPlan& plan) {
   result.bytes_in = (traffic_.in - before.in) * shape_.slot_bytes;
   result.bytes_out = (traffic_.out - before.out) * shape_.slot_bytes;
   const double link_in = static_cast<double>(result.bytes_in) / law_.link;
-  const double took = std::max(compute, link_in);
+  const double noise = Noise();
+  const double took = noise * std::max(compute, link_in);
   result.run_us = static_cast<int64_t>(1e6 * took);
-  result.stall_us = static_cast<int64_t>(1e6 * (took - compute));
+  result.stall_us = static_cast<int64_t>(1e6 * (took - noise * compute));
   result.transfer_in_us = static_cast<int64_t>(1e6 * link_in);
   result.transfer_out_us = static_cast<int64_t>(1e6 * static_cast<double>(result.bytes_out) / law_.link);
-  free_ = std::max(free_, clock_.Now()) + absl::Seconds(took);
+  free_ = std::max(free_, clock_.Now()) + absl::Seconds(took * (1 + law_.unreported));
   results_.emplace_back(free_, std::move(result));
 }
 

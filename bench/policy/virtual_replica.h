@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "absl/types/span.h"
 #include "bench/serve/load_record.h"
 #include "common/clock.h"
+#include "common/entropy.h"
 #include "coordinator/policy/policy.h"
 #include "coordinator/scheduler.h"
 
@@ -28,6 +30,8 @@ struct MachineLaw {
   double product = 0.23e-6;
   double link = 2e9;  // bytes/s, each way
   double row_beyond = 0;
+  double unreported = 0;  // share of a step's time that it takes longer than the replica says
+  double noise = 0;       // of a step's time: the standard deviation of its logarithm
   // Where it is set: the seconds that a plan with rows takes to compute, in place of the terms above.
   std::function<double(const StepPlan&)> of_plan;
   // Seconds that a step takes to compute, waits for the link not counted; 0 for a step without rows.
@@ -82,6 +86,7 @@ class VirtualReplica final : public PlanChannel {
   };
   void Move(const BlockMove& move);
   void Seal(RequestId request, const SealedNames& names);
+  double Noise();
   void Trace(absl::string_view kind, RequestId request, int32_t first, int32_t blocks, int32_t layers);
 
   const MachineLaw law_;
@@ -95,6 +100,7 @@ class VirtualReplica final : public PlanChannel {
   absl::flat_hash_map<RequestId, Known> known_;
   std::deque<std::pair<absl::Time, StepResult>> results_;
   absl::Time free_ = absl::InfinitePast();  // when the last plan ends
+  const std::unique_ptr<Entropy> entropy_ = MakeSeededEntropy(1);
 };
 
 struct VirtualRun {

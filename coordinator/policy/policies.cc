@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/policy/early_start.h"
 #include "coordinator/policy/pace.h"
 #include "coordinator/policy/policy.h"
 #include "coordinator/policy/reserve.h"
@@ -46,11 +47,21 @@ double LatestStart(const SequenceView& sequence, const CostModel& cost) {
 
 // ---- what a step may hold
 
+// Somebody may start, or take layers back: only then does it matter what is left free.
+bool SomebodyNeedsRoom(const StepView& view) { return !view.waiting.empty() || view.parked > 0; }
+
+bool SomebodyAsks(const StepView& view) {
+  return SomebodyNeedsRoom(view) ||
+         std::any_of(view.running.begin(), view.running.end(), [](const SequenceView* s) { return !s->decodes(); });
+}
+
+int64_t SpareBlocks(const StepView& view) { return SomebodyNeedsRoom(view) ? ReservedBlocks(view) : 0; }
+
 // Paged KV by request: all layers or none; whoever comes last computes again.
 StepDraft Whole(const StepView& view) {
   StepDraft draft;
   draft.least_layers = draft.resume_layers = view.layers;
-  draft.spare_blocks = ReservedBlocks(view);
+  draft.spare_blocks = SpareBlocks(view);
   draft.give_way = GiveWay::kRecompute;
   return draft;
 }
@@ -66,7 +77,7 @@ StepDraft Swap(const StepView& view) {
 // reading of offloading by layer, kept as what the others are compared with.
 StepDraft Stream(const StepView& view) {
   StepDraft draft;
-  draft.spare_blocks = ReservedBlocks(view);
+  draft.spare_blocks = SpareBlocks(view);
   return draft;
 }
 
@@ -82,22 +93,36 @@ StepDraft AtPace(const StepView& view, const StreamPace& pace) {
   return draft;
 }
 
-StepDraft LayerKv(const StepView& view) { return AtPace(view, PaceOf(view)); }
+// The pace of those who run is asked for where something depends on it: somebody waits, or computes a prompt, or reads
+// layers from the host. Else each step would look at all of them for nothing.
+StreamPace PaceIfAsked(const StepView& view) {
+  return SomebodyAsks(view) ? PaceOf(view) : StreamPace{.allowed = absl::InfiniteDuration()};
+}
 
-// Ours: starts early with what is free; a stream whose host layers do not travel within the step's own time is parked,
-// and runs again once it is whole, least slack first. As many may be parked after their first token as the operator
-// bounds, since parking moves waiting from before the first token to after it.
+StepDraft LayerKv(const StepView& view) { return AtPace(view, PaceIfAsked(view)); }
+
+bool SomebodyIsNew(const StepView& view) {
+  return std::any_of(view.waiting.begin(), view.waiting.end(), [](const SequenceView* s) { return !s->begun(); });
+}
+
+// Ours: starts early with what is free, where room is the limit; a stream whose host layers do not travel within the
+// step's own time is parked, and runs again once it is whole, least slack first. As many may be parked after their
+// first token as the operator bounds, since parking moves waiting from before the first token to after it.
 StepDraft Slack(const StepView& view) {
-  const StreamPace pace = PaceOf(view);
+  const StreamPace pace = PaceIfAsked(view);
   StepDraft draft = AtPace(view, pace);
-  draft.stream_bytes = StreamBytes(view, pace);
+  if (SomebodyAsks(view)) draft.stream_bytes = StreamBytes(view, pace);
   draft.park_streams = true;
   draft.resume_layers = view.layers;
   draft.overtake = true;
-  draft.give_way = GiveWay::kPark;
+  draft.give_way = GiveWay::kLowerLast;
   const int32_t bound = std::max(0, view.options.max_parked - view.parked);
   if (bound == 0 && draft.starts > 0) draft.hold_up = HoldUp::kParkedBound;
   draft.starts = std::min(draft.starts, bound);
+  if (draft.starts > 0 && SomebodyIsNew(view) && !RoomIsTheLimit(view)) {
+    draft.starts = 0;
+    draft.hold_up = HoldUp::kCoresBusy;
+  }
   if (view.parked > 0) draft.most_layers = 0;  // what is free is for those who wait for the rest of their answer
   return draft;
 }

@@ -28,8 +28,9 @@ struct SequenceView {
   int32_t max_tokens = 0;
   int32_t sealed = 0;                             // blocks that it holds or uses
   int32_t kept_layers = 0;                        // layers whose blocks all lie on the device
+  int32_t found = 0;                              // blocks of its prompt that were there when that was last looked at
   absl::Time first_token = absl::InfinitePast();  // infinite past: not yet
-  absl::Time last_token = absl::InfinitePast();
+  absl::Time last_token = absl::InfinitePast();   // when the client got, or will get, the last one that was accepted
   // What it asks for; infinite: nothing.
   absl::Duration tpot = absl::InfiniteDuration();
   absl::Duration largest_gap = absl::InfiniteDuration();
@@ -64,6 +65,7 @@ struct PolicyOptions {
 struct StepView {
   absl::Time now;
   absl::Span<const SequenceView* const> running;
+  absl::Span<const SequenceView* const> waiting;  // the first of them, in the policy's order
   int32_t parked = 0;  // requests that wait after their first token, or run with less than all layers
   int32_t rows = 0;    // the most of one plan
   int32_t layers = 0;
@@ -79,6 +81,7 @@ struct StepView {
 // Who gives way when one that comes earlier in the order finds no room.
 enum class GiveWay : uint8_t {
   kLower,      // those who run keep fewer layers; when that is not enough, the last in the order is parked
+  kLowerLast,  // the same, but only those later in the order, while the link carries what they then read
   kPark,       // the last in the order is parked: its blocks go to the host, as far as there is room
   kRecompute,  // the last in the order gives its blocks up and computes them again
 };
@@ -90,6 +93,7 @@ enum class HoldUp : uint8_t {
   kNone,
   kStreamLate,   // a running stream is late already
   kParkedBound,  // as many requests are parked, or short of layers, as may be
+  kCoresBusy,    // arithmetic is the limit, not room: an early start would gain nobody anything
 };
 
 // What a policy proposes; the scheduler does it as far as there is room.

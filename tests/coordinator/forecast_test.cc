@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -112,13 +113,13 @@ TEST(Forecast, AMissIsOneToTheMicrosecond) {
     SequenceView s = scene.Last();
     const int32_t found = scene.prompts.back().first;
     const PromptsAhead all = scene.All();
-    EXPECT_EQ(Predict(scene.view, scene.room, all, s, found).miss, Miss::kNone) << "it has no target";
+    EXPECT_EQ(Predict(scene.view, {scene.room, all}, s, found).miss, Miss::kNone) << "it has no target";
     const absl::Duration first = TimeOfPrompts(scene.cost, scene.room, all);
     const absl::Duration waited = scene.view.now - s.arrival;
     s.ttft = waited + first + kTiny;
-    EXPECT_EQ(Predict(scene.view, scene.room, all, s, found).miss, Miss::kNone);
+    EXPECT_EQ(Predict(scene.view, {scene.room, all}, s, found).miss, Miss::kNone);
     s.ttft = waited + first - kTiny;
-    const Forecast miss = Predict(scene.view, scene.room, all, s, found);
+    const Forecast miss = Predict(scene.view, {scene.room, all}, s, found);
     EXPECT_EQ(miss.miss, Miss::kTtft);
     EXPECT_EQ(miss.needs, first);
     EXPECT_EQ(miss.left, s.ttft - waited);
@@ -128,18 +129,169 @@ TEST(Forecast, AMissIsOneToTheMicrosecond) {
     SequenceView now = s;
     now.arrival = scene.view.now;
     now.ttft = std::min(first, alone) - kTiny;
-    EXPECT_TRUE(Predict(scene.view, scene.room, all, now, found).hopeless);
+    EXPECT_TRUE(Predict(scene.view, {scene.room, all}, now, found).hopeless);
     // The deadline counts the rest of an answer, as short as nine in ten are not.
     s.ttft = absl::InfiniteDuration();
     const int32_t tokens = scene.lengths.AtLeast(0, 0.1, s.max_tokens);
     const absl::Duration whole = first + (tokens - 1) * scene.cost.Expect(StepWork().Add(s.known, 1));
     s.deadline = scene.view.now + whole + kTiny;
-    EXPECT_EQ(Predict(scene.view, scene.room, all, s, found).miss, Miss::kNone);
+    EXPECT_EQ(Predict(scene.view, {scene.room, all}, s, found).miss, Miss::kNone);
     s.deadline = scene.view.now + whole - kTiny;
-    EXPECT_EQ(Predict(scene.view, scene.room, all, s, found).miss, Miss::kDeadline);
+    EXPECT_EQ(Predict(scene.view, {scene.room, all}, s, found).miss, Miss::kDeadline);
     // Who has a token is never said to miss anything.
     s.first_token = scene.view.now;
-    EXPECT_EQ(Predict(scene.view, scene.room, all, s, found).miss, Miss::kNone);
+    EXPECT_EQ(Predict(scene.view, {scene.room, all}, s, found).miss, Miss::kNone);
+  }
+}
+
+// ---- room
+
+// Streams that run, with what they hold; each ends after as many tokens as its answer has, nobody else comes.
+struct RunningScene : Scene {
+  explicit RunningScene(uint64_t seed) : Scene(seed) {
+    view.layers = Draw(1, 32);
+    view.block_tokens = Draw(8, 64);
+    view.rows = 512;
+    view.free_blocks = Draw(0, 40);
+    for (int32_t i = Draw(1, 20); i > 0; --i) {
+      SequenceView& s = sequences.emplace_back();
+      s.phase = Phase::kRunning;
+      s.prompt = Draw(1, 800);
+      s.max_tokens = 300;
+      s.known = s.scheduled = s.prompt + Draw(1, 200);
+      s.first_token = s.last_token = view.now;
+      s.kept_layers = Draw(0, 2) > 0 ? view.layers : Draw(0, view.layers);
+      step.Add(s.known, 1);
+    }
+    for (const SequenceView& s : sequences) running.push_back(&s);
+    view.running = running;
+  }
+  int64_t Blocks(int32_t tokens) const { return (tokens + view.block_tokens - 1) / view.block_tokens; }
+  SequenceView New() {
+    SequenceView s;
+    s.prompt = s.known = Draw(1, 2000);
+    s.max_tokens = 300;
+    return s;
+  }
+
+  std::deque<SequenceView> sequences;
+  std::vector<const SequenceView*> running;
+  StepWork step;
+};
+
+TEST(RoomAhead, NoFutureHasRoomSooner) {
+  for (uint64_t seed = 1; seed <= 500; ++seed) {
+    RunningScene scene(seed);
+    const RoomAhead ahead(scene.view);
+    const absl::Duration token = scene.cost.Expect(scene.step);
+    EXPECT_EQ(ahead.Until(scene.view.free_blocks), absl::ZeroDuration());
+    std::vector<std::pair<absl::Duration, int64_t>> ends;
+    int64_t room = scene.view.free_blocks;
+    for (const SequenceView& s : scene.sequences) {
+      const int32_t left = s.max_tokens - s.generated();
+      const int32_t tokens = scene.Draw(std::min(left, scene.lengths.AtLeast(s.generated(), 0.1, left)), left);
+      ends.emplace_back(tokens * token, scene.Blocks(s.known) * s.kept_layers / scene.view.layers);
+    }
+    std::sort(ends.begin(), ends.end());
+    absl::Duration before;
+    for (const auto& [end, blocks] : ends) {
+      if (blocks > 0) {
+        EXPECT_LE(ahead.Until(room + blocks), end + kTiny) << "seed " << seed;
+      }
+      room += blocks;
+      EXPECT_GE(ahead.Until(room), before) << "more is not there sooner";
+      before = ahead.Until(room);
+    }
+    EXPECT_EQ(ahead.Until(room + 1), absl::InfiniteDuration());
+  }
+}
+
+TEST(RoomQueue, WhoStartsWholeWaitsForAllBeforeIt) {
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    RunningScene scene(seed);
+    StepDraft draft{.least_layers = scene.view.layers, .resume_layers = scene.view.layers};
+    for (SequenceView& s : scene.sequences) s.kept_layers = scene.view.layers;
+    RoomQueue queue(scene.view, draft);
+    const RoomAhead ahead(scene.view);
+    int64_t blocks = 0;
+    for (int i = 0; i < 10; ++i) {
+      const SequenceView next = scene.New();
+      blocks += scene.Blocks(next.known);
+      EXPECT_EQ(queue.Wait(next), ahead.Until(blocks));
+      queue.Take(next);
+    }
+  }
+}
+
+// As many as may start early wait for nothing; those behind start one by one, as those before get room for all layers,
+// and never later than if they waited for room for themselves.
+TEST(RoomQueue, WhoStartsEarlyWaitsForAPlaceAmongTheParked) {
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    RunningScene scene(seed);
+    StepDraft draft{.starts = scene.Draw(0, 3), .resume_layers = scene.view.layers};
+    if (draft.starts == 0) draft.hold_up = HoldUp::kParkedBound;
+    RoomQueue queue(scene.view, draft);
+    const RoomAhead ahead(scene.view);
+    SequenceView parked = scene.New();
+    parked.first_token = scene.view.now;
+    queue.Take(parked);
+    absl::Duration before;
+    int64_t all = 0;
+    for (int i = 0; i < 10; ++i) {
+      const SequenceView next = scene.New();
+      all += scene.Blocks(next.known);
+      const absl::Duration wait = queue.Wait(next);
+      if (i < draft.starts) {
+        EXPECT_EQ(wait, absl::ZeroDuration());
+      }
+      EXPECT_GE(wait, before) << "seed " << seed << ": whoever comes later starts sooner";
+      before = wait;
+      queue.Take(next);
+    }
+    draft.hold_up = HoldUp::kStreamLate;  // that passes
+    draft.starts = 0;
+    EXPECT_EQ(RoomQueue(scene.view, draft).Wait(scene.New()), absl::ZeroDuration());
+  }
+}
+
+TEST(ForecastError, IsWhatNineInTenStayWithin) {
+  for (uint64_t seed = 1; seed <= 100; ++seed) {
+    Scene scene(seed);
+    ForecastError error;
+    EXPECT_EQ(error.factor(), 1);
+    std::vector<double> ratios;
+    const double usual = scene.Uniform(0.5, 3);
+    for (int i = 0; i < 64; ++i) {
+      ratios.push_back(usual * scene.Uniform(0.8, 1.2));
+      error.Observe(absl::Seconds(1), absl::Seconds(ratios.back()));
+    }
+    const double factor = error.factor();
+    EXPECT_GE(factor, 1);
+    EXPECT_LE(factor, 2);
+    const auto within = std::count_if(ratios.begin(), ratios.end(), [&](double r) { return r <= factor + 1e-6; });
+    if (factor > 1 && factor < 2) {
+      EXPECT_NEAR(static_cast<double>(within), 0.9 * 64, 1.5) << "seed " << seed;
+    }
+    for (int i = 0; i < 64; ++i) error.Observe(absl::Seconds(1), absl::Milliseconds(900));
+    EXPECT_EQ(error.factor(), 1) << "what is long past does not count";
+  }
+}
+
+TEST(Forecast, AMarginMultipliesIt) {
+  for (uint64_t seed = 1; seed <= 100; ++seed) {
+    Scene scene(seed);
+    SequenceView s = scene.Last();
+    const Ahead ahead{scene.room, scene.All(), absl::Milliseconds(scene.Draw(0, 3000))};
+    const int32_t found = scene.prompts.back().first;
+    s.ttft = absl::Hours(1);
+    const absl::Duration first = Predict(scene.view, ahead, s, found).needs;
+    const absl::Duration alone = scene.cost.Prefill(found, s.known, scene.room.chunk_tokens);
+    EXPECT_GE(first + kTiny, ahead.wait + alone) << "room comes first";
+    const double margin = scene.Uniform(1, 2);
+    s.ttft = scene.view.now - s.arrival + margin * first + kTiny;
+    EXPECT_EQ(Predict(scene.view, ahead, s, found, margin).miss, Miss::kNone);
+    s.ttft -= 2 * kTiny;
+    EXPECT_EQ(Predict(scene.view, ahead, s, found, margin).miss, Miss::kTtft);
   }
 }
 
@@ -150,7 +302,7 @@ TEST(Forecast, NothingIsPredictedBeforeAnythingIsKnown) {
   SequenceView s = scene.Last();
   s.ttft = absl::Nanoseconds(1);
   s.deadline = scene.view.now;
-  EXPECT_EQ(Predict(scene.view, scene.room, scene.All(), s, 0).miss, Miss::kNone);
+  EXPECT_EQ(Predict(scene.view, {scene.room, scene.All()}, s, 0).miss, Miss::kNone);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/entropy.h"
+#include "coordinator/policy/early_start.h"
 #include "coordinator/policy/pace.h"
 #include "coordinator/policy/reserve.h"
 #include "tests/status_matchers.h"
@@ -48,6 +49,15 @@ struct Scene {
     for (const SequenceView& sequence : sequences) running.push_back(&sequence);
     view.now = now;
     view.running = running;
+    for (int32_t i = chance.Draw(0, 5); i > 0; --i) {
+      SequenceView& s = queued.emplace_back();
+      s.arrival = now;
+      s.deadline = absl::InfiniteFuture();
+      s.prompt = s.known = chance.Draw(1, 2000);
+      s.max_tokens = chance.Draw(1, 300);
+    }
+    for (const SequenceView& sequence : queued) waiting.push_back(&sequence);
+    view.waiting = waiting;
     view.rows = 512;
     view.layers = chance.Draw(1, 40);
     view.block_tokens = chance.Draw(1, 64);
@@ -84,8 +94,8 @@ struct Scene {
   CostModel cost;
   LengthHistory lengths;
   absl::Time now;
-  std::deque<SequenceView> sequences;
-  std::vector<const SequenceView*> running;
+  std::deque<SequenceView> sequences, queued;
+  std::vector<const SequenceView*> running, waiting;
   StepView view;
 };
 
@@ -371,6 +381,7 @@ TEST(Policies, ArePure) {
 
 // Whatever the view, a policy leaves a way on: rows for prompts, and a start on an empty device.
 TEST(Policies, LeaveAWayOn) {
+  const CostModel nothing;
   for (const Policy& policy : Policies()) {
     for (uint64_t seed = 1; seed <= 300; ++seed) {
       Scene scene(seed);
@@ -380,6 +391,7 @@ TEST(Policies, LeaveAWayOn) {
       EXPECT_GE(draft.most_layers, draft.least_layers) << policy.name;
       scene.view.running = {};
       scene.view.parked = 0;
+      scene.view.cost = &nothing;  // else nobody may start early where arithmetic is the limit
       const StepDraft empty = policy.compose(scene.view);
       EXPECT_GT(empty.starts, 0) << policy.name;
       EXPECT_EQ(empty.spare_blocks, 0) << policy.name;
@@ -417,6 +429,48 @@ TEST(Policies, EdfServesTheEarliestDeadlineFirst) {
           EXPECT_LT(Named("edf").key(*a, cost), Named("edf").key(*b, cost));
         }
       }
+    }
+  }
+}
+
+// Slack starts nobody early where arithmetic is the limit, and says so; the policies of others do as they were written.
+TEST(Policies, SlackStartsNobodyEarlyWhereArithmeticIsTheLimit) {
+  int limited = 0, held = 0;
+  for (uint64_t seed = 1; seed <= 500; ++seed) {
+    Scene scene(seed);
+    scene.view.parked = 0;
+    scene.view.running = {};
+    if (scene.queued.empty()) continue;
+    const bool room = RoomIsTheLimit(scene.view);
+    limited += room ? 1 : 0;
+    held += room ? 0 : 1;
+    for (const char* name : {"slack", "priority", "edf", "fair"}) {
+      const StepDraft draft = Named(name).compose(scene.view);
+      EXPECT_EQ(draft.starts > 0, room) << name << " seed " << seed;
+      EXPECT_EQ(draft.hold_up, room ? HoldUp::kNone : HoldUp::kCoresBusy);
+    }
+    EXPECT_GT(Named("layerkv").compose(scene.view).starts, 0);
+    scene.queued.front().first_token = scene.now;  // it waits for the rest of its answer
+    if (scene.queued.size() == 1) {
+      EXPECT_GT(Named("slack").compose(scene.view).starts, 0) << "nobody asks";
+    }
+  }
+  EXPECT_GT(limited, 20);
+  EXPECT_GT(held, 20);
+}
+
+// With more room a request's own time is the same, and less is idle.
+TEST(Policies, MoreRoomLeavesLessIdle) {
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    Scene scene(seed);
+    if (scene.running.size() + scene.queued.size() == 0) continue;
+    double before = std::numeric_limits<double>::infinity();
+    for (int64_t blocks = 1; blocks < 1'000'000; blocks *= 3) {
+      scene.view.device_blocks = blocks;
+      const ServiceTimes service = ServiceOf(scene.view);
+      EXPECT_GE(service.own, 0);
+      EXPECT_LE(service.idle, before) << "seed " << seed;
+      before = service.idle;
     }
   }
 }

@@ -194,6 +194,11 @@ TEST(LoopOptionsTest, FollowFromTheConfiguration) {
   config.cluster.stages = 2;
   EXPECT_EQ(LoopOptions(config, 77)->scheduler.fixed_keep, 3);
   EXPECT_EQ(LoopOptions(config, 77)->ranks, 2);
+  EXPECT_FALSE(LoopOptions(config, 77)->scheduler.release_at_pace);
+  config.sched.release = "pace";
+  EXPECT_TRUE(LoopOptions(config, 77)->scheduler.release_at_pace);
+  config.sched.release = "later";
+  EXPECT_THAT(LoopOptions(config, 77), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("now or pace")));
 }
 
 }  // namespace
