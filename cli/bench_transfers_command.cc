@@ -39,6 +39,7 @@ HostStep MedianStep(const std::vector<HostStep>& rounds) {
   out.step = MedianOf(rounds, [](const HostStep& r) { return r.step; });
   out.stall = MedianOf(rounds, [](const HostStep& r) { return r.stall; });
   out.resident = MedianOf(rounds, [](const HostStep& r) { return r.resident; });
+  out.pager = MedianOf(rounds, [](const HostStep& r) { return r.pager; });
   return out;
 }
 
@@ -51,20 +52,22 @@ void PrintPrefill(const std::vector<WriteBack>& rounds, double link) {
   print("first token, all layers stay", time([](const WriteBack& r) { return r.stays; }));
   print("first token, all layers leave", time([](const WriteBack& r) { return r.leaves; }));
   print("what leaves", absl::StrFormat("%s, %.1f ms on the link", HumanBytes(rounds[0].bytes), 1e3 * bytes / link));
+  print("read back by later chunks", HumanBytes(MedianOf(rounds, [](const WriteBack& r) { return r.read_back; })));
+  print("of it, waiting for these", time([](const WriteBack& r) { return r.stall; }));
   print("left to send behind the first token", time([](const WriteBack& r) { return r.left; }));
   print("hidden: 1 - slowdown / transfer",
         absl::StrFormat("%.1f %%", 100 * MedianOf(rounds, [&](const WriteBack& r) { return r.Hidden(link); })));
 }
 
 std::string StepTable(const std::vector<HostStep>& steps, double link) {
-  std::vector<std::vector<std::string>> rows = {
-      {"host layers", "bytes a step", "on the link", "step", "resident", "stall", "resident + stall", "of step"}};
+  std::vector<std::vector<std::string>> rows = {{"host layers", "bytes a step", "on the link", "step", "resident",
+                                                 "stall", "pager", "ops slower", "sum without it", "of step"}};
   for (const HostStep& s : steps) {
     const auto ms = [](absl::Duration t) { return absl::StrFormat("%.2f ms", Milliseconds(t)); };
     rows.push_back({absl::StrCat(s.host), HumanBytes(s.bytes_in),
                     absl::StrFormat("%.2f ms", 1e3 * static_cast<double>(s.bytes_in) / link), ms(s.step),
-                    ms(s.resident), ms(s.stall), ms(s.resident + s.stall),
-                    absl::StrFormat("%.1f %%", 100 * absl::FDivDuration(s.resident + s.stall, s.step))});
+                    ms(s.resident), ms(s.stall), ms(s.pager), ms(s.Slower()), ms(s.step - s.Slower()),
+                    absl::StrFormat("%.1f %%", 100 * absl::FDivDuration(s.step - s.Slower(), s.step))});
   }
   return FormatTable(rows);
 }
@@ -78,7 +81,9 @@ absl::Status WriteJson(const std::string& path, const std::vector<WriteBack>& pr
     json["prefill"].push_back({{"stays_ms", Milliseconds(r.stays)},
                                {"leaves_ms", Milliseconds(r.leaves)},
                                {"left_ms", Milliseconds(r.left)},
+                               {"stall_ms", Milliseconds(r.stall)},
                                {"bytes", r.bytes},
+                               {"read_back", r.read_back},
                                {"hidden", r.Hidden(link)}});
   }
   for (const std::vector<HostStep>& rounds : decode) {
@@ -87,6 +92,8 @@ absl::Status WriteJson(const std::string& path, const std::vector<WriteBack>& pr
                                 {"step_ms", Milliseconds(s.step)},
                                 {"resident_ms", Milliseconds(s.resident)},
                                 {"stall_ms", Milliseconds(s.stall)},
+                                {"pager_ms", Milliseconds(s.pager)},
+                                {"ops_slower_ms", Milliseconds(s.Slower())},
                                 {"bytes_in", s.bytes_in}});
     }
   }
@@ -155,11 +162,12 @@ absl::Status BenchTransfersCommand(const Config& config, const BenchTransfersOpt
   for (int round = 0; round <= options.rounds; ++round) {  // the first one warms up
     ASSIGN_OR_RETURN(const WriteBack write_back, bench->Prefill());
     if (round > 0) prefill.push_back(write_back);
-    absl::Duration resident;
+    absl::Duration resident, pager;
     for (size_t i = 0; i < host.size(); ++i) {
       ASSIGN_OR_RETURN(HostStep step, bench->Decode(host[i]));
-      if (i == 0) resident = step.step;
+      if (i == 0) resident = step.step, pager = step.pager;
       step.resident = resident;
+      step.pager -= pager;
       if (round > 0) decode[i].push_back(step);
     }
     if (bar) bar->Show(100 * (round + 1) / (options.rounds + 1));

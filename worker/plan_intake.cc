@@ -231,7 +231,10 @@ void PlanIntake::RunOrders(Session& session) {
     if (broken) {
       result.status = absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch");
     } else {
-      result = rank_.runner().Execute(plan);
+      result = rank_.runner().Execute(plan, [&session] {
+        const Order* const following = session.orders.Front();
+        return following == nullptr ? nullptr : std::get_if<StepPlan>(following);
+      });
       broken = !result.status.ok();
       if (broken) LOG(ERROR) << "plan failed" << Field("plan", Value(plan.id)) << result.status;
     }
