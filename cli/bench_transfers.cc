@@ -16,7 +16,7 @@ constexpr int32_t kFirstToken = 300;
 }  // namespace
 
 double WriteBack::Hidden(double bytes_per_second) const {
-  return 1 - absl::ToDoubleSeconds(leaves - stays) * bytes_per_second / static_cast<double>(bytes);
+  return 1 - absl::ToDoubleSeconds(leaves - stays) * bytes_per_second / static_cast<double>(bytes + read_back);
 }
 
 absl::StatusOr<std::unique_ptr<TransferBench>> TransferBench::Create(
@@ -36,7 +36,7 @@ absl::StatusOr<std::unique_ptr<TransferBench>> TransferBench::Create(
   // In the widest type that a block can have.
   config.kv.device_bytes.value = blocks * (spec.layers + kSpareLayers) * shape.bytes();
   config.kv.host_bytes.value = 2 * blocks * spec.layers * (shape.bytes() + 4096);
-  config.sched.step_tokens = std::max(config.sched.step_tokens, config.sched.chunk_tokens);
+  config.sched.step_tokens = std::max({config.sched.step_tokens, config.sched.chunk_tokens, int64_t{options.prompt}});
   config.sched.max_running = std::max(config.sched.max_running, int64_t{options.streams} + 1);
   std::unique_ptr<TransferBench> bench(new TransferBench(fitted, clock));
   ASSIGN_OR_RETURN(bench->rank_, Rank::Create(config, 1, clock, faults, nullptr, progress));
@@ -78,10 +78,10 @@ absl::StatusOr<StepResult> TransferBench::Execute(const StepPlan& plan, absl::Du
   return result;
 }
 
-absl::StatusOr<TransferBench::Filled> TransferBench::Fill(Stream& stream, int32_t tokens, LayerSet kept) {
+absl::StatusOr<TransferBench::Filled> TransferBench::Fill(Stream& stream, int32_t tokens, int32_t chunk,
+                                                          LayerSet kept) {
   Filled out;
   const auto next_chunk = [&] {
-    const auto chunk = static_cast<int32_t>(options_.config.sched.chunk_tokens);
     StepPlan plan = NewPlan();
     plan.sequences.push_back(Part(stream, std::min(chunk, tokens - stream.done), kept));
     plan.sequences.back().sample = stream.done == tokens;
@@ -112,12 +112,12 @@ absl::StatusOr<absl::Duration> TransferBench::Forget(const Stream& stream) {
   return time;
 }
 
-absl::StatusOr<WriteBack> TransferBench::Prefill() {
+absl::StatusOr<WriteBack> TransferBench::Prefill(int32_t chunk) {
   WriteBack out;
   Stream stays = Open(), leaves = Open();
-  ASSIGN_OR_RETURN(const Filled resident, Fill(stays, options_.prompt, LayerSet::Range(0, layers())));
+  ASSIGN_OR_RETURN(const Filled resident, Fill(stays, options_.prompt, chunk, LayerSet::Range(0, layers())));
   RETURN_IF_ERROR(Forget(stays).status());
-  ASSIGN_OR_RETURN(const Filled left, Fill(leaves, options_.prompt, LayerSet()));
+  ASSIGN_OR_RETURN(const Filled left, Fill(leaves, options_.prompt, chunk, LayerSet()));
   out.stays = resident.time;
   out.leaves = left.time;
   out.stall = left.stall;
@@ -152,9 +152,10 @@ absl::Status TransferBench::Place(int32_t host) {
 
 absl::StatusOr<HostStep> TransferBench::Decode(int32_t host) {
   if (streams_.empty()) {
+    const auto chunk = static_cast<int32_t>(options_.config.sched.chunk_tokens);
     for (int32_t i = 0; i < options_.streams; ++i) streams_.push_back(Open());
     for (Stream& stream : streams_) {
-      RETURN_IF_ERROR(Fill(stream, options_.context, LayerSet::Range(0, layers())).status());
+      RETURN_IF_ERROR(Fill(stream, options_.context, chunk, LayerSet::Range(0, layers())).status());
     }
   }
   RETURN_IF_ERROR(Place(host));

@@ -21,7 +21,8 @@ struct WriteBack {
   int64_t bytes = 0;      // that leave
   int64_t read_back = 0;  // bytes that later chunks of the prompt read again
   absl::Duration stall;   // of `leaves`, waiting for these
-  // 1 - slowdown / transfer: 1 if the first token is no later, 0 if it waits for all of the transfer.
+  // 1 - slowdown / transfer, of all that passes over the link: 1 if the first token is no later, 0 if it waits for all
+  // of the transfer.
   double Hidden(double bytes_per_second) const;
 };
 
@@ -52,7 +53,8 @@ class TransferBench {
                                                                FaultPoints& faults,
                                                                absl::FunctionRef<void(int64_t, int64_t)> progress);
 
-  absl::StatusOr<WriteBack> Prefill();
+  // The prompt in chunks of so many tokens.
+  absl::StatusOr<WriteBack> Prefill(int32_t chunk);
   // Some steps with as many layers on the host. The streams are filled at the first call.
   absl::StatusOr<HostStep> Decode(int32_t host);
   int32_t layers() const { return rank_->spec().layers; }
@@ -72,7 +74,7 @@ class TransferBench {
     absl::Duration time, stall;
     int64_t read_back = 0;
   };
-  absl::StatusOr<Filled> Fill(Stream& stream, int32_t tokens, LayerSet kept);
+  absl::StatusOr<Filled> Fill(Stream& stream, int32_t tokens, int32_t chunk, LayerSet kept);
   // Moves the layers' blocks of all streams so that exactly `host` of them lie on the host alone.
   absl::Status Place(int32_t host);
   // Ends the stream and frees its blocks; returns when copies of them are done.
