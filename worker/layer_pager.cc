@@ -64,14 +64,18 @@ void LayerPager::Begin(LayerId layer) {
 bool LayerPager::ReadAhead(const SequenceKv& kv, LayerId layer, int32_t reserved, const BlockSet& moved) {
   const int32_t l = Local(layer);
   if (kv.lost || kv.pointers.absent(l) == 0) return true;
+  int64_t reads = 0;
+  bool room = true;
   for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
-    if (moved.contains(kv.blocks[b]->id)) continue;
-    if (pool_.arena().slots() - pool_.arena().used() <= reserved) return false;
+    if (!moved.empty() && moved.contains(kv.blocks[b]->id)) continue;
+    room = pool_.arena().slots() - pool_.arena().used() > reserved;
     bool started = false;
-    if (pool_.Read(kv.blocks[b], layer, /*must=*/false, &started) == KvPool::Presence::kNoSlot) return false;
-    if (started) TrafficOf(kv.request(), layer).bytes_in += options_.shape.bytes();
+    if (room) room = pool_.Read(kv.blocks[b], layer, /*must=*/false, &started) != KvPool::Presence::kNoSlot;
+    if (!room) break;
+    reads += started ? 1 : 0;
   }
-  return true;
+  if (reads > 0) TrafficOf(kv.request(), layer).bytes_in += reads * options_.shape.bytes();
+  return room;
 }
 
 void LayerPager::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
