@@ -1,6 +1,7 @@
 #include "cli/bench_transfers.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,7 +16,7 @@ constexpr int32_t kFirstToken = 300;
 }  // namespace
 
 double WriteBack::Hidden(double bytes_per_second) const {
-  return 1 - absl::ToDoubleSeconds(leaves - stays) * bytes_per_second / static_cast<double>(bytes);
+  return 1 - absl::ToDoubleSeconds(leaves - stays) * bytes_per_second / static_cast<double>(bytes + read_back);
 }
 
 absl::StatusOr<std::unique_ptr<TransferBench>> TransferBench::Create(
@@ -35,7 +36,7 @@ absl::StatusOr<std::unique_ptr<TransferBench>> TransferBench::Create(
   // In the widest type that a block can have.
   config.kv.device_bytes.value = blocks * (spec.layers + kSpareLayers) * shape.bytes();
   config.kv.host_bytes.value = 2 * blocks * spec.layers * (shape.bytes() + 4096);
-  config.sched.step_tokens = std::max(config.sched.step_tokens, config.sched.chunk_tokens);
+  config.sched.step_tokens = std::max({config.sched.step_tokens, config.sched.chunk_tokens, int64_t{options.prompt}});
   config.sched.max_running = std::max(config.sched.max_running, int64_t{options.streams} + 1);
   std::unique_ptr<TransferBench> bench(new TransferBench(fitted, clock));
   ASSIGN_OR_RETURN(bench->rank_, Rank::Create(config, 1, clock, faults, nullptr, progress));
@@ -68,31 +69,38 @@ PlanSequence TransferBench::Part(Stream& stream, int32_t count, LayerSet kept) {
   return part;
 }
 
-absl::StatusOr<StepResult> TransferBench::Execute(StepPlan plan, absl::Duration* time) {
-  plan.epoch = Epoch{1};
-  plan.id = PlanId{++plans_};
+absl::StatusOr<StepResult> TransferBench::Execute(const StepPlan& plan, absl::Duration* time, const StepPlan* next) {
   const absl::Time begin = clock_.Now();
-  StepResult result = rank_->runner().Execute(plan);
+  StepResult result = rank_->runner().Execute(plan, [next] { return next; });
   *time += clock_.Now() - begin;
   RETURN_IF_ERROR(result.status);
   if (!result.lost.empty()) return absl::InternalError(absl::StrCat("a step lost KV: ", result.lost[0].detail));
   return result;
 }
 
-absl::StatusOr<absl::Duration> TransferBench::Fill(Stream& stream, int32_t tokens, LayerSet kept) {
-  absl::Duration time = absl::ZeroDuration();
-  while (stream.done < tokens) {
-    StepPlan plan;
-    const auto chunk = static_cast<int32_t>(options_.config.sched.chunk_tokens);
+absl::StatusOr<TransferBench::Filled> TransferBench::Fill(Stream& stream, int32_t tokens, int32_t chunk,
+                                                          LayerSet kept) {
+  Filled out;
+  const auto next_chunk = [&] {
+    StepPlan plan = NewPlan();
     plan.sequences.push_back(Part(stream, std::min(chunk, tokens - stream.done), kept));
     plan.sequences.back().sample = stream.done == tokens;
-    RETURN_IF_ERROR(Execute(std::move(plan), &time).status());
+    return plan;
+  };
+  std::optional<StepPlan> plan = next_chunk();
+  while (plan) {
+    std::optional<StepPlan> next;
+    if (stream.done < tokens) next = next_chunk();
+    ASSIGN_OR_RETURN(const StepResult result, Execute(*plan, &out.time, next ? &*next : nullptr));
+    out.stall += absl::Microseconds(result.stall_us);
+    for (const LayerTraffic& traffic : result.traffic) out.read_back += traffic.bytes_in;
+    plan = std::move(next);
   }
-  return time;
+  return out;
 }
 
 absl::StatusOr<absl::Duration> TransferBench::Forget(const Stream& stream) {
-  StepPlan plan;
+  StepPlan plan = NewPlan();
   plan.releases.push_back({stream.request, std::nullopt});
   for (const BlockId& block : stream.blocks) {
     for (const MoveKind drop : {MoveKind::kDropDevice, MoveKind::kDropHost}) {
@@ -100,16 +108,20 @@ absl::StatusOr<absl::Duration> TransferBench::Forget(const Stream& stream) {
     }
   }
   absl::Duration time = absl::ZeroDuration();
-  RETURN_IF_ERROR(Execute(std::move(plan), &time).status());
+  RETURN_IF_ERROR(Execute(plan, &time).status());
   return time;
 }
 
-absl::StatusOr<WriteBack> TransferBench::Prefill() {
+absl::StatusOr<WriteBack> TransferBench::Prefill(int32_t chunk) {
   WriteBack out;
   Stream stays = Open(), leaves = Open();
-  ASSIGN_OR_RETURN(out.stays, Fill(stays, options_.prompt, LayerSet::Range(0, layers())));
+  ASSIGN_OR_RETURN(const Filled resident, Fill(stays, options_.prompt, chunk, LayerSet::Range(0, layers())));
   RETURN_IF_ERROR(Forget(stays).status());
-  ASSIGN_OR_RETURN(out.leaves, Fill(leaves, options_.prompt, LayerSet()));
+  ASSIGN_OR_RETURN(const Filled left, Fill(leaves, options_.prompt, chunk, LayerSet()));
+  out.stays = resident.time;
+  out.leaves = left.time;
+  out.stall = left.stall;
+  out.read_back = left.read_back;
   out.bytes = static_cast<int64_t>(leaves.blocks.size()) * layers() * rank_->info().slot_bytes;
   ASSIGN_OR_RETURN(out.left, Forget(leaves));
   return out;
@@ -119,7 +131,7 @@ absl::Status TransferBench::Place(int32_t host) {
   const LayerSet all = LayerSet::Range(0, layers());
   const LayerSet kept = LayerSet::Interleaved(layers() - host, layers());
   const LayerSet out = (all - kept) - on_host_, in = on_host_ - (all - kept);
-  StepPlan plan;
+  StepPlan plan = NewPlan();
   for (const Stream& stream : streams_) {
     plan.changes.push_back({stream.request, kept, std::nullopt});
     for (const BlockId& block : stream.blocks) {
@@ -133,36 +145,50 @@ absl::Status TransferBench::Place(int32_t host) {
   }
   on_host_ = all - kept;
   absl::Duration time = absl::ZeroDuration();
-  RETURN_IF_ERROR(Execute(std::move(plan), &time).status());
+  RETURN_IF_ERROR(Execute(plan, &time).status());
   rank_->pool().Drain();
   return absl::OkStatus();
 }
 
 absl::StatusOr<HostStep> TransferBench::Decode(int32_t host) {
   if (streams_.empty()) {
+    const auto chunk = static_cast<int32_t>(options_.config.sched.chunk_tokens);
     for (int32_t i = 0; i < options_.streams; ++i) streams_.push_back(Open());
     for (Stream& stream : streams_) {
-      RETURN_IF_ERROR(Fill(stream, options_.context, LayerSet::Range(0, layers())).status());
+      RETURN_IF_ERROR(Fill(stream, options_.context, chunk, LayerSet::Range(0, layers())).status());
     }
   }
   RETURN_IF_ERROR(Place(host));
   HostStep out{.host = host};
-  const int32_t steps = block_tokens() - 2;  // and one before them: as many as fill no block
-  for (int32_t step = 0; step <= steps; ++step) {
-    StepPlan plan;
-    for (Stream& stream : streams_) {
-      if (step == 0) stream.done = options_.context;  // back to where the blocks with names end
-      plan.sequences.push_back(Part(stream, 1, LayerSet()));
-      plan.sequences.back().sample = true;
-    }
+  for (Stream& stream : streams_) stream.done = options_.context;  // back to where the blocks with names end
+  // As many steps as fill no block. The first one waits for the moves and none follows the last one, which reads no
+  // more: neither counts.
+  const int32_t last = block_tokens() - 2, steps = last - 1;
+  StepPlan plan = NextStep();
+  for (int32_t step = 0; step < last; ++step) {
+    const StepPlan next = NextStep();
     absl::Duration time = absl::ZeroDuration();
-    ASSIGN_OR_RETURN(const StepResult result, Execute(std::move(plan), &time));
-    if (step == 0) continue;  // it also waits for the moves
+    ASSIGN_OR_RETURN(const StepResult result, Execute(plan, &time, &next));
+    plan = next;
+    if (step == 0) continue;
     out.step += time / steps;
     out.stall += absl::Microseconds(result.stall_us) / steps;
-    out.bytes_in += result.bytes_in / steps;
+    out.pager += rank_->runner().pager().own_time() / steps;
+    for (const LayerTraffic& traffic : result.traffic) out.bytes_in += traffic.bytes_in;
   }
+  out.bytes_in /= steps;
+  absl::Duration time = absl::ZeroDuration();
+  RETURN_IF_ERROR(Execute(plan, &time).status());
   return out;
+}
+
+StepPlan TransferBench::NextStep() {
+  StepPlan plan = NewPlan();
+  for (Stream& stream : streams_) {
+    plan.sequences.push_back(Part(stream, 1, LayerSet()));
+    plan.sequences.back().sample = true;
+  }
+  return plan;
 }
 
 double TransferBench::HiddenLayers(absl::Duration step) const {

@@ -19,7 +19,10 @@ struct WriteBack {
   absl::Duration leaves;  // likewise
   absl::Duration left;    // from there until the last byte is out
   int64_t bytes = 0;      // that leave
-  // 1 - slowdown / transfer: 1 if the first token is no later, 0 if it waits for all of the transfer.
+  int64_t read_back = 0;  // bytes that later chunks of the prompt read again
+  absl::Duration stall;   // of `leaves`, waiting for these
+  // 1 - slowdown / transfer, of all that passes over the link: 1 if the first token is no later, 0 if it waits for all
+  // of the transfer.
   double Hidden(double bytes_per_second) const;
 };
 
@@ -27,9 +30,13 @@ struct WriteBack {
 struct HostStep {
   int32_t host = 0;
   absl::Duration step;
-  absl::Duration stall;     // of it, as the rank reports it: layers that waited for their blocks
+  absl::Duration stall;     // of it, as the rank reports it: waiting for copies
   int64_t bytes_in = 0;     // that a step reads
   absl::Duration resident;  // a step of the same round with all layers on the device
+  absl::Duration pager;     // of the step, beyond what the resident one has: the rank's own work for these reads
+  // What is left of the step: its ops took so much longer than the resident one's, beside copies that use the same
+  // memory and caches.
+  absl::Duration Slower() const { return step - resident - stall - pager; }
 };
 
 // A rank that holds a whole model, its link to the host slowed down to kv.link_bytes, driven by plans of our own
@@ -46,7 +53,8 @@ class TransferBench {
                                                                FaultPoints& faults,
                                                                absl::FunctionRef<void(int64_t, int64_t)> progress);
 
-  absl::StatusOr<WriteBack> Prefill();
+  // The prompt in chunks of so many tokens.
+  absl::StatusOr<WriteBack> Prefill(int32_t chunk);
   // Some steps with as many layers on the host. The streams are filled at the first call.
   absl::StatusOr<HostStep> Decode(int32_t host);
   int32_t layers() const { return rank_->spec().layers; }
@@ -62,12 +70,20 @@ class TransferBench {
   TransferBench(const Options& options, Clock& clock) : options_(options), clock_(clock) {}
   Stream Open();
   PlanSequence Part(Stream& stream, int32_t count, LayerSet kept);
-  absl::StatusOr<absl::Duration> Fill(Stream& stream, int32_t tokens, LayerSet kept);
+  struct Filled {
+    absl::Duration time, stall;
+    int64_t read_back = 0;
+  };
+  absl::StatusOr<Filled> Fill(Stream& stream, int32_t tokens, int32_t chunk, LayerSet kept);
   // Moves the layers' blocks of all streams so that exactly `host` of them lie on the host alone.
   absl::Status Place(int32_t host);
   // Ends the stream and frees its blocks; returns when copies of them are done.
   absl::StatusOr<absl::Duration> Forget(const Stream& stream);
-  absl::StatusOr<StepResult> Execute(StepPlan plan, absl::Duration* time);
+  // One token of each stream that decodes.
+  StepPlan NextStep();
+  // `next`: the plan that follows, where it is known, as it is in a rank's queue.
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan, absl::Duration* time, const StepPlan* next = nullptr);
+  StepPlan NewPlan() { return {.epoch = Epoch{1}, .id = PlanId{++plans_}}; }
   int32_t block_tokens() const { return static_cast<int32_t>(options_.config.kv.block_tokens); }
 
   const Options options_;

@@ -39,47 +39,61 @@ HostStep MedianStep(const std::vector<HostStep>& rounds) {
   out.step = MedianOf(rounds, [](const HostStep& r) { return r.step; });
   out.stall = MedianOf(rounds, [](const HostStep& r) { return r.stall; });
   out.resident = MedianOf(rounds, [](const HostStep& r) { return r.resident; });
+  out.pager = MedianOf(rounds, [](const HostStep& r) { return r.pager; });
   return out;
 }
 
-void PrintPrefill(const std::vector<WriteBack>& rounds, double link) {
-  const auto print = [](const char* name, const std::string& value) {
-    std::printf("  %-42s %s\n", name, value.c_str());
-  };
-  const auto time = [&](auto get) { return absl::StrFormat("%.1f ms", Milliseconds(MedianOf(rounds, get))); };
-  const double bytes = static_cast<double>(rounds[0].bytes);
-  print("first token, all layers stay", time([](const WriteBack& r) { return r.stays; }));
-  print("first token, all layers leave", time([](const WriteBack& r) { return r.leaves; }));
-  print("what leaves", absl::StrFormat("%s, %.1f ms on the link", HumanBytes(rounds[0].bytes), 1e3 * bytes / link));
-  print("left to send behind the first token", time([](const WriteBack& r) { return r.left; }));
-  print("hidden: 1 - slowdown / transfer",
-        absl::StrFormat("%.1f %%", 100 * MedianOf(rounds, [&](const WriteBack& r) { return r.Hidden(link); })));
-}
+// Rounds with the prompt in chunks of so many tokens.
+struct Prompts {
+  int32_t chunk = 0;
+  std::vector<WriteBack> rounds;
+};
 
-std::string StepTable(const std::vector<HostStep>& steps, double link) {
-  std::vector<std::vector<std::string>> rows = {
-      {"host layers", "bytes a step", "on the link", "step", "resident", "stall", "resident + stall", "of step"}};
-  for (const HostStep& s : steps) {
-    const auto ms = [](absl::Duration t) { return absl::StrFormat("%.2f ms", Milliseconds(t)); };
-    rows.push_back({absl::StrCat(s.host), HumanBytes(s.bytes_in),
-                    absl::StrFormat("%.2f ms", 1e3 * static_cast<double>(s.bytes_in) / link), ms(s.step),
-                    ms(s.resident), ms(s.stall), ms(s.resident + s.stall),
-                    absl::StrFormat("%.1f %%", 100 * absl::FDivDuration(s.resident + s.stall, s.step))});
+std::string PromptTable(const std::vector<Prompts>& prompts, double link) {
+  std::vector<std::vector<std::string>> rows = {{"chunk", "layers stay", "layers leave", "of it, stall", "out",
+                                                 "read back", "on the link", "left behind", "hidden"}};
+  for (const Prompts& p : prompts) {
+    const auto ms = [&](auto get) { return absl::StrFormat("%.1f ms", Milliseconds(MedianOf(p.rounds, get))); };
+    const int64_t out = p.rounds[0].bytes, in = MedianOf(p.rounds, [](const WriteBack&r) { return r.read_back; });
+    rows.push_back({absl::StrCat(p.chunk), ms([](const WriteBack& r) { return r.stays; }),
+                    ms([](const WriteBack& r) { return r.leaves; }), ms([](const WriteBack& r) { return r.stall; }),
+                    HumanBytes(out), HumanBytes(in),
+                    absl::StrFormat("%.1f ms", 1e3 * static_cast<double>(out + in) / link),
+                    ms([](const WriteBack& r) { return r.left; }),
+                    absl::StrFormat("%.1f %%", 100 * MedianOf(p.rounds, [&](auto& r) { return r.Hidden(link); }))});
   }
   return FormatTable(rows);
 }
 
-absl::Status WriteJson(const std::string& path, const std::vector<WriteBack>& prefill,
+std::string StepTable(const std::vector<HostStep>& steps, double link) {
+  std::vector<std::vector<std::string>> rows = {{"host layers", "bytes a step", "on the link", "step", "resident",
+                                                 "stall", "pager", "ops slower", "sum without it", "of step"}};
+  for (const HostStep& s : steps) {
+    const auto ms = [](absl::Duration t) { return absl::StrFormat("%.2f ms", Milliseconds(t)); };
+    rows.push_back({absl::StrCat(s.host), HumanBytes(s.bytes_in),
+                    absl::StrFormat("%.2f ms", 1e3 * static_cast<double>(s.bytes_in) / link), ms(s.step),
+                    ms(s.resident), ms(s.stall), ms(s.pager), ms(s.Slower()), ms(s.step - s.Slower()),
+                    absl::StrFormat("%.1f %%", 100 * absl::FDivDuration(s.step - s.Slower(), s.step))});
+  }
+  return FormatTable(rows);
+}
+
+absl::Status WriteJson(const std::string& path, const std::vector<Prompts>& prompts,
                        const std::vector<std::vector<HostStep>>& decode, const ZeroStall& zero, double link) {
   if (path.empty()) return absl::OkStatus();
   nlohmann::ordered_json json = {{"link_bytes_per_second", link},
                                  {"zero_stall_layers", {{"formula", zero.formula}, {"measured", zero.measured}}}};
-  for (const WriteBack& r : prefill) {
-    json["prefill"].push_back({{"stays_ms", Milliseconds(r.stays)},
-                               {"leaves_ms", Milliseconds(r.leaves)},
-                               {"left_ms", Milliseconds(r.left)},
-                               {"bytes", r.bytes},
-                               {"hidden", r.Hidden(link)}});
+  for (const Prompts& p : prompts) {
+    for (const WriteBack& r : p.rounds) {
+      json["prefill"].push_back({{"chunk", p.chunk},
+                                 {"stays_ms", Milliseconds(r.stays)},
+                                 {"leaves_ms", Milliseconds(r.leaves)},
+                                 {"left_ms", Milliseconds(r.left)},
+                                 {"stall_ms", Milliseconds(r.stall)},
+                                 {"bytes", r.bytes},
+                                 {"read_back", r.read_back},
+                                 {"hidden", r.Hidden(link)}});
+    }
   }
   for (const std::vector<HostStep>& rounds : decode) {
     for (const HostStep& s : rounds) {
@@ -87,6 +101,8 @@ absl::Status WriteJson(const std::string& path, const std::vector<WriteBack>& pr
                                 {"step_ms", Milliseconds(s.step)},
                                 {"resident_ms", Milliseconds(s.resident)},
                                 {"stall_ms", Milliseconds(s.stall)},
+                                {"pager_ms", Milliseconds(s.pager)},
+                                {"ops_slower_ms", Milliseconds(s.Slower())},
                                 {"bytes_in", s.bytes_in}});
     }
   }
@@ -136,7 +152,8 @@ ZeroStall FindZeroStall(const std::vector<HostStep>& steps, double hidden_layers
   }
   const double b = (n * xy - x * y) / (n * xx - x * x);
   const double a = (y - b * x) / n;
-  return {hidden_layers, n < 2 ? std::numeric_limits<double>::quiet_NaN() : (resident - a) / b};
+  if (n < 2) return {hidden_layers, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
+  return {hidden_layers, (resident - a) / b, b};
 }
 
 absl::Status BenchTransfersCommand(const Config& config, const BenchTransfersOptions& options) {
@@ -148,18 +165,23 @@ absl::Status BenchTransfersCommand(const Config& config, const BenchTransfersOpt
                                          [](int64_t, int64_t) {}));
   ASSIGN_OR_RETURN(const std::vector<int32_t> host, HostLayers(options.host, bench->layers()));
   const auto link = static_cast<double>(config.kv.link_bytes.value);
-  std::vector<WriteBack> prefill;
+  std::vector<Prompts> prompts = {{options.prompt, {}}};
+  const auto chunk = static_cast<int32_t>(config.sched.chunk_tokens);
+  if (chunk < options.prompt) prompts.push_back({chunk, {}});
   std::vector<std::vector<HostStep>> decode(host.size());
   std::optional<ProgressBar> bar;
   if (StdoutIsTerminal()) bar.emplace("rounds");
   for (int round = 0; round <= options.rounds; ++round) {  // the first one warms up
-    ASSIGN_OR_RETURN(const WriteBack write_back, bench->Prefill());
-    if (round > 0) prefill.push_back(write_back);
-    absl::Duration resident;
+    for (Prompts& p : prompts) {
+      ASSIGN_OR_RETURN(const WriteBack write_back, bench->Prefill(p.chunk));
+      if (round > 0) p.rounds.push_back(write_back);
+    }
+    absl::Duration resident, pager;
     for (size_t i = 0; i < host.size(); ++i) {
       ASSIGN_OR_RETURN(HostStep step, bench->Decode(host[i]));
-      if (i == 0) resident = step.step;
+      if (i == 0) resident = step.step, pager = step.pager;
       step.resident = resident;
+      step.pager -= pager;
       if (round > 0) decode[i].push_back(step);
     }
     if (bar) bar->Show(100 * (round + 1) / (options.rounds + 1));
@@ -168,15 +190,20 @@ absl::Status BenchTransfersCommand(const Config& config, const BenchTransfersOpt
   std::vector<HostStep> steps;
   for (const std::vector<HostStep>& rounds : decode) steps.push_back(MedianStep(rounds));
   const ZeroStall zero = FindZeroStall(steps, bench->HiddenLayers(steps[0].step));
-  std::printf("%s\n", Paint(Colour::kBold, absl::StrCat("A prompt of ", options.prompt, " tokens")).c_str());
-  PrintPrefill(prefill, link);
+  std::printf("%s\n%s", Paint(Colour::kBold, absl::StrCat("A prompt of ", options.prompt, " tokens")).c_str(),
+              PromptTable(prompts, link).c_str());
   std::printf(
       "\n%s\n%s",
       Paint(Colour::kBold, absl::StrCat(options.streams, " streams of ", options.context, " positions decode")).c_str(),
       StepTable(steps, link).c_str());
-  std::printf("no step waits up to %.1f host layers by step x link / bytes of a layer, %.1f as measured\n",
-              zero.formula, zero.measured);
-  return WriteJson(options.json, prefill, decode, zero, link);
+  const double layer_bytes = zero.formula > 0 ? absl::ToDoubleSeconds(steps[0].step) * link / zero.formula : 0;
+  std::printf(
+      "no step waits up to %.1f host layers by step x link / bytes of a layer, %.1f as measured; behind that a layer "
+      "more\n"
+      "takes %.2f ms, so that the link carried %s a second\n",
+      zero.formula, zero.measured, 1e3 * zero.layer,
+      std::isnan(zero.layer) ? "?" : HumanBytes(static_cast<int64_t>(layer_bytes / zero.layer)).c_str());
+  return WriteJson(options.json, prompts, decode, zero, link);
 }
 
 }  // namespace interlace

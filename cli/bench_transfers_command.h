@@ -24,6 +24,7 @@ struct BenchTransfersOptions {
 struct ZeroStall {
   double formula = 0;   // host layers that a resident step hides
   double measured = 0;  // host layers at which a step begins to be longer than a resident one
+  double layer = 0;     // seconds by which one more host layer makes a step longer that waits
 };
 
 // Of steps with different numbers of host layers, the resident one among them: a line through those that wait, their

@@ -57,7 +57,11 @@ void InProcessReplica::RunOrders() {
       loop_->OnResult(runner.Report(kOnlyEpoch));
       continue;
     }
-    StepResult result = runner.Execute(sent->plan);
+    StepResult result = runner.Execute(sent->plan, [this] {
+      const Order* const following = orders_.Front();
+      const SentPlan* const next = following == nullptr ? nullptr : std::get_if<SentPlan>(following);
+      return next == nullptr ? nullptr : &next->plan;
+    });
     const absl::Time began = std::max(free, sent->sent);
     free = clock_.Now();
     if (watch_) watch_(sent->plan, result, free - began);

@@ -49,6 +49,13 @@ class BoundedQueue {
     return TakeLocked();
   }
 
+  // The value that the next pop takes; null if there is none yet. For a consumer that is the only one: it may look at
+  // the value, unlocked, until it pops.
+  const T* Front() const ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return values_.empty() ? nullptr : &values_.front();
+  }
+
   std::optional<T> TryPop() ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     return TakeLocked();

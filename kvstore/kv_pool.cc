@@ -36,6 +36,7 @@ KvPool::KvPool(const Options& options, Backend& backend, KvArena& arena, FrameSt
     : options_(options),
       layers_(LayerSet::Range(options.layer_begin, options.layer_end)),
       backend_(backend),
+      clock_(clock),
       arena_(arena),
       frames_(frames),
       tiers_(std::move(tiers)),
@@ -58,7 +59,11 @@ void KvPool::Reset() {
     block->holders.clear();
     for (BlockPlace& place : block->places) place.on_device = place.on_host = place.streamed = false;
   }
-  for (std::vector<SharedBlock*>& turn : turns_) turn.clear();
+  for (std::vector<SharedBlock*>& turn : turns_) {
+    for (SharedBlock* block : turn) --block->turns;
+    turn.clear();
+  }
+  turn_ = -1;
   fetches_->Forget();
   fetched_.clear();
   Flush();
@@ -97,7 +102,7 @@ void KvPool::ForLayers(SharedBlock* block, const LayerSet& layers, Body body) {
 }
 
 void KvPool::EraseIfIdle(SharedBlock* block) {
-  if (block->live == 0 && block->holders.empty()) blocks_.erase(BlockId(block->id));
+  if (block->live == 0 && block->turns == 0 && block->holders.empty()) blocks_.erase(BlockId(block->id));
 }
 
 void KvPool::Settle(SharedBlock* block, LayerId layer) {
@@ -214,7 +219,9 @@ void KvPool::Poll() {
 
 void KvPool::Await() {
   Flush();
+  const absl::Time begin = clock_.Now();
   copies_->Await();
+  waited_ += clock_.Now() - begin;
   Poll();
 }
 
@@ -251,8 +258,9 @@ void KvPool::Finish(CopyDone& done) {
 ArenaSlot KvPool::TakeSlot() {
   while (true) {
     ArenaSlot slot = arena_.TryTake();
-    if (slot || slots_leaving_ == 0) return slot;
-    Await();
+    if (slot) return slot;
+    if (slots_leaving_ == 0 && !EndFarthestTurn()) return slot;
+    if (slots_leaving_ > 0) Await();
   }
 }
 
@@ -265,13 +273,31 @@ HostFrame KvPool::TakeFrame() {
 }
 
 void KvPool::EndTurn(LayerId layer) {
-  std::vector<SharedBlock*>& turn = turns_[Value(layer) - options_.layer_begin];
-  for (SharedBlock* block : turn) {
+  EndTurnOf(Value(layer) - options_.layer_begin);
+  if (Value(layer) + 1 == options_.layer_end) turn_ = -1;
+}
+
+bool KvPool::HoldsTurns() const {
+  return std::any_of(turns_.begin(), turns_.end(), [](const auto& turn) { return !turn.empty(); });
+}
+
+void KvPool::EndTurnOf(int32_t rank_layer) {
+  const LayerId layer{options_.layer_begin + rank_layer};
+  for (SharedBlock* block : std::exchange(turns_[rank_layer], {})) {
     PlaceOf(block, layer).streamed = false;
+    --block->turns;
     Settle(block, layer);
     EraseIfIdle(block);
   }
-  turn.clear();
+}
+
+bool KvPool::EndFarthestTurn() {
+  for (auto l = static_cast<int32_t>(turns_.size()) - 1; l > turn_; --l) {
+    if (turns_[l].empty()) continue;
+    EndTurnOf(l);
+    return true;
+  }
+  return false;
 }
 
 KvPool::Presence KvPool::Read(SharedBlock* block, LayerId layer, bool must, bool* started) {
@@ -280,6 +306,7 @@ KvPool::Presence KvPool::Read(SharedBlock* block, LayerId layer, bool must, bool
   if (place.shown != nullptr) return Presence::kHere;
   const auto hold_for_turn = [&] {
     place.streamed = true;
+    ++block->turns;
     turns_[Value(layer) - options_.layer_begin].push_back(block);
     Settle(block, layer);
   };

@@ -58,7 +58,8 @@ struct SharedBlock {
   BlockId id;
   std::vector<BlockPlace> places;  // [layers of the rank]
   absl::InlinedVector<BlockHolder, 2> holders;
-  int32_t live = 0;  // places that are not empty
+  int32_t live = 0;   // places that are not empty
+  int32_t turns = 0;  // layers whose turn it was held for and that have not ended it
 };
 
 // Shared by all sequences of the rank. It obeys: what is on the device or the host follows from the calls alone; there
@@ -106,9 +107,15 @@ class KvPool {
   // Makes the block be on the device until the end of the layer's turn; *started: a copy of it was started now. With
   // `must`, a slot is waited for; without, it is taken only if one is free.
   Presence Read(SharedBlock* block, LayerId layer, bool must, bool* started);
-  // Slots that were held for the turn of this layer are free, once ops queued so far have read them.
+  // What was read for this layer stays until its turn ends, and what was read for layers before it, too.
+  void BeginTurn(LayerId layer) { turn_ = Value(layer) - options_.layer_begin; }
+  // Slots that were held for the turn of this layer are free, once ops queued so far have read them. After the last
+  // layer's turn all that is held for turns is read ahead.
   void EndTurn(LayerId layer);
-  // A free slot, waiting for copies out if need be. Empty: there is none.
+  // Whether slots are held for turns.
+  bool HoldsTurns() const;
+  // A free slot, waiting for copies if need be. Turns that have not begun give their slots back for it, the farthest
+  // first: what was read ahead is read again. Empty: there is none.
   ArenaSlot TakeSlot();
   // Hands the copies that were asked for to the queue. Call it before the step goes on to compute.
   void Flush();
@@ -135,6 +142,8 @@ class KvPool {
   KvArena& arena() { return arena_; }
   FrameStore& frames() { return frames_; }
   TierStack& tiers() { return *tiers_; }
+  // How long the runner has waited for copies, in all: of reads, and of slots and frames that were about to be free.
+  absl::Duration waited() const { return waited_; }
   CopyStats copy_stats() const { return copies_->Stats(); }
   size_t blocks() const { return blocks_.size(); }
   // Whether the scheduler may count on the block in this layer; and its address, null while it is not on the device.
@@ -163,10 +172,13 @@ class KvPool {
   void Settle(SharedBlock* block, LayerId layer);
   void EraseIfIdle(SharedBlock* block);
   HostFrame TakeFrame();
+  void EndTurnOf(int32_t rank_layer);
+  bool EndFarthestTurn();  // false: none lies ahead of the present one
 
   const Options options_;
   const LayerSet layers_;  // the rank's
   Backend& backend_;
+  Clock& clock_;
   KvArena& arena_;
   FrameStore& frames_;
   std::unique_ptr<TierStack> tiers_;
@@ -175,11 +187,13 @@ class KvPool {
   std::unique_ptr<BlockFetches> fetches_;
   absl::flat_hash_map<BlockId, std::unique_ptr<SharedBlock>> blocks_;
   std::vector<std::vector<SharedBlock*>> turns_;  // [layers of the rank] blocks with a slot held for the turn
+  int32_t turn_ = -1;                             // the layer of the rank whose turn it is; -1: none's
   std::vector<CopyJob> unsent_;
   std::vector<CopyDone> done_;  // reused
   std::vector<Fetched> fetched_;
   int32_t slots_leaving_ = 0, frames_leaving_ = 0;
   int64_t offers_under_way_ = 0;
+  absl::Duration waited_;
 };
 
 }  // namespace interlace

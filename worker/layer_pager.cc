@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 
@@ -16,6 +17,8 @@ std::vector<int32_t> WindowedLayers(const LayerPager::Options& options) {
   }
   return layers;
 }
+
+int32_t BlocksOf(int32_t tokens, int32_t block_tokens) { return (tokens + block_tokens - 1) / block_tokens; }
 
 LossCause CauseOf(KvPool::Presence presence) {
   if (presence == KvPool::Presence::kCorrupt) return LossCause::kCorrupt;
@@ -47,40 +50,38 @@ void LayerPager::Reset() {
 // ---- one layer ----
 
 void LayerPager::Begin(LayerId layer) {
+  const OwnTime own_time(*this);
   pool_.Poll();
   if (reading_.empty()) return;
   // Slots that the step's own new blocks will take in this layer and those behind it are not spare.
   const int32_t reserved = new_blocks_ * (options_.shard.layer_end - Value(layer));
   read_ahead_ = std::max(read_ahead_, Value(layer));
-  while (read_ahead_ < options_.shard.layer_end && ReadAhead(LayerId{read_ahead_}, reserved)) ++read_ahead_;
+  const auto read = [&](size_t i) { return ReadAhead(*running_[i].kv, LayerId{read_ahead_}, reserved, {}); };
+  while (read_ahead_ < options_.shard.layer_end && absl::c_all_of(reading_, read)) ++read_ahead_;
   pool_.Flush();
 }
 
-bool LayerPager::ReadAhead(LayerId layer, int32_t reserved) {
+bool LayerPager::ReadAhead(const SequenceKv& kv, LayerId layer, int32_t reserved, const BlockSet& moved) {
   const int32_t l = Local(layer);
-  for (const size_t i : reading_) {
-    Running& running = running_[i];
-    const SequenceKv& kv = *running.kv;
-    if (running.lost || kv.pointers.absent(l) == 0) continue;
-    for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
-      if (pool_.arena().slots() - pool_.arena().used() <= reserved) return false;
-      bool started = false;
-      if (pool_.Read(kv.blocks[b], layer, /*must=*/false, &started) == KvPool::Presence::kNoSlot) return false;
-      if (started) TrafficOf(kv.request(), layer).bytes_in += options_.shape.bytes();
-    }
+  if (kv.lost || kv.pointers.absent(l) == 0) return true;
+  int64_t reads = 0;
+  bool room = true;
+  for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
+    if (!moved.empty() && moved.contains(kv.blocks[b]->id)) continue;
+    room = pool_.arena().slots() - pool_.arena().used() > reserved;
+    bool started = false;
+    if (room) room = pool_.Read(kv.blocks[b], layer, /*must=*/false, &started) != KvPool::Presence::kNoSlot;
+    if (!room) break;
+    reads += started ? 1 : 0;
   }
-  return true;
+  if (reads > 0) TrafficOf(kv.request(), layer).bytes_in += reads * options_.shape.bytes();
+  return room;
 }
 
 void LayerPager::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  TakeTail(layer);
-  for (const size_t i : reading_) ReadNow(layer, running_[i]);
-  pool_.Flush();
-  FillRows(layer);
+  TakeTurn(layer);
   if (!rows_.empty()) backend_.ops().kv_append({options_.shape, k, v, rows_}, backend_.context());
-  const size_t lost = lost_.size();
-  for (const size_t i : reading_) AwaitReads(layer, running_[i]);
-  if (lost_.size() != lost) FillRows(layer);
+  AwaitTurn(layer);
   const AttentionSpec& attention = options_.attention[Value(layer)];
   if (!rows_.empty()) {
     backend_.ops().paged_attention({.out = out,
@@ -102,6 +103,7 @@ void LayerPager::Attend(LayerId layer, const Tensor& q, const Tensor& k, const T
 }
 
 void LayerPager::End(LayerId layer) {
+  const OwnTime own_time(*this);
   pool_.EndTurn(layer);
   for (const size_t i : sealing_) {
     Running& running = running_[i];
@@ -115,6 +117,22 @@ void LayerPager::End(LayerId layer) {
     }
   }
   pool_.Flush();
+}
+
+void LayerPager::TakeTurn(LayerId layer) {
+  const OwnTime own_time(*this);
+  pool_.BeginTurn(layer);
+  TakeTail(layer);
+  for (const size_t i : reading_) ReadNow(layer, running_[i]);
+  pool_.Flush();
+  FillRows(layer);
+}
+
+void LayerPager::AwaitTurn(LayerId layer) {
+  const OwnTime own_time(*this);
+  const size_t lost = lost_.size();
+  for (const size_t i : reading_) AwaitReads(layer, running_[i]);
+  if (lost_.size() != lost) FillRows(layer);
 }
 
 void LayerPager::TakeTail(LayerId layer) {
@@ -151,7 +169,7 @@ void LayerPager::AwaitReads(LayerId layer, Running& running) {
   const int32_t l = Local(layer);
   const SequenceKv& kv = *running.kv;
   if (running.lost || kv.pointers.absent(l) == 0) return;
-  const absl::Time begin = clock_.Now();
+  const absl::Duration waited = pool_.waited();
   for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b)) {
     bool started = false;  // never: a read whose copy failed finds no place any more
     const KvPool::Presence presence = pool_.Read(kv.blocks[b], layer, /*must=*/true, &started);
@@ -162,9 +180,7 @@ void LayerPager::AwaitReads(LayerId layer, Running& running) {
       break;
     }
   }
-  const absl::Duration waited = clock_.Now() - begin;
-  stall_ += waited;
-  TrafficOf(kv.request(), layer).stall_us += absl::ToInt64Microseconds(waited);
+  TrafficOf(kv.request(), layer).stall_us += absl::ToInt64Microseconds(pool_.waited() - waited);
 }
 
 void LayerPager::FindActive() {
@@ -212,22 +228,56 @@ LayerTraffic& LayerPager::TrafficOf(RequestId request, LayerId layer) {
 
 // ---- the end of a step ----
 
-void LayerPager::Close(StepResult* result) {
-  for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) pool_.EndTurn(LayerId{l});
-  for (Running& running : running_) {
+void LayerPager::EndLayers(const StepPlan* next) {
+  const OwnTime own_time(*this);
+  for (const Running& running : running_) {
     if (running.lost) continue;
-    if (!result->status.ok()) {
-      running.kv->lost = true;
-      continue;
-    }
     running.kv->Commit();
     if (running.seal_to > running.kv->shared()) Share(*running.kv, running.seal_to);
+  }
+  if (next != nullptr && next->epoch == epoch_) ReadForNext(*next);
+}
+
+// What `next` opens is left to it, since its sequences are not known yet; so are blocks that it moves, since they may
+// go, and sequences that do not go on as they are.
+void LayerPager::ReadForNext(const StepPlan& next) {
+  const int32_t block_tokens = options_.shape.block_tokens;
+  std::vector<const SequenceKv*> reading;
+  int32_t reserved = 0;
+  for (const PlanSequence& s : next.sequences) {
+    const auto end = s.start + static_cast<int32_t>(s.tokens.size());
+    reserved += (BlocksOf(end, block_tokens) - BlocksOf(s.start, block_tokens)) * options_.shard.layers();
+    SequenceKv* const kv = Find(s.request);
+    if (kv == nullptr || kv->attempt() != s.attempt || kv->lost || s.opening || !kv->CanStart(s.start)) continue;
+    SeeFrom(*kv, s.start);
+    if (kv->pointers.absent() > 0) reading.push_back(kv);
+  }
+  if (reading.empty()) return;
+  const LayerSet layers = LayerSet::Range(options_.shard.layer_begin, options_.shard.layer_end);
+  BlockSet moved;
+  for (const BlockMove& move : next.moves) {
+    moved.insert(move.block);
+    const bool comes_in = move.kind == MoveKind::kCopyIn || move.kind == MoveKind::kFetchDevice;
+    if (comes_in) reserved += (move.layers & layers).size();
+  }
+  for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) {
+    const auto read = [&](const SequenceKv* kv) { return ReadAhead(*kv, LayerId{l}, reserved, moved); };
+    if (!absl::c_all_of(reading, read)) break;
+  }
+  pool_.Flush();
+}
+
+void LayerPager::Close(StepResult* result) {
+  const OwnTime own_time(*this);
+  if (!result->status.ok()) {
+    for (const Running& running : running_) running.kv->lost = true;
+    for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end; ++l) pool_.EndTurn(LayerId{l});
   }
   running_.clear();
   active_.clear();
   result->lost = std::exchange(lost_, {});
   result->traffic = std::exchange(traffic_, {});
-  result->stall_us = absl::ToInt64Microseconds(stall_);
+  result->stall_us = absl::ToInt64Microseconds(pool_.waited() - waited_before_);
   Report(result);
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "common/clock.h"
 #include "kernels/backend.h"
 #include "kernels/paged_attention/kv_block.h"
@@ -26,7 +27,8 @@ using Refusals = absl::flat_hash_map<size_t, std::string>;
 // Does with KV what a plan says. Of a step: Open takes the plan's changes; for each layer, Begin starts the reads of
 // blocks that are on the host alone, for this layer and, as far as slots are spare, for all behind it, so that the link
 // is never idle while a later layer of the step needs it; Attend appends, waits for the reads, attends; End seals what
-// the plan names; Close ends the step.
+// the plan names; EndLayers starts the reads of the plan that follows, where it is known, so that the link is not idle
+// while the head is computed and between two steps either; Close ends the step.
 //
 // Sequences whose blocks are all on the device cost a few words per layer: addresses lie ready in arrays that change
 // when a block moves, and a counter says whether any is missing. Nothing waits for the device's ops. Owned by
@@ -46,9 +48,15 @@ class LayerPager final : public LayerKv {
   void Begin(LayerId layer);
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
   void End(LayerId layer);
-  // Ends the step: sequences that are not lost advance, unless the result's status is an error. Losses, traffic,
-  // answers and usage go into the result.
+  // The layers are done: sequences that are not lost advance. Then blocks that `next` (null: not known) will read come
+  // in, from its first layer on, into slots that neither its moves nor its new blocks need. The next plan that is
+  // opened is `next`, unless Reset comes first.
+  void EndLayers(const StepPlan* next);
+  // Ends the step; if the result's status is an error, nothing of it counts. Losses, traffic, answers and usage go into
+  // the result. Reads for the next plan are traffic of this step: it is now that they use the link.
   void Close(StepResult* result);
+  // What the pager itself took of the last step, without waiting for copies.
+  absl::Duration own_time() const { return own_time_; }
   // Answers and usage, for a rank that runs no plan.
   void Report(StepResult* result);
 
@@ -71,6 +79,7 @@ class LayerPager final : public LayerKv {
   const KvPool& pool() const { return pool_; }
 
  private:
+  using BlockSet = absl::flat_hash_set<BlockId>;
   struct Running {  // a sequence of the present step
     SequenceKv* kv;
     int32_t start;
@@ -86,6 +95,18 @@ class LayerPager final : public LayerKv {
     int32_t blocks;
     std::byte* const* addresses;  // of the rank's first layer
     size_t stride;                // to the next layer's
+  };
+
+  // Counts, while it lives, what passes as the pager's own time.
+  class OwnTime {
+   public:
+    explicit OwnTime(LayerPager& pager) : pager_(pager), begin_(pager.clock_.Now()), waited_(pager.pool_.waited()) {}
+    ~OwnTime() { pager_.own_time_ += pager_.clock_.Now() - begin_ - (pager_.pool_.waited() - waited_); }
+
+   private:
+    LayerPager& pager_;
+    const absl::Time begin_;
+    const absl::Duration waited_;
   };
 
   int32_t Local(LayerId layer) const { return Value(layer) - options_.shard.layer_begin; }
@@ -106,6 +127,8 @@ class LayerPager final : public LayerKv {
   void CheckAdopted(Running& running);
   // Sorts the sequence into the step's lists.
   void Prepare(size_t index);
+  // Rows from `start` on see nothing of blocks that lie wholly behind a layer's window.
+  void SeeFrom(SequenceKv& kv, int32_t start);
   void FindActive();
   void FillRows(LayerId layer);
 
@@ -116,8 +139,13 @@ class LayerPager final : public LayerKv {
   // Blocks of all layers are sealed.
   void Share(SequenceKv& kv, int32_t seal_to);
 
-  // Starts the layer's reads while more than `reserved` slots are free. False: there are no more.
-  bool ReadAhead(LayerId layer, int32_t reserved);
+  // Starts reads of what the sequence needs in the layer, but for blocks in `moved`, while more than `reserved` slots
+  // are free. False: there are no more.
+  bool ReadAhead(const SequenceKv& kv, LayerId layer, int32_t reserved, const BlockSet& moved);
+  void ReadForNext(const StepPlan& next);
+  // What the layer's turn needs is asked for; then it is waited for.
+  void TakeTurn(LayerId layer);
+  void AwaitTurn(LayerId layer);
   void ReadNow(LayerId layer, Running& running);
   void AwaitReads(LayerId layer, Running& running);
   void TakeTail(LayerId layer);
@@ -134,19 +162,23 @@ class LayerPager final : public LayerKv {
   // Of the present step.
   std::vector<Running> running_;
   std::vector<Active> active_;
-  std::vector<size_t> reading_;  // sequences with blocks that are not on the device; indices of running_, as below
+  // Sequences with blocks that are not on the device, or may be there for a turn alone; indices of running_, as below.
+  std::vector<size_t> reading_;
   std::vector<size_t> growing_;  // that need new slots
   std::vector<size_t> sealing_;  // that seal blocks
   std::vector<SequenceRows> rows_;
   std::vector<int32_t> tokens_;  // of the sequence being opened
+  Epoch epoch_{};
   PlanId plan_{};
-  int32_t read_ahead_ = 0;  // reads of the layers before this one were started
-  int32_t new_blocks_ = 0;  // that the step begins, in each layer
+  bool holds_turns_ = false;  // since the step before: a block that is here may yet leave before its layer comes
+  int32_t read_ahead_ = 0;    // reads of the layers before this one were started
+  int32_t new_blocks_ = 0;    // that the step begins, in each layer
   bool any_lost_ = false;
   std::vector<LostSequence> lost_;
   std::vector<LayerTraffic> traffic_;
   absl::flat_hash_map<std::pair<RequestId, LayerId>, size_t> traffic_of_;
-  absl::Duration stall_;
+  absl::Duration waited_before_;  // of the pool, when the step began
+  absl::Duration own_time_;
 
   CopyStats reported_copies_;
   TierStats reported_tiers_;

@@ -8,6 +8,7 @@
 namespace interlace {
 
 void LayerPager::Open(const StepPlan& plan, const Refusals& refused) {
+  epoch_ = plan.epoch;
   plan_ = plan.id;
   running_.clear();
   reading_.clear();
@@ -16,7 +17,9 @@ void LayerPager::Open(const StepPlan& plan, const Refusals& refused) {
   lost_.clear();
   traffic_.clear();
   traffic_of_.clear();
-  stall_ = absl::ZeroDuration();
+  own_time_ = absl::ZeroDuration();
+  waited_before_ = pool_.waited();
+  const OwnTime own_time(*this);
   read_ahead_ = options_.shard.layer_begin;
   new_blocks_ = 0;
   any_lost_ = false;
@@ -38,6 +41,7 @@ void LayerPager::Open(const StepPlan& plan, const Refusals& refused) {
     if (kv == nullptr || kv->attempt() != s.attempt || kv->lost) continue;
     Change(*kv, s.kept, s.names, std::min(kv->length(), s.start));
   }
+  holds_turns_ = pool_.HoldsTurns();
   running_.reserve(plan.sequences.size());
   int64_t row = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
@@ -211,11 +215,8 @@ void LayerPager::Adopt(SequenceKv& kv, const Opening& opening) {
 void LayerPager::Prepare(size_t index) {
   Running& running = running_[index];
   SequenceKv& kv = *running.kv;
-  for (const int32_t l : windowed_) {
-    const int32_t window = options_.attention[options_.shard.layer_begin + l].window;
-    kv.pointers.SeeFrom(l, std::max(0, running.start + 1 - window) / options_.shape.block_tokens);
-  }
-  if (kv.pointers.absent() > 0) reading_.push_back(index);
+  SeeFrom(kv, running.start);
+  if (kv.pointers.absent() > 0 || holds_turns_) reading_.push_back(index);
   const int32_t begun = (running.start + options_.shape.block_tokens - 1) / options_.shape.block_tokens;
   if (kv.Blocks() > begun) {
     growing_.push_back(index);
@@ -228,14 +229,18 @@ void LayerPager::Prepare(size_t index) {
   }
 }
 
+void LayerPager::SeeFrom(SequenceKv& kv, int32_t start) {
+  for (const int32_t l : windowed_) {
+    const int32_t window = options_.attention[options_.shard.layer_begin + l].window;
+    kv.pointers.SeeFrom(l, std::max(0, start + 1 - window) / options_.shape.block_tokens);
+  }
+}
+
 void LayerPager::CheckAdopted(Running& running) {
   SequenceKv& kv = *running.kv;
+  SeeFrom(kv, running.start);
   for (int32_t l = 0; l < options_.shard.layers(); ++l) {
     const LayerId layer{options_.shard.layer_begin + l};
-    const int32_t window = options_.attention[Value(layer)].window;
-    if (window > 0) {
-      kv.pointers.SeeFrom(l, std::max(0, running.start + 1 - window) / options_.shape.block_tokens);
-    }
     if (kv.pointers.absent(l) == 0) continue;
     for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
       if (!pool_.Placed(kv.blocks[b], layer)) {

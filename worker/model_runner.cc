@@ -42,7 +42,7 @@ ModelRunner::ModelRunner(const Options& options, Backend& backend, std::unique_p
       activations_(activations),
       clock_(clock) {}
 
-StepResult ModelRunner::Execute(const StepPlan& plan) {
+StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   const absl::Time begin = clock_.Now();
   StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = StageId{options_.shard.stage}};
   result.status = CheckPlan(plan, options_.limits);
@@ -60,6 +60,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan) {
     arch_->Layer(layer, in, *pager_, x);
     pager_->End(layer);
   }
+  if (result.status.ok()) pager_->EndLayers(next());  // from here on the link works for the next plan
   if (result.status.ok()) result.status = LeaveStage(plan, x, &result);
   // Nothing of this step is queued any more when its result leaves.
   if (absl::Status done = backend_.Synchronize(); result.status.ok()) result.status = done;

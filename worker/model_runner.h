@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "common/clock.h"
 #include "kernels/backend.h"
 #include "model/model_arch.h"
@@ -33,8 +34,12 @@ class ModelRunner {
                                                              std::unique_ptr<LayerPager> pager,
                                                              ActivationChannel* activations, Clock& clock);
 
-  // A status in the result that is not OK means that the rank cannot go on with this epoch.
-  StepResult Execute(const StepPlan& plan);
+  // The plan that will be executed after the present one; null while it is not known. It is asked for once the layers
+  // are done.
+  using NextPlan = absl::FunctionRef<const StepPlan*()>;
+  // A status in the result that is not OK means that the rank cannot go on with this epoch. What `next` reads from the
+  // host begins to come in before this returns; if another plan follows than `next`, Reset comes between.
+  StepResult Execute(const StepPlan& plan, NextPlan next = &NoPlan);
   // What came true since the last result, and what the rank holds: a result of plan 0.
   StepResult Report(Epoch epoch);
   // `wake` runs, on any thread, when Report would have answers of probes or fetches to give. Null: nobody asks any
@@ -47,6 +52,7 @@ class ModelRunner {
  private:
   ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
               std::unique_ptr<LayerPager> pager, ActivationChannel* activations, Clock& clock);
+  static const StepPlan* NoPlan() { return nullptr; }
   // On the first of several stages: learns what the last one sampled, as far as the plan needs it or it has come.
   absl::Status TakeSamples(const StepPlan& plan);
   Refusals RefusedOf(const StepPlan& plan) const;

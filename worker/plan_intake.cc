@@ -312,6 +312,8 @@ void PlanIntake::Pulse(Session& session) {
 }
 
 void PlanIntake::RunOrders(const std::shared_ptr<Session>& session) {
+  const absl::Status stopped =
+      absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch");
   Epoch epoch{};
   bool broken = true;    // until the first Start
   bool reported = true;  // what the rank holds since its last plan; tiers give blocks back a little later
@@ -331,15 +333,17 @@ void PlanIntake::RunOrders(const std::shared_ptr<Session>& session) {
       if (broken) LOG(ERROR) << "rank cannot start" << Field("epoch", Value(epoch)) << status;
       if (!broken) LOG(INFO) << "rank started" << Field("epoch", Value(epoch));
     } else if (const StepPlan& plan = std::get<StepPlan>(*order); plan.epoch == epoch) {
-      StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = rank_.info().stage};
       if (broken) {
-        result.status = absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch");
+        Answer(session, {.epoch = plan.epoch, .plan = plan.id, .stage = rank_.info().stage, .status = stopped});
       } else {
-        result = rank_.runner().Execute(plan);
+        const StepResult result = rank_.runner().Execute(plan, [&session] {
+          const Order* const following = session->orders.Front();
+          return following == nullptr ? nullptr : std::get_if<StepPlan>(following);
+        });
         broken = !result.status.ok();
         if (broken) LOG(ERROR) << "plan failed" << Field("plan", Value(plan.id)) << result.status;
+        Answer(session, result);
       }
-      Answer(session, result);
       reported = false;
     }
   }

@@ -184,7 +184,7 @@ struct StepResult {
   std::vector<LayerTraffic> traffic;
   std::vector<ProbeAnswer> probed;   // of this plan or earlier ones
   std::vector<FetchAnswer> fetched;  // likewise
-  int32_t slots_used = 0;            // of the device, after the step
+  int32_t slots_used = 0;            // of the device, after the step, with what is read for the next
   int32_t frames_used = 0;           // of the host
   std::vector<TierUse> tiers;        // below the host; empty: as in the last result
   int64_t run_us = 0;

@@ -29,6 +29,7 @@ TEST(ZeroStallTest, IsWhereTheLineOfTheLinkMeetsTheResidentStep) {
       EXPECT_TRUE(std::isnan(zero.measured));
     } else {
       EXPECT_NEAR(zero.measured, resident / layer, 1e-6 * resident / layer);
+      EXPECT_NEAR(zero.layer, 1e-3 * layer, 1e-9 * layer);
     }
   }
 }
@@ -49,11 +50,16 @@ TEST(TransferBenchTest, ReadsTheHostLayersOfEachStepAndSendsEveryLayerOfAPrompt)
   ASSERT_OK(bench);
   int64_t block_bytes = 0;
   for (int round = 0; round < 2; ++round) {
-    const auto prefill = (*bench)->Prefill();
+    const auto prefill = (*bench)->Prefill(kPrompt);
     ASSERT_OK(prefill);
     block_bytes = prefill->bytes / (kPrompt / kBlock * kLayers);
     EXPECT_GT(block_bytes, 0);
     EXPECT_EQ(prefill->bytes % (kPrompt / kBlock * kLayers), 0);
+    EXPECT_EQ(prefill->read_back, 0);
+    const auto in_chunks = (*bench)->Prefill(kBlock);
+    ASSERT_OK(in_chunks);
+    EXPECT_EQ(in_chunks->bytes, prefill->bytes);
+    EXPECT_LE(in_chunks->read_back, kLayers * (1 + 2 + 3 + 4 + 5) * block_bytes);  // what has left already
     for (const int32_t host : {0, 3, 6, 2, 0}) {
       const auto step = (*bench)->Decode(host);
       ASSERT_OK(step);

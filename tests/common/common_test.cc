@@ -32,6 +32,19 @@ TEST(BoundedQueueTest, KeepsOrderAndBound) {
   EXPECT_EQ(queue.Pop(), std::nullopt);
 }
 
+TEST(BoundedQueueTest, TheFrontIsWhatTheNextPopTakes) {
+  BoundedQueue<int> queue(3);
+  EXPECT_EQ(queue.Front(), nullptr);
+  EXPECT_TRUE(queue.Push(1));
+  const int* const front = queue.Front();
+  ASSERT_NE(front, nullptr);
+  EXPECT_TRUE(queue.Push(2) && queue.Push(3));
+  queue.Close();
+  EXPECT_EQ(*front, 1);  // whatever comes behind it
+  EXPECT_EQ(queue.Pop(), 1);
+  EXPECT_EQ(*queue.Front(), 2);
+}
+
 TEST(BoundedQueueTest, EveryValueArrivesOnceUnderManyThreads) {
   BoundedQueue<int> queue(3);
   std::atomic<int64_t> sum{0};

@@ -8,12 +8,13 @@ namespace interlace {
 namespace {
 
 TEST(LayerPagerTest, AgreesWithThePlainModel) {
-  int64_t streamed = 0, adopted = 0, duplicates = 0, truncated = 0, behind = 0;
+  int64_t streamed = 0, ahead = 0, adopted = 0, duplicates = 0, truncated = 0, behind = 0;
   for (uint64_t seed = 1; seed <= 100; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     PagerHistory history({.seed = seed}, /*may_lose=*/false);
     history.Run(120);
     streamed += history.streamed();
+    ahead += history.read_ahead();
     adopted += history.adopted();
     duplicates += history.duplicates();
     truncated += history.truncated();
@@ -21,6 +22,7 @@ TEST(LayerPagerTest, AgreesWithThePlainModel) {
     if (HasFailure()) return;
   }
   EXPECT_GT(streamed, 20000 * kPagerShape.bytes());
+  EXPECT_GT(ahead, 5000);
   EXPECT_GT(adopted, 1000);
   EXPECT_GT(duplicates, 1000);
   EXPECT_GT(truncated, 1000);
@@ -29,7 +31,7 @@ TEST(LayerPagerTest, AgreesWithThePlainModel) {
 
 // Nothing is lost where the scheduler's account of slots and frames holds, however few there are.
 TEST(LayerPagerTest, LosesNothingWhereTheAccountHolds) {
-  int64_t attended = 0;
+  int64_t attended = 0, ahead = 0;
   for (uint64_t seed = 1; seed <= 100; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     PagerHistory history({.slots = static_cast<int32_t>(20 + 2 * (seed % 50)),
@@ -38,9 +40,11 @@ TEST(LayerPagerTest, LosesNothingWhereTheAccountHolds) {
                          /*may_lose=*/false);
     history.Run(120);
     attended += history.attended();
+    ahead += history.read_ahead();
     if (HasFailure()) return;
   }
   EXPECT_GT(attended, 10000);
+  EXPECT_GT(ahead, 1000);
 }
 
 TEST(LayerPagerTest, DamageIsALossAndNeverAnOutput) {

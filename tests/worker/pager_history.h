@@ -11,6 +11,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -75,27 +76,31 @@ class PagerHistory {
   void Run(int steps) {
     for (int i = 0; i < steps && !testing::Test::HasFailure(); ++i) {
       Step();
-      if (random_.Below(6) == 0) CheckResting();
+      if (random_.Below(6) == 0 && !next_) CheckResting();
       if (random_.Below(80) == 0) {
         world_.pager->Reset();
+        next_.reset();  // what was read for it is given back
         known_.clear();
         shadows_.clear();
         forget_.clear();
         CheckNothingHeld();
       }
     }
-    StepPlan plan;
-    for (const auto& [id, shadow] : shadows_) plan.releases.push_back({RequestId{id}, {}});
+    if (next_) Execute(*std::exchange(next_, std::nullopt), /*look_ahead=*/false);
+    if (testing::Test::HasFailure()) return;
+    Made last;
+    for (const auto& [id, shadow] : shadows_) last.plan.releases.push_back({RequestId{id}, {}});
     shadows_.clear();
-    for (const auto& [id, known] : known_) DropAll(id, &plan);
-    for (const BlockId& id : forget_) DropAll(id, &plan);
+    for (const auto& [id, known] : known_) DropAll(id, &last.plan);
+    for (const BlockId& id : forget_) DropAll(id, &last.plan);
     known_.clear();
-    Execute(plan, {});
+    Execute(last, /*look_ahead=*/false);
     CheckNothingHeld();
   }
   int64_t losses() const { return losses_; }
   int64_t attended() const { return attended_; }
-  int64_t streamed() const { return streamed_; }  // bytes
+  int64_t streamed() const { return streamed_; }      // bytes
+  int64_t read_ahead() const { return read_ahead_; }  // blocks of layers, for the plan that followed
   int64_t adopted() const { return adopted_; }
   int64_t duplicates() const { return duplicates_; }
   int64_t truncated() const { return truncated_; }
@@ -126,6 +131,13 @@ class PagerHistory {
     uint64_t id = 0;
     PlanSequence plan;
     int32_t sealed_before = 0;
+    uint32_t attempt = 1;  // likewise as it was when the plan was made
+    int32_t sealed = 0, blocks = 0;
+    std::vector<BlockId> ids;  // of the sealed ones
+  };
+  struct Made {
+    StepPlan plan;
+    std::vector<Planned> running;
   };
 
   static int32_t Blocks(int32_t tokens) { return (tokens + kTokens - 1) / kTokens; }
@@ -175,7 +187,14 @@ class PagerHistory {
   }
 
   void Step() {
-    StepPlan plan;
+    Made made = next_ ? *std::exchange(next_, std::nullopt) : Make();
+    Execute(made, /*look_ahead=*/random_.Below(4) != 0);
+  }
+
+  Made Make() {
+    Made made;
+    StepPlan& plan = made.plan;
+    std::vector<Planned>& running = made.running;
     for (const BlockId& id : forget_) DropAll(id, &plan);
     for (const BlockId& id : forget_) known_.erase(id);
     forget_.clear();
@@ -186,7 +205,6 @@ class PagerHistory {
     for (auto& [id, shadow] : shadows_) {
       if (random_.Below(10) == 0) Change(id, shadow, &plan);
     }
-    std::vector<Planned> running;
     for (uint64_t id = 1; id <= kRequests; ++id) {
       if (random_.Below(3) != 0) PlanOne(id, &running);
     }
@@ -198,12 +216,16 @@ class PagerHistory {
       Shadow& shadow = shadows_.at(planned.id);
       Seal(shadow, std::min(shadow.named, planned.plan.start / kTokens));
     }
-    for (const Planned& planned : running) {
+    for (Planned& planned : running) {
       Shadow& shadow = shadows_.at(planned.id);
       Seal(shadow, std::min(shadow.named, shadow.length / kTokens));
       plan.sequences.push_back(planned.plan);
+      planned.attempt = shadow.attempt;
+      planned.sealed = shadow.sealed;
+      planned.blocks = Blocks(shadow.length);
+      for (int32_t b = 0; b < shadow.sealed; ++b) planned.ids.push_back(IdOf(shadow, b));
     }
-    Execute(plan, running);
+    return made;
   }
 
   void Seal(Shadow& shadow, int32_t to) {
@@ -281,7 +303,7 @@ class PagerHistory {
           move(MoveKind::kDropDevice, some & known.host);
           known.device -= some & known.host;
         }
-      } else if (roll == 2 && Need(RingOf(running)) + in.size() <= options_.slots) {  // promoted
+      } else if (roll == 2 && Need(RingOf(running)) + NamedLate(running) + in.size() <= options_.slots) {  // promoted
         move(MoveKind::kCopyIn, some);
         known.device |= in;
         if (random_.Below(2) == 0) {
@@ -366,6 +388,15 @@ class PagerHistory {
     for (const Planned& p : running) blocks += std::max(0, shadows_.at(p.id).named - shadows_.at(p.id).sealed);
     return blocks;
   }
+  // Slots of blocks that were computed before the plan that names them: moves come first, so they are still in tails.
+  int32_t NamedLate(const std::vector<Planned>& running) const {
+    int32_t blocks = 0;
+    for (const Planned& p : running) {
+      const Shadow& shadow = shadows_.at(p.id);
+      blocks += std::max(0, std::min(shadow.named, p.plan.start / kTokens) - shadow.sealed);
+    }
+    return blocks * kPagerShard.layers();
+  }
   // Of a plan: blocks that one layer's turn may hold besides, in the largest case.
   int32_t RingOf(const std::vector<Planned>& running) const {
     int32_t ring = 0;
@@ -437,7 +468,9 @@ class PagerHistory {
     return start;
   }
 
-  void Execute(StepPlan& plan, const std::vector<Planned>& running) {
+  // With `look_ahead` the next plan is made before this one ends, and the pager is told.
+  void Execute(const Made& made, bool look_ahead) {
+    const auto& [plan, running] = made;
     LayerPager& pager = *world_.pager;
     pager.Open(plan, {});
     ASSERT_EQ(pager.running(), running.size());
@@ -459,32 +492,48 @@ class PagerHistory {
       if (testing::Test::HasFailure()) return;
     }
     std::vector<bool> lost;
-    for (size_t i = 0; i < running.size(); ++i) lost.push_back(pager.IsLost(i));
+    for (size_t i = 0; i < running.size(); ++i) {
+      lost.push_back(pager.IsLost(i));
+      if (lost[i]) NoteLost(running[i]);
+    }
+    if (look_ahead) next_ = Make();
+    PoisonFreeSlots();
+    const int32_t used = world_.arena->used();
+    pager.EndLayers(next_ ? &next_->plan : nullptr);
+    read_ahead_ += std::max(0, world_.arena->used() - used);
     StepResult result;
     pager.Close(&result);
     streamed_ += result.bytes_in;
-    for (size_t i = 0; i < running.size(); ++i) Settle(running[i], lost[i], marked[i], result);
+    for (size_t i = 0; i < running.size(); ++i) CheckLoss(running[i], lost[i], marked[i], result);
     if (!may_lose_) {
       ASSERT_TRUE(result.lost.empty()) << result.ToString();
     }
   }
 
-  void Settle(const Planned& planned, bool lost, bool marked, const StepResult& result) {
+  // A read that counts as done too early shows.
+  void PoisonFreeSlots() {
+    std::vector<ArenaSlot> slots;
+    while (ArenaSlot slot = world_.arena->TryTake()) slots.push_back(std::move(slot));
+    for (const ArenaSlot& slot : slots) std::memset(slot.data(), 0xff, static_cast<size_t>(kPagerShape.bytes()));
+  }
+
+  void NoteLost(const Planned& planned) {
+    shadows_.at(planned.id).lost = true;
+    // Where the plan's blocks are in some layers alone, nobody may count on them.
+    for (int32_t b = planned.sealed_before; b < planned.sealed; ++b) forget_.insert(planned.ids[b]);
+  }
+
+  void CheckLoss(const Planned& planned, bool lost, bool marked, const StepResult& result) {
     const auto loss = std::find_if(result.lost.begin(), result.lost.end(),
                                    [&](const LostSequence& l) { return l.request == planned.plan.request; });
     ASSERT_EQ(lost, marked || loss != result.lost.end());
-    if (!lost) return;
-    Shadow& shadow = shadows_.at(planned.id);
-    shadow.lost = true;
-    // Where the plan's blocks are in some layers alone, nobody may count on them.
-    for (int32_t b = planned.sealed_before; b < shadow.sealed; ++b) forget_.insert(IdOf(shadow, b));
     if (loss == result.lost.end()) return;
     ++losses_;
-    ASSERT_EQ(loss->attempt, shadow.attempt);
+    ASSERT_EQ(loss->attempt, planned.attempt);
     ASSERT_FALSE(loss->detail.empty());
     ASSERT_TRUE(loss->cause == LossCause::kCorrupt || loss->cause == LossCause::kMissing) << loss->detail;
-    ASSERT_LT(loss->block, Blocks(shadow.length));
-    if (loss->block < shadow.sealed) forget_.insert(IdOf(shadow, loss->block));
+    ASSERT_LT(loss->block, planned.blocks);
+    if (loss->block < planned.sealed) forget_.insert(planned.ids[loss->block]);
   }
 
   // ---- the plain model ----
@@ -594,7 +643,9 @@ class PagerHistory {
   std::map<uint64_t, uint32_t> attempts_;
   std::map<BlockId, Known> known_;
   std::set<BlockId> forget_;
-  int64_t losses_ = 0, attended_ = 0, streamed_ = 0, adopted_ = 0, duplicates_ = 0, truncated_ = 0, dropped_behind_ = 0;
+  std::optional<Made> next_;  // made already, and told to the pager
+  int64_t losses_ = 0, attended_ = 0, streamed_ = 0, read_ahead_ = 0, adopted_ = 0, duplicates_ = 0, truncated_ = 0,
+          dropped_behind_ = 0;
 };
 
 }  // namespace interlace

@@ -150,7 +150,10 @@ class PipelineReplica final : public PlanChannel {
     while (std::optional<Order> order = stage.orders.Pop()) {
       ModelRunner& runner = stage.rank->runner();
       if (const StepPlan* plan = std::get_if<StepPlan>(&*order)) {
-        loop_->OnResult(runner.Execute(*plan));
+        loop_->OnResult(runner.Execute(*plan, [&stage] {
+          const Order* const following = stage.orders.Front();
+          return following == nullptr ? nullptr : std::get_if<StepPlan>(following);
+        }));
         continue;
       }
       loop_->OnResult(runner.Report(kEpoch));
