@@ -45,7 +45,8 @@ class Transport {
   virtual const std::string& address() const = 0;
   // Unavailable if the peer cannot be reached. The peer learns of this connection and can answer on it.
   virtual absl::StatusOr<PeerId> Connect(absl::string_view address) = 0;
-  // `done` runs exactly once, when the parts are no longer needed: OK, Unavailable (peer lost), Cancelled (closed).
+  // `done` runs exactly once, when the parts are no longer needed, here or on the transport's thread: OK, Unavailable
+  // (peer lost), Cancelled (closed).
   // Messages of one peer on one channel arrive in the order in which they were sent.
   virtual void Send(PeerId peer, Channel channel, std::string header, std::vector<SharedBytes> parts,
                     SendDone done) = 0;

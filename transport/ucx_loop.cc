@@ -24,6 +24,7 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);  // when the pr
 
 void UcxTransport::Run() {
   loop_id_.store(LoopMark());
+  absl::MutexLock lock(&loop_);
   absl::Time last_activity = clock_.Now();
   for (int round = 0; !Stopping(); ++round) {
     bool active = RunCommands();
@@ -149,10 +150,11 @@ void UcxTransport::OpenFabric(PeerId id, Peer& peer, const std::string& address)
 bool UcxTransport::PollSockets(absl::Duration timeout) {
   ExpireStrangers();
   epoll_event events[kMostSocketEvents];
-  const int64_t ms =
-      timeout == absl::InfiniteDuration() ? -1 : absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)));
-  const int count =
-      epoll_wait(epoll_.get(), events, kMostSocketEvents, static_cast<int>(std::clamp<int64_t>(ms, -1, 60000)));
+  const int64_t ms = absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)));
+  const int wait = timeout == absl::InfiniteDuration() ? -1 : static_cast<int>(std::clamp<int64_t>(ms, 0, 60000));
+  if (wait != 0) loop_.Unlock();
+  const int count = epoll_wait(epoll_.get(), events, kMostSocketEvents, wait);
+  if (wait != 0) loop_.Lock();
   for (int i = 0; i < count; ++i) {
     const uint64_t key = events[i].data.u64;
     if (key == kListenerKey) {
@@ -222,13 +224,17 @@ void UcxTransport::WriteLink(PeerId id) {
   unwritten_.erase(id);
   const auto it = peers_.find(id);
   if (it == peers_.end()) return;
-  Peer& peer = *it->second;
   std::vector<FinishedSend> finished;
-  const absl::Status status = peer.link.Write(&finished);
-  const uint32_t interest = EPOLLIN | (peer.link.has_unsent() ? EPOLLOUT : 0u);
-  if (interest != std::exchange(peer.interest, interest)) Watch(peer.link.fd(), static_cast<uint64_t>(id), interest);
+  const absl::Status status = Write(id, *it->second, &finished);
   Finish(std::move(finished));  // may close the peer
   if (!status.ok()) LosePeer(id, status);
+}
+
+absl::Status UcxTransport::Write(PeerId id, Peer& peer, std::vector<FinishedSend>* finished) {
+  const absl::Status status = peer.link.Write(finished);
+  const uint32_t interest = EPOLLIN | (peer.link.has_unsent() ? EPOLLOUT : 0u);
+  if (interest != std::exchange(peer.interest, interest)) Watch(peer.link.fd(), static_cast<uint64_t>(id), interest);
+  return status;
 }
 
 }  // namespace interlace

@@ -68,7 +68,7 @@ struct CloseCommand {
 };
 using Command = std::variant<SendCommand, DialCommand, CloseCommand>;
 
-// One connection. Thread: the transport's.
+// One connection. Protected by UcxTransport::loop_.
 struct Peer {
   enum class State { kDialling, kAccepted, kOpen };
   State state;
@@ -84,7 +84,8 @@ struct Peer {
 };
 
 // Owned by whoever called MakeUcxTransport. Any thread may call what Transport declares; the transport's own thread
-// does the rest.
+// does the rest, but that a small message is written by its sender while that thread sleeps: to wake a thread takes
+// longer than to write, and on a machine whose cores all compute it takes a core from one that does.
 class UcxTransport final : public Transport {
  public:
   UcxTransport(const UcxOptions& options, FileDescriptor listener, std::unique_ptr<UcxWorker> fabric);
@@ -100,16 +101,20 @@ class UcxTransport final : public Transport {
  private:
   absl::StatusOr<PeerId> ConnectTo(const std::string& host, uint16_t port, const std::string& nonce);
   bool Post(Command& command);  // false iff stopping; the command is then untouched
+  // Writes the message on the calling thread, if the transport's sleeps and nothing waits to be sent before it. False:
+  // the command is untouched.
+  bool SendNow(SendCommand& command);
   void Wake();
   bool OnLoop() const { return loop_id_.load() == LoopMark(); }
   static const void* LoopMark();  // differs from thread to thread
 
-  // Below: the transport's thread.
+  // Below: under loop_, which the transport's thread holds but while it sleeps.
   void Run();
   void Sleep();
   bool Stopping();
   bool RunCommands();
   void Execute(SendCommand command);
+  absl::Status Write(PeerId id, Peer& peer, std::vector<FinishedSend>* finished);
   void Execute(DialCommand command);
   void Execute(CloseCommand command);
   bool PollSockets(absl::Duration timeout);
@@ -144,7 +149,8 @@ class UcxTransport final : public Transport {
   FileDescriptor listener_;
   std::unique_ptr<UcxWorker> fabric_;  // null: sockets alone
 
-  // Of the transport's thread.
+  absl::Mutex loop_;  // before mutex_
+  // Protected by loop_.
   absl::flat_hash_map<PeerId, std::unique_ptr<Peer>> peers_;
   absl::flat_hash_map<uint64_t, PeerId> by_token_;
   absl::flat_hash_map<EndpointId, PeerId> by_endpoint_;

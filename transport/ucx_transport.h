@@ -31,7 +31,8 @@ struct UcxOptions {
 // Every connection is a TCP connection of ours, over which the peers greet each other (a peer must echo the nonce in
 // our address before it may send anything), and whose end is the end of the peer. Messages travel over UCX where both
 // processes are on one of its fabrics, else over that connection.
-// One thread ("ucx") does all of it, runs handlers and completions, and sleeps when there is nothing to do. A message
+// One thread ("ucx") does all of it, runs handlers and completions, and sleeps when there is nothing to do; while it
+// sleeps, a small message is written by its sender, who then runs the completion too. A message
 // that a peer may not send (no greeting, wrong nonce, too large, out of sequence) loses that peer, and so does one that
 // cannot be sent: both ends learn of it. The destructor closes every peer; it must not run on the transport's own
 // thread. InvalidArgument names the field; Unavailable says what the system or UCX refused.

@@ -312,8 +312,7 @@ void PlanIntake::Pulse(Session& session) {
 }
 
 void PlanIntake::RunOrders(const std::shared_ptr<Session>& session) {
-  const absl::Status stopped =
-      absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch");
+  const absl::Status stopped = absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch");
   Epoch epoch{};
   bool broken = true;    // until the first Start
   bool reported = true;  // what the rank holds since its last plan; tiers give blocks back a little later
