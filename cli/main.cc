@@ -206,7 +206,7 @@ int Main(int argc, char** argv) {
       },
       "folder of a RocksDB tier below the host's (kv.rocksdb_dir)");
   serve->add_flag("--kvstore", serve_options.kvstore, "start a kvstore and use it as the remote tier");
-  serve->add_option("--state", serve_options.state_folder, "folder for logs")->capture_default_str();
+  serve->add_option("--state", serve_options.state_folder, "folder for logs, and for what the coordinator learns of this machine")->capture_default_str();
   serve_flags.AddTo(serve);
   serve->callback([&] { status = Serve(serve_flags, serve_options); });
 

@@ -152,12 +152,15 @@ class LocalCluster {
 
   // A coordinator that is started again listens where the former one did: ranks and clients know these doors.
   absl::Status StartCoordinator() {
-    if (doors_.empty()) return Start("coordinator", "interlace-coordinator", {"cluster.listen=127.0.0.1:0"}, true);
-    return Start(
-        "coordinator", "interlace-coordinator",
-        {absl::StrCat("cluster.listen=", doors_["cluster"]), absl::StrCat("server.http_port=", PortOf(doors_["http"])),
-         absl::StrCat("server.grpc_port=", PortOf(doors_["grpc"]))},
-        true);
+    std::vector<std::string> settings = {"cluster.listen=127.0.0.1:0"};
+    if (!doors_.empty()) {
+      settings = {absl::StrCat("cluster.listen=", doors_["cluster"]),
+                  absl::StrCat("server.http_port=", PortOf(doors_["http"])),
+                  absl::StrCat("server.grpc_port=", PortOf(doors_["grpc"]))};
+    }
+    // The next one, here or in the next run with this folder, begins with what this one learned of the machine.
+    if (config_.coordinator.state.empty()) settings.push_back(absl::StrCat("coordinator.state=", Path("costs")));
+    return Start("coordinator", "interlace-coordinator", settings, true);
   }
 
   absl::Status StartKvstore(const std::string& address) {

@@ -101,6 +101,17 @@ def test_coordinator_killed():
         cluster.stop()
 
 
+def test_what_the_coordinator_learned_of_the_machine_is_kept():
+    cluster = Cluster()
+    try:
+        assert answers(cluster)
+        cluster.process.send_signal(signal.SIGINT)
+        assert cluster.process.wait(timeout=60) == 0, cluster.log()
+        assert (cluster.state / "costs").read_text().strip()
+    finally:
+        cluster.kill()
+
+
 def test_answers_that_a_drain_does_not_wait_for_say_so():
     """The drain waits 30 s; what runs longer ends with an error that the client can tell from an answer, at both doors."""
     from interlace_client import Client
