@@ -95,7 +95,8 @@ class ChatTemplate::Rendering {
   }
 
  private:
-  // As transformers cuts: templates trim contents, some at their ends alone.
+  // Behind the last place where the message's own text stands: templates trim contents, some at their ends alone, and
+  // what they say themselves may hold the same letters ("im" in <|im_end|>).
   static absl::StatusOr<Text> UpToContent(const Text& text, const Value& message) {
     const Value* content = message.map()->Find(TextKey("content"));
     if (content == nullptr || content->text() == nullptr) {
@@ -103,7 +104,10 @@ class ChatTemplate::Rendering {
     }
     const std::string trimmed = jinja::Stripped(*content->text(), nullptr, true, true).bytes;
     const std::string kept = jinja::Stripped(*content->text(), nullptr, true, false).bytes;
-    const size_t at = text.bytes.rfind(trimmed);
+    size_t at = text.bytes.rfind(trimmed);
+    while (at != std::string::npos && text.Part(at, at + trimmed.size()).marks.find('\0') != std::string::npos) {
+      at = at == 0 ? std::string::npos : text.bytes.rfind(trimmed, at - 1);
+    }
     if (at == std::string::npos) {
       return absl::InvalidArgumentError("continue_final_message: the template does not show the last message as it is");
     }

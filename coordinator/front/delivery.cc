@@ -93,6 +93,8 @@ void Delivery::Add(size_t choice, OutputDelta delta, const TextEvent& event, Ans
   if (delta.empty() && scored.empty()) return;
   for (const CallDelta& call : delta.calls) {
     if (!call.name.empty()) choices_[choice].calls.push_back({call.index, call.name, ""});
+    if (!call.undone.empty())
+      choices_[choice].calls.pop_back();  // as in Gather: how an answer ends is the same in both
   }
   Append(answer_->Add(choice, delta, logprobs() ? &scored : nullptr, usage_), events);
 }

@@ -82,7 +82,6 @@ OutputDelta OutputParser::Push(absl::string_view piece) {
     piece = rest;
   }
   Rest(piece, &out);
-  called_ |= !out.calls.empty();
   return out;
 }
 
@@ -92,7 +91,6 @@ OutputDelta OutputParser::Flush() {
   if (thought_) thought_->Flush(&out.thought, &rest);
   Rest(rest, &out);
   if (calls_) calls_->Flush(&out);
-  called_ |= !out.calls.empty();
   return out;
 }
 

@@ -47,14 +47,11 @@ class OutputParser {
   OutputDelta Push(absl::string_view piece);
   // No more pieces come.
   OutputDelta Flush();
-  // Of calls that were shown.
-  bool called() const { return called_; }
 
  private:
   void Rest(absl::string_view text, OutputDelta* out);
   std::optional<ThoughtSplitter> thought_;
   std::optional<ToolCallParser> calls_;
-  bool called_ = false;
 };
 
 }  // namespace interlace

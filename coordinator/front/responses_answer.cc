@@ -47,7 +47,7 @@ Json ItemJson(const ReplyHead& head, size_t index, const Item& item, bool done) 
   Json json;
   json["id"] = ItemId(head, index, item.kind);
   json["type"] = item.kind == Kind::kText ? "message" : item.kind == Kind::kCall ? "function_call" : "reasoning";
-  json["status"] = done ? "completed" : "in_progress";
+  json["status"] = !done ? "in_progress" : item.cut ? "incomplete" : "completed";
   if (item.kind == Kind::kCall) {
     json["call_id"] = CallId(head, 0, item.call);
     json["name"] = item.name;
@@ -197,12 +197,14 @@ Answer::Events ResponsesAnswer::Add(size_t, const OutputDelta& delta, const std:
   if (!delta.text.empty()) Put(Kind::kText, nullptr, delta.text, &events);
   for (const CallDelta& call : delta.calls) {
     if (!call.name.empty() || !call.arguments.empty()) Put(Kind::kCall, &call, call.arguments, &events);
+    if (!call.undone.empty()) items_.back().cut = true;
   }
   return events;
 }
 
 Answer::Events ResponsesAnswer::Finish(size_t, const ReplyChoice& end, const Usage&) {
   finish_ = end.finish;
+  if (open_ && finish_ == FinishReason::kLength) items_.back().cut = true;
   Events events;
   Close(&events);
   return events;
@@ -226,6 +228,7 @@ std::string ResponsesAnswer::Whole(absl::Span<const ReplyChoice> choices, const 
   if (!choice.thought.empty()) items.push_back({Kind::kThought, 0, "", choice.thought});
   if (!choice.text.empty() || choice.calls.empty()) items.push_back({Kind::kText, 0, "", choice.text});
   for (const ReplyCall& call : choice.calls) items.push_back({Kind::kCall, call.index, call.name, call.arguments});
+  if (choice.finish == FinishReason::kLength && !items.empty()) items.back().cut = true;
   return EndedText(head_, choice.finish, items, usage);
 }
 

@@ -29,6 +29,7 @@ class ResponsesAnswer final : public Answer {
     size_t call;       // of a kCall: its index
     std::string name;  // of a kCall
     std::string content;
+    bool cut = false;  // it ends before it is whole
   };
 
  private:

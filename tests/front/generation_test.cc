@@ -372,6 +372,17 @@ TEST(IntakeTest, TheLastMessageIsGoneOnWith) {
   EXPECT_THAT(TestText().tokenizer->Decode(*ids, true), ::testing::EndsWith("<|im_start|>assistant\nThe sky is "));
 }
 
+TEST(IntakeTest, LettersOfTheTemplateAreNotTheLastMessage) {
+  Rig rig;
+  ChatInput chat;
+  chat.messages = R"([{"role":"user","content":"say im"},{"role":"assistant","content":"im"}])";  // as in <|im_end|>
+  chat.add_generation_prompt = false;
+  chat.continue_final_message = true;
+  const absl::StatusOr<std::vector<int32_t>> ids = rig.intake.Encode(chat);
+  ASSERT_OK(ids);
+  EXPECT_THAT(TestText().tokenizer->Decode(*ids, true), ::testing::EndsWith("<|im_start|>assistant\nim"));
+}
+
 TEST(IntakeTest, AnotherModelIsNotFound) {
   Rig rig;
   GenerationSpec spec = Ids(4);

@@ -129,6 +129,18 @@ TEST(HttpToolsTest, CallsStreamAndJoinToTheSame) {
   EXPECT_GT(pieces, 4u);  // arguments come as they are made
 }
 
+TEST(HttpToolsTest, HalfACallEndsAnAnswerAsTextDoesStreamedOrNot) {
+  ToolRig rig;
+  for (const bool stream : {false, true}) {
+    HttpClient client(rig.front->port());
+    client.Post("/v1/chat/completions", Body(stream).dump());
+    rig.Say(stream, "So: <tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Pa");
+    const HttpAnswer answer = client.Read();
+    const Json choice = stream ? Events(answer).back()["choices"][0] : Json::parse(answer.body)["choices"][0];
+    EXPECT_EQ(choice["finish_reason"], "stop") << answer.body;
+  }
+}
+
 TEST(HttpToolsTest, HalfACallIsNotLost) {
   ToolRig rig;
   HttpClient client(rig.front->port());
