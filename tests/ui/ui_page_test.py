@@ -73,6 +73,9 @@ def check_keyboard(page: browser.Browser):
     page.until("!document.querySelector('#detail').open")
     page.run("document.querySelector('#ended-rows tr').click()")  # and one that has ended, by a click
     page.until("/^(finished|failed)/.test(document.querySelector('#detail-state').textContent)")
+    # Closed and opened again at once: that the browser tells of the closing later does not empty what is open by then.
+    page.run("document.querySelector('#close').click(); document.querySelector('#ended-rows tr').click()")
+    page.until("/^(finished|failed)/.test(document.querySelector('#detail-state').textContent)")
     page.run("document.querySelector('#close').click()")
     page.until("!document.querySelector('#detail').open")
 

@@ -488,7 +488,7 @@ $("map").addEventListener("pointerover", event => {
 for (const kind of ["focus", "blur"]) $("map").addEventListener(kind, () => choose(chosen));
 $("close").addEventListener("click", () => $("detail").close());
 $("detail").addEventListener("click", event => { if (event.target === $("detail")) $("detail").close(); });
-$("detail").addEventListener("close", () => { opened = ""; });
+$("detail").addEventListener("close", () => { if (!$("detail").open) opened = ""; });
 document.addEventListener("visibilitychange", wake);
 look();
 })();
