@@ -109,20 +109,6 @@ absl::Status ReadTools(const Json& json, absl::string_view body, ChatHistory* hi
   return absl::OkStatus();
 }
 
-// "none" takes the tools away: what a model is not shown it does not call.
-absl::Status ReadToolChoice(const Json& json, ChatHistory* history) {
-  const Json* choice = Member(json, "tool_choice");
-  if (choice == nullptr || *choice == "auto") return absl::OkStatus();
-  if (*choice != "none") {
-    return BadField("tool_choice", absl::StrCat(Shown(*choice),
-                                                " would need constrained decoding, which is not supported here; send "
-                                                "\"auto\" or \"none\""));
-  }
-  history->tools.clear();
-  history->input.tools.clear();
-  return absl::OkStatus();
-}
-
 absl::Status ReadPromptEnd(const Json& json, ChatInput* input) {
   RETURN_IF_ERROR(Read(json, "continue_final_message", &input->continue_final_message));
   input->add_generation_prompt = !input->continue_final_message;
@@ -174,6 +160,19 @@ std::string MessageText::Finish() && {
   return absl::StrCat(text_, "}");
 }
 
+absl::Status ReadToolChoice(const Json& json, std::vector<std::string>* names, std::string* shown) {
+  const Json* choice = Member(json, "tool_choice");
+  if (choice == nullptr || *choice == "auto") return absl::OkStatus();
+  if (*choice != "none") {
+    const bool forces = *choice == "required" || (choice->is_object() && !choice->empty());
+    return BadField("tool_choice", absl::StrCat(Shown(*choice), forces ? " would need constrained decoding, which" : "",
+                                                " is not supported here; send \"auto\" or \"none\""));
+  }
+  names->clear();
+  shown->clear();
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ChatHistory> ReadChatHistory(const Json& json, absl::string_view body) {
   const Json* list = Member(json, "messages");
   if (list == nullptr || !list->is_array() || list->empty()) {
@@ -187,7 +186,7 @@ absl::StatusOr<ChatHistory> ReadChatHistory(const Json& json, absl::string_view 
   }
   history.input.messages = absl::StrCat("[", absl::StrJoin(messages, ","), "]");
   RETURN_IF_ERROR(ReadTools(json, body, &history));
-  RETURN_IF_ERROR(ReadToolChoice(json, &history));
+  RETURN_IF_ERROR(ReadToolChoice(json, &history.tools, &history.input.tools));
   RETURN_IF_ERROR(ReadPromptEnd(json, &history.input));
   if (const Json* variables = Member(json, "chat_template_kwargs")) {
     if (!variables->is_object()) return BadField("chat_template_kwargs", "must be an object");

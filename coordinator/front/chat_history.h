@@ -20,6 +20,10 @@ struct ChatHistory {
 // continue_final_message. InvalidArgument names the field at fault.
 absl::StatusOr<ChatHistory> ReadChatHistory(const Json& json, absl::string_view body);
 
+// tool_choice of OpenAI's protocols: "auto", or "none", which takes the tools away: what a model is not shown it does
+// not call. `names` of the tools, and `shown`, their JSON.
+absl::Status ReadToolChoice(const Json& json, std::vector<std::string>* names, std::string* shown);
+
 // "text", or [{"type": TYPE, "text": "..."}, ...] with one of these types, without what stands between the parts.
 // `where` names the value in a refusal.
 absl::StatusOr<std::string> ReadTextParts(const Json& content, absl::Span<const absl::string_view> types,

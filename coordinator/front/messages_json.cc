@@ -178,10 +178,8 @@ absl::StatusOr<ApiRequest> ParseCountTokens(absl::string_view body) {
   ApiRequest request;
   request.protocol = Protocol::kMessages;
   GenerationSpec& spec = request.spec;
-  RETURN_IF_ERROR(RefuseConstraints(json));
   RETURN_IF_ERROR(RefuseUnsupported(json, kUnsupported));
-  RETURN_IF_ERROR(ReadIdentity(json, &spec));
-  RETURN_IF_ERROR(ReadSampling(json, &spec));
+  RETURN_IF_ERROR(ReadOneChoice(json, &spec));
   RETURN_IF_ERROR(ReadTexts(json, "stop_sequences", &spec.stop));
   RETURN_IF_ERROR(Read(json, "stream", &request.stream));
   RETURN_IF_ERROR(ReadThinking(json, &request));
@@ -189,7 +187,6 @@ absl::StatusOr<ApiRequest> ParseCountTokens(absl::string_view body) {
   RETURN_IF_ERROR(ReadHistory(json, &input));
   RETURN_IF_ERROR(ReadTools(json, &input, &spec.tools));
   RETURN_IF_ERROR(ReadToolChoice(json, &spec, &input));
-  if (spec.n != 1) return BadField("n", "must be 1 here");
   spec.prompts.emplace_back(std::move(input));
   return request;
 }

@@ -146,4 +146,11 @@ absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
   return absl::OkStatus();
 }
 
+absl::Status ReadOneChoice(const Json& json, GenerationSpec* spec) {
+  RETURN_IF_ERROR(RefuseConstraints(json));
+  RETURN_IF_ERROR(ReadIdentity(json, spec));
+  RETURN_IF_ERROR(ReadSampling(json, spec));
+  return spec->n == 1 ? absl::OkStatus() : BadField("n", "must be 1 here");
+}
+
 }  // namespace interlace

@@ -13,5 +13,7 @@ absl::Status ReadIdentity(const Json& json, GenerationSpec* spec);
 absl::Status ReadSampling(const Json& json, GenerationSpec* spec);
 // What no protocol here can do, above all constraints on the output.
 absl::Status RefuseConstraints(const Json& json);
+// All of these, for protocols in which a request has one answer.
+absl::Status ReadOneChoice(const Json& json, GenerationSpec* spec);
 
 }  // namespace interlace

@@ -185,19 +185,6 @@ absl::Status ReadTools(const Json& json, ChatInput* chat, std::vector<std::strin
   return absl::OkStatus();
 }
 
-absl::Status ReadToolChoice(const Json& json, GenerationSpec* spec, ChatInput* chat) {
-  const Json* choice = Member(json, "tool_choice");
-  if (choice == nullptr || *choice == "auto") return absl::OkStatus();
-  if (*choice != "none") {
-    return BadField("tool_choice", absl::StrCat(Shown(*choice),
-                                                " would need constrained decoding, which is not supported here; send "
-                                                "\"auto\" or \"none\""));
-  }
-  spec->tools.clear();
-  chat->tools.clear();
-  return absl::OkStatus();
-}
-
 absl::Status ReadTextFormat(const Json& json) {
   const Json* text = Member(json, "text");
   if (text == nullptr) return absl::OkStatus();
@@ -224,10 +211,8 @@ absl::StatusOr<ApiRequest> ParseResponses(absl::string_view body) {
   ApiRequest request;
   request.protocol = Protocol::kResponses;
   GenerationSpec& spec = request.spec;
-  RETURN_IF_ERROR(RefuseConstraints(json));
   RETURN_IF_ERROR(RefuseUnsupported(json, kUnsupported));
-  RETURN_IF_ERROR(ReadIdentity(json, &spec));
-  RETURN_IF_ERROR(ReadSampling(json, &spec));
+  RETURN_IF_ERROR(ReadOneChoice(json, &spec));
   RETURN_IF_ERROR(Read(json, "max_output_tokens", &spec.max_tokens));
   RETURN_IF_ERROR(Read(json, "stream", &request.stream));
   RETURN_IF_ERROR(Read(json, "parallel_tool_calls", &spec.parallel_tool_calls));
@@ -235,8 +220,7 @@ absl::StatusOr<ApiRequest> ParseResponses(absl::string_view body) {
   ChatInput chat;
   RETURN_IF_ERROR(ReadInput(json, &chat));
   RETURN_IF_ERROR(ReadTools(json, &chat, &spec.tools));
-  RETURN_IF_ERROR(ReadToolChoice(json, &spec, &chat));
-  if (spec.n != 1) return BadField("n", "must be 1 here");
+  RETURN_IF_ERROR(ReadToolChoice(json, &spec.tools, &chat.tools));
   if (spec.max_tokens.value_or(1) < 1) return BadField("max_output_tokens", "must be at least 1");
   spec.prompts.emplace_back(std::move(chat));
   request.echoed = EchoedOf(json);
