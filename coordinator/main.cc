@@ -15,6 +15,7 @@
 #include "common/cluster_security.h"
 #include "common/config.h"
 #include "common/entropy.h"
+#include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
 #include "common/metrics.h"
@@ -241,6 +242,7 @@ int main(int argc, char** argv) {
     for (const std::string& setting : settings) RETURN_IF_ERROR(builder.Set(setting, "command line"));
     ASSIGN_OR_RETURN(const interlace::Config config, builder.Build());
     RETURN_IF_ERROR(interlace::InstallLogSink("coordinator", config.log.level, config.log.format));
+    interlace::TakeGrpcLog();
     return interlace::RunCoordinator(config, ready_file, stop_signals);
   };
   const absl::Status status = run();

@@ -12,6 +12,7 @@
 #include "common/config.h"
 #include "common/entropy.h"
 #include "common/fault.h"
+#include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
 #include "common/status_macros.h"
@@ -102,6 +103,7 @@ int main(int argc, char** argv) {
     ASSIGN_OR_RETURN(const interlace::Config config, builder.Build());
     RETURN_IF_ERROR(
         interlace::InstallLogSink(absl::StrCat("worker-", config.cluster.stage), config.log.level, config.log.format));
+    interlace::TakeGrpcLog();
     return interlace::RunWorker(config, stop_signals);
   };
   const absl::Status status = run();

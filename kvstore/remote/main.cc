@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/config.h"
+#include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
 #include "common/status_macros.h"
@@ -55,6 +56,7 @@ absl::Status Serve(const Flags& flags) {
   std::signal(SIGHUP, SIG_IGN);  // "read your files again": certificates are looked at every few seconds
   ASSIGN_OR_RETURN(const Config config, ReadConfig(flags));
   RETURN_IF_ERROR(InstallLogSink("kvstore", config.log.level, config.log.format));
+  TakeGrpcLog();
   KeepFreedMemory();
   StoreServerOptions options;
   options.listen = config.kvstore.listen;
