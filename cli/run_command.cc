@@ -10,6 +10,7 @@
 #include "cli/explain_table.h"
 #include "cli/in_process_replica.h"
 #include "cli/terminal.h"
+#include "common/cluster_security.h"
 #include "common/status_macros.h"
 #include "transport/ucx_transport.h"
 
@@ -52,7 +53,8 @@ absl::Status RunCommand(const Config& config, const RunOptions& options) {
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
   std::unique_ptr<Transport> transport;
   if (!config.kv.remote.empty()) {
-    ASSIGN_OR_RETURN(transport, MakeUcxTransport({}));
+    ASSIGN_OR_RETURN(const auto security, ClusterSecurity::Make(config));
+    ASSIGN_OR_RETURN(transport, MakeUcxTransport({.secret = security->link_key(), .mac = config.transport.mac}));
   }
   std::optional<ProgressBar> bar;
   if (StdoutIsTerminal()) bar.emplace("weights");

@@ -19,6 +19,9 @@
 #include "cli/http_get.h"
 #include "cli/restart_backoff.h"
 #include "cli/terminal.h"
+#include "common/cluster_security.h"
+#include "common/entropy.h"
+#include "common/secret_file.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
 
@@ -78,7 +81,8 @@ class LocalCluster {
       return absl::PermissionDeniedError(absl::StrCat("the state folder ", options_.state_folder, " cannot be made: ",
                                                       error.message(), "; choose another with --state"));
     }
-    absl::Status status = StartAll();
+    absl::Status status = MakeSecret();
+    if (status.ok()) status = StartAll();
     if (status.ok()) PrintDoors();
     if (status.ok()) status = Watch();
     StopAll();
@@ -88,11 +92,23 @@ class LocalCluster {
  private:
   std::string Path(const std::string& name) const { return absl::StrCat(options_.state_folder, "/", name); }
 
+  // The processes of this run know each other by it, and nobody else knows it. A cluster that has one keeps it.
+  absl::Status MakeSecret() {
+    secret_file_ = config_.cluster.secret_file;
+    if (!secret_file_.empty()) return absl::OkStatus();
+    secret_file_ = Path("secret");
+    const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
+    std::string secret;
+    for (int word = 0; word < 4; ++word) absl::StrAppend(&secret, absl::Hex(entropy->Next(), absl::kZeroPad16));
+    return WriteSecretFile(secret_file_, secret + "\n");
+  }
+
   absl::Status Start(const std::string& name, const std::string& program, std::vector<std::string> settings,
                      bool ready_file) {
     std::vector<std::string> command = {absl::StrCat(options_.program_folder, "/", program)};
     if (!options_.config_file.empty()) command.insert(command.end(), {"--config", options_.config_file});
     for (const std::string& setting : options_.settings) command.insert(command.end(), {"--set", setting});
+    settings.push_back(absl::StrCat("cluster.secret_file=", secret_file_));
     for (const std::string& setting : settings) command.insert(command.end(), {"--set", setting});
     if (ready_file) {
       std::remove(Path(name + ".ready").c_str());
@@ -275,11 +291,13 @@ class LocalCluster {
   std::map<std::string, RestartBackoff> backoffs_;
   std::map<std::string, std::string> doors_;
   std::string kvstore_address_;
+  std::string secret_file_;
 };
 
 }  // namespace
 
 absl::Status ServeCommand(const Config& config, const ServeOptions& options, const sigset_t& stop_signals) {
+  RETURN_IF_ERROR(ClusterSecurity::Make(config).status());  // what the processes would refuse
   std::printf("%s  %s, %d stage%s, %s of device KV each\n", Paint(Colour::kBold, "interlace serve").c_str(),
               config.model.path.c_str(), static_cast<int>(config.cluster.stages), config.cluster.stages == 1 ? "" : "s",
               PrintBytes(config.kv.device_bytes).c_str());

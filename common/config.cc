@@ -152,6 +152,17 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(cluster, rank_timeout, kWait, "how long a plan may run before its rank counts as lost"),
       FIELD(cluster, reform_timeout,
             "how long requests wait for a lost rank to come back before they end with an error"),
+      FIELD(cluster, secret_file,
+            "file of at least 32 bytes that all processes of the cluster share (openssl rand -hex 32), by which they know "
+            "each other; needed beyond loopback; serve makes one of its own"),
+      FIELD(cluster, tls_ca,
+            "PEM file of the authority of the certificates that processes of the cluster show each other over gRPC; "
+            "empty: one is made of the secret"),
+      FIELD(cluster, tls_cert, "PEM file of this process's certificate, with those between it and the authority"),
+      FIELD(cluster, tls_key, "PEM file of its key"),
+      FIELD(cluster, tls_name, "name expected in the certificates of coordinator and kvstore; empty: the host dialled"),
+      FIELD(cluster, insecure,
+            "true: processes may listen beyond loopback although the cluster has no secret: whoever reaches them is a member"),
       FIELD(coordinator, state,
             "file in which the coordinator keeps what it has learned about the time that steps and transfers take; "
             "empty: nothing is kept"),
@@ -183,6 +194,9 @@ const std::vector<ConfigField>& ConfigSchema() {
           transport, tls,
           "transports of UCX that may carry them, such as rc,ud; auto: RDMA where the machine has it; none: TCP alone"),
       FIELD(transport, devices, "network devices that UCX may use, such as mlx5_0:1; all: any"),
+      FIELD(transport, mac,
+            "which messages between processes carry a keyed check of their body, against changes on the way: control (all "
+            "but activations and KV, whose headers alone do), all, or auto: all, but control on loopback"),
       FIELD(kvstore, listen, "control address of the kvstore"),
       FIELD(kvstore, host_bytes, "memory of the kvstore"),
       FIELD(kvstore, rocksdb_dir, "RocksDB folder of the kvstore; empty: memory alone"),

@@ -49,6 +49,12 @@ struct Config {
     int64_t stage = 0;
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);
+    std::string secret_file;
+    std::string tls_ca;
+    std::string tls_cert;
+    std::string tls_key;
+    std::string tls_name;
+    bool insecure = false;
   } cluster;
   struct {
     std::string state;
@@ -76,6 +82,7 @@ struct Config {
     std::string host;
     std::string tls = "auto";
     std::string devices = "all";
+    std::string mac = "auto";
   } transport;
   struct {
     std::string listen = "127.0.0.1:7071";

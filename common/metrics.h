@@ -87,6 +87,9 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_layer_stall_seconds_total", MetricKind::kCounter, "", "time that layers waited for KV"},
     {"interlace_kv_block_corrupt_total", MetricKind::kCounter, "", "blocks whose checksum or key did not match"},
     {"interlace_kv_block_missing_total", MetricKind::kCounter, "", "blocks that a tier could not give back"},
+    {"interlace_refused_peers_total", MetricKind::kCounter, "port,cause",
+     "connections between processes that were refused; port rank-N: by the transport of a rank, cause as in "
+     "docs/contracts.md (Ports); port ranks: registrations, cause replayed or unconfirmed"},
     {"interlace_stale_messages_total", MetricKind::kCounter, "kind",
      "results refused for an old epoch or attempt; kind link: those that are not of their rank's session"},
 };

@@ -1,6 +1,8 @@
 // Transport: messages between processes, of any size. The seam behind which UCX lives.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -22,6 +24,19 @@ inline constexpr Channel kKvReplyChannel{3};
 inline constexpr Channel kSampleChannel{4};
 inline constexpr Channel kPlanChannel{5};    // coordinator to rank; its header is the session (proto/cluster.proto)
 inline constexpr Channel kResultChannel{6};  // rank to coordinator; likewise
+
+// Whose messages may be large: activations and blocks of KV. All else is small and decides what processes do.
+constexpr bool IsBulk(Channel channel) {
+  return channel == kActivationChannel || channel == kKvRequestChannel || channel == kKvReplyChannel;
+}
+
+// Why a connection was refused or ended by this process: `garbage`, bytes that are no frame or message of ours;
+// `wrong_key`, a peer that does not know the key; `out_of_turn`, a frame that may not come now; `late`, no handshake in
+// time; `crowd`, too many that have not shown who they are; `tampered`, a frame that the peer did not make so; `order`,
+// one that was sent before, or that another was lost before.
+inline constexpr std::array<absl::string_view, 7> kRefusalCauses = {"garbage",  "wrong_key", "out_of_turn", "late",
+                                                                    "crowd",    "tampered",  "order"};
+using RefusalCounts = std::array<int64_t, kRefusalCauses.size()>;
 
 // Immutable bytes shared between their owner and transfers in flight.
 using SharedBytes = std::shared_ptr<const std::string>;
@@ -56,6 +71,8 @@ class Transport {
   virtual void OnPeerLost(PeerLost handler) = 0;
   // After it returns, nothing is received from the peer and every Send to it has had its `done`.
   virtual void Close(PeerId peer) = 0;
+  // Since the start, by cause.
+  virtual RefusalCounts Refused() const { return {}; }
 };
 
 }  // namespace interlace

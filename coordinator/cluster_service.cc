@@ -15,6 +15,7 @@ namespace interlace {
 namespace {
 
 constexpr size_t kMostFormer = 64;  // incarnations remembered of a stage
+constexpr char kRefusedPeers[] = "interlace_refused_peers_total";
 
 // A token that no text has becomes -1, which ends its request and nothing else. How many there were.
 int TakeOutUnknownTokens(int32_t vocab, StepResult* result) {
@@ -53,6 +54,9 @@ class ClusterService::Service final : public v1::Cluster::CallbackService {
 ClusterService::ClusterService(const Options& options, Transport& transport, Clock& clock, Metrics& metrics)
     : options_(options),
       clock_(clock),
+      metrics_(metrics),
+      replayed_(metrics.counter(kRefusedPeers, {{"port", "ranks"}, {"cause", "replayed"}})),
+      unconfirmed_(metrics.counter(kRefusedPeers, {{"port", "ranks"}, {"cause", "unconfirmed"}})),
       service_(std::make_unique<Service>(*this)),
       epoch_(options.first_epoch),
       links_(transport, options.stages, clock, metrics,
@@ -98,6 +102,7 @@ void ClusterService::Order(const Member& member, SharedBytes order) {
 void ClusterService::Dismiss(Stream& stream, const absl::Status& why, bool abandon) {
   stream.stage = -1;
   stream.claim.reset();
+  stream.confirm_until = absl::InfiniteFuture();
   Do([this, to = stream.stream, link = std::exchange(stream.link, LinkId{}), why, abandon] {
     abandon ? to->Abandon(why) : to->Close(why);
     links_.Close(link);
@@ -122,6 +127,15 @@ absl::Status ClusterService::CheckClaim(const RankInfo& rank) const {
   return CheckIncarnation(rank);
 }
 
+absl::Status ClusterService::CheckSession(const RankStream* stream, const std::string& session) const {
+  for (const auto& [key, other] : streams_) {
+    if (key != stream && other.session == session) {
+      return absl::AlreadyExistsError("this session is that of another stream: a rank draws one for each");
+    }
+  }
+  return absl::OkStatus();
+}
+
 // What fits becomes a candidate; its link is made in the background.
 absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank, const std::string& session) {
   if (session.size() != kSessionBytes) {
@@ -132,9 +146,14 @@ absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank
   {
     absl::MutexLock lock(&mutex_);
     RETURN_IF_ERROR(CheckClaim(rank));
+    if (const absl::Status status = CheckSession(stream, session); !status.ok()) {
+      replayed_.Add();
+      return status;
+    }
     const auto open = streams_.find(stream);
     if (open == streams_.end()) return absl::CancelledError("the stream is gone");
     link = LinkId{++last_link_};
+    open->second.session = session;
     open->second.claim = rank;
     open->second.link = link;
   }
@@ -151,8 +170,27 @@ void ClusterService::OnLinked(LinkId id, const absl::Status& status) {
     } else {
       // Whom it is to fit may have changed since it registered.
       const absl::Status fit = status.ok() ? CheckClaim(*stream->claim) : status;
-      fit.ok() ? MakeMember(*stream) : Dismiss(*stream, fit, false);
+      if (fit.ok()) {
+        stream->confirm_until = clock_.Now() + options_.register_within;
+        // Tells the rank which connection is its link. One that was lost before PlanLinks knew it is found out by this.
+        v1::Order order;
+        order.mutable_linked();
+        Do([this, id, bytes = BytesOf(order)]() mutable { links_.Send(id, std::move(bytes)); });
+      } else {
+        Dismiss(*stream, fit, false);
+      }
     }
+  }
+  CarryOut();
+}
+
+void ClusterService::OnConfirmed(LinkId id) {
+  {
+    absl::MutexLock lock(&mutex_);
+    Stream* const stream = FindStream(id);
+    if (stream == nullptr || !stream->claim) return;  // it went, or said it before
+    const absl::Status fit = CheckClaim(*stream->claim);
+    fit.ok() ? MakeMember(*stream) : Dismiss(*stream, fit, false);
   }
   CarryOut();
 }
@@ -187,15 +225,12 @@ void ClusterService::MakeMember(Stream& stream) {
   }
   former_[stage].erase(rank.incarnation);
   stream.stage = stage;
+  stream.confirm_until = absl::InfiniteFuture();
   members_.emplace(stage, Member{stream.stream.get(), rank});
   Do([stage, stages = rank.stages, slots = rank.device_slots, frames = rank.host_frames] {
     LOG(INFO) << "rank registered" << Field("stage", stage) << Field("stages", stages) << Field("slots", slots)
               << Field("frames", frames);
   });
-  // Tells the rank which connection is its link. One that was lost before PlanLinks knew it is found out by this.
-  v1::Order order;
-  order.mutable_linked();
-  Order(members_.at(stage), BytesOf(order));
   FormIfComplete();
 }
 
@@ -230,6 +265,7 @@ void ClusterService::Remove(int32_t stage, const absl::Status& why, bool abandon
 }
 
 void ClusterService::OnResult(LinkId id, absl::string_view bytes) {
+  if (bytes.empty()) return OnConfirmed(id);
   v1::StepResultMessage wire;
   absl::StatusOr<StepResult> result = absl::InvalidArgumentError("a rank sent bytes that are no result");
   if (wire.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) result = DecodeResult(wire);
@@ -272,6 +308,30 @@ void ClusterService::OnHeard(RankStream* stream) {
   if (open != streams_.end()) open->second.liveness.Heard(clock_.Now());
 }
 
+void ClusterService::OnHeartbeat(RankStream* stream, const v1::Heartbeat& heartbeat) {
+  RefusalCounts more{};
+  int32_t stage = -1;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto open = streams_.find(stream);
+    if (open == streams_.end() || open->second.stage < 0) return;
+    stage = open->second.stage;
+    auto& [incarnation, known] = refused_[stage];
+    if (incarnation != members_.at(stage).rank.incarnation) known = {};
+    incarnation = members_.at(stage).rank.incarnation;
+    const size_t said = std::min(more.size(), static_cast<size_t>(heartbeat.refused_size()));
+    for (size_t cause = 0; cause < said; ++cause) {
+      const int64_t count = heartbeat.refused(static_cast<int>(cause));
+      more[cause] = count - std::exchange(known[cause], count);
+    }
+  }
+  for (size_t cause = 0; cause < more.size(); ++cause) {
+    if (more[cause] <= 0) continue;
+    metrics_.Add(kRefusedPeers, static_cast<double>(more[cause]),
+                 {{"port", absl::StrCat("rank-", stage)}, {"cause", kRefusalCauses[cause]}});
+  }
+}
+
 void ClusterService::OnGone(RankStream* stream) {
   {
     absl::MutexLock lock(&mutex_);
@@ -298,11 +358,14 @@ absl::Time ClusterService::Watch() {
       } else if (stream.link == LinkId{} && now >= stream.opened + options_.register_within) {
         Dismiss(stream, absl::DeadlineExceededError("a rank must register at once"), true);
         stream.opened = now;
+      } else if (now >= stream.confirm_until) {
+        unconfirmed_.Add();
+        Dismiss(stream, absl::DeadlineExceededError("nobody at this rank's transport knows of its session"), false);
       } else if (stream.liveness.MustSpeak(now)) {
         stream.liveness.Spoke(now);
         Do([to = stream.stream] { to->Push(HeartbeatMessage()); });
       }
-      next = std::min(next, stream.liveness.NextLook());
+      next = std::min({next, stream.liveness.NextLook(), stream.confirm_until});
     }
   }
   CarryOut();

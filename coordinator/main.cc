@@ -12,8 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/model_facts.h"
 #include "common/clock.h"
+#include "common/cluster_security.h"
 #include "common/config.h"
 #include "common/entropy.h"
+#include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
 #include "common/metrics.h"
@@ -123,6 +125,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   RETURN_IF_ERROR(CheckLayers(config, model.facts.layers));
   ASSIGN_OR_RETURN(const auto cluster_at, SplitAddress("cluster.listen", config.cluster.listen));
   ASSIGN_OR_RETURN(const Policy* const policy, FindPolicy(config.sched.policy));
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ClusterSecurity> security, ClusterSecurity::Make(config));
+  RETURN_IF_ERROR(security->CheckListen(absl::StrCat("cluster.listen=", config.cluster.listen), cluster_at.first));
   RealClock clock;
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   Metrics metrics(model.name);
@@ -130,6 +134,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   // Plans and results travel over sockets. It dials the ranks and opens no port; it does not poll, since on a small
   // machine that would take a core from a rank that computes.
   ASSIGN_OR_RETURN(const std::unique_ptr<Transport> transport, MakeUcxTransport({.host = "",
+                                                                                 .secret = security->link_key(),
+                                                                                 .mac = config.transport.mac,
                                                                                  .tls = "none",
                                                                                  .connect_timeout = kDial,
                                                                                  .max_body_bytes = kMostLinkMessage,
@@ -167,7 +173,9 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                                                                                 .port = cluster_at.second,
                                                                                 .setting = "cluster.listen=HOST:PORT",
                                                                                 .max_message = kMostRankMessage,
-                                                                                .keepalive = absl::Seconds(1)},
+                                                                                .keepalive = absl::Seconds(1),
+                                                                                .credentials =
+                                                                                    security->ServerCredentials()},
                                                                                cluster.service()));
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc,
                    GrpcServer::Listen({.host = config.server.host,
@@ -234,6 +242,7 @@ int main(int argc, char** argv) {
     for (const std::string& setting : settings) RETURN_IF_ERROR(builder.Set(setting, "command line"));
     ASSIGN_OR_RETURN(const interlace::Config config, builder.Build());
     RETURN_IF_ERROR(interlace::InstallLogSink("coordinator", config.log.level, config.log.format));
+    interlace::TakeGrpcLog();
     return interlace::RunCoordinator(config, ready_file, stop_signals);
   };
   const absl::Status status = run();

@@ -57,7 +57,10 @@ absl::Status RankStream::Take(const v1::FromRank& message) {
     return service_.OnRegister(this, *rank, message.register_().session());
   }
   if (!registered_) return absl::InvalidArgumentError("a rank must register before anything else");
-  if (message.has_heartbeat()) return absl::OkStatus();
+  if (message.has_heartbeat()) {
+    service_.OnHeartbeat(this, message.heartbeat());
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError("a rank registers once and sends heartbeats");
 }
 

@@ -42,6 +42,12 @@ class FakeTransport final : public Transport {
     absl::MutexLock lock(&mutex_);
     failure_ = std::move(why);
   }
+  // Called with each message that left, on the sender's thread.
+  using Watcher = std::function<void(const Sent& sent, const std::string& header)>;
+  void OnSend(Watcher watcher) {
+    absl::MutexLock lock(&mutex_);
+    watcher_ = std::make_shared<Watcher>(std::move(watcher));
+  }
   // The next message with this header; nothing if none comes in time.
   std::optional<Sent> Take(const std::string& header, absl::Duration within = absl::Seconds(20)) {
     return SentUnder(header)->PopWithin(within);
@@ -73,6 +79,12 @@ class FakeTransport final : public Transport {
     return mutex_.AwaitWithTimeout(absl::Condition(&closed), absl::Seconds(20));
   }
 
+  // What Refused says from now on.
+  void Refuse(const RefusalCounts& counts) {
+    absl::MutexLock lock(&mutex_);
+    refused_ = counts;
+  }
+
   const std::string& address() const override { return address_; }
   absl::StatusOr<PeerId> Connect(absl::string_view address) override {
     Answer answer;
@@ -84,15 +96,18 @@ class FakeTransport final : public Transport {
   }
   void Send(PeerId peer, Channel channel, std::string header, std::vector<SharedBytes> parts, SendDone done) override {
     absl::Status failure;
+    std::shared_ptr<Watcher> watcher;
     {
       absl::MutexLock lock(&mutex_);
       failure = failure_;
+      watcher = watcher_;
     }
     if (!failure.ok()) return done(failure);
-    std::string body;
-    for (const SharedBytes& part : parts) body += *part;
-    SentUnder(header)->Push({peer, channel, std::move(body)});
+    Sent sent{.peer = peer, .channel = channel};
+    for (const SharedBytes& part : parts) sent.body += *part;
+    SentUnder(header)->Push(sent);
     done(absl::OkStatus());
+    if (watcher != nullptr) (*watcher)(sent, header);
   }
   void Listen(Channel channel, Handler handler) override {
     absl::MutexLock lock(&mutex_);
@@ -101,6 +116,10 @@ class FakeTransport final : public Transport {
   void OnPeerLost(PeerLost handler) override {
     absl::MutexLock lock(&mutex_);
     lost_.push_back(std::make_shared<PeerLost>(std::move(handler)));
+  }
+  RefusalCounts Refused() const override {
+    absl::MutexLock lock(&mutex_);
+    return refused_;
   }
   void Close(PeerId peer) override {
     absl::MutexLock lock(&mutex_);
@@ -117,10 +136,12 @@ class FakeTransport final : public Transport {
   }
 
   const std::string address_ = "fake";
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   uint64_t last_peer_ = 0;  // protected by mutex_, as everything below
   Answer answer_;
   absl::Status failure_;
+  std::shared_ptr<Watcher> watcher_;
+  RefusalCounts refused_{};
   std::map<std::string, std::shared_ptr<Queue>> sent_;
   std::map<uint16_t, std::shared_ptr<Handler>> handlers_;
   std::vector<std::shared_ptr<PeerLost>> lost_;

@@ -45,7 +45,7 @@ class TcpLink {
   // Writes what the system takes; appends the sends that ended.
   absl::Status Write(std::vector<FinishedSend>* finished);
   // Reads a bounded piece of what has come; appends the frames that are whole. Unavailable: the peer ended.
-  // Stops behind a greeting or welcome, since other bounds may hold afterwards; then `paused` says to read on.
+  // Stops behind a frame of the handshake, since other bounds may hold afterwards; then `paused` says to read on.
   absl::Status Read(const Bounds& bounds, std::vector<InboundFrame>* frames);
   bool paused() const { return paused_; }
   // The sends that were not written whole; the link is of no use afterwards.

@@ -20,7 +20,7 @@
 namespace interlace {
 namespace {
 
-constexpr absl::string_view kFormat = "ucx1";
+constexpr absl::string_view kFormat = "ucx2";
 constexpr size_t kMachineDigits = 16;
 constexpr size_t kNonceDigits = 32;
 constexpr size_t kMostHosts = 64;

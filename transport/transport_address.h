@@ -11,8 +11,8 @@
 namespace interlace {
 
 // A value. `machine` names the network stack: only within it may the loopback address be used. `nonce` is drawn by the
-// listening process and must be echoed by whoever connects, so that an address outlives neither its process nor its
-// secrecy.
+// listening process and part of the key that whoever connects must know (handshake.h), so that an address outlives
+// neither its process nor its secrecy.
 struct TransportAddress {
   std::string machine;  // 16 hexadecimal digits
   std::string nonce;    // 32 hexadecimal digits

@@ -77,16 +77,19 @@ bool UcxTransport::RunCommands() {
 void UcxTransport::Execute(SendCommand command) {
   const auto channel = static_cast<uint16_t>(command.channel);
   const auto it = peers_.find(command.peer);
-  if (it == peers_.end()) {
+  if (it == peers_.end() || it->second->state != Peer::State::kOpen) {
     return command.done(absl::UnavailableError(absl::StrCat("peer ", static_cast<uint64_t>(command.peer), " is gone")));
   }
   Peer& peer = *it->second;
   SharedBytes body = command.parts.empty() ? nullptr : std::move(command.parts[0]);
   Frame frame{.kind = FrameKind::kMessage,
               .channel = channel,
+              .header_bytes = static_cast<uint32_t>(command.header.size()),
               .body_bytes = body == nullptr ? 0 : body->size(),
               .sequence = peer.sent[channel]++,
-              .token = peer.peer_token};
+              .token = peer.handshake.session().peer_token};
+  const bool whole = body != nullptr && (peer.bulk || !IsBulk(command.channel));
+  frame.tag = peer.to_peer->TagOf(frame, command.header, whole ? absl::string_view(*body) : absl::string_view());
   std::string head = frame.With(command.header);
   if (peer.fabric != 0) return fabric_->Send(peer.fabric, std::move(head), std::move(body), std::move(command.done));
   peer.link.Push(std::move(head), std::move(body), std::move(command.done));
@@ -101,11 +104,11 @@ void UcxTransport::Execute(DialCommand command) {
     absl::MutexLock lock(&command.greeting->mutex);
     command.greeting->peer = id;
   }
-  Peer& peer = AddPeer(id, Peer::State::kDialling, *std::move(socket));
+  Peer& peer = AddPeer(id, Peer::State::kDialling, *std::move(socket), KeyOfListener(options_.secret, command.nonce),
+                       WantsBulk(command.host));
   peer.greeting = command.greeting;
-  Frame frame{.kind = FrameKind::kGreeting};
   // Written once the connection is made, which epoll says.
-  peer.link.Push(frame.With(OwnHello(peer, command.nonce).Encode()), nullptr, [](absl::Status) {});
+  SayHandshake(peer, FrameKind::kGreeting, peer.handshake.Greet());
 }
 
 void UcxTransport::Execute(CloseCommand command) {
@@ -121,20 +124,41 @@ void UcxTransport::Watch(int fd, uint64_t key, uint32_t interest) {
   CHECK_MSG(epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0, "epoll refuses a descriptor");
 }
 
-Peer& UcxTransport::AddPeer(PeerId id, Peer::State state, FileDescriptor socket) {
+Peer& UcxTransport::AddPeer(PeerId id, Peer::State state, FileDescriptor socket, const LinkKey& key, bool bulk) {
+  Handshake::Self self{
+      .token = entropy_->Next(), .fabric = fabric_ == nullptr ? "" : fabric_->address(), .bulk = bulk};
+  for (uint64_t& word : self.random) word = entropy_->Next();
   auto peer = std::make_unique<Peer>(Peer{.state = state,
                                           .link = TcpLink(std::move(socket)),
                                           .interest = EPOLLIN | (state == Peer::State::kDialling ? EPOLLOUT : 0u),
-                                          .token = entropy_->Next(),
-                                          .greet_until = clock_.Now() + options_.connect_timeout});
+                                          .token = self.token,
+                                          .greet_until = clock_.Now() + options_.connect_timeout,
+                                          .handshake = Handshake(key, std::move(self))});
   Watch(peer->link.fd(), static_cast<uint64_t>(id), peer->interest);
   by_token_[peer->token] = id;
   strangers_.insert(id);
   return *(peers_[id] = std::move(peer));
 }
 
-Hello UcxTransport::OwnHello(const Peer& peer, const std::string& nonce) const {
-  return {.nonce = nonce, .token = peer.token, .fabric = fabric_ == nullptr ? "" : fabric_->address()};
+bool UcxTransport::WantsBulk(const std::string& peer_host) const {
+  return options_.mac == "all" || (options_.mac == "auto" && !IsLoopback(peer_host));
+}
+
+void UcxTransport::SayHandshake(Peer& peer, FrameKind kind, absl::string_view header) {
+  peer.link.Push(HandshakeFrame(kind, header), nullptr, [](absl::Status) {});
+}
+
+void UcxTransport::StartSession(Peer& peer) {
+  const LinkSession& session = peer.handshake.session();
+  peer.to_peer = std::make_unique<FrameMac>(session.send);
+  peer.from_peer = std::make_unique<FrameMac>(session.receive);
+  peer.bulk = session.bulk;
+}
+
+void UcxTransport::Open(PeerId id, Peer& peer) {
+  peer.state = Peer::State::kOpen;
+  strangers_.erase(id);
+  OpenFabric(id, peer, peer.handshake.session().peer_fabric);
 }
 
 // Each direction on its own: where no endpoint can be made, we send over the link and the peer may still use the
@@ -181,8 +205,9 @@ void UcxTransport::AcceptAll() {
       Watch(listener_.get(), kListenerKey, 0);
     }
     if (!socket.ok()) return;
-    if (strangers_.size() >= kMostStrangers) Refuse(*strangers_.begin(), "too many connections that do not greet");
-    AddPeer(PeerId{++last_peer_}, Peer::State::kAccepted, *std::move(socket));
+    if (strangers_.size() >= kMostStrangers) Refuse(*strangers_.begin(), Cause::kCrowd, "too many connections that do not greet");
+    const bool bulk = WantsBulk(PeerHost(*socket));
+    AddPeer(PeerId{++last_peer_}, Peer::State::kAccepted, *std::move(socket), key_, bulk);
   }
 }
 
@@ -198,7 +223,7 @@ void UcxTransport::ExpireStrangers() {
     Watch(listener_.get(), kListenerKey, EPOLLIN);
   }
   while (!strangers_.empty() && peers_.at(*strangers_.begin())->greet_until <= clock_.Now()) {
-    Refuse(*strangers_.begin(), "no greeting in time");
+    Refuse(*strangers_.begin(), Cause::kLate, "no handshake in time");
   }
 }
 
@@ -216,6 +241,7 @@ void UcxTransport::ReadLink(PeerId id) {
     for (InboundFrame& in : frames) {
       if (peers_.contains(id)) HandleFrame(id, in.frame, std::move(in.header), std::move(in.body));
     }
+    if (absl::IsInvalidArgument(status)) return Refuse(id, Cause::kGarbage, status.message());
     if (!status.ok()) return LosePeer(id, status);
   }
 }

@@ -31,6 +31,7 @@ void UcxTransport::Handle(UcxEvent event) {
       const auto it = by_token_.find(frame.token);
       if (frame.magic != Frame::kMagic || frame.kind != FrameKind::kMessage || it == by_token_.end()) return;
       const PeerId id = it->second;
+      if (peers_.at(id)->state != Peer::State::kOpen) return;  // of nobody that we know
       if (!event.status.ok()) return LosePeer(id, event.status);
       return HandleMessage(id, *peers_.at(id), frame, event.header.substr(sizeof(Frame)), std::move(event.body));
     }
@@ -38,49 +39,66 @@ void UcxTransport::Handle(UcxEvent event) {
 }
 
 // Strangers can cause refusals at will: a line a second is enough to know.
-void UcxTransport::Refuse(PeerId id, absl::string_view why) {
-  if (const std::optional<int64_t> more = refused_.Pass(clock_.Now())) {
-    LOG(WARNING) << "transport peer refused" << Field("peer", static_cast<uint64_t>(id)) << Field("why", why)
+void UcxTransport::Refuse(PeerId id, Cause cause, absl::string_view why) {
+  if (!peers_.contains(id)) return;
+  ++refused_[static_cast<size_t>(cause)];
+  if (const std::optional<int64_t> more = told_of_refusal_.Pass(clock_.Now())) {
+    LOG(WARNING) << "transport peer refused" << Field("peer", static_cast<uint64_t>(id))
+                 << Field("cause", kRefusalCauses[static_cast<size_t>(cause)]) << Field("why", why)
                  << Field("refused_before_in_silence", *more);
   }
   LosePeer(id, absl::InvalidArgumentError(why));
 }
 
+void UcxTransport::RefuseHandshake(PeerId id, const absl::Status& why) {
+  Refuse(id, absl::IsPermissionDenied(why) ? Cause::kWrongKey : Cause::kGarbage, why.message());
+}
+
 void UcxTransport::HandleFrame(PeerId id, const Frame& frame, std::string header, std::string body) {
   Peer& peer = *peers_.at(id);
-  switch (frame.kind) {
-    case FrameKind::kGreeting:
-    case FrameKind::kWelcome: {
-      const absl::StatusOr<Hello> hello = Hello::Decode(header);
-      const bool greeting = frame.kind == FrameKind::kGreeting;
-      if (peer.state != (greeting ? Peer::State::kAccepted : Peer::State::kDialling))
-        return Refuse(id, "hello out of turn");
-      if (!hello.ok()) return Refuse(id, hello.status().message());
-      if (greeting ? hello->nonce != nonce_ : frame.token != peer.token) {
-        return Refuse(id, "greeting not meant for this process");
-      }
-      peer.state = Peer::State::kOpen;
-      peer.peer_token = hello->token;
-      strangers_.erase(id);
-      OpenFabric(id, peer, hello->fabric);
-      if (!greeting) return std::exchange(peer.greeting, nullptr)->Answer(absl::OkStatus());
-      Frame welcome{.kind = FrameKind::kWelcome, .token = peer.peer_token};
-      peer.link.Push(welcome.With(OwnHello(peer, "").Encode()), nullptr, [](absl::Status) {});
-      return WriteLink(id);
-    }
-    case FrameKind::kMessage:
-      if (peer.state != Peer::State::kOpen) return Refuse(id, "message before the greeting");
-      if (frame.token != peer.token) return Refuse(id, "message for another connection");
-      if (frame.sequence != peer.received[frame.channel].next()) return Refuse(id, "message out of sequence");
-      return HandleMessage(id, peer, frame, std::move(header), std::move(body));
+  if (frame.kind != FrameKind::kMessage) return HandleHandshake(id, peer, frame, header);
+  if (peer.state != Peer::State::kOpen) return Refuse(id, Cause::kOutOfTurn, "message before the handshake");
+  if (frame.token != peer.token) return Refuse(id, Cause::kTampered, "message for another connection");
+  if (frame.sequence != peer.received[frame.channel].next()) {
+    return Refuse(id, Cause::kOrder, "message out of sequence");
   }
-  Refuse(id, "unknown frame");
+  HandleMessage(id, peer, frame, std::move(header), std::move(body));
+}
+
+void UcxTransport::HandleHandshake(PeerId id, Peer& peer, const Frame& frame, const std::string& header) {
+  if (frame.kind == FrameKind::kGreeting && peer.state == Peer::State::kAccepted) {
+    const absl::StatusOr<std::string> welcome = peer.handshake.TakeGreeting(header);
+    if (!welcome.ok()) return RefuseHandshake(id, welcome.status());
+    peer.state = Peer::State::kGreeted;
+    SayHandshake(peer, FrameKind::kWelcome, *welcome);
+  } else if (frame.kind == FrameKind::kWelcome && peer.state == Peer::State::kDialling && peer.to_peer == nullptr) {
+    const absl::StatusOr<std::string> confirm = peer.handshake.TakeWelcome(header);
+    if (!confirm.ok()) return RefuseHandshake(id, confirm.status());
+    StartSession(peer);
+    SayHandshake(peer, FrameKind::kConfirm, *confirm);
+  } else if (frame.kind == FrameKind::kConfirm && peer.state == Peer::State::kGreeted) {
+    const absl::Status confirmed = peer.handshake.TakeConfirm(header);
+    if (!confirmed.ok()) return RefuseHandshake(id, confirmed);
+    StartSession(peer);
+    Open(id, peer);
+    SayHandshake(peer, FrameKind::kReady, "");
+  } else if (frame.kind == FrameKind::kReady && peer.state == Peer::State::kDialling && peer.to_peer != nullptr) {
+    Open(id, peer);
+    return std::exchange(peer.greeting, nullptr)->Answer(absl::OkStatus());
+  } else {
+    return Refuse(id, Cause::kOutOfTurn, "handshake out of turn");
+  }
+  WriteLink(id);
 }
 
 void UcxTransport::HandleMessage(PeerId id, Peer& peer, const Frame& frame, std::string header, std::string body) {
+  const bool whole = peer.bulk || !IsBulk(Channel{frame.channel});
+  if (!peer.from_peer->Holds(frame, header, whole ? absl::string_view(body) : absl::string_view())) {
+    return Refuse(id, Cause::kTampered, "message that its sender did not make so");
+  }
   std::vector<Message> ready;
   if (!peer.received[frame.channel].Arrive(frame.sequence, Message{id, std::move(header), std::move(body)}, &ready)) {
-    return Refuse(id, "message out of sequence");
+    return Refuse(id, Cause::kOrder, "message out of sequence");
   }
   for (Message& message : ready) {
     if (!peers_.contains(id)) return;  // a handler closed it

@@ -2,6 +2,7 @@
 // loop in ucx_loop.cc, what peers say and how they end in ucx_peers.cc.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <deque>
@@ -21,6 +22,8 @@
 #include "common/log_limit.h"
 #include "common/thread.h"
 #include "common/transport.h"
+#include "transport/frame_mac.h"
+#include "transport/handshake.h"
 #include "transport/inbound_order.h"
 #include "transport/tcp_link.h"
 #include "transport/tcp_socket.h"
@@ -70,12 +73,17 @@ using Command = std::variant<SendCommand, DialCommand, CloseCommand>;
 
 // One connection. Protected by UcxTransport::loop_.
 struct Peer {
-  enum class State { kDialling, kAccepted, kOpen };
+  // kDialling: until the listener's ready. kAccepted: until a greeting, then kGreeted until the confirm.
+  enum class State { kDialling, kAccepted, kGreeted, kOpen };
   State state;
   TcpLink link;
   uint32_t interest;                             // of epoll
   uint64_t token;                                // which the peer puts into its frames
   absl::Time greet_until;                        // unless kOpen
+  Handshake handshake;
+  std::unique_ptr<FrameMac> to_peer = nullptr;   // once each end knows the other, as everything below
+  std::unique_ptr<FrameMac> from_peer = nullptr;
+  bool bulk = false;                             // bodies of bulk channels carry a tag too
   std::shared_ptr<Greeting> greeting = nullptr;  // of kDialling
   uint64_t peer_token = 0;                       // which we put into ours
   EndpointId fabric = 0;                         // 0: what is sent goes over the link
@@ -97,8 +105,10 @@ class UcxTransport final : public Transport {
   void Listen(Channel channel, Handler handler) override;
   void OnPeerLost(PeerLost handler) override;
   void Close(PeerId peer) override;
+  RefusalCounts Refused() const override;
 
  private:
+  enum class Cause : size_t { kGarbage, kWrongKey, kOutOfTurn, kLate, kCrowd, kTampered, kOrder };  // kRefusalCauses
   absl::StatusOr<PeerId> ConnectTo(const std::string& host, uint16_t port, const std::string& nonce);
   bool Post(Command& command);  // false iff stopping; the command is then untouched
   // Writes the message on the calling thread, if the transport's sleeps and nothing waits to be sent before it. False:
@@ -121,16 +131,21 @@ class UcxTransport final : public Transport {
   void AcceptAll();
   void ExpireStrangers();
   absl::Time NextExpiry() const;
-  Peer& AddPeer(PeerId id, Peer::State state, FileDescriptor socket);
+  Peer& AddPeer(PeerId id, Peer::State state, FileDescriptor socket, const LinkKey& key, bool bulk);
   void Watch(int fd, uint64_t key, uint32_t interest);
-  Hello OwnHello(const Peer& peer, const std::string& nonce) const;
+  bool WantsBulk(const std::string& peer_host) const;
+  void StartSession(Peer& peer);
+  void Open(PeerId id, Peer& peer);
+  void SayHandshake(Peer& peer, FrameKind kind, absl::string_view header);
   void OpenFabric(PeerId id, Peer& peer, const std::string& address);
   void ReadLink(PeerId id);
   void WriteLink(PeerId id);
   void Handle(UcxEvent event);
   void HandleFrame(PeerId id, const Frame& frame, std::string header, std::string body);
+  void HandleHandshake(PeerId id, Peer& peer, const Frame& frame, const std::string& header);
   void HandleMessage(PeerId id, Peer& peer, const Frame& frame, std::string header, std::string body);
-  void Refuse(PeerId id, absl::string_view why);
+  void Refuse(PeerId id, Cause cause, absl::string_view why);
+  void RefuseHandshake(PeerId id, const absl::Status& why);
   void Deliver(uint16_t channel, Message message);
   std::vector<FinishedSend> Forget(PeerId id, const absl::Status& reason);
   void ClosePeer(PeerId id);
@@ -141,7 +156,7 @@ class UcxTransport final : public Transport {
   const UcxOptions options_;
   const std::string machine_;
   const std::unique_ptr<Entropy> entropy_;
-  std::string nonce_;
+  LinkKey key_{};  // of those who connect to us
   std::string address_;
   RealClock clock_;
   FileDescriptor epoll_;
@@ -158,13 +173,14 @@ class UcxTransport final : public Transport {
   std::set<PeerId> unwritten_;  // whose link got something to send since the last look
   uint64_t last_peer_ = 0;
   absl::Time accept_again_ = absl::InfinitePast();
-  LogLimit refused_{absl::Seconds(1)}, not_accepted_{absl::Seconds(1)};
+  LogLimit told_of_refusal_{absl::Seconds(1)}, not_accepted_{absl::Seconds(1)};
 
   absl::Mutex mutex_;
   std::deque<Command> commands_;                                      // protected by mutex_
   bool stopping_ = false;                                             // protected by mutex_
   absl::flat_hash_map<uint16_t, std::shared_ptr<Handler>> handlers_;  // protected by mutex_
   std::vector<std::shared_ptr<PeerLost>> lost_handlers_;              // protected by mutex_
+  std::array<std::atomic<int64_t>, kRefusalCauses.size()> refused_{};
   std::atomic<bool> sleeping_{false};
   std::atomic<const void*> loop_id_{nullptr};
   Thread thread_;

@@ -42,9 +42,10 @@ UcxTransport::UcxTransport(const UcxOptions& options, FileDescriptor listener, s
       listener_(std::move(listener)),
       fabric_(std::move(fabric)) {
   CHECK(epoll_.open() && wake_.open());
-  nonce_ = absl::StrFormat("%016x%016x", entropy_->Next(), entropy_->Next());
   if (listener_.open()) {
-    TransportAddress address{.machine = machine_, .nonce = nonce_, .port = PortOf(listener_)};
+    const std::string nonce = absl::StrFormat("%016x%016x", entropy_->Next(), entropy_->Next());
+    key_ = KeyOfListener(options_.secret, nonce);
+    TransportAddress address{.machine = machine_, .nonce = nonce, .port = PortOf(listener_)};
     address.loopback = options.host == "0.0.0.0" || options.host == "127.0.0.1";
     if (options.host == "0.0.0.0") address.hosts = LocalHosts();
     if (!address.loopback) address.hosts = {options.host};
@@ -178,6 +179,12 @@ void UcxTransport::Close(PeerId peer) {
   closed.WaitForNotification();
 }
 
+RefusalCounts UcxTransport::Refused() const {
+  RefusalCounts counts{};
+  for (size_t cause = 0; cause < counts.size(); ++cause) counts[cause] = refused_[cause].load();
+  return counts;
+}
+
 void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
@@ -209,6 +216,9 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& op
     return absl::InvalidArgumentError(absl::StrCat("max_body_bytes=", options.max_body_bytes, " must be positive"));
   }
   RETURN_IF_ERROR(CheckTls(options.tls));
+  if (options.mac != "auto" && options.mac != "all" && options.mac != "control") {
+    return absl::InvalidArgumentError(absl::StrCat("transport.mac='", options.mac, "' is none of auto, all, control"));
+  }
   FileDescriptor listener;
   if (!options.host.empty()) {
     ASSIGN_OR_RETURN(listener, ListenOn(options.host, options.port));

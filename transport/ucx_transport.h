@@ -17,6 +17,12 @@ struct UcxOptions {
   // Numeric address to listen on; 0.0.0.0: every IPv4 interface; empty: none, this process dials and is not dialled.
   std::string host = "127.0.0.1";
   uint16_t port = 0;
+  // Of the cluster: who connects, or is connected to, must hold the same. Empty: to know the address is enough.
+  std::string secret;
+  // Which bodies carry a keyed tag, so that nobody on the way can change them: "all", "control" (those of channels that
+  // are not bulk), or "auto": all, but on connections over the loopback, where nobody is on the way. What either end
+  // wants is done. Frames and headers always carry one.
+  std::string mac = "auto";
   // Which transports of UCX may carry messages, as in UCX_TLS: "auto" is RDMA where the machine has it, "none" is our
   // own sockets alone. "tcp" is refused: UCX's aborts on bytes that a stranger may send, and ours does its work. "shm"
   // works but does not survive a peer that is killed: one that dies between taking an element of the receiver's queue
@@ -28,12 +34,12 @@ struct UcxOptions {
   absl::Duration spin = absl::Microseconds(20);       // polled after activity before the thread sleeps
 };
 
-// Every connection is a TCP connection of ours, over which the peers greet each other (a peer must echo the nonce in
-// our address before it may send anything), and whose end is the end of the peer. Messages travel over UCX where both
+// Every connection is a TCP connection of ours, over which the peers show each other that they know its key before
+// either may send anything (handshake.h), and whose end is the end of the peer. Messages travel over UCX where both
 // processes are on one of its fabrics, else over that connection.
 // One thread ("ucx") does all of it, runs handlers and completions, and sleeps when there is nothing to do; while it
 // sleeps, a small message is written by its sender, who then runs the completion too. A message
-// that a peer may not send (no greeting, wrong nonce, too large, out of sequence) loses that peer, and so does one that
+// that a peer may not send (before the handshake, not of its making, too large, out of sequence) loses that peer, and so does one that
 // cannot be sent: both ends learn of it. The destructor closes every peer; it must not run on the transport's own
 // thread. InvalidArgument names the field; Unavailable says what the system or UCX refused.
 absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options);

@@ -3,13 +3,16 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
+#include "common/cluster_security.h"
 #include "common/config.h"
 #include "common/entropy.h"
 #include "common/fault.h"
+#include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
 #include "common/status_macros.h"
@@ -27,8 +30,12 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
   RealClock clock;
   ASSIGN_OR_RETURN(std::unique_ptr<FaultPoints> faults,
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
-  UcxOptions transport_options{
-      .host = config.transport.host, .tls = config.transport.tls, .devices = config.transport.devices};
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ClusterSecurity> security, ClusterSecurity::Make(config));
+  UcxOptions transport_options{.host = config.transport.host,
+                               .secret = security->link_key(),
+                               .mac = config.transport.mac,
+                               .tls = config.transport.tls,
+                               .devices = config.transport.devices};
   // Where the compute team has every core, a transport that polls would take one from it.
   if (config.engine.threads == 0 || config.engine.threads >= AvailableCores()) {
     transport_options.spin = absl::ZeroDuration();
@@ -36,6 +43,7 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
   if (transport_options.host.empty()) {
     ASSIGN_OR_RETURN(transport_options.host, AddressTowards(config.cluster.coordinator));
   }
+  RETURN_IF_ERROR(security->CheckListen(absl::StrCat("transport.host=", config.transport.host), transport_options.host));
   ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeUcxTransport(transport_options));
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   const uint64_t incarnation = entropy->Next();
@@ -54,7 +62,7 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
             << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
             << Field("device_slots", info.device_slots) << Field("host_frames", info.host_frames);
-  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator}, *transport, clock, entropy->Fork("intake"));
+  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator, .security = security}, *transport, clock, entropy->Fork("intake"));
   rank->runner().OnAnswers([&intake] { intake.Report(); });
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;
@@ -85,6 +93,7 @@ int main(int argc, char** argv) {
   sigaddset(&stop_signals, SIGINT);
   sigaddset(&stop_signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+  std::signal(SIGHUP, SIG_IGN);  // "read your files again": certificates are read at each connection
 
   const auto run = [&]() -> absl::Status {
     interlace::ConfigBuilder builder;
@@ -94,6 +103,7 @@ int main(int argc, char** argv) {
     ASSIGN_OR_RETURN(const interlace::Config config, builder.Build());
     RETURN_IF_ERROR(
         interlace::InstallLogSink(absl::StrCat("worker-", config.cluster.stage), config.log.level, config.log.format));
+    interlace::TakeGrpcLog();
     return interlace::RunWorker(config, stop_signals);
   };
   const absl::Status status = run();

@@ -22,7 +22,7 @@ constexpr absl::Duration kIdleReport = absl::Seconds(1);
 // Orders that wait for the runner. A coordinator has one plan more in flight than there are stages.
 constexpr size_t kMostOrders = 1024;
 
-std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
+absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelTo(const std::string& address, const ClusterSecurity& security) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);    // a fresh connection, without an old one's back-off
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);  // how long one attempt may take
@@ -30,7 +30,14 @@ std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 1000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, security.ChannelCredentials(&arguments));
+  return grpc::CreateCustomChannel(address, credentials, arguments);
+}
+
+v1::FromRank HeartbeatMessage(const RefusalCounts& refused) {
+  v1::FromRank message;
+  message.mutable_heartbeat()->mutable_refused()->Assign(refused.begin(), refused.end());
+  return message;
 }
 
 std::string DrawSession(Entropy& entropy) {
@@ -43,8 +50,9 @@ std::string DrawSession(Entropy& entropy) {
 
 // Shared with the transport's callbacks, which may outlive it.
 struct PlanIntake::Session {
-  Session(const std::string& address, const Liveness::Options& options, absl::Time now, std::string drawn)
-      : id(std::move(drawn)), stub(v1::Cluster::NewStub(ChannelTo(address))), liveness(options, now) {}
+  Session(const std::shared_ptr<grpc::Channel>& channel, const Liveness::Options& options, absl::Time now,
+          std::string drawn)
+      : id(std::move(drawn)), stub(v1::Cluster::NewStub(channel)), liveness(options, now) {}
 
   // One writer at a time.
   void Write(const v1::FromRank& message, absl::Time now) {
@@ -177,16 +185,16 @@ absl::Status PlanIntake::Run() {
   }
 }
 
-std::shared_ptr<PlanIntake::Session> PlanIntake::OpenSession() {
-  auto session =
-      std::make_shared<Session>(options_.coordinator, options_.liveness, clock_.Now(), DrawSession(*sessions_));
+absl::StatusOr<std::shared_ptr<PlanIntake::Session>> PlanIntake::OpenSession() {
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, ChannelTo(options_.coordinator, *options_.security));
+  auto session = std::make_shared<Session>(channel, options_.liveness, clock_.Now(), DrawSession(*sessions_));
   absl::MutexLock lock(&mutex_);
   if (!stopped_) session_ = session;
   return session_;
 }
 
 absl::Status PlanIntake::RunSession() {
-  const std::shared_ptr<Session> session = OpenSession();
+  ASSIGN_OR_RETURN(const std::shared_ptr<Session> session, OpenSession());
   if (session == nullptr) return absl::OkStatus();
   session->stream = session->stub->Attach(&session->context);  // waits for the connection, unless cancelled
   // Before any order can come.
@@ -245,7 +253,7 @@ void PlanIntake::OnMessage(const Message& message) {
   }
   v1::Order order;
   absl::Status status = absl::InvalidArgumentError("the coordinator sent bytes that are no order");
-  if (order.ParseFromString(message.body)) status = Take(*current, order);
+  if (order.ParseFromString(message.body)) status = Take(current, order);
   if (status.ok()) return;
   LOG(ERROR) << "order refused" << status;
   current->End(status);
@@ -257,7 +265,8 @@ void PlanIntake::OnPeerLost(PeerId peer, const absl::Status& why) {
   current->Leave(absl::UnavailableError(absl::StrCat("the plan link was lost: ", why.message())));
 }
 
-absl::Status PlanIntake::Take(Session& session, const v1::Order& order) {
+absl::Status PlanIntake::Take(const std::shared_ptr<Session>& current, const v1::Order& order) {
+  Session& session = *current;
   bool taken = true;
   if (order.has_start()) {
     const Epoch epoch{order.start().epoch()};
@@ -278,7 +287,9 @@ absl::Status PlanIntake::Take(Session& session, const v1::Order& order) {
       session.drained = true;
     }
     taken = session.orders.TryPush(Drained{});
-  } else if (!order.has_linked()) {
+  } else if (order.has_linked()) {
+    Confirm(current);
+  } else {
     return absl::InvalidArgumentError("the coordinator sent an empty order");
   }
   // A closed queue: the session is over, and nobody minds.
@@ -287,8 +298,6 @@ absl::Status PlanIntake::Take(Session& session, const v1::Order& order) {
 }
 
 void PlanIntake::Pulse(Session& session) {
-  v1::FromRank heartbeat;
-  heartbeat.mutable_heartbeat();
   const auto due = [&session]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return session.over || session.leaving; };
   while (true) {
     bool silent = false, speak = false, leave = false;
@@ -305,7 +314,7 @@ void PlanIntake::Pulse(Session& session) {
           absl::StrCat("the coordinator was silent for ", absl::FormatDuration(options_.liveness.silence))));
     }
     if (leave) session.WritesDone();
-    if (speak) session.Write(heartbeat, clock_.Now());
+    if (speak) session.Write(HeartbeatMessage(transport_.Refused()), clock_.Now());
     absl::MutexLock lock(&session.mutex);
     session.mutex.AwaitWithTimeout(absl::Condition(&due), session.liveness.NextLook() - clock_.Now());
   }
@@ -348,12 +357,19 @@ void PlanIntake::RunOrders(const std::shared_ptr<Session>& session) {
   }
 }
 
-// Orders came over the link, so there is one. A result that does not leave ends the session.
+// Shows the coordinator that the connection is the link of the rank that registered.
+void PlanIntake::Confirm(const std::shared_ptr<Session>& session) { SayOnLink(session, std::string()); }
+
 void PlanIntake::Answer(const std::shared_ptr<Session>& session, const StepResult& result) {
   v1::StepResultMessage message;
   EncodeResult(result, &message);
+  SayOnLink(session, message.SerializeAsString());
+}
+
+// Orders came over the link, so there is one. What does not leave ends the session.
+void PlanIntake::SayOnLink(const std::shared_ptr<Session>& session, std::string bytes) {
   transport_.Send(
-      *session->Link(), kResultChannel, session->id, {std::make_shared<const std::string>(message.SerializeAsString())},
+      *session->Link(), kResultChannel, session->id, {std::make_shared<const std::string>(std::move(bytes))},
       [session](const absl::Status& status) {
         if (!status.ok())
           session->Leave(

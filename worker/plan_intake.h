@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "common/backoff.h"
 #include "common/clock.h"
+#include "common/cluster_security.h"
 #include "common/entropy.h"
 #include "common/gate.h"
 #include "common/ids.h"
@@ -38,6 +39,7 @@ class PlanIntake {
  public:
   struct Options {
     std::string coordinator;  // "host:port"
+    std::shared_ptr<const ClusterSecurity> security = std::make_shared<const ClusterSecurity>();
     Liveness::Options liveness;
     Backoff::Options backoff;
   };
@@ -69,14 +71,16 @@ class PlanIntake {
   using Order = std::variant<Started, StepPlan, ReportAsked, Drained>;
   struct Session;
 
-  std::shared_ptr<Session> OpenSession();
+  absl::StatusOr<std::shared_ptr<Session>> OpenSession();
   std::shared_ptr<Session> Current() const;
   bool stopped() const;
   void Read(Session& session);
   void OnMessage(const Message& message);
   void OnPeerLost(PeerId peer, const absl::Status& why);
   // InvalidArgument: no coordinator of ours says so.
-  absl::Status Take(Session& session, const v1::Order& order);
+  absl::Status Take(const std::shared_ptr<Session>& current, const v1::Order& order);
+  void Confirm(const std::shared_ptr<Session>& session);
+  void SayOnLink(const std::shared_ptr<Session>& session, std::string bytes);
   void RunOrders(const std::shared_ptr<Session>& session);
   void Answer(const std::shared_ptr<Session>& session, const StepResult& result);
   void Pulse(Session& session);

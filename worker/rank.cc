@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "common/cluster_security.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
 #include "kvstore/tier/tiers.h"
@@ -32,6 +33,9 @@ absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const Config& con
   options.clock = &clock;
   options.answer_within = config.kv.read_timeout;
   ASSIGN_OR_RETURN(const std::vector<std::string> names, ParseTierNames(config.kv.tiers));
+  if (absl::c_linear_search(names, "remote")) {
+    ASSIGN_OR_RETURN(options.security, ClusterSecurity::Make(config));
+  }
   std::vector<std::unique_ptr<KvTier>> tiers;
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(std::unique_ptr<KvTier> tier, MakeTier(name, options));

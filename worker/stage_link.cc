@@ -77,6 +77,10 @@ struct StageLink::Inbox {
     if (!gone.ok() && promised == epoch) return gone;
     return std::nullopt;
   }
+  // Whether a connection for this epoch takes the place of the one that is heard now.
+  bool Succeeds(Epoch epoch, PeerId from) const {
+    return promised < epoch || (promised == epoch && (sender == from || !gone.ok()));
+  }
   void Arrive(Message message) {
     Header header;
     const bool whole = message.header.size() == sizeof header;
@@ -88,12 +92,13 @@ struct StageLink::Inbox {
     }
     absl::MutexLock lock(&mutex);
     if (header.opens()) {
-      if (header.checksum != header.ChecksumOf(message.body)) return;
+      if (header.checksum != header.ChecksumOf(message.body) || !Succeeds(Epoch{header.epoch}, message.from)) return;
       sender = message.from;
       promised = Epoch{header.epoch};
       gone = absl::OkStatus();
       return;
     }
+    if (message.from != sender) return;  // of a connection that is over, or that never opened
     if (arrived.size() >= kMostWaiting) arrived.pop_front();  // nobody can be waiting for so old a plan
     arrived.push_back({header, std::move(message.body)});
   }
@@ -202,6 +207,9 @@ void StageLink::Resume() {
   inbox_->stopped = false;
   inbox_->floor = Epoch{};
   inbox_->arrived.clear();
+  inbox_->sender = PeerId{};
+  inbox_->promised = Epoch{};
+  inbox_->gone = absl::OkStatus();
 }
 
 }  // namespace interlace

@@ -10,6 +10,7 @@
 
 namespace grpc {
 class Server;
+class ServerCredentials;
 class Service;
 }  // namespace grpc
 
@@ -25,6 +26,8 @@ class GrpcServer {
     std::string setting;                                  // what chooses the address, for the error text
     int64_t max_message = 0;                              // bytes received in one message; negative: unlimited
     absl::Duration keepalive = absl::InfiniteDuration();  // between pings; a peer that answers none for as long is gone
+    absl::Duration greet_within = absl::Seconds(10);      // else a connection is ended
+    std::shared_ptr<grpc::ServerCredentials> credentials;  // null: anybody may call, in the clear
   };
   // FailedPrecondition says which address cannot be had and how to choose another.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const Options& options, grpc::Service* service);

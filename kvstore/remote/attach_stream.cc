@@ -6,7 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "common/cluster_security.h"
 #include "common/grpc_status.h"
+#include "common/status_macros.h"
 #include "proto/kv.grpc.pb.h"
 
 namespace interlace {
@@ -58,9 +60,7 @@ struct AttachStream::Reactor final : grpc::ClientBidiReactor<v1::AttachRequest, 
   }
 };
 
-absl::StatusOr<std::unique_ptr<AttachStream>> AttachStream::Open(const std::string& control_address,
-                                                                 const std::string& transport_address,
-                                                                 uint64_t incarnation, absl::Duration timeout,
+absl::StatusOr<std::unique_ptr<AttachStream>> AttachStream::Open(const Options& options,
                                                                  absl::AnyInvocable<void(absl::Status)> broken) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a fresh connection, without an old one's back-off
@@ -68,14 +68,17 @@ absl::StatusOr<std::unique_ptr<AttachStream>> AttachStream::Open(const std::stri
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 1000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
+  if (options.security != nullptr) {
+    ASSIGN_OR_RETURN(credentials, options.security->ChannelCredentials(&arguments));
+  }
   auto stream = std::unique_ptr<AttachStream>(new AttachStream);
   stream->progress_ = std::make_shared<Progress>();
   stream->reactor_ = std::make_unique<Reactor>(stream->progress_);
   Reactor& reactor = *stream->reactor_;
-  reactor.stub =
-      v1::KvStore::NewStub(grpc::CreateCustomChannel(control_address, grpc::InsecureChannelCredentials(), arguments));
-  reactor.request.set_transport_address(transport_address);
-  reactor.request.set_incarnation(incarnation);
+  reactor.stub = v1::KvStore::NewStub(grpc::CreateCustomChannel(options.control_address, credentials, arguments));
+  reactor.request.set_transport_address(options.transport_address);
+  reactor.request.set_incarnation(options.incarnation);
   reactor.stub->async()->Attach(&reactor.context, &reactor);
   reactor.StartWrite(&reactor.request);
   reactor.StartRead(&reactor.reply);
@@ -84,8 +87,8 @@ absl::StatusOr<std::unique_ptr<AttachStream>> AttachStream::Open(const std::stri
   // Taken after `stream` was made: when Open fails, the lock is released before the stream waits for its end.
   Progress& progress = *stream->progress_;
   absl::MutexLock lock(&progress.mutex);
-  const bool timely = progress.mutex.AwaitWithTimeout(absl::Condition(&progress, &Progress::AnsweredOrEnded), timeout);
-  if (!timely) return absl::UnavailableError(absl::StrCat("no answer within ", absl::FormatDuration(timeout)));
+  const bool timely = progress.mutex.AwaitWithTimeout(absl::Condition(&progress, &Progress::AnsweredOrEnded), options.timeout);
+  if (!timely) return absl::UnavailableError(absl::StrCat("no answer within ", absl::FormatDuration(options.timeout)));
   if (progress.ended) return progress.status;
   progress.broken = std::move(broken);
   stream->session_ = {reactor.reply.transport_address(), reactor.reply.incarnation(), reactor.reply.session(),

@@ -12,6 +12,8 @@
 
 namespace interlace {
 
+class ClusterSecurity;
+
 // Owned by the remote tier. Thread: any; `broken` is called on a thread of gRPC.
 // The trap: the destructor waits for the stream to end, so it must not run inside `broken`.
 class AttachStream {
@@ -23,11 +25,16 @@ class AttachStream {
     int64_t capacity_bytes = 0;  // of the store, shared by its clients
     int64_t room_bytes = 0;      // that the client may have on their way to the store
   };
+  struct Options {
+    std::string control_address;    // of the store
+    std::string transport_address;  // of the client
+    uint64_t incarnation = 0;       // of the client
+    absl::Duration timeout;
+    const ClusterSecurity* security = nullptr;  // null: the store asks nobody who he is
+  };
   // Waits for the store's answer. `broken` is called at most once, and only after Open has succeeded.
   // Unavailable or what the store said, without the address.
-  static absl::StatusOr<std::unique_ptr<AttachStream>> Open(const std::string& control_address,
-                                                            const std::string& transport_address, uint64_t incarnation,
-                                                            absl::Duration timeout,
+  static absl::StatusOr<std::unique_ptr<AttachStream>> Open(const Options& options,
                                                             absl::AnyInvocable<void(absl::Status)> broken);
   ~AttachStream();  // ends the session
 

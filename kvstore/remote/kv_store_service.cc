@@ -18,7 +18,7 @@ class KvStoreService::Stream final : public grpc::ServerBidiReactor<v1::AttachRe
       incarnation_ = request_.incarnation();
       session_ = service_.sessions_.Open();
       LOG(INFO) << "client attached" << Field("incarnation", incarnation_);
-      reply_.set_transport_address(service_.transport_address_);
+      reply_.set_transport_address(service_.transport_.address());
       reply_.set_incarnation(service_.incarnation_);
       reply_.set_session(static_cast<uint64_t>(session_));
       reply_.set_capacity_bytes(service_.tiers_.back()->Usage().capacity_bytes);
@@ -55,11 +55,11 @@ class KvStoreService::Stream final : public grpc::ServerBidiReactor<v1::AttachRe
 };
 
 KvStoreService::KvStoreService(std::vector<KvTier*> tiers, StoreSessions& sessions, const RequestIntake& intake,
-                               std::string transport_address, uint64_t incarnation)
+                               const Transport& transport, uint64_t incarnation)
     : tiers_(std::move(tiers)),
       sessions_(sessions),
       intake_(intake),
-      transport_address_(std::move(transport_address)),
+      transport_(transport),
       incarnation_(incarnation) {}
 
 grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachReply>* KvStoreService::Attach(
@@ -79,6 +79,8 @@ grpc::ServerUnaryReactor* KvStoreService::Usage(grpc::CallbackServerContext* con
   }
   reply->set_clients(sessions_.count());
   reply->set_malformed_messages(intake_.malformed());
+  const RefusalCounts refused = transport_.Refused();
+  reply->mutable_refused()->Assign(refused.begin(), refused.end());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

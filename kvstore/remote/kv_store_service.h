@@ -19,7 +19,7 @@ class KvStoreService final : public v1::KvStore::CallbackService {
  public:
   // `tiers`: by name, for Usage.
   KvStoreService(std::vector<KvTier*> tiers, StoreSessions& sessions, const RequestIntake& intake,
-                 std::string transport_address, uint64_t incarnation);
+                 const Transport& transport, uint64_t incarnation);
   grpc::ServerBidiReactor<v1::AttachRequest, v1::AttachReply>* Attach(grpc::CallbackServerContext* context) override;
   grpc::ServerUnaryReactor* Usage(grpc::CallbackServerContext* context, const v1::UsageRequest* request,
                                   v1::UsageReply* reply) override;
@@ -29,7 +29,7 @@ class KvStoreService final : public v1::KvStore::CallbackService {
   const std::vector<KvTier*> tiers_;
   StoreSessions& sessions_;
   const RequestIntake& intake_;
-  const std::string transport_address_;
+  const Transport& transport_;
   const uint64_t incarnation_;
 };
 

@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/config.h"
+#include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
 #include "common/status_macros.h"
@@ -51,13 +53,18 @@ absl::Status Serve(const Flags& flags) {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGHUP, SIG_IGN);  // "read your files again": certificates are looked at every few seconds
   ASSIGN_OR_RETURN(const Config config, ReadConfig(flags));
   RETURN_IF_ERROR(InstallLogSink("kvstore", config.log.level, config.log.format));
+  TakeGrpcLog();
   KeepFreedMemory();
   StoreServerOptions options;
   options.listen = config.kvstore.listen;
-  options.transport = {
-      .host = config.transport.host, .tls = config.transport.tls, .devices = config.transport.devices};
+  options.transport = {.host = config.transport.host,
+                       .mac = config.transport.mac,
+                       .tls = config.transport.tls,
+                       .devices = config.transport.devices};
+  ASSIGN_OR_RETURN(options.security, ClusterSecurity::Make(config));
   options.host_bytes = config.kvstore.host_bytes.value;
   options.rocksdb_dir = config.kvstore.rocksdb_dir;
   options.rocksdb_bytes = config.kvstore.rocksdb_bytes.value;

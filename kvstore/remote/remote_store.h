@@ -29,6 +29,7 @@ class RemoteStore : public std::enable_shared_from_this<RemoteStore> {
   struct Options {
     std::string address;  // of the store's control service
     absl::Duration answer_within;
+    std::shared_ptr<const ClusterSecurity> security;  // null: the store asks nobody who he is
   };
   RemoteStore(const Options& options, Transport& transport, Clock& clock);
 

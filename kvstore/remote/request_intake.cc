@@ -30,7 +30,7 @@ struct RequestIntake::Asked {
   ~Asked() { gate.Leave(); }
 };
 
-RequestIntake::RequestIntake(Transport& transport, KvTier& tier, const StoreSessions& sessions,
+RequestIntake::RequestIntake(Transport& transport, KvTier& tier, StoreSessions& sessions,
                              int64_t max_pending_bytes)
     : transport_(transport), tier_(tier), sessions_(sessions), max_pending_bytes_(max_pending_bytes) {}
 
@@ -47,7 +47,7 @@ void RequestIntake::Handle(Message message) {
   }
   if (!gate_.TryEnter()) return;
   const std::shared_ptr<Asked> asked(new Asked{message.from, *std::move(request), gate_});
-  if (!sessions_.Knows(SessionId{asked->request.session})) {
+  if (!sessions_.Admits(SessionId{asked->request.session}, asked->from)) {
     KvReply reply = ReplyTo(*asked);
     reply.session_known = false;
     return Send(*asked, reply, {});

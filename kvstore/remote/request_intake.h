@@ -14,12 +14,13 @@
 namespace interlace {
 
 // Owned by the store server; handles on the transport's thread, replies from whichever thread the tier answers on.
-// A message that is no whole request is counted and ignored; a request of a session that is not there is answered so.
+// A message that is no whole request is counted and ignored; a request of a session that is not there, or is that of another
+// connection, is answered so.
 // The trap: Close before the transport or the tier die.
 class RequestIntake {
  public:
   // Clients together may have max_pending_bytes on their way; puts beyond them are refused with ResourceExhausted.
-  RequestIntake(Transport& transport, KvTier& tier, const StoreSessions& sessions, int64_t max_pending_bytes);
+  RequestIntake(Transport& transport, KvTier& tier, StoreSessions& sessions, int64_t max_pending_bytes);
   void Handle(Message message);
   // What one client may have on its way now; 0 while the tier takes nothing.
   int64_t RoomBytes() const;
@@ -39,7 +40,7 @@ class RequestIntake {
 
   Transport& transport_;
   KvTier& tier_;
-  const StoreSessions& sessions_;
+  StoreSessions& sessions_;
   const int64_t max_pending_bytes_;
   std::atomic<int64_t> pending_bytes_{0};
   std::atomic<int64_t> malformed_{0};

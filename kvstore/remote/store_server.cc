@@ -19,6 +19,8 @@
 namespace interlace {
 namespace {
 
+constexpr int kGreetWithinMs = 10000;  // else a connection to the control service is ended
+
 // Memory over RocksDB, or memory alone; `tiers` names the parts.
 absl::StatusOr<std::unique_ptr<KvTier>> MakeStore(const StoreServerOptions& options, std::vector<KvTier*>* tiers) {
   const auto named = [](const absl::Status& status) {
@@ -64,6 +66,7 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
     return absl::InvalidArgumentError(absl::StrCat("kvstore.listen='", options.listen, "' is not host:port"));
   }
   const std::string host = options.listen.substr(0, colon);
+  RETURN_IF_ERROR(options.security->CheckListen(absl::StrCat("kvstore.listen=", options.listen), host));
   auto parts = std::make_unique<Parts>();
   ASSIGN_OR_RETURN(parts->store, MakeStore(options, &parts->tiers));
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
@@ -77,6 +80,9 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
     }
     transport_options.host = *std::move(numeric);
   }
+  RETURN_IF_ERROR(options.security->CheckListen(absl::StrCat("transport.host=", options.transport.host),
+                                                transport_options.host));
+  transport_options.secret = options.security->link_key();
   absl::StatusOr<std::unique_ptr<Transport>> transport = MakeUcxTransport(transport_options);
   if (!transport.ok()) {
     return absl::Status(transport.status().code(), absl::StrCat("kvstore.listen='", options.listen,
@@ -88,12 +94,13 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
   parts->transport->Listen(kKvRequestChannel,
                            [intake = parts->intake.get()](Message message) { intake->Handle(std::move(message)); });
   parts->service = std::make_unique<KvStoreService>(parts->tiers, *parts->sessions, *parts->intake,
-                                                    parts->transport->address(), entropy->Next());
+                                                    *parts->transport, entropy->Next());
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(options.listen, options.security->ServerCredentials(), &port);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kGreetWithinMs);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 1000);  // a client that hangs or vanished ends its session
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 1000);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/cluster_security.h"
 #include "kvstore/tier/tier.h"
 #include "transport/ucx_transport.h"
 
@@ -15,7 +16,8 @@ namespace interlace {
 
 struct StoreServerOptions {
   std::string listen = "127.0.0.1:0";  // control address; port 0 picks a free one
-  UcxOptions transport{.host = ""};    // empty host: that of `listen`
+  UcxOptions transport{.host = ""};    // empty host: that of `listen`; its secret is that of `security`
+  std::shared_ptr<const ClusterSecurity> security = std::make_shared<const ClusterSecurity>();
   int64_t host_bytes = 0;
   std::string rocksdb_dir;                         // empty: memory alone
   int64_t rocksdb_bytes = 0;                       // of the folder

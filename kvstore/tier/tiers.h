@@ -13,6 +13,8 @@
 
 namespace interlace {
 
+class ClusterSecurity;
+
 struct TierOptions {
   std::string rocksdb_dir;
   int64_t rocksdb_bytes = 0;                        // of the folder, all that RocksDB keeps in it included
@@ -20,6 +22,7 @@ struct TierOptions {
   Transport* transport = nullptr;                   // for "remote"; outlives the tier
   Clock* clock = nullptr;                           // for "remote"; outlives the tier
   absl::Duration answer_within = absl::Seconds(2);  // for "remote": a store that takes longer counts as away
+  std::shared_ptr<const ClusterSecurity> security;  // for "remote"; null: the store asks nobody who he is
 };
 
 // The tiers that a rank may have: "remote", "rocksdb".

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -43,9 +44,11 @@ class RankClient {
           status_ = FromGrpcStatus(stream_->Finish());
           ended_.Notify();
         }) {}
-  RankClient(const std::string& address, const RankInfo& info, FakeTransport& links) : RankClient(address) {
-    static std::atomic<int> drawn{0};
-    session_ = absl::StrFormat("session %08d", ++drawn);
+  RankClient(const std::string& address, const RankInfo& info, FakeTransport& links)
+      : RankClient(address, info, links, NewSession()) {}
+  RankClient(const std::string& address, const RankInfo& info, FakeTransport& links, std::string session)
+      : RankClient(address) {
+    session_ = std::move(session);
     links_ = &links;
     v1::FromRank hello;
     EncodeRank(info, hello.mutable_register_());
@@ -55,6 +58,11 @@ class RankClient {
   ~RankClient() {
     speaking_ = false;
     Break();
+  }
+
+  static std::string NewSession() {
+    static std::atomic<int> drawn{0};
+    return absl::StrFormat("session %08d", ++drawn);
   }
 
   void Write(const v1::FromRank& message) {
@@ -147,6 +155,21 @@ class ClusterServiceTest : public testing::Test {
  protected:
   void SetUp() override {
     SetLogSink([](const LogEvent&) {}, LogLevel::kError);
+    // As ranks do when the first connection that bears their session says that it is their link.
+    links_.OnSend([this](const FakeTransport::Sent& sent, const std::string& session) {
+      v1::Order order;
+      if (!order.ParseFromString(sent.body) || !order.has_linked()) return;
+      {
+        absl::MutexLock lock(&confirmed_mutex_);
+        if (strangers_.contains(session) || !confirmed_.insert(session).second) return;
+      }
+      links_.Arrive(kResultChannel, sent.peer, session, "");
+    });
+  }
+  // Nobody at its address knows of the session, as if it were of a stream that is over, or made up.
+  void IsNobodys(const std::string& session) {
+    absl::MutexLock lock(&confirmed_mutex_);
+    strangers_.insert(session);
   }
   void TearDown() override {
     if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
@@ -218,6 +241,8 @@ class ClusterServiceTest : public testing::Test {
   RealClock clock_;
   Metrics metrics_{"test"};
   FakeTransport links_;
+  absl::Mutex confirmed_mutex_;
+  std::set<std::string> confirmed_, strangers_;  // sessions; protected by confirmed_mutex_
   std::vector<RankInfo> ranks_;
   std::unique_ptr<ClusterService> service_;
   std::unique_ptr<ReplicaLoop> loop_;

@@ -224,7 +224,7 @@ TEST_F(ClusterServiceTest, MessagesThatMakeNoSenseEndTheirRankAlone) {
     ASSERT_TRUE(Ready(2));
     if (what == "register twice") EncodeRank(ranks_[1], message.mutable_register_());
     if (what == "garbage") result.add_lost()->set_block(-5);
-    if (what == "another stage") result.set_stage(0);
+    if (what == "another stage") result.set_epoch(epoch);  // of stage 0
     if (what == "no result") {
       last->Answer("\xff\xff");
     } else if (what == "empty" || what == "register twice") {

@@ -183,5 +183,87 @@ TEST_F(PlanLinkTest, ACandidateIsSentAwayByTheDrain) {
   EXPECT_TRUE(links_.AwaitClosed(PeerId{1000}));
 }
 
+// Whoever listened in says again what a rank said when it registered: while its stream stands, and when it is over.
+TEST_F(PlanLinkTest, ARegistrationThatIsSentAgainPutsNobodyOut) {
+  Start(1, {.liveness = kPatient, .register_within = absl::ZeroDuration()});
+  auto rank = Formed();
+  const auto sink = Submit(2);
+  const StepPlan plan = rank->NextPlan();
+  RankClient replayed(address_, ranks_[0], links_, rank->session());
+  EXPECT_THAT(replayed.End(), StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("session")));
+  RankInfo elsewhere = ranks_[0];
+  elsewhere.incarnation = 99;
+  elsewhere.transport_address = "address of the attacker";
+  RankClient forged(address_, elsewhere, links_, rank->session());
+  EXPECT_THAT(forged.End(), StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr("session")));
+  EXPECT_EQ(metrics_.Total("interlace_refused_peers_total"), 2);
+
+  const std::string before = RankClient::NewSession();  // of a stream of the same rank that is over
+  IsNobodys(before);
+  RankClient old(address_, ranks_[0], links_, before);
+  ASSERT_TRUE(old.Linked()) << "the rank's transport is reached, and says nothing";
+  service_->Watch();
+  EXPECT_THAT(old.End(), StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("session")));
+  EXPECT_TRUE(links_.AwaitClosed(old.peer()));
+  EXPECT_EQ(metrics_.Total("interlace_refused_peers_total"), 3);
+
+  rank->Answer(ResultOf(plan, 0, true));
+  rank->Answer(ResultOf(rank->NextPlan(), 0, true));
+  EXPECT_OK(sink->AwaitEnd().status);
+  EXPECT_EQ(sink->tokens(), (std::vector<int32_t>{3, 4})) << "the rank that holds the stage was not disturbed";
+}
+
+// Only the link itself, under its session, says that the rank knows of it.
+TEST_F(PlanLinkTest, NobodyElseConfirmsForARank) {
+  Start(1);
+  auto holder = Formed();
+  const auto sink = Submit(1);
+  const StepPlan plan = holder->NextPlan();
+  const std::string session = RankClient::NewSession();
+  IsNobodys(session);
+  RankClient forged(address_, ranks_[0], links_, session);
+  ASSERT_TRUE(forged.Linked());
+  links_.Arrive(kResultChannel, links_.NewPeer(), session, "");
+  links_.Arrive(kResultChannel, forged.peer(), "another session.", "");
+  links_.Arrive(kResultChannel, holder->peer(), session, "");
+  links_.Arrive(kResultChannel, holder->peer(), holder->session(), "");  // once more
+  StepResult lie = ResultOf(plan, 0, true);
+  lie.sampled.at(0).token = 666;
+  v1::StepResultMessage message;
+  EncodeResult(lie, &message);
+  links_.Arrive(kResultChannel, forged.peer(), session, message.SerializeAsString());
+  EXPECT_EQ(dropped(), 3);
+  holder->Answer(ResultOf(plan, 0, true));
+  EXPECT_OK(sink->AwaitEnd().status);
+  EXPECT_EQ(sink->tokens(), (std::vector<int32_t>{3}));
+  // And the one that knows it does.
+  links_.Arrive(kResultChannel, forged.peer(), session, "");
+  EXPECT_EQ(holder->End().code(), absl::StatusCode::kAborted);
+}
+
+TEST_F(PlanLinkTest, WhatRanksRefuseIsCountedByCause) {
+  Start(1);
+  auto rank = Formed();
+  const auto say = [&](std::vector<int64_t> refused) {
+    v1::FromRank message;
+    message.mutable_heartbeat()->mutable_refused()->Assign(refused.begin(), refused.end());
+    rank->Write(message);
+  };
+  say({3, 1});
+  say({3, 4});
+  say({2, 4, 0, 0, 0, 0, 0, 1000});  // one that fell, and a cause that is not known here
+  say({2, 4, 0, 0, 0, 7});
+  const auto line = [this](const std::string& cause, int count) {
+    const std::string text = metrics_.Text();
+    return text.find(absl::StrCat("model_name=\"test\",cause=\"", cause, "\",port=\"rank-0\"} ", count)) !=
+           std::string::npos;
+  };
+  const absl::Time limit = absl::Now() + absl::Seconds(20);
+  while (!line("tampered", 7) && absl::Now() < limit) Ready(1);
+  EXPECT_TRUE(line("garbage", 3)) << metrics_.Text();
+  EXPECT_TRUE(line("wrong_key", 4)) << metrics_.Text();
+  EXPECT_TRUE(line("tampered", 7)) << metrics_.Text();
+}
+
 }  // namespace
 }  // namespace interlace

@@ -5,7 +5,10 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "common/cluster_security.h"
+#include "common/secret_file.h"
 #include "common/transport.h"
+#include "kvstore/remote/attach_stream.h"
 #include "kvstore/remote/kv_wire.h"
 #include "kvstore/remote/store_server.h"
 #include "kvstore/tier/tiers.h"
@@ -259,6 +262,68 @@ TEST(StoreServer, GarbageIsCountedAndIgnored) {
   ASSERT_OK(PutAll(*client.tier, {BlockOf(1, 1, 1000)})[0]);
 }
 
+// A session is of the connection that used it first: whoever learned its number writes and reads nothing by it.
+TEST(StoreServer, TheSessionOfAnotherConnectionIsNotKnown) {
+  auto server = StartStore(int64_t{64} << 20);
+  const std::unique_ptr<Transport> owner = *MakeUcxTransport({}), vandal = *MakeUcxTransport({});
+  Collected<KvReply> to_owner, to_vandal;
+  owner->Listen(kKvReplyChannel, [&](Message m) { to_owner.Add(*KvReply::Decode(m.header, m.body.size())); });
+  vandal->Listen(kKvReplyChannel, [&](Message m) { to_vandal.Add(*KvReply::Decode(m.header, m.body.size())); });
+  auto stream = AttachStream::Open(
+      {.control_address = server->address(), .transport_address = owner->address(), .timeout = absl::Seconds(20)},
+      [](absl::Status) {});
+  ASSERT_OK(stream);
+  const uint64_t session = (*stream)->session().id;
+  const std::string put = KvRequest{.op = KvOp::kPut,
+                                    .session = session,
+                                    .id = 1,
+                                    .keys = {Key(1, 1, 1)},
+                                    .lengths = {4},
+                                    .indices = {0}}
+                              .Encode();
+  const auto say = [&](Transport& transport, const std::string& header, const std::string& body) {
+    const absl::StatusOr<PeerId> peer = transport.Connect(server->transport_address());
+    ASSERT_OK(peer);
+    transport.Send(*peer, kKvRequestChannel, header, {Shared(body)}, [](absl::Status) {});
+  };
+  say(*owner, KvRequest{.op = KvOp::kRoom, .session = session, .id = 7}.Encode(), "");
+  ASSERT_TRUE(to_owner.WaitFor(1));
+  EXPECT_TRUE(to_owner.Take()[0].session_known);
+  say(*vandal, put, "evil");
+  ASSERT_TRUE(to_vandal.WaitFor(1));
+  EXPECT_FALSE(to_vandal.Take()[0].session_known);
+  say(*owner, put, "also");  // over a second connection
+  ASSERT_TRUE(to_owner.WaitFor(1));
+  EXPECT_FALSE(to_owner.Take()[0].session_known);
+  EXPECT_EQ(server->Usage()[0].second.blocks, 0);
+}
+
+TEST(StoreServer, AClientWithoutTheSecretReachesNothing) {
+  const auto secured = [](char byte) {
+    const std::string path = testing::TempDir() + "/store-secret-" + byte;
+    EXPECT_OK(WriteSecretFile(path, std::string(32, byte)));
+    return *ClusterSecurity::Make({.secret_file = path});
+  };
+  StoreServerOptions options;
+  options.host_bytes = int64_t{64} << 20;
+  options.security = secured('a');
+  auto server = StoreServer::Start(options);
+  ASSERT_OK(server);
+  const auto wants = [&](const std::shared_ptr<const ClusterSecurity>& security) {
+    RealClock clock;
+    const std::unique_ptr<Transport> transport = *MakeUcxTransport({.secret = security->link_key()});
+    const auto tier = *MakeRemoteTier(
+        {.remote = (*server)->address(), .transport = transport.get(), .clock = &clock, .security = security});
+    return tier->Wants();
+  };
+  EXPECT_TRUE(wants(secured('a')));
+  EXPECT_FALSE(wants(secured('b')));
+  EXPECT_FALSE(wants(std::make_shared<const ClusterSecurity>()));
+  // The block port too, for one that learned its address.
+  const std::unique_ptr<Transport> stranger = *MakeUcxTransport({});
+  EXPECT_FALSE(stranger->Connect((*server)->transport_address()).ok());
+}
+
 TEST(RemoteTier, RepliesOfStrangersAreIgnored) {
   auto server = StartStore(int64_t{64} << 20);
   Client client(server->address());
@@ -286,6 +351,16 @@ TEST(StoreServer, RefusesBadOptionsByName) {
   options.host_bytes = 0;
   EXPECT_THAT(StoreServer::Start(options),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kvstore.host_bytes")));
+  options.host_bytes = 1 << 20;
+  options.listen = "0.0.0.0:0";
+  EXPECT_THAT(StoreServer::Start(options),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("kvstore.listen"), HasSubstr("cluster.secret_file"))));
+  options.listen = "127.0.0.1:0";
+  options.transport.host = "0.0.0.0";
+  EXPECT_THAT(StoreServer::Start(options),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("transport.host"), HasSubstr("cluster.secret_file"))));
 }
 
 }  // namespace

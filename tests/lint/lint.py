@@ -45,11 +45,11 @@ SEAMS = {
     r"\bsleep_for\b|\bSleepFor\b|\busleep\(|\bnanosleep\(": [],
     r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": ["transport/tcp_socket.cc"],
     r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
-        "common/config.cc", "common/cpu_quota.cc", "common/state_file.cc", "cli/", "coordinator/main.cc", "kvstore/remote/main.cc",
+        "common/config.cc", "common/cpu_quota.cc", "common/secret_file.cc", "common/state_file.cc", "cli/", "coordinator/main.cc", "kvstore/remote/main.cc",
         "transport/", "checkpoint/file_mapping", "text/tokenizer_files"],
 }
 
-THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|sodium|zstd|immintrin)')
+THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|sodium|openssl|zstd|immintrin)')
 GRPC = re.compile(r'#include [<"](grpc|google/protobuf)')
 GRPC_HEADERS = ("_service.h", "rank_stream.h", "grpc_status.h", "attach_stream.h")
 OWN_LIBRARY = ("coordinator/front/http_context.h", "coordinator/front/http_session.h", "coordinator/front/http_writer.h",

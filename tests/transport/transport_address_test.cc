@@ -45,7 +45,7 @@ TEST(TransportAddress, RefusesDamagedBytes) {
     bad[random() % bad.size()] = static_cast<char>(random());
     (void)TransportAddress::Decode(bad);  // must not crash
   }
-  EXPECT_THAT(TransportAddress::Decode("ucx1;0123456789abcdef;" + std::string(32, 'a') + ";70000;1;"),
+  EXPECT_THAT(TransportAddress::Decode("ucx2;0123456789abcdef;" + std::string(32, 'a') + ";70000;1;"),
               StatusIs(absl::StatusCode::kInvalidArgument, _));
 }
 

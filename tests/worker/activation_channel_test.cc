@@ -101,6 +101,26 @@ TEST_F(ActivationChannelTest, OnlyThePreviousStageIsHeard) {
   EXPECT_THAT(Receive(Epoch{1}, PlanId{1}), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("plan 1")));
 }
 
+// Words of the previous stage over a connection that is not its own: recorded ones, or those of its former life.
+TEST_F(ActivationChannelTest, OnlyTheConnectionThatOpenedTheEpochIsHeard) {
+  ASSERT_OK(sender_.Connect("next", "", Epoch{1}));
+  Message former_opening = below_.Take();
+  above_.Arrive(kActivationChannel, kFrom, former_opening);
+  Start(Epoch{2});
+  ASSERT_OK(Send(Epoch{2}, PlanId{1}));
+  const Message rows = below_.Take();
+  constexpr PeerId kElsewhere{9};
+  above_.Arrive(kActivationChannel, kElsewhere, rows);
+  EXPECT_FALSE(Receive(Epoch{2}, PlanId{1}).ok());
+  above_.Arrive(kActivationChannel, kElsewhere, former_opening);  // of an epoch that is over
+  ASSERT_OK(sender_.Connect("next", "", Epoch{2}));
+  above_.Arrive(kActivationChannel, kElsewhere, below_.Take());  // of this one, while its connection stands
+  above_.Arrive(kActivationChannel, kElsewhere, rows);
+  EXPECT_FALSE(Receive(Epoch{2}, PlanId{1}).ok());
+  above_.Arrive(kActivationChannel, kFrom, rows);
+  EXPECT_OK(Receive(Epoch{2}, PlanId{1}));
+}
+
 TEST_F(ActivationChannelTest, OlderPlansAndEpochsAreForgottenAndLaterOnesWait) {
   Start(Epoch{2});
   for (uint64_t plan : {1, 2, 3}) ASSERT_OK(Send(Epoch{2}, PlanId{plan}));

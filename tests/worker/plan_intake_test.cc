@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
@@ -67,6 +68,16 @@ class Attached {
   bool Say(const v1::Order& order) { return SayAs(peer_, session_, order.SerializeAsString()); }
   bool SayAs(PeerId from, const std::string& header, const std::string& bytes) {
     return link_.Arrive(kPlanChannel, from, header, bytes);
+  }
+  // Whether the rank has said over the link that it is its own.
+  bool HearConfirmed(absl::Duration within = kPatience) {
+    const std::optional<FakeTransport::Sent> sent = link_.Take(session_, within);
+    return sent && sent->channel == kResultChannel && sent->peer == peer_ && sent->body.empty();
+  }
+  std::vector<int64_t> HearRefusals() {
+    v1::FromRank message;
+    if (!stream_->Read(&message) || !message.has_heartbeat()) return {};
+    return {message.heartbeat().refused().begin(), message.heartbeat().refused().end()};
   }
   StepResult HearResult() {
     const std::optional<FakeTransport::Sent> sent = link_.Take(session_, kPatience);
@@ -225,6 +236,42 @@ TEST_F(PlanIntakeTest, ADrainedRankAnswersWhatItHasAndEndsItsSide) {
   rank->End(absl::OkStatus());
   EXPECT_OK(AwaitEnd());
   EXPECT_TRUE(link_.AwaitClosed(rank->peer()));
+}
+
+TEST_F(PlanIntakeTest, ConfirmsTheFirstLinkUnderItsSessionAndNoOther) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  v1::Order linked;
+  linked.mutable_linked();
+  const PeerId stranger = link_.NewPeer();
+  rank->SayAs(stranger, "another session.", linked.SerializeAsString());
+  EXPECT_FALSE(rank->HearConfirmed(absl::ZeroDuration()));
+  rank->Say(linked);
+  EXPECT_TRUE(rank->HearConfirmed());
+  rank->SayAs(stranger, rank->session(), linked.SerializeAsString());  // of a registration that was sent again
+  EXPECT_FALSE(rank->HearConfirmed(absl::ZeroDuration()));
+  EXPECT_EQ(intake_->strangers(), 2);
+  rank->End(absl::UnavailableError("restarted"));
+  const auto next = coordinator.Next();
+  ASSERT_NE(next, nullptr);
+  rank->SayAs(stranger, rank->session(), linked.SerializeAsString());  // of a session that is over
+  EXPECT_FALSE(rank->HearConfirmed(absl::ZeroDuration()));
+  next->Say(linked);
+  EXPECT_TRUE(next->HearConfirmed());
+  next->End(absl::OkStatus());
+}
+
+TEST_F(PlanIntakeTest, HeartbeatsSayWhomTheTransportRefused) {
+  Coordinator coordinator(link_);
+  const RefusalCounts refused = {5, 0, 7};
+  link_.Refuse(refused);
+  Run(coordinator.address(), {.speak_every = absl::Milliseconds(10), .silence = absl::Hours(1)});
+  const auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  EXPECT_EQ(rank->HearRefusals(), std::vector<int64_t>(refused.begin(), refused.end()));
+  rank->End(absl::OkStatus());
 }
 
 // What is not of the session that the rank holds changes nothing, whatever it says.
