@@ -1,4 +1,5 @@
-// GgufFile: a GGUF v2/v3 file, whole or in parts, mapped read-only; every count, offset and size is checked before it is used.
+// GgufFile: a GGUF v2/v3 file, whole or in parts, mapped read-only; every count, offset and size is checked before it
+// is used.
 #pragma once
 
 #include <cstddef>
@@ -23,10 +24,15 @@ enum class GgufType : uint32_t {
   kQ5_0 = 6,
   kQ5_1 = 7,
   kQ8_0 = 8,
+  kQ2_K = 10,
+  kQ3_K = 11,
   kQ4_K = 12,
   kQ5_K = 13,
   kQ6_K = 14,
+  kIQ4_NL = 20,
+  kIQ4_XS = 23,
   kBF16 = 30,
+  kMXFP4 = 39,
 };
 
 struct GgufTensor {
@@ -41,8 +47,9 @@ struct GgufTensor {
 class GgufFile {
  public:
   // NotFound if the file is missing; InvalidArgument naming file and field if it is not sound: magic, version, counts,
-  // lengths, types, alignment, tensors that overlap or end past the file. A model that was split (split.count) is opened
-  // by the path of any of its parts, "-00001-of-00003.gguf" say, and the others beside it; the metadata are the first's.
+  // lengths, types, alignment, tensors that overlap or end past the file. A model that was split (split.count) is
+  // opened by the path of any of its parts, "-00001-of-00003.gguf" say, and the others beside it; the metadata are the
+  // first's.
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
   // The same checks over bytes in memory, which must outlive the result (tests, fuzzing).
   static absl::StatusOr<std::unique_ptr<GgufFile>> Parse(absl::Span<const std::byte> bytes, const std::string& name);

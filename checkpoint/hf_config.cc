@@ -12,6 +12,21 @@
 
 namespace interlace {
 
+namespace {
+
+// What Gemma3TextConfig takes for keys that published folders leave out.
+const nlohmann::json& DefaultsOf(absl::string_view model_type) {
+  static const nlohmann::json& none = *new nlohmann::json(nlohmann::json::object());
+  static const nlohmann::json& gemma3 = *new nlohmann::json({{"num_attention_heads", 8},
+                                                             {"num_key_value_heads", 4},
+                                                             {"head_dim", 256},
+                                                             {"max_position_embeddings", 131072},
+                                                             {"vocab_size", 262208}});
+  return model_type == "gemma3_text" ? gemma3 : none;
+}
+
+}  // namespace
+
 struct HfConfig::Contents {
   std::string name;
   std::string text;
@@ -21,7 +36,11 @@ struct HfConfig::Contents {
   const nlohmann::json* Find(absl::string_view key) const {
     if (const nlohmann::json* value = FindIn(root, key)) return value;
     const auto text_config = root.find("text_config");
-    return text_config == root.end() ? nullptr : FindIn(*text_config, key);
+    if (text_config == root.end()) return nullptr;
+    if (const nlohmann::json* value = FindIn(*text_config, key)) return value;
+    const nlohmann::json* type = FindIn(*text_config, "model_type");
+    return type != nullptr && type->is_string() ? FindIn(DefaultsOf(type->get_ref<const std::string&>()), key)
+                                                : nullptr;
   }
   static const nlohmann::json* FindIn(const nlohmann::json& from, absl::string_view key) {
     const nlohmann::json* at = &from;
@@ -62,6 +81,13 @@ absl::StatusOr<HfConfig> HfConfig::Parse(absl::string_view json, const std::stri
 }
 
 bool HfConfig::Has(absl::string_view key) const { return contents_->Find(key) != nullptr; }
+bool HfConfig::IsNull(absl::string_view key) const {
+  const nlohmann::json& root = contents_->root;
+  const auto null_in = [&](const nlohmann::json& json) {
+    return json.is_object() && json.contains(std::string(key)) && json[std::string(key)].is_null();
+  };
+  return !Has(key) && (null_in(root) || (root.contains("text_config") && null_in(root["text_config"])));
+}
 const std::string& HfConfig::name() const { return contents_->name; }
 const std::string& HfConfig::text() const { return contents_->text; }
 
@@ -107,6 +133,16 @@ absl::StatusOr<std::vector<int64_t>> HfConfig::Integers(absl::string_view key) c
     integers.push_back(item.get<int64_t>());
   }
   return integers;
+}
+absl::StatusOr<std::vector<double>> HfConfig::Reals(absl::string_view key) const {
+  const nlohmann::json* value = contents_->Find(key);
+  if (value == nullptr || !value->is_array()) return contents_->Refuse(key, "a list of numbers");
+  std::vector<double> numbers;
+  for (const nlohmann::json& item : *value) {
+    if (!item.is_number()) return contents_->Refuse(key, "a list of numbers");
+    numbers.push_back(item.get<double>());
+  }
+  return numbers;
 }
 absl::StatusOr<std::string> HfConfig::Architecture() const {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, Texts("architectures"));

@@ -16,7 +16,7 @@ bool IsModelFolder(const std::string& path);
 
 // A value, copied freely; immutable, any thread. Keys are dotted paths, "rope_parameters.full_attention.rope_theta"; a
 // null counts as absent. The trap: multimodal models keep the text model's keys under "text_config"; those are found
-// under the plain key too.
+// under the plain key too, and what Gemma 3's leave out has the values of transformers' class.
 class HfConfig {
  public:
   // `folder`/config.json. NotFound, or InvalidArgument naming the file.
@@ -24,6 +24,7 @@ class HfConfig {
   static absl::StatusOr<HfConfig> Parse(absl::string_view json, const std::string& name);
 
   bool Has(absl::string_view key) const;
+  bool IsNull(absl::string_view key) const;  // there, and null
   // InvalidArgument names file and key of one that is absent or has another type.
   absl::StatusOr<std::string> Text(absl::string_view key) const;
   absl::StatusOr<int64_t> Integer(absl::string_view key) const;
@@ -31,6 +32,7 @@ class HfConfig {
   absl::StatusOr<bool> Flag(absl::string_view key) const;
   absl::StatusOr<std::vector<std::string>> Texts(absl::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> Integers(absl::string_view key) const;
+  absl::StatusOr<std::vector<double>> Reals(absl::string_view key) const;
   // The first of "architectures".
   absl::StatusOr<std::string> Architecture() const;
 

@@ -25,13 +25,13 @@ ModelWork WorkOf(const Checkpoint& checkpoint) {
   const ModelSpec& spec = checkpoint.spec();
   ModelWork work;
   for (const auto& [name, tensor] : checkpoint.tensors()) {
-    work.file_bytes += static_cast<int64_t>(tensor.data.size());
+    work.file_bytes += tensor.bytes();
     const bool head = name == (spec.tied_head ? "token_embd.weight" : "output.weight");
     const bool in_layer = absl::StartsWith(name, "blk.");
     if (!head && !in_layer) continue;
     const bool expert = std::count(name.begin(), name.end(), '.') == 4;  // blk.7.ffn_gate.3.weight
     const double share = expert ? static_cast<double>(spec.experts.top_k) / spec.experts.count : 1;
-    (head ? work.head_bytes : work.layer_bytes) += share * static_cast<double>(tensor.data.size());
+    (head ? work.head_bytes : work.layer_bytes) += share * static_cast<double>(tensor.bytes());
     if (tensor.rows == 1) continue;  // norms
     const bool is_float = tensor.dtype.has_value() && TraitsOf(*tensor.dtype).block_elements == 1;
     double& ops =

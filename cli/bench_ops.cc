@@ -31,8 +31,8 @@ struct OpTap {
 
 absl::string_view OpKindName(OpKind kind) {
   static constexpr absl::string_view kNames[kOpKinds] = {
-      "embedding",       "rms_norm", "rope",         "linear",    "gated_linear", "kv_append",
-      "paged_attention", "sample",   "residual_add", "moe_route", "moe_ffn"};
+      "embedding",       "rms_norm", "rope",         "linear",   "gated_linear", "kv_append",
+      "paged_attention", "sample",   "residual_add", "soft_cap", "moe_route",    "moe_ffn"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -60,6 +60,7 @@ void TappedBackend::Time(Clock& clock, std::vector<OpCall>* calls) {
   table_.paged_attention = &OpTap::Timed<OpKind::kPagedAttention, PagedAttentionArgs, &OpTable::paged_attention>;
   table_.sample = &OpTap::Timed<OpKind::kSample, SampleArgs, &OpTable::sample>;
   table_.residual_add = &OpTap::Timed<OpKind::kResidualAdd, ResidualAddArgs, &OpTable::residual_add>;
+  table_.soft_cap = &OpTap::Timed<OpKind::kSoftCap, SoftCapArgs, &OpTable::soft_cap>;
   table_.moe_route = &OpTap::Timed<OpKind::kMoeRoute, MoeRouteArgs, &OpTable::moe_route>;
   table_.moe_ffn = &OpTap::Timed<OpKind::kMoeFfn, MoeFfnArgs, &OpTable::moe_ffn>;
 }

@@ -22,10 +22,11 @@ enum class OpKind : uint8_t {
   kPagedAttention,
   kSample,
   kResidualAdd,
+  kSoftCap,
   kMoeRoute,
   kMoeFfn,
 };
-inline constexpr int kOpKinds = 11;
+inline constexpr int kOpKinds = 12;
 absl::string_view OpKindName(OpKind kind);
 
 struct OpCall {

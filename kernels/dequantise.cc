@@ -115,6 +115,47 @@ void DecodeQ6_K(const uint8_t* block, float* out) {
   }
 }
 
+void DecodeNibbles(const uint8_t* bytes, float scale, const int8_t (&values)[16], float* out) {
+  for (int i = 0; i < kHalf; ++i) {
+    out[i] = scale * static_cast<float>(values[bytes[i] & 15]);
+    out[i + kHalf] = scale * static_cast<float>(values[bytes[i] >> 4]);
+  }
+}
+void DecodeIQ4_NL(const uint8_t* block, float* out) {
+  DecodeNibbles(block + 2, F16ToF32(Load<uint16_t>(block)), kIq4Values, out);
+}
+void DecodeMXFP4(const uint8_t* block, float* out) {
+  DecodeNibbles(block + 1, HalfOfE8M0(block[0]), kMxfp4Values, out);
+}
+void DecodeIQ4_XS(const uint8_t* block, float* out) {
+  const float scale = F16ToF32(Load<uint16_t>(block));
+  for (int sub = 0; sub < 8; ++sub) {
+    const float d = scale * static_cast<float>(ScaleOfIQ4_XS(block, sub));
+    DecodeNibbles(block + 8 + kHalf * sub, d, kIq4Values, out + kBlock * sub);
+  }
+}
+
+// Two stretches of 128, of each of which 32 bytes hold four pairs of low bits; bit e / 32 of high byte e % 32 is the
+// third bit; one scale per 16 elements.
+void DecodeQ3_K(const uint8_t* block, float* out) {
+  const float scale = F16ToF32(Load<uint16_t>(block + 108));
+  for (int e = 0; e < 256; ++e) {
+    const int part = e / 128, quarter = e % 128 / 32, i = e % 32;
+    const int low = block[32 + 32 * part + i] >> (2 * quarter) & 3, high = block[i] >> (e / 32) & 1;
+    out[e] = scale * static_cast<float>(ScaleOfQ3_K(block + 96, e / 16)) * static_cast<float>((low | high << 2) - 4);
+  }
+}
+
+// As Q3_K without the high bits; scale and minimum of 16 elements share a byte.
+void DecodeQ2_K(const uint8_t* block, float* out) {
+  const float scale = F16ToF32(Load<uint16_t>(block + 80)), minimum = F16ToF32(Load<uint16_t>(block + 82));
+  for (int e = 0; e < 256; ++e) {
+    const int part = e / 128, quarter = e % 128 / 32, both = block[e / 16];
+    const int q = block[16 + 32 * part + e % 32] >> (2 * quarter) & 3;
+    out[e] = scale * static_cast<float>(both & 15) * static_cast<float>(q) - minimum * static_cast<float>(both >> 4);
+  }
+}
+
 template <int kElements, int kBytes>
 void DecodeBlocks(void (*decode)(const uint8_t*, float*), const uint8_t* bytes, int64_t elements, float* out) {
   for (int64_t i = 0; i < elements / kElements; ++i) decode(bytes + kBytes * i, out + kElements * i);
@@ -126,6 +167,20 @@ SubScales SubScalesOfK(const uint8_t* packed, int sub) {
   if (sub < 4) return {static_cast<uint8_t>(packed[sub] & 63), static_cast<uint8_t>(packed[sub + 4] & 63)};
   return {static_cast<uint8_t>((packed[sub + 4] & 15) | (packed[sub - 4] >> 6) << 4),
           static_cast<uint8_t>((packed[sub + 4] >> 4) | (packed[sub] >> 6) << 4)};
+}
+
+float HalfOfE8M0(uint8_t exponent) {
+  return std::bit_cast<float>(exponent < 2 ? 0x00200000u << exponent : (uint32_t{exponent} - 1) << 23);
+}
+
+int ScaleOfQ3_K(const uint8_t* packed, int sub) {
+  const int low = sub < 8 ? packed[sub] & 15 : packed[sub - 8] >> 4;
+  return (low | (packed[8 + sub % 4] >> (2 * (sub / 4)) & 3) << 4) - 32;
+}
+
+int ScaleOfIQ4_XS(const uint8_t* block, int sub) {
+  const int low = block[4 + sub / 2] >> (4 * (sub % 2)) & 15;
+  return (low | (Load<uint16_t>(block + 2) >> (2 * sub) & 3) << 4) - 32;
 }
 
 float F16ToF32(uint16_t bits) {
@@ -193,6 +248,16 @@ void DequantiseRow(DType dtype, const void* row, int64_t elements, float* out) {
       return DecodeBlocks<256, 176>(&DecodeQ5_K, bytes, elements, out);
     case DType::kQ6_K:
       return DecodeBlocks<256, 210>(&DecodeQ6_K, bytes, elements, out);
+    case DType::kIQ4_NL:
+      return DecodeBlocks<32, 18>(&DecodeIQ4_NL, bytes, elements, out);
+    case DType::kIQ4_XS:
+      return DecodeBlocks<256, 136>(&DecodeIQ4_XS, bytes, elements, out);
+    case DType::kMXFP4:
+      return DecodeBlocks<32, 17>(&DecodeMXFP4, bytes, elements, out);
+    case DType::kQ3_K:
+      return DecodeBlocks<256, 110>(&DecodeQ3_K, bytes, elements, out);
+    case DType::kQ2_K:
+      return DecodeBlocks<256, 84>(&DecodeQ2_K, bytes, elements, out);
     case DType::kI8:
     case DType::kI32:
       break;

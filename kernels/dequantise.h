@@ -22,6 +22,16 @@ struct SubScales {
 };
 SubScales SubScalesOfK(const uint8_t* packed, int sub);
 
+// What the 16 codes of IQ4_NL and IQ4_XS, and of MXFP4 (doubled), stand for.
+inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+inline constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+// 2^(exponent - 128): half of what the exponent stands for, since kMxfp4Values are doubled.
+float HalfOfE8M0(uint8_t exponent);
+// The signed 6-bit scale of sixteen elements `sub` (0..15) in the 12 bytes that Q3_K packs them in.
+int ScaleOfQ3_K(const uint8_t* packed, int sub);
+// The signed 6-bit scale of sub-block `sub` (0..7) of a block of IQ4_XS.
+int ScaleOfIQ4_XS(const uint8_t* block, int sub);
+
 // out: [elements]. Requires: dtype is a float type or a quantised one; elements is a multiple of its block.
 void DequantiseRow(DType dtype, const void* row, int64_t elements, float* out);
 

@@ -22,6 +22,11 @@ enum class DType : uint8_t {
   kQ6_K,
   kI8,  // of the KV cache: with scales beside it
   kI32,
+  kIQ4_NL,
+  kIQ4_XS,
+  kMXFP4,
+  kQ3_K,
+  kQ2_K,
 };
 
 struct DTypeTraits {
@@ -53,6 +58,16 @@ constexpr DTypeTraits TraitsOf(DType dtype) {
       return {"Q5_K", 256, 176};  // as Q4_K, with 256 high bits between
     case DType::kQ6_K:
       return {"Q6_K", 256, 210};  // 256 x 4 low bits, 256 x 2 high bits, 16 x int8 scales, f16 scale
+    case DType::kIQ4_NL:
+      return {"IQ4_NL", 32, 18};  // f16 scale, 32 x 4 bits; value = scale * kIq4Values[q]
+    case DType::kIQ4_XS:
+      return {"IQ4_XS", 256, 136};  // f16 scale, 8 x 6 bits of signed scales, 256 x 4 bits; values as IQ4_NL
+    case DType::kMXFP4:
+      return {"MXFP4", 32, 17};  // exponent, 32 x 4 bits; value = 2^(exponent - 128) * kMxfp4Values[q]
+    case DType::kQ3_K:
+      return {"Q3_K", 256, 110};  // 256 high bits, 256 x 2 bits, 16 x 6 bits of signed scales, f16 scale
+    case DType::kQ2_K:
+      return {"Q2_K", 256, 84};  // 16 pairs of 4 bits of scale and minimum, 256 x 2 bits, f16 scale and minimum
     case DType::kI8:
       return {"I8", 1, 1};
     case DType::kI32:

@@ -18,6 +18,7 @@
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
+#include "kernels/soft_cap/soft_cap.h"
 
 namespace interlace {
 
@@ -34,6 +35,7 @@ struct OpTable {
   void (*paged_attention)(const PagedAttentionArgs&, OpContext);
   void (*sample)(const SampleArgs&, OpContext);
   void (*residual_add)(const ResidualAddArgs&, OpContext);
+  void (*soft_cap)(const SoftCapArgs&, OpContext);
   void (*moe_route)(const MoeRouteArgs&, OpContext);
   void (*moe_ffn)(const MoeFfnArgs&, OpContext);
 
@@ -47,8 +49,8 @@ struct OpTable {
 // The names that FindOpTable knows, slowest first; not all need run on this CPU.
 std::vector<absl::string_view> OpTableNames();
 
-// One of OpTableNames, or "auto": the best that this CPU runs. NotFound lists the known names; FailedPrecondition if the
-// CPU lacks the instructions.
+// One of OpTableNames, or "auto": the best that this CPU runs. NotFound lists the known names; FailedPrecondition if
+// the CPU lacks the instructions.
 absl::StatusOr<const OpTable*> FindOpTable(absl::string_view name);
 
 }  // namespace interlace

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,17 +18,30 @@
 
 namespace interlace {
 
+// The rows of a matrix that its folder keeps in a form that no kernel reads.
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  // Writes rows [begin, begin + count) as the tensor's dtype lays them out in a file.
+  virtual void Write(int64_t begin, int64_t count, std::byte* out) const = 0;
+};
+
 // A matrix, or a vector of one row, where the file has it.
 struct CheckpointTensor {
   std::optional<DType> dtype;  // none: a type that no kernel computes with
   std::string type;            // as the file writes it
   int64_t rows = 0;
   int64_t cols = 0;
-  absl::Span<const std::byte> data;  // of any alignment
+  absl::Span<const std::byte> data;         // of any alignment; with a source, what it reads most of
+  std::shared_ptr<const RowSource> source;  // null: the rows are `data`
+  int64_t source_row = 0;                   // the first row, in the source
+  int64_t bytes() const {
+    return source != nullptr ? rows * RowBytes(*dtype, cols) : static_cast<int64_t>(data.size());
+  }
 };
 
-// Names are GGUF's, "blk.7.attn_q.weight"; an expert's matrices are "blk.7.ffn_gate.3.weight", whether the file keeps
-// the experts of a layer apart or in one tensor.
+// Names are GGUF's, "blk.7.attn_q.weight"; an expert's matrices are "blk.7.ffn_gate.3.weight". What files keep in one
+// tensor is cut apart: a layer's experts, q, k and v, gate and up.
 // Owned by the rank; immutable, any thread. The trap: tensor data points into mapped files, so it must outlive the
 // weights that are used in place.
 class Checkpoint {
@@ -49,7 +63,15 @@ class Checkpoint {
   Checkpoint() = default;
   absl::Status ReadGguf(const GgufFile& file);
   absl::Status ReadFolder(const std::string& folder);
-  absl::Status AddShard(const SafetensorsFile& file);
+  absl::Status AddPlain(const std::string& file, const std::string& name, const SafetensorsTensor& from);
+  // The canonical name of a folder's tensor; empty: it is no part of the text model.
+  absl::StatusOr<std::string> NameOf(absl::string_view file, absl::string_view given) const;
+  // `file` and `given` are for messages: whose tensor it is, and its name there.
+  absl::Status Add(absl::string_view file, absl::string_view given, const std::string& name,
+                   const CheckpointTensor& tensor, int64_t depth);
+  absl::Status AddParts(absl::string_view file, absl::string_view given, absl::string_view stem,
+                        const CheckpointTensor& tensor, absl::Span<const std::pair<absl::string_view, int64_t>> parts,
+                        absl::string_view suffix);
 
   std::string name_;
   ModelSpec spec_;
@@ -57,10 +79,15 @@ class Checkpoint {
   std::unique_ptr<GgufFile> opened_;
   const GgufFile* gguf_ = nullptr;
   std::vector<std::unique_ptr<SafetensorsFile>> shards_;
+  absl::Span<const absl::string_view> prefixes_;  // TextPrefixes of the folder's class
 };
 
-// The canonical name of a tensor in a Hugging Face checkpoint of `architecture` (ModelSpec's name). Empty: it is no
-// part of the text model. nullopt: unknown.
-std::optional<std::string> CanonicalName(absl::string_view name, absl::string_view architecture);
+// The name that a tensor of a folder would have in a folder of the text model alone (TextPrefixes):
+// "language_model.model.norm.weight" and "model.language_model.norm.weight" are "model.norm.weight". nullopt: it is
+// part of what reads pictures.
+std::optional<std::string> TextName(absl::string_view name, absl::Span<const absl::string_view> prefixes);
+// The canonical name of a tensor of a Hugging Face text model whose norms stand there. Empty: it says nothing that
+// ModelSpec does not. nullopt: unknown.
+std::optional<std::string> CanonicalName(absl::string_view name, NormPlace norms);
 
 }  // namespace interlace

@@ -36,7 +36,7 @@ std::string Decoder::NameOf(int32_t layer, absl::string_view part) const {
   return absl::StrCat("blk.", layer, ".", part);
 }
 
-void Decoder::WantAttention(int32_t layer, Bias bias, HeadNorms head_norms, AttentionWeights* w) {
+void Decoder::WantAttention(int32_t layer, AttentionWeights* w) {
   const int64_t head_dim = spec_.head_dim, width = spec_.width;
   const int64_t q_rows = spec_.heads * head_dim, kv_rows = spec_.kv_heads * head_dim;
   const ShardRange q = Times(split_.heads, head_dim), kv = Times(split_.kv_heads, head_dim), all{0, width};
@@ -44,14 +44,15 @@ void Decoder::WantAttention(int32_t layer, Bias bias, HeadNorms head_norms, Atte
   loader_.Matrix(NameOf(layer, "attn_k.weight"), kv_rows, width, kv, all, &w->k);
   loader_.Matrix(NameOf(layer, "attn_v.weight"), kv_rows, width, kv, all, &w->v);
   loader_.Matrix(NameOf(layer, "attn_output.weight"), width, q_rows, all, q, &w->output);
-  if (bias == Bias::kQkv) {
+  if (spec_.parts.qkv_bias) {
     loader_.Bias(NameOf(layer, "attn_q.bias"), q_rows, q, &w->q_bias);
     loader_.Bias(NameOf(layer, "attn_k.bias"), kv_rows, kv, &w->k_bias);
     loader_.Bias(NameOf(layer, "attn_v.bias"), kv_rows, kv, &w->v_bias);
   }
-  if (head_norms == HeadNorms::kQk) {
-    loader_.Norm(NameOf(layer, "attn_q_norm.weight"), head_dim, &w->q_norm);
-    loader_.Norm(NameOf(layer, "attn_k_norm.weight"), head_dim, &w->k_norm);
+  if (spec_.parts.qk_norm != QkNorm::kNone) {
+    const bool each = spec_.parts.qk_norm == QkNorm::kHead;
+    loader_.Norm(NameOf(layer, "attn_q_norm.weight"), each ? head_dim : q_rows, &w->q_norm);
+    loader_.Norm(NameOf(layer, "attn_k_norm.weight"), each ? head_dim : kv_rows, &w->k_norm);
   }
 }
 
@@ -97,7 +98,8 @@ void Decoder::WantEnds() {
     loader_.Matrix("token_embd.weight", spec_.vocab, spec_.width, &embedding_);
   }
   if (!shard_.last()) return;
-  loader_.Norm("output_norm.weight", spec_.width, &output_norm_);
+  // The head alone reads what this norm gives, so that the norm may carry the scale of the logits.
+  loader_.Norm("output_norm.weight", spec_.width, &output_norm_, spec_.logit_scale);
   if (head_is_embedding) return;
   loader_.Matrix(spec_.tied_head ? "token_embd.weight" : "output.weight", spec_.vocab, spec_.width, split_.vocab,
                  {0, spec_.width}, &head_);
@@ -170,21 +172,26 @@ void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInpu
   const int64_t n = h.rows;
   const Tensor q = q_.Rows(0, n), k = k_.Rows(0, n), v = v_.Rows(0, n), attended = attended_.Rows(0, n);
   ops.linear({h, {{q, w.q, w.q_bias}, {k, w.k, w.k_bias}, {v, w.v, w.v_bias}}}, on);
-  if (w.q_norm.data != nullptr) {
+  if (spec_.parts.qk_norm == QkNorm::kAll) {
+    Norm(q, w.q_norm);
+    Norm(k, w.k_norm);
+  } else if (spec_.parts.qk_norm == QkNorm::kHead) {
     Norm({q.data, DType::kF32, n * split_.heads.size(), spec_.head_dim}, w.q_norm);
     Norm({k.data, DType::kF32, n * split_.kv_heads.size(), spec_.head_dim}, w.k_norm);
   }
-  const RopeSpec& rope = spec_.ropes[spec_.layer[Value(layer)].rope];
-  for (const Tensor& rotated : {q, k}) {
-    ops.rope({rotated, in.positions, rope.frequencies, spec_.head_dim, spec_.pairs, rope.magnitude}, on);
+  if (const int32_t index = spec_.layer[Value(layer)].rope; index >= 0) {
+    const RopeSpec& rope = spec_.ropes[index];
+    for (const Tensor& rotated : {q, k}) {
+      ops.rope({rotated, in.positions, rope.frequencies, spec_.head_dim, spec_.pairs, rope.magnitude}, on);
+    }
   }
   kv.Attend(layer, q, k, v, attended);
   ops.linear({attended, {{.y = y, .w = w.output, .accumulate = accumulate}}}, on);
 }
 
-void Decoder::Ffn(const FfnWeights& w, GateKind kind, const Tensor& h, const Tensor& y, bool accumulate) {
+void Decoder::Ffn(const FfnWeights& w, const Tensor& h, const Tensor& y, bool accumulate) {
   const Tensor gated = gated_.Rows(0, h.rows);
-  backend_.ops().gated_linear({gated, h, w.gate, w.up, kind}, backend_.context());
+  backend_.ops().gated_linear({gated, h, w.gate, w.up, spec_.parts.gate}, backend_.context());
   backend_.ops().linear({gated, {{.y = y, .w = w.down, .accumulate = accumulate}}}, backend_.context());
 }
 
@@ -197,11 +204,20 @@ void Decoder::Experts(const MoeWeights& w, const Tensor& h, const Tensor& y) {
   ops.linear({h, {{logits, w.router}}}, on);
   if (shared.data != nullptr) ops.linear({h, {{shared, w.shared_router}}}, on);
   const absl::Span<int32_t> experts = absl::MakeSpan(slot_experts_).first(n * slots);
-  ops.moe_route({weights, experts, logits, shared, spec_.experts.top_k, spec_.experts.normalise}, on);
-  ops.moe_ffn({y, h, weights, experts, w.experts, GateKind::kSilu, moe_gathered_, moe_gated_, moe_products_}, on);
+  ops.moe_route({.weights = weights,
+                 .experts = experts,
+                 .logits = logits,
+                 .shared = shared,
+                 .top_k = spec_.experts.top_k,
+                 .normalise = spec_.experts.normalise,
+                 .scale = spec_.residual_scale},
+                on);
+  ops.moe_ffn({y, h, weights, experts, w.experts, spec_.parts.gate, moe_gathered_, moe_gated_, moe_products_}, on);
 }
 
-void Decoder::Add(const Tensor& x, const Tensor& y) { backend_.ops().residual_add({x, y}, backend_.context()); }
+void Decoder::Add(const Tensor& x, const Tensor& y) {
+  backend_.ops().residual_add({x, y, spec_.residual_scale}, backend_.context());
+}
 
 void Decoder::Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) {
   const auto count = static_cast<int64_t>(rows.size());
@@ -214,6 +230,7 @@ void Decoder::Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tens
     i = end;
   }
   backend_.ops().linear({normed_.Rows(0, count), {{logits, head_}}}, backend_.context());
+  if (spec_.logit_cap > 0) backend_.ops().soft_cap({logits, spec_.logit_cap}, backend_.context());
 }
 
 }  // namespace interlace

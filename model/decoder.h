@@ -1,4 +1,4 @@
-// Decoder: the parts that decoder-only transformers share; an architecture's file puts them together.
+// Decoder: the parts that decoder-only transformers share; DecoderArch puts them together as ModelSpec says.
 #pragma once
 
 #include <memory>
@@ -17,7 +17,7 @@ struct AttentionWeights {
   LinearWeight k, v;                                                    // [kv_heads * head_dim, width]
   LinearWeight output;                                                  // [width, heads * head_dim]
   const float *q_bias = nullptr, *k_bias = nullptr, *v_bias = nullptr;  // null: none
-  Tensor q_norm, k_norm;                                                // [1, head_dim], of each head; no data: none
+  Tensor q_norm, k_norm;  // [1, head_dim] of each head, or [1, width of q or k] of all; no data: none
 };
 struct FfnWeights {
   LinearWeight gate, up;  // [feed_forward, width]
@@ -43,9 +43,7 @@ class Decoder {
   const TensorSplit& split() const { return split_; }
 
   // What a layer is made of; filled by Load.
-  enum class Bias { kNone, kQkv };
-  enum class HeadNorms { kNone, kQk };
-  void WantAttention(int32_t layer, Bias bias, HeadNorms head_norms, AttentionWeights* w);
+  void WantAttention(int32_t layer, AttentionWeights* w);
   void WantNorm(int32_t layer, const std::string& name, Tensor* norm);  // [1, width]
   void WantFfn(int32_t layer, FfnWeights* w);
   void WantExperts(int32_t layer, MoeWeights* w);
@@ -61,10 +59,10 @@ class Decoder {
   void Attention(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv, const Tensor& h,
                  const Tensor& y, bool accumulate);
   // y = or += down(act(gate h) * up h).
-  void Ffn(const FfnWeights& w, GateKind kind, const Tensor& h, const Tensor& y, bool accumulate);
-  // y += the routed experts of h.
+  void Ffn(const FfnWeights& w, const Tensor& h, const Tensor& y, bool accumulate);
+  // y += the routed experts of h, times the model's residual_scale; h is not y.
   void Experts(const MoeWeights& w, const Tensor& h, const Tensor& y);
-  // x += y.
+  // x += y, times the model's residual_scale.
   void Add(const Tensor& x, const Tensor& y);
   // Scratch of `rows` rows of width.
   Tensor branch(int64_t rows) const { return branch_.Rows(0, rows); }
@@ -93,16 +91,5 @@ class Decoder {
   std::vector<int32_t> slot_experts_;               // [max_tokens, slots]
   Tensor moe_gathered_, moe_gated_, moe_products_;  // [max_tokens * slots, ...]
 };
-
-// Makes an architecture whose constructor takes a Decoder, then `more`, and whose Load asks for its weights.
-template <typename Arch, typename... More>
-absl::StatusOr<std::unique_ptr<ModelArch>> MakeDecoderArch(const ArchInput& input, More... more) {
-  absl::StatusOr<std::unique_ptr<Decoder>> decoder = Decoder::Create(input);
-  if (!decoder.ok()) return decoder.status();
-  auto arch = std::make_unique<Arch>(*std::move(decoder), more...);
-  const absl::Status loaded = arch->Load(input.progress);
-  if (!loaded.ok()) return loaded;
-  return arch;
-}
 
 }  // namespace interlace

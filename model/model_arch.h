@@ -41,9 +41,8 @@ struct ArchInput {
   absl::FunctionRef<void(int64_t, int64_t)> progress;
 };
 
-// Looks up spec->architecture in the table of architectures (model/arch/archs.cc).
-// Unimplemented lists the known ones, or names a tensor whose type or whose part in the model is not built in;
-// InvalidArgument names a tensor that is missing or has the wrong shape.
+// Unimplemented names a tensor whose type or whose part in the model is not built in; InvalidArgument names a tensor
+// that is missing or has the wrong shape.
 absl::StatusOr<std::unique_ptr<ModelArch>> MakeArch(const ArchInput& input);
 
 }  // namespace interlace

@@ -17,21 +17,22 @@ double Llama3(double frequency, const RopeScaling& s) {
 }
 
 // The pair that turns `turns` times over the original context.
-double PairOfTurns(double turns, int32_t head_dim, double base, const RopeScaling& s) {
-  return head_dim * std::log(s.original_context / (turns * 2 * std::numbers::pi)) / (2 * std::log(base));
+double PairOfTurns(double turns, int32_t rotated, double base, const RopeScaling& s) {
+  return rotated * std::log(s.original_context / (turns * 2 * std::numbers::pi)) / (2 * std::log(base));
 }
 
 }  // namespace
 
-RopeSpec MakeRope(int32_t head_dim, double base, const RopeScaling& s) {
+RopeSpec MakeRope(int32_t rotated, double base, const RopeScaling& s) {
   RopeSpec rope;
   const bool yarn = s.kind == RopeScaling::Kind::kYarn;
-  const double low = yarn ? std::max(0.0, std::floor(PairOfTurns(s.beta_fast, head_dim, base, s))) : 0;
-  const double high = yarn ? std::min(head_dim - 1.0, std::ceil(PairOfTurns(s.beta_slow, head_dim, base, s))) : 0;
-  for (int32_t i = 0; i < head_dim / 2; ++i) {
-    double frequency = std::pow(base, -2.0 * i / head_dim);
+  const double low = yarn ? std::max(0.0, std::floor(PairOfTurns(s.beta_fast, rotated, base, s))) : 0;
+  const double high = yarn ? std::min(rotated - 1.0, std::ceil(PairOfTurns(s.beta_slow, rotated, base, s))) : 0;
+  for (int32_t i = 0; i < rotated / 2; ++i) {
+    double frequency = std::pow(base, -2.0 * i / rotated);
     if (s.kind == RopeScaling::Kind::kLinear) frequency /= s.factor;
     if (s.kind == RopeScaling::Kind::kLlama3) frequency = Llama3(frequency, s);
+    if (s.kind == RopeScaling::Kind::kLongRope) frequency /= s.pair_factors[i];
     if (yarn) {
       const double ramp = std::clamp((i - low) / std::max(0.001, high - low), 0.0, 1.0);
       frequency = frequency / s.factor * ramp + frequency * (1 - ramp);
@@ -41,6 +42,10 @@ RopeSpec MakeRope(int32_t head_dim, double base, const RopeScaling& s) {
   if (yarn) {
     const double magnitude = s.magnitude > 0 ? s.magnitude : s.factor > 1 ? 0.1 * std::log(s.factor) + 1 : 1;
     rope.magnitude = static_cast<float>(magnitude);
+  }
+  if (s.kind == RopeScaling::Kind::kLongRope) {
+    const double grown = s.factor > 1 ? std::sqrt(1 + std::log(s.factor) / std::log(s.original_context)) : 1;
+    rope.magnitude = static_cast<float>(s.magnitude > 0 ? s.magnitude : grown);
   }
   return rope;
 }

@@ -85,6 +85,11 @@ absl::StatusOr<TensorSplit> SplitTensors(const ModelSpec& spec, int32_t rank, in
     return absl::InvalidArgumentError(absl::StrCat(spec.heads, " heads that share ", spec.kv_heads,
                                                    " KV heads cannot be split over ", ranks, " tensor-parallel ranks"));
   }
+  if (ranks > 1 && spec.parts.qk_norm == QkNorm::kAll) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(spec.architecture,
+                     " normalises all heads of a token together: they cannot be split over tensor-parallel ranks"));
+  }
   TensorSplit split;
   split.heads = SplitEvenly(spec.heads, 1, rank, ranks);
   const int32_t group = spec.heads / spec.kv_heads;

@@ -24,6 +24,8 @@ constexpr Names kLayerNames[] = {
     {"self_attn.q_norm", "attn_q_norm"},
     {"self_attn.k_norm", "attn_k_norm"},
     {"post_attention_layernorm", "ffn_norm"},
+    {"self_attn.qkv_proj", "attn_qkv"},
+    {"mlp.gate_up_proj", "ffn_gate_up"},
     {"mlp.gate_proj", "ffn_gate"},
     {"mlp.up_proj", "ffn_up"},
     {"mlp.down_proj", "ffn_down"},
@@ -33,9 +35,12 @@ constexpr Names kLayerNames[] = {
     {"mlp.shared_expert.down_proj", "ffn_down_shexp"},
     {"mlp.shared_expert_gate", "ffn_gate_inp_shexp"},
     {"block_sparse_moe.gate", "ffn_gate_inp"},
+    {"block_sparse_moe.router.layer", "ffn_gate_inp"},
+    {"block_sparse_moe.input_linear", "ffn_gate_up_exps"},
+    {"block_sparse_moe.output_linear", "ffn_down_exps"},
 };
-// Gemma 3 has a norm on either side of each part.
-constexpr Names kGemmaLayerNames[] = {
+// Of models with norms after each part, whether or not there are norms before them.
+constexpr Names kNormAfterNames[] = {
     {"post_attention_layernorm", "post_attention_norm"},
     {"pre_feedforward_layernorm", "ffn_norm"},
     {"post_feedforward_layernorm", "post_ffw_norm"},
@@ -60,12 +65,12 @@ std::optional<std::string> ExpertName(absl::string_view name) {
   return absl::StrCat(*ours, ".", expert);
 }
 
-std::optional<std::string> LayerName(absl::string_view name, absl::string_view architecture) {
+std::optional<std::string> LayerName(absl::string_view name, NormPlace norms) {
   if (absl::ConsumePrefix(&name, "mlp.experts.") || absl::ConsumePrefix(&name, "block_sparse_moe.experts.")) {
     return ExpertName(name);
   }
   std::optional<absl::string_view> ours;
-  if (architecture == "gemma3") ours = Look(kGemmaLayerNames, name);
+  if (norms != NormPlace::kBefore) ours = Look(kNormAfterNames, name);
   if (!ours.has_value()) ours = Look(kLayerNames, name);
   if (!ours.has_value()) return std::nullopt;
   return std::string(*ours);
@@ -73,7 +78,17 @@ std::optional<std::string> LayerName(absl::string_view name, absl::string_view a
 
 }  // namespace
 
-std::optional<std::string> CanonicalName(absl::string_view name, absl::string_view architecture) {
+std::optional<std::string> TextName(absl::string_view name, absl::Span<const absl::string_view> prefixes) {
+  if (prefixes.empty() || absl::StartsWith(name, "lm_head.")) return std::string(name);
+  for (absl::string_view prefix : prefixes) {
+    if (!absl::ConsumePrefix(&name, prefix)) continue;
+    const bool named = absl::StartsWith(name, "model.") || absl::StartsWith(name, "lm_head.");
+    return absl::StrCat(named ? "" : "model.", name);
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> CanonicalName(absl::string_view name, NormPlace norms) {
   if (absl::EndsWith(name, ".rotary_emb.inv_freq")) return "";  // old checkpoints; ModelSpec has the frequencies
   if (name == "lm_head.weight") return "output.weight";
   if (!absl::ConsumePrefix(&name, "model.")) return std::nullopt;
@@ -85,7 +100,7 @@ std::optional<std::string> CanonicalName(absl::string_view name, absl::string_vi
   const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(name, absl::MaxSplits('.', 1));
   int32_t layer = 0;
   if (!absl::SimpleAtoi(parts.first, &layer) || layer < 0) return std::nullopt;
-  const std::optional<std::string> ours = LayerName(parts.second, architecture);
+  const std::optional<std::string> ours = LayerName(parts.second, norms);
   if (!ours.has_value()) return std::nullopt;
   return absl::StrCat("blk.", layer, ".", *ours, kind);
 }

@@ -21,9 +21,10 @@ namespace {
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kChunkBytes = int64_t{8} << 20;  // of a matrix between two droppings of pages
 
-// Outside the layers; rope_freqs is part of ModelSpec.
-constexpr absl::string_view kOtherTensors[] = {"token_embd.weight", "output_norm.weight", "output.weight",
-                                               "rope_freqs.weight"};
+// Outside the layers; rope_freqs and rope_factors are part of ModelSpec.
+constexpr absl::string_view kOtherTensors[] = {
+    "token_embd.weight", "output_norm.weight",       "output.weight",
+    "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"};
 
 int64_t Align(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -65,7 +66,7 @@ StepCost CostOfStep(const Checkpoint& checkpoint, int64_t kv_bytes) {
     cost.layers.push_back(kStreams * kv_bytes * (window > 0 ? std::min(window, kPositions) : kPositions));
   }
   for (const auto& [name, tensor] : checkpoint.tensors()) {
-    const auto bytes = static_cast<int64_t>(tensor.data.size());
+    const int64_t bytes = tensor.bytes();
     const int32_t layer = LayerOf(name);
     const bool runs = ExpertOf(name) < spec.experts.top_k;  // experts are alike: as if the first of them ran
     if (layer >= 0 && layer < spec.layers && runs) cost.layers[layer] += bytes;
@@ -79,8 +80,8 @@ void WeightLoader::Matrix(const std::string& name, int64_t all_rows, int64_t all
   wanted_.push_back({name, all_rows, all_k, rows, k, out, nullptr, nullptr});
 }
 
-void WeightLoader::Norm(const std::string& name, int64_t cols, Tensor* out) {
-  wanted_.push_back({name, 1, cols, {0, 1}, {0, cols}, nullptr, out, nullptr});
+void WeightLoader::Norm(const std::string& name, int64_t cols, Tensor* out, float scale) {
+  wanted_.push_back({name, 1, cols, {0, 1}, {0, cols}, nullptr, out, nullptr, scale});
 }
 
 void WeightLoader::Bias(const std::string& name, int64_t all, ShardRange part, const float** out) {
@@ -99,16 +100,19 @@ absl::Status WeightLoader::Check(Want* want) const {
     return invalid("is [", tensor.rows, ", ", tensor.cols, "], expected [", want->all_rows, ", ", want->all_k, "]");
   }
   if (!tensor.dtype.has_value()) {
-    return absl::UnimplementedError(
-        absl::StrCat(checkpoint_.name(), ": tensor ", want->name, " has type ", tensor.type,
-                     "; built in: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K"));
+    return absl::UnimplementedError(absl::StrCat(
+        checkpoint_.name(), ": tensor ", want->name, " has type ", tensor.type,
+        "; built in: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, "
+        "MXFP4"));
   }
   const int32_t block = TraitsOf(*tensor.dtype).block_elements;
   if (want->k.begin % block != 0 || want->k.end % block != 0) {
     return invalid("has blocks of ", block, " columns; columns ", want->k.begin, " to ", want->k.end,
                    ", this tensor-parallel rank's, cut through one");
   }
-  if (static_cast<int64_t>(tensor.data.size()) != tensor.rows * RowBytes(*tensor.dtype, tensor.cols)) {
+  if (tensor.source != nullptr && want->matrix == nullptr)
+    return invalid("is quantised, which norms and biases cannot be");
+  if (tensor.bytes() != tensor.rows * RowBytes(*tensor.dtype, tensor.cols)) {
     return invalid("has ", tensor.data.size(), " bytes of data");
   }
   return absl::OkStatus();
@@ -134,7 +138,7 @@ int64_t WeightLoader::BytesInArena(const Want& want) const {
   if (want.matrix == nullptr) return Align(k * int64_t{sizeof(float)});
   const int64_t packed = backend_.ops().weight_bytes(*want.tensor->dtype, rows, k);
   if (packed > 0) return packed;
-  const bool in_place = k == want.all_k && IsAligned(*want.tensor);
+  const bool in_place = k == want.all_k && want.tensor->source == nullptr && IsAligned(*want.tensor);
   return in_place ? 0 : Align(rows * RowBytes(*want.tensor->dtype, k));
 }
 
@@ -187,14 +191,16 @@ void WeightLoader::Unpack(const Want& want, float* out) const {
   std::vector<float> values(want.all_k);
   DequantiseRow(dtype, aligned.data(), want.all_k, values.data());
   const float offset = want.norm != nullptr ? checkpoint_.spec().norm_offset : 0;
-  for (int64_t i = want.k.begin; i < want.k.end; ++i) out[i - want.k.begin] = values[i] + offset;
+  for (int64_t i = want.k.begin; i < want.k.end; ++i) out[i - want.k.begin] = (values[i] + offset) * want.scale;
 }
 
 void WeightLoader::PackMatrix(const Want& want, std::byte* out) {
   const DType dtype = *want.tensor->dtype;
   const int64_t row_bytes = RowBytes(dtype, want.all_k), k_bytes = RowBytes(dtype, want.k.size());
+  const RowSource* source = want.tensor->source.get();
   const absl::Span<const std::byte> rows =
-      want.tensor->data.subspan(want.rows.begin * row_bytes, want.rows.size() * row_bytes);
+      source != nullptr ? absl::Span<const std::byte>()
+                        : want.tensor->data.subspan(want.rows.begin * row_bytes, want.rows.size() * row_bytes);
   *want.matrix = {dtype, want.rows.size(), want.k.size(), out != nullptr ? out : rows.data()};
   if (out == nullptr) {
     volatile uint64_t sink = Touch(rows);
@@ -204,28 +210,34 @@ void WeightLoader::PackMatrix(const Want& want, std::byte* out) {
   }
   const OpTable& ops = backend_.ops();
   const bool packed = ops.weight_bytes(dtype, want.rows.size(), want.k.size()) > 0;
-  const bool gather = k_bytes != row_bytes || !IsAligned(*want.tensor);
+  const bool gather = k_bytes != row_bytes || (source == nullptr && !IsAligned(*want.tensor));
   const int64_t step = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes) / kPackRows) * kPackRows;
-  std::vector<std::byte> gathered;
+  std::vector<std::byte> gathered, written;
   for (int64_t r = 0; r < want.rows.size(); r += step) {
     const int64_t count = std::min(step, want.rows.size() - r);
-    const absl::Span<const std::byte> chunk = rows.subspan(r * row_bytes, count * row_bytes);
-    const std::byte* source = chunk.data();
+    absl::Span<const std::byte> chunk = source != nullptr ? rows : rows.subspan(r * row_bytes, count * row_bytes);
+    if (source != nullptr) {
+      written.resize(count * row_bytes);
+      source->Write(want.tensor->source_row + want.rows.begin + r, count, written.data());
+      chunk = written;
+    }
+    const std::byte* from = chunk.data();
     if (gather) {
       gathered.resize(count * k_bytes);
       for (int64_t i = 0; i < count; ++i) {
         std::memcpy(gathered.data() + i * k_bytes, chunk.data() + i * row_bytes + RowBytes(dtype, want.k.begin),
                     k_bytes);
       }
-      source = gathered.data();
+      from = gathered.data();
     }
     const int64_t at = r == 0 ? 0 : packed ? ops.weight_bytes(dtype, r, want.k.size()) : r * k_bytes;
     // Weights are read only: the const is cast away because Tensor serves outputs too.
-    ops.pack_weight({const_cast<std::byte*>(source), dtype, count, want.k.size()}, out + at, backend_.context());
-    (void)backend_.Synchronize();  // `gathered` is reused, and the file's pages go
-    checkpoint_.Drop(chunk);
+    ops.pack_weight({const_cast<std::byte*>(from), dtype, count, want.k.size()}, out + at, backend_.context());
+    (void)backend_.Synchronize();  // `gathered` and `written` are reused, and the file's pages go
+    if (source == nullptr) checkpoint_.Drop(chunk);
     Advance(count * k_bytes);
   }
+  if (source != nullptr) checkpoint_.Drop(want.tensor->data);
 }
 
 }  // namespace interlace

@@ -37,8 +37,8 @@ class WeightLoader {
   void Matrix(const std::string& name, int64_t all_rows, int64_t all_k, LinearWeight* out) {
     Matrix(name, all_rows, all_k, {0, all_rows}, {0, all_k}, out);
   }
-  // The weight of a norm, F32 [1, cols], with the model's norm_offset added.
-  void Norm(const std::string& name, int64_t cols, Tensor* out);
+  // The weight of a norm, F32 [1, cols], with the model's norm_offset added, times `scale`.
+  void Norm(const std::string& name, int64_t cols, Tensor* out, float scale = 1);
   // Elements `part` of a vector of `all`, F32.
   void Bias(const std::string& name, int64_t all, ShardRange part, const float** out);
 
@@ -56,6 +56,7 @@ class WeightLoader {
     LinearWeight* matrix;  // or
     Tensor* norm;          // or
     const float** bias;
+    float scale = 1;  // of a norm
     const CheckpointTensor* tensor = nullptr;
     int64_t offset = -1;  // in the allocation; -1: stays in the mapping
   };

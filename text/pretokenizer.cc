@@ -26,17 +26,41 @@ constexpr const char* kQwen2 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
     R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-// What llama.cpp does for each name.
+// Runs of letters change where a small one is followed by a large one.
+constexpr const char* kTekken = R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
+                                R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
+                                R"(\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr const char* kGpt4o =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+// What the tokenizer.json of each name's models does; llama.cpp comes near it.
 struct Row {
   absl::string_view name;
   std::vector<const char*> patterns;
+  Pretokenizer::Ways ways;
 };
+constexpr Pretokenizer::Ways kWhole{.bos = true, .whole_pieces_first = true};
+constexpr Pretokenizer::Ways kNfc{.nfc = true};
 const std::vector<Row>& Rows() {
   static const std::vector<Row>& rows = *new std::vector<Row>{
-      {"smollm", {kDigit, kGpt2}}, {"llama-bpe", {kLlama3}},
-      {"llama3", {kLlama3}},       {"llama-v3", {kLlama3}},
-      {"qwen2", {kQwen2}},         {"deepseek-r1-qwen", {kQwen2}},
-      {"gpt-2", {kGpt2}},          {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
+      {"smollm", {kDigit, kGpt2}, {}},
+      {"starcoder", {kDigit, kGpt2}, {}},
+      {"refact", {kDigit, kGpt2}, {}},  // Granite 3
+      {"llama-bpe", {kLlama3}, kWhole},
+      {"llama3", {kLlama3}, kWhole},
+      {"llama-v3", {kLlama3}, kWhole},
+      {"pixtral", {kLlama3}, kWhole},
+      {"dbrx", {kLlama3}, {}},  // Phi-4, OLMo 2
+      {"smaug-bpe", {kLlama3}, {}},
+      {"tekken", {kTekken}, kWhole},
+      {"gpt-4o", {kGpt4o}, {}},  // Phi-4-mini
+      {"qwen2", {kQwen2}, kNfc},
+      {"deepseek-r1-qwen", {kQwen2}, kNfc},
+      {"gpt-2", {kGpt2}, {}},
+      {"olmo", {kGpt2}, {}},
+      {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2, R"(\p{N}+)", "[0-9][0-9][0-9]"}, {}},
   };
   return rows;
 }
@@ -179,6 +203,13 @@ absl::StatusOr<std::unique_ptr<Pretokenizer>> Pretokenizer::Make(absl::string_vi
   }
   return absl::UnimplementedError(
       absl::StrCat("tokenizer.ggml.pre is '", name.substr(0, 80), "', which is not built in; known: ", known));
+}
+
+Pretokenizer::Ways Pretokenizer::WaysOf(absl::string_view name) {
+  for (const Row& row : Rows()) {
+    if (row.name == name) return row.ways;
+  }
+  return {};
 }
 
 absl::Status Pretokenizer::AddPattern(absl::string_view pattern, Behaviour behaviour, bool invert) {

@@ -24,11 +24,19 @@ class Pretokenizer {
     std::deque<std::string> changed;
   };
 
+  // What else tokenizer.ggml.pre says: of the text before it is cut, and of the merges after.
+  struct Ways {
+    bool bos = false;                 // a text begins with bos, unless the file says otherwise
+    bool whole_pieces_first = false;  // Bpe::set_whole_pieces_first
+    bool nfc = false;                 // text is normalised so
+  };
+
   // What byte-level vocabularies cut by if nothing else is said.
   static const char* const kByteLevelPattern;
 
   // By tokenizer.ggml.pre: "smollm", "llama-bpe", "qwen2", "gpt-2", "default", ... Unimplemented lists the known names.
   static absl::StatusOr<std::unique_ptr<Pretokenizer>> Make(absl::string_view name);
+  static Ways WaysOf(absl::string_view name);  // of a name that Make knows
   Pretokenizer();
   Pretokenizer(Pretokenizer&&) noexcept;
   Pretokenizer& operator=(Pretokenizer&&) noexcept;

@@ -5,7 +5,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/generation_config.h"
 #include "common/check.h"
+#include "common/status_macros.h"
 #include "text/tokenizer_parts.h"
 
 namespace interlace {
@@ -14,7 +16,23 @@ namespace {
 constexpr absl::string_view kTurnEnds[] = {"<|im_end|>",    "<|eot_id|>", "<|eom_id|>",   "<|end_of_text|>",
                                            "<|endoftext|>", "<|end|>",    "<end_of_turn>"};
 
+// Which of a folder's files says how text becomes tokens: the first that is there.
+struct Reader {
+  std::string TokenizerFiles::*file;
+  absl::StatusOr<std::unique_ptr<Tokenizer>> (*load)(const TokenizerFiles&);
+};
+constexpr Reader kReaders[] = {{&TokenizerFiles::tokenizer_json, &LoadTokenizerJson},
+                               {&TokenizerFiles::tekken_json, &LoadTekken},
+                               {&TokenizerFiles::tokenizer_model, &LoadSentencePiece}};
+
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const TokenizerFiles& files) {
+  for (const Reader& reader : kReaders) {
+    if (!(files.*reader.file).empty()) return reader.load(files);
+  }
+  return absl::NotFoundError(absl::StrCat(files.name, ": there is no tokenizer.json, tekken.json or tokenizer.model"));
+}
 
 void Tokenizer::Parts::CollectStopTokens() {
   if (eos >= 0) stop_tokens.push_back(eos);
@@ -24,6 +42,19 @@ void Tokenizer::Parts::CollectStopTokens() {
       stop_tokens.push_back(token->id);
     }
   }
+}
+
+absl::Status Tokenizer::Parts::AddEndTokens(const TokenizerFiles& files) {
+  const std::string file = files.name + "/generation_config.json";
+  ASSIGN_OR_RETURN(const GenerationDefaults defaults, ParseGenerationDefaults(files.generation_config_json, file));
+  for (const int32_t id : defaults.end_tokens) {
+    if (static_cast<size_t>(id) >= pieces.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file, ": eos_token_id ", id, " is outside the vocabulary of ", pieces.size(), " tokens"));
+    }
+    if (std::find(stop_tokens.begin(), stop_tokens.end(), id) == stop_tokens.end()) stop_tokens.push_back(id);
+  }
+  return absl::OkStatus();
 }
 
 void Tokenizer::Parts::EncodePlain(absl::string_view text, bool at_start, std::vector<int32_t>* ids) const {

@@ -1,4 +1,4 @@
-// Tokenizer: text to token ids and back, as GGUF files and Hugging Face's tokenizer.json describe it.
+// Tokenizer: text to token ids and back, as GGUF files, tokenizer.json, tekken.json or tokenizer.model describe it.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,8 @@ class Tokenizer {
   // From tokenizer.json, models BPE (of bytes, or of characters with a fallback to bytes) and Unigram, with the
   // normalizers, pre-tokenizers, decoders and post-processors of the families served. Unimplemented names any other
   // part; InvalidArgument names file and field. Truncation and padding in the file are of its training and play no
-  // part.
+  // part. Where there is no tokenizer.json: from Mistral's tekken.json, or from SentencePiece's tokenizer.model (BPE
+  // and unigram without a table of characters) and the added tokens of tokenizer_config.json.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const TokenizerFiles& files);
   ~Tokenizer();
 
@@ -60,6 +61,9 @@ class Tokenizer {
  private:
   friend class TokenizerJson;
   friend class TokenizerGguf;
+  friend class TokenizerTekken;
+  friend class TokenizerSpm;
+  friend class SpmParts;
   struct Parts;
   explicit Tokenizer(std::unique_ptr<Parts> parts);
   std::vector<int32_t> EncodeText(absl::string_view text, absl::string_view data, bool special) const;

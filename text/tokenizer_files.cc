@@ -30,7 +30,13 @@ absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::string& folder) {
   TokenizerFiles files;
   files.name = folder;
   ASSIGN_OR_RETURN(files.tokenizer_json, ReadWhole(folder + "/tokenizer.json"));
-  if (files.tokenizer_json.empty()) return absl::NotFoundError(absl::StrCat(folder, ": there is no tokenizer.json"));
+  if (files.tokenizer_json.empty()) {
+    ASSIGN_OR_RETURN(files.tekken_json, ReadWhole(folder + "/tekken.json"));
+    ASSIGN_OR_RETURN(files.tokenizer_model, ReadWhole(folder + "/tokenizer.model"));
+  }
+  if (files.tokenizer_json.empty() && files.tekken_json.empty() && files.tokenizer_model.empty()) {
+    return absl::NotFoundError(absl::StrCat(folder, ": there is no tokenizer.json, tekken.json or tokenizer.model"));
+  }
   ASSIGN_OR_RETURN(files.tokenizer_config_json, ReadWhole(folder + "/tokenizer_config.json"));
   ASSIGN_OR_RETURN(files.chat_template, ReadWhole(folder + "/chat_template.jinja"));
   ASSIGN_OR_RETURN(files.generation_config_json, ReadWhole(folder + "/generation_config.json"));

@@ -1,25 +1,16 @@
 // Tokenizers as GGUF metadata describes them.
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "common/status_macros.h"
 #include "text/bpe.h"
 #include "text/byte_alphabet.h"
-#include "text/spm_bpe.h"
+#include "text/spm_parts.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_parts.h"
-#include "text/unigram.h"
 
 namespace interlace {
-namespace {
-
-// Token types of the format.
-enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
-
-}  // namespace
 
 // Reads one file into the parts of a tokenizer; lives within Load.
 class TokenizerGguf {
@@ -69,41 +60,10 @@ class TokenizerGguf {
     if (types_.size() != tokens.size()) {
       return Broken(absl::StrCat("token_type has ", types_.size(), " types for ", tokens.size(), " tokens"));
     }
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      const bool control = types_[i] == kControl || types_[i] == kUnknown;
-      parts_->control.push_back(control);
-      if (!control && types_[i] != kUserDefined) continue;
-      if (tokens[i].empty()) return Broken(absl::StrCat("tokens[", i, "] is empty"));
-      parts_->specials.Add(tokens[i], {static_cast<int32_t>(i), control});
-    }
-    return absl::OkStatus();
+    return Spm().FillSpecials();
   }
 
-  // SentencePiece looks for user-defined tokens after spaces became marks. Where it puts a space before the text that
-  // makes a difference, and transformers and llama.cpp, which put one before each part, look before.
-  void FindUserDefinedAfterMarking() {
-    SpecialTokens controls;
-    for (size_t i = 0; i < types_.size(); ++i) {
-      const SpecialTokens::Token token{static_cast<int32_t>(i), parts_->control[i]};
-      if (token.control) controls.Add(parts_->pieces[i], token);
-      if (types_[i] == kUserDefined) {
-        parts_->normal_specials.Add(absl::StrReplaceAll(parts_->pieces[i], {{" ", kSpaceMark}}), token);
-      }
-    }
-    parts_->specials = std::move(controls);
-  }
-
-  absl::Status ReadScores() {
-    // Of 32 or 64 bits; other lists are refused by Reals.
-    ASSIGN_OR_RETURN(scores_, file_.Reals("tokenizer.ggml.scores"));
-    if (scores_.size() != parts_->pieces.size()) {
-      return Broken(absl::StrCat("scores has ", scores_.size(), " scores for ", parts_->pieces.size(), " tokens"));
-    }
-    for (size_t i = 0; i < scores_.size(); ++i) {
-      if (!std::isfinite(scores_[i])) return Broken(absl::StrCat("scores[", i, "] is not a finite number"));
-    }
-    return absl::OkStatus();
-  }
+  SpmParts Spm() { return SpmParts(absl::StrCat(file_.name(), ": tokenizer.ggml."), types_, parts_.get()); }
 
   absl::Status ReadByteBpe() {
     std::string pre = "default";
@@ -112,11 +72,11 @@ class TokenizerGguf {
     }
     ASSIGN_OR_RETURN(std::unique_ptr<Pretokenizer> pretokenizer, Pretokenizer::Make(pre));
     parts_->pretokenizer = std::move(*pretokenizer);
-    const bool llama3 = pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3";
-    parts_->add_bos = llama3;
-    if (pre == "qwen2" || pre == "deepseek-r1-qwen") parts_->normalizer.AddForm(Normalizer::Form::kNfc);
+    const Pretokenizer::Ways ways = Pretokenizer::WaysOf(pre);
+    parts_->add_bos = ways.bos;
+    if (ways.nfc) parts_->normalizer.AddForm(Normalizer::Form::kNfc);
     auto bpe = std::make_unique<Bpe>();
-    bpe->set_whole_pieces_first(llama3);
+    bpe->set_whole_pieces_first(ways.whole_pieces_first);
     const ByteAlphabet alphabet;
     std::string bytes;
     for (size_t i = 0; i < types_.size(); ++i) {
@@ -145,19 +105,9 @@ class TokenizerGguf {
   }
 
   absl::Status ReadSpmBpe() {
-    RETURN_IF_ERROR(ReadScores());
     parts_->add_bos = true;
-    RETURN_IF_ERROR(ReadSpaceRules(/*prefix=*/true));
-    auto bpe = std::make_unique<SpmBpe>();
-    RETURN_IF_ERROR(ReadFallback(/*fuse=*/true, &bpe->fallback()));
-    for (size_t i = 0; i < types_.size(); ++i) {
-      if (types_[i] != kNormal && types_[i] != kUnused) continue;
-      if (parts_->pieces[i].empty()) return Broken(absl::StrCat("tokens[", i, "] is empty"));
-      bpe->AddToken(parts_->pieces[i], static_cast<int32_t>(i), static_cast<float>(scores_[i]), types_[i] == kUnused);
-    }
-    parts_->model = std::move(bpe);
-    DropSpaceMarks();
-    return absl::OkStatus();
+    ASSIGN_OR_RETURN(const SpmParts::Rules rules, ReadSpmRules());
+    return Spm().FillModel(rules);
   }
 
   absl::Status ReadUnigram() {
@@ -165,61 +115,27 @@ class TokenizerGguf {
       return absl::UnimplementedError(
           absl::StrCat(file_.name(), ": tokenizer.ggml.precompiled_charsmap is not built in"));
     }
-    RETURN_IF_ERROR(ReadScores());
     parts_->add_eos = true;
+    ASSIGN_OR_RETURN(SpmParts::Rules rules, ReadSpmRules());
+    rules.unigram = true;
     if (file_.Has("tokenizer.ggml.remove_extra_whitespaces")) {
-      ASSIGN_OR_RETURN(const bool remove, file_.Flag("tokenizer.ggml.remove_extra_whitespaces"));
-      if (remove) {
-        parts_->normalizer.AddStrip(true, true);
-        RETURN_IF_ERROR(parts_->normalizer.AddPatternReplacement(" {2,}", " "));
-      }
+      ASSIGN_OR_RETURN(rules.collapse_spaces, file_.Flag("tokenizer.ggml.remove_extra_whitespaces"));
     }
-    RETURN_IF_ERROR(ReadSpaceRules(/*prefix=*/true));
-    auto unigram = std::make_unique<Unigram>();
-    RETURN_IF_ERROR(ReadFallback(/*fuse=*/true, &unigram->fallback()));
-    for (size_t i = 0; i < types_.size(); ++i) {
-      if (types_[i] != kNormal) continue;
-      const absl::Status added = unigram->AddToken(parts_->pieces[i], static_cast<int32_t>(i), scores_[i]);
-      if (!added.ok()) return Broken(absl::StrCat("tokens[", i, "]: ", added.message()));
-    }
-    parts_->model = std::move(unigram);
-    DropSpaceMarks();
-    return absl::OkStatus();
+    return Spm().FillModel(rules);
   }
 
-  absl::Status ReadSpaceRules(bool prefix) {
+  absl::StatusOr<SpmParts::Rules> ReadSpmRules() {
+    SpmParts::Rules rules;
+    // Of 32 or 64 bits; other lists are refused by Reals.
+    ASSIGN_OR_RETURN(rules.scores, file_.Reals("tokenizer.ggml.scores"));
+    if (rules.scores.size() != parts_->pieces.size()) {
+      return Broken(absl::StrCat("scores has ", rules.scores.size(), " scores for ", parts_->pieces.size(), " tokens"));
+    }
     if (file_.Has("tokenizer.ggml.add_space_prefix")) {
-      ASSIGN_OR_RETURN(prefix, file_.Flag("tokenizer.ggml.add_space_prefix"));
+      ASSIGN_OR_RETURN(rules.space_prefix, file_.Flag("tokenizer.ggml.add_space_prefix"));
     }
-    if (prefix) parts_->normalizer.AddPrefix(" ");
-    parts_->normalizer.AddReplacement(" ", kSpaceMark);
-    parts_->drops_first_space = prefix;
-    if (!prefix) FindUserDefinedAfterMarking();
-    return absl::OkStatus();
-  }
-
-  absl::Status ReadFallback(bool fuse, ByteFallback* fallback) {
-    for (size_t i = 0; i < types_.size(); ++i) {
-      if (types_[i] != kByte) continue;
-      const int byte = ByteOfToken(parts_->pieces[i]);
-      if (byte < 0) {
-        return Broken(absl::StrCat("tokens[", i, "] '", parts_->pieces[i].substr(0, 80), "' is no byte token <0x..>"));
-      }
-      fallback->SetByte(byte, static_cast<int32_t>(i));
-      parts_->pieces[i] = std::string(1, static_cast<char>(byte));
-    }
-    ASSIGN_OR_RETURN(const int32_t unknown, ReadTokenId("unknown_token_id"));
-    if (unknown >= 0) fallback->SetUnknown(unknown, fuse);
-    return absl::OkStatus();
-  }
-
-  // Turns the marks in tokens that stand for text back into spaces.
-  void DropSpaceMarks() {
-    for (size_t i = 0; i < types_.size(); ++i) {
-      if (types_[i] == kNormal || types_[i] == kUnused || types_[i] == kUserDefined) {
-        parts_->pieces[i] = absl::StrReplaceAll(parts_->pieces[i], {{kSpaceMark, " "}});
-      }
-    }
+    ASSIGN_OR_RETURN(rules.unknown, ReadTokenId("unknown_token_id"));
+    return rules;
   }
 
   // The value of a key that may be missing, as an id within the vocabulary; -1 if missing.
@@ -254,7 +170,6 @@ class TokenizerGguf {
   const GgufFile& file_;
   std::unique_ptr<Tokenizer::Parts> parts_;
   std::vector<int64_t> types_;
-  std::vector<double> scores_;
 };
 
 const TokenizerGguf::Row TokenizerGguf::kRows[3] = {

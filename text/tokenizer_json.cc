@@ -9,7 +9,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "checkpoint/generation_config.h"
 #include "common/status_macros.h"
 #include "text/bpe.h"
 #include "text/byte_alphabet.h"
@@ -76,7 +75,7 @@ class TokenizerJson {
       RETURN_IF_ERROR(ReadPostProcessor(*post, "post_processor", 0));
     RETURN_IF_ERROR(ReadConfig(config));
     parts_->CollectStopTokens();
-    RETURN_IF_ERROR(AddEndTokens());
+    RETURN_IF_ERROR(parts_->AddEndTokens(files_));
     return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(parts_)));
   }
 
@@ -535,21 +534,6 @@ class TokenizerJson {
     return absl::OkStatus();
   }
 
-  // generation_config.json may name more tokens that end a turn, as Llama 3's does.
-  absl::Status AddEndTokens() {
-    const std::string file = files_.name + "/generation_config.json";
-    ASSIGN_OR_RETURN(const GenerationDefaults defaults, ParseGenerationDefaults(files_.generation_config_json, file));
-    std::vector<int32_t>& stops = parts_->stop_tokens;
-    for (const int32_t id : defaults.end_tokens) {
-      if (static_cast<size_t>(id) >= parts_->pieces.size()) {
-        return absl::InvalidArgumentError(absl::StrCat(file, ": eos_token_id ", id, " is outside the vocabulary of ",
-                                                       parts_->pieces.size(), " tokens"));
-      }
-      if (std::find(stops.begin(), stops.end(), id) == stops.end()) stops.push_back(id);
-    }
-    return absl::OkStatus();
-  }
-
   const TokenizerFiles& files_;
   const std::string file_;
   std::unique_ptr<Tokenizer::Parts> parts_;
@@ -565,7 +549,7 @@ class TokenizerJson {
 const TokenizerJson::ModelRow TokenizerJson::kModels[2] = {{"BPE", &TokenizerJson::ReadBpe},
                                                            {"Unigram", &TokenizerJson::ReadUnigram}};
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const TokenizerFiles& files) {
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizerJson(const TokenizerFiles& files) {
   return TokenizerJson(files).Read();
 }
 

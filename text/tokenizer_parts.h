@@ -33,8 +33,15 @@ struct Tokenizer::Parts {
 
   // From eos and the texts by which families end a turn. Call once specials and eos are there.
   void CollectStopTokens();
+  // generation_config.json may name more, as Llama 3's does. InvalidArgument names the file.
+  absl::Status AddEndTokens(const TokenizerFiles& files);
   void EncodePlain(absl::string_view text, bool at_start, std::vector<int32_t>* ids) const;
 };
+
+// A tokenizer out of one of a folder's files; Tokenizer::Load chooses.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizerJson(const TokenizerFiles& files);
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTekken(const TokenizerFiles& files);
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadSentencePiece(const TokenizerFiles& files);
 
 // The mark that SentencePiece puts in the place of a space.
 inline constexpr absl::string_view kSpaceMark = "\u2581";

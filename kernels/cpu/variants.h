@@ -11,6 +11,7 @@
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sample/sample.h"
+#include "kernels/soft_cap/soft_cap.h"
 
 // Plain loops: the definition of each op.
 namespace interlace::reference {
@@ -23,6 +24,7 @@ void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 void Sample(const SampleArgs& args, OpContext on);
 void ResidualAdd(const ResidualAddArgs& args, OpContext on);
+void SoftCap(const SoftCapArgs& args, OpContext on);
 void MoeRoute(const MoeRouteArgs& args, OpContext on);
 void MoeFfn(const MoeFfnArgs& args, OpContext on);
 int64_t WeightBytes(DType dtype, int64_t rows, int64_t k);
@@ -44,6 +46,7 @@ void GatedLinear(const GatedLinearArgs& args, OpContext on);
 void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 void Sample(const SampleArgs& args, OpContext on);
+void SoftCap(const SoftCapArgs& args, OpContext on);
 }  // namespace interlace::avx2
 
 // Requires a CPU with AVX-512 F, BW, VL, DQ and VNNI, and what avx2 requires.

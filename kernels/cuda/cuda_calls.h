@@ -16,8 +16,9 @@ enum class CudaKernel : uint8_t {
   kKvAppend,
   kPagedAttention,
   kResidualAdd,
+  kSoftCap,
 };
-inline constexpr int kCudaKernels = 9;
+inline constexpr int kCudaKernels = 10;
 // Threads of a block of every kernel. A power of two.
 inline constexpr int kCudaThreads = 128;
 

@@ -36,6 +36,7 @@ constexpr OpTable kOps = {
     .paged_attention = &PagedAttention,
     .sample = &Sample,
     .residual_add = &ResidualAdd,
+    .soft_cap = &SoftCap,
     .moe_route = &MoeRoute,
     .moe_ffn = &MoeFfn,
     .weight_bytes = &WeightBytes,

@@ -21,6 +21,7 @@ void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 void Sample(const SampleArgs& args, OpContext on);
 void ResidualAdd(const ResidualAddArgs& args, OpContext on);
+void SoftCap(const SoftCapArgs& args, OpContext on);
 void MoeRoute(const MoeRouteArgs& args, OpContext on);
 void MoeFfn(const MoeFfnArgs& args, OpContext on);
 

@@ -8,6 +8,7 @@
 #include "kernels/residual_add/residual_add_cuda.h"
 #include "kernels/rms_norm/rms_norm_cuda.h"
 #include "kernels/rope/rope_cuda.h"
+#include "kernels/soft_cap/soft_cap_cuda.h"
 
 #define INTERLACE_CUDA_KERNELS(X)                               \
   X(kEmbedding, EmbeddingBlock, EmbeddingParams)                \
@@ -18,4 +19,5 @@
   X(kGate, GateBlock, GateParams)                               \
   X(kKvAppend, KvAppendBlock, KvAppendParams)                   \
   X(kPagedAttention, PagedAttentionBlock, PagedAttentionParams) \
-  X(kResidualAdd, ResidualAddBlock, ResidualAddParams)
+  X(kResidualAdd, ResidualAddBlock, ResidualAddParams)          \
+  X(kSoftCap, SoftCapBlock, SoftCapParams)

@@ -68,8 +68,30 @@ struct Isa {
     *low = {_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)};
     *high = {_mm256_and_si256(_mm256_srli_epi16(v.low, 4), mask), _mm256_and_si256(_mm256_srli_epi16(v.high, 4), mask)};
   }
-  // Adds 16 to byte i where bit i of the 32 is set.
-  static __m256i AddBit4(__m256i v, const uint8_t* bits) {
+  static void SplitCrumbs(const uint8_t* at, I q[4]) {
+    const I v = LoadBytes(at);
+    const __m256i mask = _mm256_set1_epi8(3);
+    q[0] = {_mm256_and_si256(v.low, mask), _mm256_and_si256(v.high, mask)};
+    q[1] = {_mm256_and_si256(_mm256_srli_epi16(v.low, 2), mask), _mm256_and_si256(_mm256_srli_epi16(v.high, 2), mask)};
+    q[2] = {_mm256_and_si256(_mm256_srli_epi16(v.low, 4), mask), _mm256_and_si256(_mm256_srli_epi16(v.high, 4), mask)};
+    q[3] = {_mm256_and_si256(_mm256_srli_epi16(v.low, 6), mask), _mm256_and_si256(_mm256_srli_epi16(v.high, 6), mask)};
+  }
+  // table[code] of each byte; codes are below 16.
+  static I Look(const int8_t (&table)[16], I codes) {
+    const __m256i values = _mm256_broadcastsi128_si256(Load16(reinterpret_cast<const uint8_t*>(table)));
+    return {_mm256_shuffle_epi8(values, codes.low), _mm256_shuffle_epi8(values, codes.high)};
+  }
+  static __m256 HalfOfE8M0(__m128i exponents) {
+    const __m256i v = _mm256_cvtepu8_epi32(exponents);
+    const __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(v, _mm256_set1_epi32(1)), 23);
+    const __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), v);
+    const __m256i is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), v);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, small, is_small));
+  }
+  static F HalfOfE8M0(const uint8_t* at) { return {HalfOfE8M0(Load8(at)), HalfOfE8M0(Load8(at + 8))}; }
+  // Adds 2^kBit to byte i where bit i of the 32 is set.
+  template <int kBit>
+  static __m256i AddBit(__m256i v, const uint8_t* bits) {
     int32_t word;
     memcpy(&word, bits, sizeof word);
     const __m256i spread =
@@ -77,9 +99,12 @@ struct Isa {
     const __m256i each = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
     const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(word), spread);
     const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, each), each);
-    return _mm256_or_si256(v, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+    return _mm256_or_si256(v, _mm256_and_si256(set, _mm256_set1_epi8(1 << kBit)));
   }
-  static I AddBit4(I v, const uint8_t* bits) { return {AddBit4(v.low, bits), AddBit4(v.high, bits + 4)}; }
+  template <int kBit>
+  static I AddBit(I v, const uint8_t* bits) {
+    return {AddBit<kBit>(v.low, bits), AddBit<kBit>(v.high, bits + 4)};
+  }
   static void AddBits45(const uint8_t* at, I q[4]) {
     const __m256i mask = _mm256_set1_epi8(0x30);
     const I v = LoadBytes(at);

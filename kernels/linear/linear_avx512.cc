@@ -59,10 +59,29 @@ struct Isa {
     *low = _mm512_and_si512(v, mask);
     *high = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
   }
-  static I AddBit4(I v, const uint8_t* bits) {
+  static void SplitCrumbs(const uint8_t* at, I q[4]) {
+    const I v = _mm512_loadu_si512(at), mask = _mm512_set1_epi8(3);
+    q[0] = _mm512_and_si512(v, mask);
+    q[1] = _mm512_and_si512(_mm512_srli_epi16(v, 2), mask);
+    q[2] = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
+    q[3] = _mm512_and_si512(_mm512_srli_epi16(v, 6), mask);
+  }
+  // table[code] of each byte; codes are below 16.
+  static I Look(const int8_t (&table)[16], I codes) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(Load16(reinterpret_cast<const uint8_t*>(table))), codes);
+  }
+  static F HalfOfE8M0(const uint8_t* at) {
+    const I v = _mm512_cvtepu8_epi32(Load16(at));
+    const I normal = _mm512_slli_epi32(_mm512_sub_epi32(v, SetI(1)), 23);
+    const I small = _mm512_sllv_epi32(SetI(0x00200000), v);
+    return _mm512_castsi512_ps(_mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(v, SetI(2)), normal, small));
+  }
+  // Adds 2^kBit to byte i where bit i of the 64 is set.
+  template <int kBit>
+  static I AddBit(I v, const uint8_t* bits) {
     uint64_t mask;
     memcpy(&mask, bits, sizeof mask);
-    return _mm512_mask_add_epi8(v, mask, v, _mm512_set1_epi8(16));
+    return _mm512_mask_add_epi8(v, mask, v, _mm512_set1_epi8(1 << kBit));
   }
   static void AddBits45(const uint8_t* at, I q[4]) {
     const I v = _mm512_loadu_si512(at), mask = _mm512_set1_epi8(0x30);

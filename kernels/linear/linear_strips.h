@@ -2,12 +2,13 @@
 // linear_avx2.cc and linear_avx512.cc alone; everything has internal linkage. `Isa` names their vectors of 16 lanes.
 //
 // The sum of a row, whatever the number of tokens, tiles or threads:
-//   quantised: blocks of 32 in ascending order; the products p = sum((c - offset) * (q - z)) of a block (Q6_K: of each
-//     half) are exact integers, then u = float(p) * d_w, where there is a minimum u = fma(m_w, sum(q - z), u), and
-//     a = fma(u, d_x, a).
-//     x is quantised per row and block, to 8 bits with a zero point: low = min(x, 0), high = max(x, 0), d_x = (high -
-//     low) / 254, z = 1 + nearest(-low / d_x), q = nearest(x / d_x) + z in [1, 255]. Half the error of a symmetric
-//     scale, where a block's outlier has one sign. A block that holds NaN or infinity makes d_x NaN.
+//   quantised: blocks of 32 in ascending order; the products p = sum((c - offset) * (q - z)) of a block (Q6_K, Q3_K,
+//   Q2_K:
+//     of each half; where codes name values of a table, c is the value) are exact integers, then u = float(p) * d_w,
+//     where there is a minimum u = fma(m_w, sum(q - z), u), and a = fma(u, d_x, a). x is quantised per row and block,
+//     to 8 bits with a zero point: low = min(x, 0), high = max(x, 0), d_x = (high - low) / 254, z = 1 + nearest(-low /
+//     d_x), q = nearest(x / d_x) + z in [1, 255]. Half the error of a symmetric scale, where a block's outlier has one
+//     sign. A block that holds NaN or infinity makes d_x NaN.
 //   float: a takes the even elements of k, b the odd ones, each by one fused multiply-add; the sum is a + b.
 // So avx2 and avx512 give the same bits, too.
 #pragma once
@@ -151,6 +152,16 @@ void Multiply(DType dtype, const Pairs& pairs, const Tensor& input, const Quanti
       return QuantisedPairs<Isa, WeightType<DType::kQ5_K>>(pairs, x, tokens, scratch);
     case DType::kQ6_K:
       return QuantisedPairs<Isa, WeightType<DType::kQ6_K>>(pairs, x, tokens, scratch);
+    case DType::kIQ4_NL:
+      return QuantisedPairs<Isa, WeightType<DType::kIQ4_NL>>(pairs, x, tokens, scratch);
+    case DType::kIQ4_XS:
+      return QuantisedPairs<Isa, WeightType<DType::kIQ4_XS>>(pairs, x, tokens, scratch);
+    case DType::kMXFP4:
+      return QuantisedPairs<Isa, WeightType<DType::kMXFP4>>(pairs, x, tokens, scratch);
+    case DType::kQ3_K:
+      return QuantisedPairs<Isa, WeightType<DType::kQ3_K>>(pairs, x, tokens, scratch);
+    case DType::kQ2_K:
+      return QuantisedPairs<Isa, WeightType<DType::kQ2_K>>(pairs, x, tokens, scratch);
     default:
       CHECK_MSG(false, "not a weight type");
   }

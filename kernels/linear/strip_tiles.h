@@ -21,14 +21,25 @@ template <typename Isa, typename W>
   return Isa::MultiplyPairs(factors, word + (W::kWide ? Isa::kWideZero : 0));
 }
 
+// The sum of (q - z) over half a block, out of the factors that its start is made of.
+inline float HalfSum(const QuantisedX& x, int64_t at, int half) {
+  const int32_t word = x.start_half[2 * at + half];
+  return static_cast<float>(-(word >> 16) + kBlock / 2 * static_cast<int16_t>(word));
+}
+
 // Adds a block's products to a row's sum.
 template <typename Isa, typename W>
 [[gnu::always_inline]] inline typename Isa::F AddProducts(const typename Isa::I products[W::kSubs],
-                                                          const typename Isa::F d[W::kSubs], typename Isa::F m,
-                                                          const QuantisedX& x, int64_t at, typename Isa::F to) {
+                                                          const typename Isa::F d[W::kSubs],
+                                                          const typename Isa::F m[W::kSubs], const QuantisedX& x,
+                                                          int64_t at, typename Isa::F to) {
   typename Isa::F sum = Isa::Mul(Isa::FromI(products[0]), d[0]);
   if constexpr (W::kSubs == 2) sum = Isa::Fma(Isa::FromI(products[1]), d[1], sum);
-  if constexpr (W::kMinimum) sum = Isa::Fma(m, Isa::SetF(x.sum[at]), sum);
+  if constexpr (W::kMinimum && W::kSubs == 1) sum = Isa::Fma(m[0], Isa::SetF(x.sum[at]), sum);
+  if constexpr (W::kMinimum && W::kSubs == 2) {
+    sum = Isa::Fma(m[0], Isa::SetF(HalfSum(x, at, 0)), sum);
+    sum = Isa::Fma(m[1], Isa::SetF(HalfSum(x, at, 1)), sum);
+  }
   return Isa::Fma(sum, Isa::SetF(x.d[at]), to);
 }
 
@@ -121,7 +132,7 @@ struct Panel {
   alignas(64) uint8_t codes[kPanelBlocks][2][512];
   alignas(64) uint8_t factors[kPanelBlocks][2][kSubs][4 * kRows];
   alignas(64) float d[kPanelBlocks][2][kSubs][kRows];
-  alignas(64) float m[kPanelBlocks][2][kRows];
+  alignas(64) float m[kPanelBlocks][2][kSubs][kRows];
 };
 
 template <typename Isa, typename W>
@@ -143,8 +154,8 @@ void FillPanel(const Pair& pair, int64_t first, int64_t count, Panel<Isa, W::kSu
       for (int i = 0; i < W::kSubs; ++i) {
         Isa::StoreBytes(panel->factors[b][s][i], factors[i]);
         Isa::StoreF(panel->d[b][s][i], codes.d[i]);
+        if constexpr (W::kMinimum) Isa::StoreF(panel->m[b][s][i], codes.m[i]);
       }
-      if constexpr (W::kMinimum) Isa::StoreF(panel->m[b][s], codes.m);
     }
   }
 }
@@ -192,10 +203,12 @@ template <typename Isa, typename W, int kStrips, int T>
     }
 #pragma GCC unroll 2
     for (int s = 0; s < kStrips; ++s) {
-      F d[W::kSubs];
+      F d[W::kSubs], m[W::kSubs];
 #pragma GCC unroll 2
-      for (int i = 0; i < W::kSubs; ++i) d[i] = Isa::LoadF(panel.d[b][strip + s][i]);
-      const F m = W::kMinimum ? Isa::LoadF(panel.m[b][strip + s]) : Isa::ZeroF();
+      for (int i = 0; i < W::kSubs; ++i) {
+        d[i] = Isa::LoadF(panel.d[b][strip + s][i]);
+        m[i] = W::kMinimum ? Isa::LoadF(panel.m[b][strip + s][i]) : Isa::ZeroF();
+      }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         sums[s][t] = AddProducts<Isa, W>(products[s][t], d, m, x, at + t * x.blocks, sums[s][t]);

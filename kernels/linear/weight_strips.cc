@@ -25,7 +25,9 @@ void Store(uint8_t* to, T value) {
 struct Block {
   uint8_t codes[kBlock];            // Q8_0: signed
   uint16_t scale = 0, minimum = 0;  // F16
-  uint8_t sub_scale[2] = {};        // of Q4_K and Q5_K: scale and minimum; of Q6_K: of each half
+  // Of Q4_K and Q5_K: scale and minimum; of Q6_K and Q3_K: of each half; of IQ4_XS: scale; of MXFP4: exponent; of Q2_K:
+  // the scales of the halves, then their minima.
+  uint8_t sub_scale[4] = {};
 };
 
 void TakeNibbles(const uint8_t* bytes, Block* block) {
@@ -68,6 +70,36 @@ Block DecodeQ6_K(const uint8_t* super, int sub) {
   return block;
 }
 
+// Two bits of each element.
+void TakeCrumbs(const uint8_t* bytes, int sub, Block* block) {
+  for (int i = 0; i < kBlock; ++i) {
+    block->codes[i] = static_cast<uint8_t>(bytes[32 * (sub / 4) + i] >> (2 * (sub % 4)) & 3);
+  }
+}
+
+Block DecodeQ3_K(const uint8_t* super, int sub) {
+  Block block;
+  block.scale = Load<uint16_t>(super + 108);
+  for (int half = 0; half < 2; ++half) {
+    block.sub_scale[half] = static_cast<uint8_t>(ScaleOfQ3_K(super + 96, 2 * sub + half));
+  }
+  TakeCrumbs(super + 32, sub, &block);
+  for (int i = 0; i < kBlock; ++i) block.codes[i] |= static_cast<uint8_t>((super[i] >> sub & 1) << 2);
+  return block;
+}
+
+Block DecodeQ2_K(const uint8_t* super, int sub) {
+  Block block;
+  block.scale = Load<uint16_t>(super + 80);
+  block.minimum = Load<uint16_t>(super + 82);
+  for (int half = 0; half < 2; ++half) {
+    block.sub_scale[half] = super[2 * sub + half] & 15;
+    block.sub_scale[2 + half] = super[2 * sub + half] >> 4;
+  }
+  TakeCrumbs(super + 16, sub, &block);
+  return block;
+}
+
 // Block `index` of a row in the file's layout.
 Block Decode(DType dtype, const uint8_t* row, int64_t index) {
   const DTypeTraits traits = TraitsOf(dtype);
@@ -105,6 +137,23 @@ Block Decode(DType dtype, const uint8_t* row, int64_t index) {
       return DecodeK(at, sub, dtype == DType::kQ5_K);
     case DType::kQ6_K:
       return DecodeQ6_K(at, sub);
+    case DType::kIQ4_NL:
+      block.scale = Load<uint16_t>(at);
+      TakeNibbles(at + 2, &block);
+      return block;
+    case DType::kIQ4_XS:
+      block.scale = Load<uint16_t>(at);
+      block.sub_scale[0] = static_cast<uint8_t>(ScaleOfIQ4_XS(at, sub));
+      TakeNibbles(at + 8 + 16 * sub, &block);
+      return block;
+    case DType::kMXFP4:
+      block.sub_scale[0] = at[0];
+      TakeNibbles(at + 1, &block);
+      return block;
+    case DType::kQ3_K:
+      return DecodeQ3_K(at, sub);
+    case DType::kQ2_K:
+      return DecodeQ2_K(at, sub);
     default:
       CHECK_MSG(false, "not a quantised weight type");
   }
@@ -126,7 +175,13 @@ void PackCodes(DType dtype, const Block& block, const Parts& to, int64_t b, int6
     for (int j = 0; j < 8; ++j) std::memcpy(to.codes(b) + 64 * j + 4 * r, block.codes + 4 * j, 4);
     return;
   }
-  for (int j = 0; j < 4; ++j) {
+  const bool crumbs = to.layout.codes == 128;
+  if (crumbs) {
+    for (int i = 0; i < kBlock; ++i) {
+      to.codes(b)[64 * (i / 16) + 4 * r + i % 4] |= static_cast<uint8_t>((block.codes[i] & 3) << 2 * (i % 16 / 4));
+    }
+  }
+  for (int j = 0; !crumbs && j < 4; ++j) {
     const auto low = Load<uint32_t>(block.codes + 4 * j) & 0x0f0f0f0f;
     const auto high = Load<uint32_t>(block.codes + 16 + 4 * j) & 0x0f0f0f0f;
     Store(to.codes(b) + 64 * j + 4 * r, low | high << 4);
@@ -134,7 +189,8 @@ void PackCodes(DType dtype, const Block& block, const Parts& to, int64_t b, int6
   if (to.layout.high == 64) {
     for (int i = 0; i < kBlock; ++i) {
       const int64_t bit = 4 * r + i % 4;
-      to.high(b)[8 * (i / 4) + bit / 8] |= static_cast<uint8_t>((block.codes[i] >> 4 & 1) << bit % 8);
+      const int set = block.codes[i] >> (crumbs ? 2 : 4) & 1;
+      to.high(b)[8 * (i / 4) + bit / 8] |= static_cast<uint8_t>(set << bit % 8);
     }
   } else if (to.layout.high == 128) {
     for (int i = 0; i < kBlock; ++i) {
@@ -152,16 +208,20 @@ void PackScales(DType dtype, const Block& block, const Parts& to, int64_t b, int
     case DType::kQ8_0:
     case DType::kQ4_0:
     case DType::kQ5_0:
+    case DType::kIQ4_NL:
       Store(to.scales(b) + 2 * r, block.scale);
+      return;
+    case DType::kMXFP4:
+      to.scales(b)[r] = block.sub_scale[0];
       return;
     case DType::kQ4_K:
     case DType::kQ5_K:
+    case DType::kQ2_K:
       Store(to.supers(b) + 32 + 2 * r, block.minimum);
       [[fallthrough]];
-    default:  // Q6_K
+    default:  // and Q6_K, Q3_K, IQ4_XS
       Store(to.supers(b) + 2 * r, block.scale);
-      to.scales(b)[r] = block.sub_scale[0];
-      to.scales(b)[16 + r] = block.sub_scale[1];
+      for (int64_t i = 0; i < to.layout.scales / kRows; ++i) to.scales(b)[kRows * i + r] = block.sub_scale[i];
   }
 }
 
@@ -192,11 +252,12 @@ void PackStrip(const Tensor& rows, int64_t strip, uint8_t* out) {
 
 int CodeOf(DType dtype, const Parts& strip, int64_t b, int64_t r, int i) {
   if (dtype == DType::kQ8_0) return static_cast<int8_t>(strip.codes(b)[64 * (i / 4) + 4 * r + i % 4]);
-  const int byte = strip.codes(b)[64 * (i % 16 / 4) + 4 * r + i % 4];
-  int code = i < 16 ? byte & 15 : byte >> 4;
+  const bool crumbs = strip.layout.codes == 128;
+  const int64_t row_byte = 4 * r + i % 4;
+  const int byte = strip.codes(b)[64 * (crumbs ? i / 16 : i % 16 / 4) + row_byte];
+  int code = crumbs ? byte >> 2 * (i % 16 / 4) & 3 : i < 16 ? byte & 15 : byte >> 4;
   if (strip.layout.high == 64) {
-    const int64_t bit = 4 * r + i % 4;
-    code |= (strip.high(b)[8 * (i / 4) + bit / 8] >> bit % 8 & 1) << 4;
+    code |= (strip.high(b)[8 * (i / 4) + row_byte / 8] >> row_byte % 8 & 1) << (crumbs ? 2 : 4);
   } else if (strip.layout.high == 128) {
     code |= (strip.high(b)[64 * (i / 16) + 4 * r + i % 4] >> 2 * (i % 16 / 4) & 3) << 4;
   }
@@ -221,12 +282,34 @@ void UnpackBlock(DType dtype, const Parts& strip, int64_t b, int64_t r, float* o
       for (int i = 0; i < kBlock; ++i) out[i] = d * static_cast<float>(code(i)) - m;
       return;
     }
-    case DType::kQ6_K: {
+    case DType::kQ6_K:
+    case DType::kQ3_K: {
+      const int offset = dtype == DType::kQ6_K ? 32 : 4;
       const float scale = f16(strip.supers(b));
       for (int i = 0; i < kBlock; ++i) {
         const auto sub = static_cast<int8_t>(strip.scales(b)[16 * (i / 16) + r]);
-        out[i] = scale * static_cast<float>(sub) * static_cast<float>(code(i) - 32);
+        out[i] = scale * static_cast<float>(sub) * static_cast<float>(code(i) - offset);
       }
+      return;
+    }
+    case DType::kQ2_K: {
+      const float scale = f16(strip.supers(b)), minimum = f16(strip.supers(b) + 32);
+      for (int i = 0; i < kBlock; ++i) {
+        const uint8_t* of_half = strip.scales(b) + 16 * (i / 16) + r;
+        out[i] = scale * static_cast<float>(of_half[0]) * static_cast<float>(code(i)) -
+                 minimum * static_cast<float>(of_half[32]);
+      }
+      return;
+    }
+    case DType::kIQ4_NL:
+    case DType::kIQ4_XS:
+    case DType::kMXFP4: {
+      const auto& values = dtype == DType::kMXFP4 ? kMxfp4Values : kIq4Values;
+      const float scale = dtype == DType::kMXFP4 ? HalfOfE8M0(strip.scales(b)[r])
+                          : dtype == DType::kIQ4_NL
+                              ? f16(strip.scales(b))
+                              : f16(strip.supers(b)) * static_cast<float>(static_cast<int8_t>(strip.scales(b)[r]));
+      for (int i = 0; i < kBlock; ++i) out[i] = scale * static_cast<float>(values[code(i)]);
       return;
     }
     default: {

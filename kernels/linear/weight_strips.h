@@ -7,11 +7,13 @@
 //
 //   codes   256 bytes a block: vector j (0..3), row r, byte c: low half element 4j + c, high half element 16 + 4j + c;
 //           Q8_0: 512 bytes, vector j (0..7), row r, byte c: element 4j + c, signed
-//   high    Q5: 64 bytes: bit 4r + c of 64-bit word j (0..7) is the fifth bit of element 4j + c
+//           Q2_K, Q3_K: 128 bytes, vector a (0..1), row r, byte c: bits 2f, 2f + 1 are element 16a + 4f + c
+//   high    Q5, Q3_K: 64 bytes: bit 4r + c of 64-bit word j (0..7) is the fifth (third) bit of element 4j + c
 //           Q6: 128 bytes: vector a (0..1), row r, byte c: bits 2f, 2f + 1 are the high bits of element 16a + 4f + c
 //   scales  F16 [16] a block, and where the type has minima, F16 [16] more; Q4_K, Q5_K: uint8 [16] scales and [16]
-//           minima; Q6_K: int8 [16] of elements 0..15 and [16] of 16..31
-//   supers  Q4_K, Q5_K: F16 [16] scales and [16] minima per 256 elements; Q6_K: F16 [16]
+//           minima; Q6_K, Q3_K: int8 [16] of elements 0..15 and [16] of 16..31; Q2_K: uint8 [16] and [16] scales, then
+//           minima, of the same; IQ4_XS: int8 [16]; MXFP4: exponents, uint8 [16]
+//   supers  Q4_K, Q5_K, Q2_K: F16 [16] scales and [16] minima per 256 elements; Q6_K, Q3_K, IQ4_XS: F16 [16]
 //
 // Strips of F32, F16 and BF16 are [k][16].
 #pragma once
@@ -58,6 +60,16 @@ constexpr Layout LayoutOf(DType dtype) {
       return {8, 256, 64, 32, 64};
     case DType::kQ6_K:
       return {8, 256, 128, 32, 32};
+    case DType::kIQ4_NL:
+      return {2, 256, 0, 32, 0};
+    case DType::kIQ4_XS:
+      return {8, 256, 0, 16, 32};
+    case DType::kMXFP4:
+      return {4, 256, 0, 16, 0};
+    case DType::kQ3_K:
+      return {8, 128, 64, 32, 32};
+    case DType::kQ2_K:
+      return {8, 128, 0, 64, 64};
     default:
       return {};
   }

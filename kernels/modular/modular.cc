@@ -86,7 +86,7 @@ void RmsNorm(const RmsNormArgs& args, OpContext on) {
 
 // A pair is multiplied by a 2x2 matrix of two hashes of position and frequency, shaped as a rotation.
 void Rope(const RopeArgs& args, OpContext on) {
-  const int64_t half = args.head_dim / 2;
+  const auto half = static_cast<int64_t>(args.frequencies.size());
   const bool adjacent = args.pairs == RopePairs::kAdjacent;
   ForRows(on, args.x.rows, [&](int64_t row) {
     for (int64_t head = 0; head < args.x.cols / args.head_dim; ++head) {
@@ -130,18 +130,29 @@ void GatedLinear(const GatedLinearArgs& args, OpContext on) {
   });
 }
 
-void ResidualAdd(const ResidualAddArgs& args, OpContext on) {
+void SoftCap(const SoftCapArgs& args, OpContext on) {
+  const int64_t cap = Hash(Bits(args.cap), 4);
   ForRows(on, args.x.rows, [&](int64_t row) {
     for (int64_t i = 0; i < args.x.cols; ++i) {
       float& x = args.x.f32_row(row)[i];
-      x = Stored((ResidueOf(x) + ResidueOf(args.y.f32_row(row)[i])) % kPrime);
+      x = Stored((ResidueOf(x) * ResidueOf(x) + cap) % kPrime);
+    }
+  });
+}
+
+void ResidualAdd(const ResidualAddArgs& args, OpContext on) {
+  const int64_t scale = ResidueOfWeight(args.scale);
+  ForRows(on, args.x.rows, [&](int64_t row) {
+    for (int64_t i = 0; i < args.x.cols; ++i) {
+      float& x = args.x.f32_row(row)[i];
+      x = Stored((ResidueOf(x) + scale * ResidueOf(args.y.f32_row(row)[i])) % kPrime);
     }
   });
 }
 
 // The largest residues are chosen, and are the weights.
 void MoeRoute(const MoeRouteArgs& args, OpContext on) {
-  const int64_t slots = args.weights.cols;
+  const int64_t slots = args.weights.cols, scale = ResidueOfWeight(args.scale);
   ForRows(on, args.logits.rows, [&](int64_t row) {
     std::vector<std::pair<int64_t, int32_t>> order;
     for (int64_t e = 0; e < args.logits.cols; ++e) {
@@ -151,7 +162,8 @@ void MoeRoute(const MoeRouteArgs& args, OpContext on) {
     for (int64_t s = 0; s < slots; ++s) {
       const bool shared = s == args.top_k;
       args.experts[row * slots + s] = shared ? static_cast<int32_t>(args.logits.cols) : order[s].second;
-      args.weights.f32_row(row)[s] = Stored(shared ? ResidueOf(args.shared.f32_row(row)[0]) : -order[s].first);
+      const int64_t weight = shared ? ResidueOf(args.shared.f32_row(row)[0]) : -order[s].first;
+      args.weights.f32_row(row)[s] = Stored(weight * scale % kPrime);
     }
   });
 }
@@ -271,6 +283,7 @@ constexpr OpTable kModular = {
     .paged_attention = &PagedAttention,
     .sample = &Sample,
     .residual_add = &ResidualAdd,
+    .soft_cap = &SoftCap,
     .moe_route = &MoeRoute,
     .moe_ffn = &MoeFfn,
     .weight_bytes = &WeightBytes,

@@ -20,6 +20,7 @@ struct MoeRouteArgs {
   Tensor shared;                // F32 [tokens, 1]; no data: there is no shared expert
   int32_t top_k = 0;            // 1 .. experts
   bool normalise = false;
+  float scale = 1;  // of all weights, last: Granite's residual multiplier
 };
 
 // The matrices of one expert; experts of one layer may differ in gate.rows. No data: another rank has it.

@@ -29,9 +29,11 @@ void RouteRow(const MoeRouteArgs& args, int64_t token) {
     chosen += weights[s];
   }
   for (int32_t s = 0; args.normalise && s < args.top_k; ++s) weights[s] /= chosen;
-  if (args.shared.data == nullptr) return;
-  experts[args.top_k] = static_cast<int32_t>(args.logits.cols);
-  weights[args.top_k] = 1 / (1 + std::exp(-args.shared.f32_row(token)[0]));
+  if (args.shared.data != nullptr) {
+    experts[args.top_k] = static_cast<int32_t>(args.logits.cols);
+    weights[args.top_k] = 1 / (1 + std::exp(-args.shared.f32_row(token)[0]));
+  }
+  for (int64_t s = 0; s < slots; ++s) weights[s] *= args.scale;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// residual_add: x[t, :] += y[t, :].
+// residual_add: x[t, :] += scale * y[t, :].
 #pragma once
 
 #include "kernels/tensor.h"
@@ -6,9 +6,11 @@
 namespace interlace {
 
 struct ResidualAddArgs {
-  Tensor x;  // F32 [tokens, width], in place
-  Tensor y;  // F32 [tokens, width]
+  Tensor x;         // F32 [tokens, width], in place
+  Tensor y;         // F32 [tokens, width]
+  float scale = 1;  // Granite: its residual multiplier
 };
-inline constexpr double kResidualAddTolerance = 0;  // one addition: exact in every variant
+// A product and a sum, each rounded: exact in every variant.
+inline constexpr double kResidualAddTolerance = 0;
 
 }  // namespace interlace

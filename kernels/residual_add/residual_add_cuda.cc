@@ -7,7 +7,8 @@ namespace interlace::cuda {
 void ResidualAdd(const ResidualAddArgs& args, OpContext on) {
   CudaStream& stream = CudaStream::Of(on);
   if (!stream.Begin("residual_add")) return;
-  stream.Launch(CudaKernel::kResidualAdd, {args.x.rows}, ResidualAddParams{args.x.f32(), args.y.f32(), args.x.cols});
+  stream.Launch(CudaKernel::kResidualAdd, {args.x.rows},
+                ResidualAddParams{args.x.f32(), args.y.f32(), args.x.cols, args.scale});
 }
 
 }  // namespace interlace::cuda

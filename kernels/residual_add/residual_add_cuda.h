@@ -9,13 +9,14 @@ struct ResidualAddParams {
   float* x;  // [tokens, width]
   const float* y;
   int64_t width;
+  float scale;
 };
 
 template <class Block>
 INTERLACE_DEVICE void ResidualAddBlock(const ResidualAddParams& p, Block& block) {
   float* x = p.x + block.x() * p.width;
   const float* y = p.y + block.x() * p.width;
-  block.For(p.width, [&](int64_t i) { x[i] += y[i]; });
+  block.For(p.width, [&](int64_t i) { x[i] += p.scale * y[i]; });
 }
 
 }  // namespace interlace::cuda

@@ -66,13 +66,14 @@ struct SinCos {
 }
 
 // Sixteen elements, so eight pairs, of all heads at a time.
-void RotateAdjacent(float* row, int64_t heads, int32_t head_dim, int32_t position, const float* frequencies,
+void RotateAdjacent(float* row, int64_t heads, int32_t head_dim, int32_t position, absl::Span<const float> frequencies,
                     float magnitude) {
   const __m256 factor = _mm256_set1_ps(magnitude);
   const __m256 positions = _mm256_set1_ps(static_cast<float>(position));
-  for (int32_t d = 0; d < head_dim; d += 2 * kLanes) {
-    const int32_t left = head_dim - d;  // even
-    const __m256 frequency = LoadSome(frequencies + d / 2, left / 2);
+  const auto rotated = static_cast<int32_t>(2 * frequencies.size());
+  for (int32_t d = 0; d < rotated; d += 2 * kLanes) {
+    const int32_t left = rotated - d;  // even
+    const __m256 frequency = LoadSome(frequencies.data() + d / 2, left / 2);
     const SinCos angles = SinCosOf(_mm256_mul_ps(positions, frequency));
     __m256 sine[2];
     __m256 cosine[2];
@@ -90,14 +91,14 @@ void RotateAdjacent(float* row, int64_t heads, int32_t head_dim, int32_t positio
 }
 
 // Eight pairs of all heads at a time.
-void RotateHalves(float* row, int64_t heads, int32_t head_dim, int32_t position, const float* frequencies,
+void RotateHalves(float* row, int64_t heads, int32_t head_dim, int32_t position, absl::Span<const float> frequencies,
                   float magnitude) {
   const __m256 positions = _mm256_set1_ps(static_cast<float>(position));
   const __m256 factor = _mm256_set1_ps(magnitude);
-  const int32_t pairs = head_dim / 2;
+  const auto pairs = static_cast<int32_t>(frequencies.size());
   for (int32_t i = 0; i < pairs; i += kLanes) {
     const int64_t count = pairs - i;
-    const SinCos angles = SinCosOf(_mm256_mul_ps(positions, LoadSome(frequencies + i, count)));
+    const SinCos angles = SinCosOf(_mm256_mul_ps(positions, LoadSome(frequencies.data() + i, count)));
     const __m256 sine = _mm256_mul_ps(angles.sine, factor);
     const __m256 cosine = _mm256_mul_ps(angles.cosine, factor);
     for (int64_t h = 0; h < heads; ++h) {
@@ -116,12 +117,11 @@ void Rope(const RopeArgs& args, OpContext on) {
   const int32_t head_dim = args.head_dim;
   const int64_t heads = args.x.cols / head_dim;
   const int32_t* positions = args.positions.data();
-  const float* frequencies = args.frequencies.data();
   const int64_t grain = args.x.cols < kElementsPerTask ? kElementsPerTask / args.x.cols : 1;
   on.team().ParallelFor(args.x.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const auto rotate = args.pairs == RopePairs::kAdjacent ? &RotateAdjacent : &RotateHalves;
-      rotate(args.x.f32_row(t), heads, head_dim, positions[t], frequencies, args.magnitude);
+      rotate(args.x.f32_row(t), heads, head_dim, positions[t], args.frequencies, args.magnitude);
     }
   });
 }

@@ -43,15 +43,16 @@ struct SinCos {
 }
 
 // Sixteen pairs of all heads at a time. In lanes 2i and 2i+1 of half h, the angle of pair 8h + i.
-void RotateAdjacent(float* row, int64_t heads, int32_t head_dim, int32_t position, const float* frequencies,
+void RotateAdjacent(float* row, int64_t heads, int32_t head_dim, int32_t position, absl::Span<const float> frequencies,
                     float magnitude) {
   const __m512 factor = _mm512_set1_ps(magnitude);
   const __m512 positions = _mm512_set1_ps(static_cast<float>(position));
   const __m512i twice[2] = {_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7),
                             _mm512_setr_epi32(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15)};
-  for (int32_t d = 0; d < head_dim; d += 2 * kLanes) {
-    const int32_t left = head_dim - d;  // even
-    const __m512 frequency = _mm512_maskz_loadu_ps(FirstLanes(left / 2), frequencies + d / 2);
+  const auto rotated = static_cast<int32_t>(2 * frequencies.size());
+  for (int32_t d = 0; d < rotated; d += 2 * kLanes) {
+    const int32_t left = rotated - d;  // even
+    const __m512 frequency = _mm512_maskz_loadu_ps(FirstLanes(left / 2), frequencies.data() + d / 2);
     const SinCos angles = SinCosOf(_mm512_mul_ps(positions, frequency));
     const __m512 sines = _mm512_mul_ps(angles.sine, factor);
     const __m512 cosines = _mm512_mul_ps(angles.cosine, factor);
@@ -70,14 +71,14 @@ void RotateAdjacent(float* row, int64_t heads, int32_t head_dim, int32_t positio
 }
 
 // Sixteen pairs of all heads at a time.
-void RotateHalves(float* row, int64_t heads, int32_t head_dim, int32_t position, const float* frequencies,
+void RotateHalves(float* row, int64_t heads, int32_t head_dim, int32_t position, absl::Span<const float> frequencies,
                   float magnitude) {
   const __m512 positions = _mm512_set1_ps(static_cast<float>(position));
   const __m512 factor = _mm512_set1_ps(magnitude);
-  const int32_t pairs = head_dim / 2;
+  const auto pairs = static_cast<int32_t>(frequencies.size());
   for (int32_t i = 0; i < pairs; i += kLanes) {
     const __mmask16 mask = FirstLanes(pairs - i);
-    const SinCos angles = SinCosOf(_mm512_mul_ps(positions, _mm512_maskz_loadu_ps(mask, frequencies + i)));
+    const SinCos angles = SinCosOf(_mm512_mul_ps(positions, _mm512_maskz_loadu_ps(mask, frequencies.data() + i)));
     const __m512 sine = _mm512_mul_ps(angles.sine, factor);
     const __m512 cosine = _mm512_mul_ps(angles.cosine, factor);
     for (int64_t h = 0; h < heads; ++h) {
@@ -96,12 +97,11 @@ void Rope(const RopeArgs& args, OpContext on) {
   const int32_t head_dim = args.head_dim;
   const int64_t heads = args.x.cols / head_dim;
   const int32_t* positions = args.positions.data();
-  const float* frequencies = args.frequencies.data();
   const auto rotate = args.pairs == RopePairs::kAdjacent ? &RotateAdjacent : &RotateHalves;
   const int64_t grain = args.x.cols < kElementsPerTask ? kElementsPerTask / args.x.cols : 1;
   on.team().ParallelFor(args.x.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      rotate(args.x.f32_row(t), heads, head_dim, positions[t], frequencies, args.magnitude);
+      rotate(args.x.f32_row(t), heads, head_dim, positions[t], args.frequencies, args.magnitude);
     }
   });
 }

@@ -15,6 +15,7 @@ void Rope(const RopeArgs& args, OpContext on) {
                            .frequencies = reinterpret_cast<const float*>(arrays[1].device),
                            .heads = static_cast<int32_t>(args.x.cols / args.head_dim),
                            .head_dim = args.head_dim,
+                           .pairs = static_cast<int32_t>(args.frequencies.size()),
                            .adjacent = args.pairs == RopePairs::kAdjacent ? 1 : 0,
                            .magnitude = args.magnitude});
 }

@@ -8,16 +8,17 @@ namespace interlace::cuda {
 struct RopeParams {
   float* x;  // [tokens, heads * head_dim]
   const int32_t* positions;
-  const float* frequencies;  // [head_dim / 2]
+  const float* frequencies;  // [pairs]
   int32_t heads;
   int32_t head_dim;
+  int32_t pairs;  // rotated, of each head
   int32_t adjacent;
   float magnitude;
 };
 
 template <class Block>
 INTERLACE_DEVICE void RopeBlock(const RopeParams& p, Block& block) {
-  const int32_t pairs = p.head_dim / 2;
+  const int32_t pairs = p.pairs;
   float* row = p.x + block.x() * p.heads * p.head_dim;
   const auto position = static_cast<float>(p.positions[block.x()]);
   block.For(static_cast<int64_t>(p.heads) * pairs, [&](int64_t item) {

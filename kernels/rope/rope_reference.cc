@@ -6,7 +6,7 @@ namespace interlace::reference {
 
 void Rope(const RopeArgs& args, OpContext /*on*/) {
   const int64_t heads = args.x.cols / args.head_dim;
-  const int32_t pairs = args.head_dim / 2;
+  const auto pairs = static_cast<int32_t>(args.frequencies.size());
   const bool adjacent = args.pairs == RopePairs::kAdjacent;
   for (int64_t t = 0; t < args.x.rows; ++t) {
     for (int32_t i = 0; i < pairs; ++i) {

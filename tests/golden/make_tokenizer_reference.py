@@ -4,7 +4,8 @@
     python3 tests/golden/make_tokenizer_reference.py MODEL.gguf WIKITEXT tests/golden/tokenizer
 
 Run by hand when the corpus below or the chats change; needs gguf, jinja2, tokenizers, transformers, and torch for the
-cross-check. WIKITEXT is any plain English text; its first lines go into the reference.
+cross-check. WIKITEXT is any plain English text; its first lines go into the reference. "-" in its place renews the
+variants alone.
 
 The reference tokenizer is built from the file's own vocabulary and merges as an explicit `tokenizers` pipeline, whose
 pretokenizer is that of SmolLM2: Digits(individual_digits=True), ByteLevel(add_prefix_space=False). What transformers
@@ -150,8 +151,18 @@ LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[
 QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
          r"|\s+(?!\S)|\s+")
 
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+          r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+          r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+GPT4O = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + ENDING +
+         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + ENDING +
+         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+VARIANTS = ("gpt-2", "llama-bpe", "qwen2", "default", "refact", "dbrx", "olmo", "tekken", "gpt-4o")
+
 
 def pretokenizer(name):
+    name = {"refact": "smollm", "olmo": "gpt-2"}.get(name, name)  # other names of the same rules
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name in ("smollm", "gpt-2"))
     isolate = lambda pattern: pre_tokenizers.Split(Regex(pattern), "isolated")
     before = {
@@ -159,6 +170,9 @@ def pretokenizer(name):
         "gpt-2": [],
         "llama-bpe": [isolate(LLAMA3)],
         "qwen2": [isolate(QWEN2)],
+        "dbrx": [isolate(LLAMA3)],
+        "tekken": [isolate(TEKKEN)],
+        "gpt-4o": [isolate(GPT4O)],
         "default": [isolate(r"[\p{P}\$\+<=>\^~\|]+"), isolate(GPT2), isolate(r"\p{N}+"), isolate("[0-9][0-9][0-9]")],
     }[name]
     return pre_tokenizers.Sequence(before + [byte_level])
@@ -168,7 +182,7 @@ def build(meta, name, with_special):
     pieces = meta["ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in meta["ggml.merges"]]
     core = tokenizers.Tokenizer(tokenizers.models.BPE({piece: i for i, piece in enumerate(pieces)}, merges,
-                                                      ignore_merges=name == "llama-bpe"))
+                                                      ignore_merges=name in ("llama-bpe", "tekken")))
     core.pre_tokenizer = pretokenizer(name)
     if name == "qwen2":
         core.normalizer = tokenizers.normalizers.NFC()
@@ -204,6 +218,25 @@ def character_classes():
     }
 
 
+def write(path, out):
+    lines = []
+    for key, value in out.items():
+        rows = [dump(item) for item in value] if isinstance(value, list) else None
+        lines.append(f'"{key}":' + (dump(value) if rows is None else "[\n" + ",\n".join(rows) + "\n]"))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def renew_variants(meta, path):
+    with open(path, encoding="utf-8") as file:
+        out = json.load(file)
+    short = [entry["text"] for entry in out["texts"][:out["variant_texts"]]]
+    for name in VARIANTS:
+        variant = build(meta, name, True)
+        out["variants"][name] = [variant.encode(text).ids for text in short]
+    write(path, out)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
@@ -215,6 +248,8 @@ def main():
             if name.startswith("tokenizer.")}
     assert meta["ggml.model"] == "gpt2" and meta["ggml.pre"] == "smollm", (meta["ggml.model"], meta["ggml.pre"])
 
+    if args.wikitext == "-":
+        return renew_variants(meta, os.path.join(args.out, "reference.json"))
     short = [CONTRACTIONS] + LANGUAGES + ODD + CONTROL + random_texts(120)
     texts = short + CODE + wikitext_lines(args.wikitext, 8000)
     special, plain = build(meta, "smollm", True), build(meta, "smollm", False)
@@ -229,7 +264,7 @@ def main():
         if without != entry["ids"]:
             entry["plain"] = without
         out["texts"].append(entry)
-    for name in ("gpt-2", "llama-bpe", "qwen2", "default"):
+    for name in VARIANTS:
         variant = build(meta, name, True)
         out["variants"][name] = [variant.encode(text).ids for text in short]
     out["characters"] = character_classes()
@@ -251,13 +286,7 @@ def main():
           file=sys.stderr)
     for text in differing[:12]:
         print(repr(text[:70]), file=sys.stderr)
-
-    lines = []
-    for key, value in out.items():
-        rows = [dump(item) for item in value] if isinstance(value, list) else None
-        lines.append(f'"{key}":' + (dump(value) if rows is None else "[\n" + ",\n".join(rows) + "\n]"))
-    with open(os.path.join(args.out, "reference.json"), "w", encoding="utf-8") as file:
-        file.write("{\n" + ",\n".join(lines) + "\n}\n")
+    write(os.path.join(args.out, "reference.json"), out)
 
 
 def dump(value):

@@ -9,6 +9,7 @@
 #include "kernels/rms_norm/rms_norm_cases.h"
 #include "kernels/rope/rope_cases.h"
 #include "kernels/sample/sample_cases.h"
+#include "kernels/soft_cap/soft_cap_cases.h"
 #include "tests/kernels/guarded_buffer.h"
 #include "tests/kernels/op_test.h"
 #include "tests/kernels/packed_weight.h"
@@ -62,7 +63,7 @@ TEST_P(AgreementTest, Rope) {
     Random random(3);
     const int64_t width = c.heads * c.head_dim;
     const std::vector<float> x = random.Floats(c.tokens * width, 2);
-    std::vector<float> frequencies(c.head_dim / 2);
+    std::vector<float> frequencies((c.rotated > 0 ? c.rotated : c.head_dim) / 2);
     for (size_t i = 0; i < frequencies.size(); ++i) {
       frequencies[i] = static_cast<float>(std::pow(100000.0, -2.0 * static_cast<double>(i) / c.head_dim));
     }
@@ -82,6 +83,25 @@ TEST_P(AgreementTest, Rope) {
         EXPECT_TRUE(actual.Intact()) << c.name;
       }
     }
+  }
+}
+
+TEST_P(AgreementTest, SoftCap) {
+  for (const SoftCapCase& c : kSoftCapCases) {
+    Random random(13);
+    std::vector<float> x = random.Floats(c.tokens * c.width, 4 * c.cap);
+    if (c.tokens > 2) {
+      x[0] = kNan;
+      x[1] = kInf;
+      x[2] = -kInf;
+      x[3] = 1e-3f * c.cap;
+    }
+    GuardedTensor actual(c.tokens, c.width, x), expected(c.tokens, c.width, x);
+    ops().soft_cap({actual.tensor(), c.cap}, two_);
+    reference().soft_cap({expected.tensor(), c.cap}, one_);
+    ExpectNear(actual.values(), expected.values(), kSoftCapTolerance * c.cap, std::string(c.name));
+    for (float value : expected.values()) EXPECT_FALSE(std::abs(value) > c.cap);
+    EXPECT_TRUE(actual.Intact()) << c.name;
   }
 }
 

@@ -2,8 +2,11 @@
 
 #include <bit>
 #include <cmath>
+#include <fstream>
 #include <limits>
+#include <nlohmann/json.hpp>
 
+#include "absl/strings/escaping.h"
 #include "tests/kernels/op_test.h"
 #include "tests/kernels/packed_weight.h"
 #include "tests/kernels/random_tensor.h"
@@ -104,6 +107,29 @@ TEST(DequantiseTest, Q4_1ByHand) {
   EXPECT_EQ(out[15], -0.75f);
   EXPECT_EQ(out[31], 2.75f);
   EXPECT_EQ(out[1], -1);
+}
+
+std::vector<uint8_t> FromHex(const std::string& hex) {
+  const std::string bytes = absl::HexStringToBytes(hex);
+  return {bytes.begin(), bytes.end()};
+}
+
+// tests/golden/make_quant_reference.py: the `gguf` package, bit for bit.
+TEST(DequantiseTest, EveryTypeIsWhatGgufTakesItFor) {
+  std::ifstream file("tests/golden/quants.json");
+  ASSERT_TRUE(file);
+  const nlohmann::json golden = nlohmann::json::parse(file);
+  for (const DType dtype : kWeightTypes) {
+    const DTypeTraits traits = TraitsOf(dtype);
+    if (traits.block_elements == 1) continue;
+    const nlohmann::json& of = golden.at(std::string(traits.name));
+    const std::vector<uint8_t> blocks = FromHex(of.at("blocks")), values = FromHex(of.at("values"));
+    std::vector<float> want(values.size() / sizeof(float)), got(want.size());
+    std::memcpy(want.data(), values.data(), values.size());
+    ASSERT_EQ(RowBytes(dtype, static_cast<int64_t>(want.size())), static_cast<int64_t>(blocks.size())) << traits.name;
+    DequantiseRow(dtype, blocks.data(), static_cast<int64_t>(want.size()), got.data());
+    for (size_t i = 0; i < want.size(); ++i) ASSERT_EQ(got[i], want[i]) << traits.name << " element " << i;
+  }
 }
 
 TEST(DequantiseTest, RowBytesFollowTheTraits) {

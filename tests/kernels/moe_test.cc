@@ -203,11 +203,17 @@ TEST_P(MoeTest, ResidualAddAdds) {
     Random random(9);
     const std::vector<float> before = random.Floats(c.tokens * c.width);
     std::vector<float> y = random.Floats(c.tokens * c.width), want = before;
-    for (size_t i = 0; i < want.size(); ++i) want[i] += y[i];
-    GuardedTensor x(c.tokens, c.width, before);
-    ops().residual_add({x.tensor(), {y.data(), DType::kF32, c.tokens, c.width}}, two_);
-    EXPECT_TRUE(SameBits(x.values(), want)) << c.name;
-    EXPECT_TRUE(x.Intact()) << c.name;
+    for (const float scale : {1.0f, 0.22f}) {
+      want = before;
+      for (size_t i = 0; i < want.size(); ++i) {
+        const float product = scale * y[i];
+        want[i] += product;
+      }
+      GuardedTensor x(c.tokens, c.width, before);
+      ops().residual_add({x.tensor(), {y.data(), DType::kF32, c.tokens, c.width}, scale}, two_);
+      EXPECT_TRUE(SameBits(x.values(), want)) << c.name;
+      EXPECT_TRUE(x.Intact()) << c.name;
+    }
   }
 }
 

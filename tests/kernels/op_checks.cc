@@ -6,9 +6,11 @@
 
 #include "kernels/embedding/embedding_cases.h"
 #include "kernels/linear/linear_cases.h"
+#include "kernels/residual_add/residual_add.h"
 #include "kernels/rms_norm/rms_norm_cases.h"
 #include "kernels/rope/rope_cases.h"
 #include "kernels/sample/sample_cases.h"
+#include "kernels/soft_cap/soft_cap_cases.h"
 #include "tests/kernels/device_tensor.h"
 #include "tests/kernels/random_tensor.h"
 
@@ -117,7 +119,8 @@ std::vector<OpCheck> CheckRope(Backend& device) {
       OpCheck check{"rope", absl::StrCat(c.name, adjacent ? "" : "/halves")};
       Random random(3);
       const int64_t width = c.heads * c.head_dim;
-      std::vector<float> x = random.Floats(c.tokens * width, 2), frequencies(c.head_dim / 2);
+      std::vector<float> x = random.Floats(c.tokens * width, 2),
+                         frequencies((c.rotated > 0 ? c.rotated : c.head_dim) / 2);
       for (size_t i = 0; i < frequencies.size(); ++i) {
         frequencies[i] = static_cast<float>(std::pow(100000.0, -2.0 * static_cast<double>(i) / c.head_dim));
       }
@@ -249,15 +252,35 @@ std::vector<OpCheck> CheckSample(Backend& device) {
 std::vector<OpCheck> CheckResidualAdd(Backend& device) {
   std::vector<OpCheck> checks;
   for (const auto& [tokens, width] : {std::pair<int64_t, int64_t>{0, 8}, {1, 1}, {3, 7}, {1, 576}, {33, 577}}) {
-    OpCheck check{"residual_add", absl::StrCat(tokens, " x ", width)};
-    Random random(10);
-    std::vector<float> x = random.Floats(tokens * width), y = random.Floats(tokens * width);
-    if (tokens > 2) y[width] = kNan;
-    DeviceTensor on_device_x(device, tokens, width, x), on_device_y(device, tokens, width, y);
-    device.ops().residual_add({on_device_x.tensor(), on_device_y.tensor()}, device.context());
-    for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
-    Compare(on_device_x.values(), x, 0, &check);
-    Finish(device, {&on_device_x, &on_device_y}, &check);
+    for (const float scale : {1.0f, 0.22f}) {
+      OpCheck check{"residual_add", absl::StrCat(tokens, " x ", width, scale == 1 ? "" : " scaled")};
+      Random random(10);
+      std::vector<float> x = random.Floats(tokens * width), y = random.Floats(tokens * width);
+      if (tokens > 2) y[width] = kNan;
+      DeviceTensor on_device_x(device, tokens, width, x), on_device_y(device, tokens, width, y);
+      device.ops().residual_add({on_device_x.tensor(), on_device_y.tensor(), scale}, device.context());
+      for (size_t i = 0; i < x.size(); ++i) x[i] += scale * y[i];
+      Compare(on_device_x.values(), x, kResidualAddTolerance, &check);
+      Finish(device, {&on_device_x, &on_device_y}, &check);
+      checks.push_back(std::move(check));
+    }
+  }
+  return checks;
+}
+
+std::vector<OpCheck> CheckSoftCap(Backend& device) {
+  std::vector<OpCheck> checks;
+  ThreadTeam team(1);
+  for (const SoftCapCase& c : kSoftCapCases) {
+    OpCheck check{"soft_cap", std::string(c.name)};
+    Random random(11);
+    std::vector<float> x = random.Floats(c.tokens * c.width, 4 * c.cap);
+    if (c.tokens > 2) x[c.width] = kNan;
+    DeviceTensor actual(device, c.tokens, c.width, x);
+    device.ops().soft_cap({actual.tensor(), c.cap}, device.context());
+    Reference().soft_cap({{x.data(), DType::kF32, c.tokens, c.width}, c.cap}, team);
+    Compare(actual.values(), x, kSoftCapTolerance * c.cap, &check);
+    Finish(device, {&actual}, &check);
     checks.push_back(std::move(check));
   }
   return checks;

@@ -29,6 +29,7 @@ std::vector<OpCheck> CheckKvAppend(Backend& device);
 std::vector<OpCheck> CheckPagedAttention(Backend& device);
 std::vector<OpCheck> CheckSample(Backend& device);
 std::vector<OpCheck> CheckResidualAdd(Backend& device);
+std::vector<OpCheck> CheckSoftCap(Backend& device);
 
 struct OpCheckGroup {
   const char* op;
@@ -43,6 +44,7 @@ inline constexpr OpCheckGroup kOpChecks[] = {
     {"kv_append", &CheckKvAppend},
     {"paged_attention", &CheckPagedAttention},
     {"residual_add", &CheckResidualAdd},
+    {"soft_cap", &CheckSoftCap},
     {"sample", &CheckSample},
 };
 

@@ -37,9 +37,10 @@ class Random {
   std::unique_ptr<Entropy> entropy_;
 };
 
-inline constexpr DType kWeightTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
-                                         DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
-                                         DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+inline constexpr DType kWeightTypes[] = {DType::kF32,    DType::kF16,   DType::kBF16, DType::kQ8_0,
+                                         DType::kQ4_0,   DType::kQ4_1,  DType::kQ5_0, DType::kQ5_1,
+                                         DType::kQ4_K,   DType::kQ5_K,  DType::kQ6_K, DType::kIQ4_NL,
+                                         DType::kIQ4_XS, DType::kMXFP4, DType::kQ3_K, DType::kQ2_K};
 inline DType AnyWeightType(Random& random) { return kWeightTypes[random.Below(std::size(kWeightTypes))]; }
 
 // Bytes of a weight tensor whose values are of the order of 1. Quanta are random bits; scales differ by block.
@@ -71,18 +72,26 @@ inline std::vector<uint8_t> RandomWeights(DType dtype, int64_t rows, int64_t col
     float span;
     bool minimum;
   };
-  const Scale of = dtype == DType::kQ8_0   ? Scale{0, 127, false}
-                   : dtype == DType::kQ4_0 ? Scale{0, 8, false}
-                   : dtype == DType::kQ4_1 ? Scale{0, 15, true}
-                   : dtype == DType::kQ5_0 ? Scale{0, 16, false}
-                   : dtype == DType::kQ5_1 ? Scale{0, 31, true}
-                   : dtype == DType::kQ4_K ? Scale{0, 15 * 63, true}
-                   : dtype == DType::kQ5_K ? Scale{0, 31 * 63, true}
-                                           : Scale{208, 32 * 127, false};
+  const Scale of = dtype == DType::kQ8_0     ? Scale{0, 127, false}
+                   : dtype == DType::kQ4_0   ? Scale{0, 8, false}
+                   : dtype == DType::kQ4_1   ? Scale{0, 15, true}
+                   : dtype == DType::kQ5_0   ? Scale{0, 16, false}
+                   : dtype == DType::kQ5_1   ? Scale{0, 31, true}
+                   : dtype == DType::kQ4_K   ? Scale{0, 15 * 63, true}
+                   : dtype == DType::kQ5_K   ? Scale{0, 31 * 63, true}
+                   : dtype == DType::kIQ4_NL ? Scale{0, 127, false}
+                   : dtype == DType::kIQ4_XS ? Scale{0, 127 * 32, false}
+                   : dtype == DType::kQ3_K   ? Scale{108, 4 * 32, false}
+                   : dtype == DType::kQ2_K   ? Scale{80, 3 * 15, true}
+                                             : Scale{208, 32 * 127, false};
   for (size_t at = 0; at < bytes.size(); at += block) {
+    if (dtype == DType::kMXFP4) {  // an exponent: up to 12 * 2^-3
+      bytes[at] = static_cast<uint8_t>(random.Between(122, 125));
+      continue;
+    }
     put16(at + of.at, F32ToF16(random.Uniform(0.2f, 2) / of.span));
     const bool k = TraitsOf(dtype).block_elements == 256;
-    if (of.minimum) put16(at + 2, F32ToF16(k ? random.Uniform(0, 1) / 63 : random.Uniform(-1, 0)));
+    if (of.minimum) put16(at + of.at + 2, F32ToF16(k ? random.Uniform(0, 1) / 63 : random.Uniform(-1, 0)));
   }
   return bytes;
 }

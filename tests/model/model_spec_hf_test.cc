@@ -156,18 +156,106 @@ TEST(ModelSpecHfTest, WhatIsBrokenIsNamed) {
   }
 }
 
+// Phi-3-mini-128k's folder, but for its sizes: heads of 16, of which 12 elements are rotated.
+std::string Phi3(int context, int original) {
+  return absl::StrCat(R"("max_position_embeddings":)", context, R"(,"original_max_position_embeddings":)", original,
+                      R"(,"partial_rotary_factor":0.75,"rope_theta":10000.0,"rope_scaling":{"type":"longrope",)",
+                      R"("short_factor":[1,1,1,1,1,2],"long_factor":[1,2,3,4,5,6]})");
+}
+
+TEST(ModelSpecHfTest, Phi3TakesTheLongFactorsWhereItsContextIsLong) {
+  const auto longer = SpecOf("Phi3ForCausalLM", Phi3(8192, 2048)), within = SpecOf("Phi3ForCausalLM", Phi3(2048, 2048));
+  ASSERT_OK(longer);
+  ASSERT_OK(within);
+  ASSERT_EQ(longer->ropes[0].frequencies.size(), 6u);
+  for (int i = 0; i < 6; ++i) {
+    const double frequency = std::pow(10000.0, -2.0 * i / 12);
+    EXPECT_FLOAT_EQ(longer->ropes[0].frequencies[i], frequency / (i + 1)) << i;
+    EXPECT_FLOAT_EQ(within->ropes[0].frequencies[i], frequency / (i == 5 ? 2 : 1)) << i;
+  }
+  EXPECT_FLOAT_EQ(longer->ropes[0].magnitude, std::sqrt(1 + std::log(4.0) / std::log(2048.0)));
+  EXPECT_FLOAT_EQ(within->ropes[0].magnitude, 1);
+  const auto su = SpecOf("Phi3ForCausalLM", absl::StrReplaceAll(Phi3(8192, 2048), {{"longrope", "su"}}));
+  ASSERT_OK(su);
+  EXPECT_EQ(su->ropes, longer->ropes);
+  EXPECT_THAT(SpecOf("Phi3ForCausalLM", absl::StrReplaceAll(Phi3(8192, 2048), {{"[1,2,3,4,5,6]", "[1,2,3,4,5]"}})),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("long_factor")));
+}
+
+TEST(ModelSpecHfTest, SomeLayersOfSmolLm3KnowNoPositions) {
+  const auto every = SpecOf("SmolLM3ForCausalLM");
+  const auto listed = SpecOf("SmolLM3ForCausalLM", R"("no_rope_layers":[0,1,1,1,1,1,1,1,1,1,1,0])");
+  ASSERT_OK(every);
+  ASSERT_OK(listed);
+  EXPECT_TRUE(every->tied_head);
+  for (int32_t l = 0; l < 12; ++l) {
+    EXPECT_EQ(every->layer[l].rope, l % 4 == 3 ? -1 : 0) << l;
+    EXPECT_EQ(listed->layer[l].rope, l == 0 || l == 11 ? -1 : 0) << l;
+  }
+  EXPECT_THAT(SpecOf("SmolLM3ForCausalLM", R"("no_rope_layers":[0,1])"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no_rope_layers")));
+}
+
+TEST(ModelSpecHfTest, GranitesMultipliersAreRead) {
+  const auto spec = SpecOf("GraniteForCausalLM", R"("embedding_multiplier":12,"residual_multiplier":0.22,)"
+                                                 R"("attention_multiplier":0.0078125,"logits_scaling":16)");
+  ASSERT_OK(spec);
+  EXPECT_FLOAT_EQ(spec->embedding_scale, 12);
+  EXPECT_FLOAT_EQ(spec->residual_scale, 0.22f);
+  EXPECT_FLOAT_EQ(spec->logit_scale, 1 / 16.0f);
+  EXPECT_FLOAT_EQ(spec->layer[3].attention.scale, 0.0078125f);
+}
+
+TEST(ModelSpecHfTest, Gemma2CapsUnlessItsFolderSaysNot) {
+  const auto by_default = SpecOf("Gemma2ForCausalLM", R"("sliding_window":64)");
+  const auto without = SpecOf("Gemma2ForCausalLM", R"("final_logit_softcapping":null,"attn_logit_softcapping":20)");
+  ASSERT_OK(by_default);
+  ASSERT_OK(without);
+  EXPECT_EQ(by_default->logit_cap, 30);
+  EXPECT_EQ(by_default->layer[0].attention.soft_cap, 50);
+  EXPECT_EQ(without->logit_cap, 0);
+  EXPECT_EQ(without->layer[0].attention.soft_cap, 20);
+  for (int32_t l = 0; l < 12; ++l) EXPECT_EQ(by_default->layer[l].attention.window, l % 2 == 0 ? 64 : 0) << l;
+}
+
+// What Gemma 3 4B's folder says, and no more.
+TEST(ModelSpecHfTest, TheTextPartOfAMultimodalGemma3HasItsDefaults) {
+  const auto read = [](const std::string& type) {
+    const auto config = HfConfig::Parse(
+        absl::StrCat(
+            R"({"architectures":["Gemma3ForConditionalGeneration"],"text_config":{"hidden_size":2560,)",
+            R"("intermediate_size":10240,"model_type":")", type, R"(","num_hidden_layers":34,)",
+            R"("rope_scaling":{"factor":8.0,"rope_type":"linear"},"sliding_window":1024},"vision_config":{}})"),
+        "test/config.json");
+    return config.ok() ? ReadModelSpec(*config, "digest") : config.status();
+  };
+  const auto spec = read("gemma3_text");
+  ASSERT_OK(spec);
+  EXPECT_EQ(spec->architecture, "gemma3");
+  EXPECT_EQ(spec->heads, 8);
+  EXPECT_EQ(spec->kv_heads, 4);
+  EXPECT_EQ(spec->head_dim, 256);
+  EXPECT_EQ(spec->context, 131072);
+  EXPECT_EQ(spec->vocab, 262208);
+  EXPECT_TRUE(spec->tied_head);
+  EXPECT_EQ(spec->layer[4].attention.window, 1024);
+  EXPECT_EQ(spec->layer[5].attention.window, 0);
+  EXPECT_THAT(read("gemma4_text"), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("gemma4_text")));
+}
+
 TEST(ModelSpecHfTest, WhatIsNotBuiltInIsNamed) {
   const std::pair<const char*, const char*> kOthers[] = {
-      {R"("rope_scaling":{"rope_type":"longrope","factor":4})", "longrope"},
+      {R"("rope_scaling":{"rope_type":"dynamic","factor":4})", "dynamic"},
       {R"("partial_rotary_factor":0.5)", "partial_rotary_factor"},
       {R"("hidden_act":"relu2")", "relu2"},
       {R"("head_dim":12)", "12"},
       {R"("final_logit_softcapping":30.0)", "final_logit_softcapping"},
-      {R"("quantization_config":{"bits":4})", "quantization_config"},
   };
   for (const auto& [more, named] : kOthers) {
     EXPECT_THAT(SpecOf("Qwen2ForCausalLM", more), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr(named))) << more;
   }
+  EXPECT_THAT(SpecOf("Llama4ForConditionalGeneration"),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("Llama4ForConditionalGeneration")));
   EXPECT_THAT(SpecOf("MambaForCausalLM"), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("MambaForCausalLM")));
 }
 

@@ -22,10 +22,12 @@ struct Fixture {
     Random random(seed);
     values = RandomWeights(dtype, rows, k, random);
     const std::pair<DType, GgufType> kTypes[] = {
-        {DType::kF32, GgufType::kF32},   {DType::kF16, GgufType::kF16},   {DType::kBF16, GgufType::kBF16},
-        {DType::kQ8_0, GgufType::kQ8_0}, {DType::kQ4_0, GgufType::kQ4_0}, {DType::kQ4_1, GgufType::kQ4_1},
-        {DType::kQ5_0, GgufType::kQ5_0}, {DType::kQ5_1, GgufType::kQ5_1}, {DType::kQ4_K, GgufType::kQ4_K},
-        {DType::kQ5_K, GgufType::kQ5_K}, {DType::kQ6_K, GgufType::kQ6_K}};
+        {DType::kF32, GgufType::kF32},       {DType::kF16, GgufType::kF16},     {DType::kBF16, GgufType::kBF16},
+        {DType::kQ8_0, GgufType::kQ8_0},     {DType::kQ4_0, GgufType::kQ4_0},   {DType::kQ4_1, GgufType::kQ4_1},
+        {DType::kQ5_0, GgufType::kQ5_0},     {DType::kQ5_1, GgufType::kQ5_1},   {DType::kQ4_K, GgufType::kQ4_K},
+        {DType::kQ5_K, GgufType::kQ5_K},     {DType::kQ6_K, GgufType::kQ6_K},   {DType::kIQ4_NL, GgufType::kIQ4_NL},
+        {DType::kIQ4_XS, GgufType::kIQ4_XS}, {DType::kMXFP4, GgufType::kMXFP4}, {DType::kQ3_K, GgufType::kQ3_K},
+        {DType::kQ2_K, GgufType::kQ2_K}};
     GgufType type = GgufType::kF32;
     for (const auto& [ours, theirs] : kTypes) {
       if (ours == dtype) type = theirs;
