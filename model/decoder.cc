@@ -216,4 +216,9 @@ void Decoder::Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tens
   backend_.ops().linear({normed_.Rows(0, count), {{logits, head_}}}, backend_.context());
 }
 
+void Decoder::Hidden(const Tensor& x) {
+  CHECK(shard_.last());
+  Norm(x, output_norm_);
+}
+
 }  // namespace interlace

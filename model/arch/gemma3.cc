@@ -54,6 +54,8 @@ class Gemma3 final : public ModelArch {
     decoder_->Logits(x, rows, logits);
   }
 
+  void Hidden(const Tensor& x) override { decoder_->Hidden(x); }
+
  private:
   const std::unique_ptr<Decoder> decoder_;
   std::vector<Gemma3Layer> layers_;
