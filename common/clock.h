@@ -29,6 +29,9 @@ class ManualClock final : public Clock {
   absl::Time now_ = absl::UnixEpoch() + absl::Hours(1);
 };
 
+// The date, for what leaves the process.
+absl::Time WallTime();
+
 // Wall-clock seconds since 1970, for `created` fields and logs only.
 int64_t WallSeconds();
 

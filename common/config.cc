@@ -229,6 +229,10 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(slo, largest_gap, kTarget, "largest gap between tokens, likewise"),
       FIELD(log, level, "debug, info, warning or error"),
       FIELD(log, format, "text or json"),
+      FIELD(
+          telemetry, otlp_endpoint,
+          "collector of OpenTelemetry that takes spans of requests over HTTP, http://HOST:4318; empty: none are sent"),
+      FIELD(telemetry, service_name, "name of this service in spans"),
       FIELD(fault, points, "fault points to arm, name:probability,... (tests only)"),
       FIELD(fault, seed, "seed of the fault points"),
   };

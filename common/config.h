@@ -116,6 +116,10 @@ struct Config {
     std::string format = "text";
   } log;
   struct {
+    std::string otlp_endpoint;
+    std::string service_name = "interlace";
+  } telemetry;
+  struct {
     std::string points;
     int64_t seed = 1;
   } fault;

@@ -64,7 +64,7 @@ absl::Status InstallLogSink(const std::string& process, const std::string& level
   logger->set_level(spdlog::level::trace);
   logger->flush_on(spdlog::level::trace);
   const bool json = format == "json";
-  logger->set_pattern(json ? R"({"ts":"%Y-%m-%dT%H:%M:%S.%f","level":"%l","process":"%n",%v})"
+  logger->set_pattern(json ? R"({"ts":"%Y-%m-%dT%H:%M:%S.%f%z","level":"%l","process":"%n",%v})"
                            : "%H:%M:%S.%e %^%L%$ %n  %v");
   SetLogSink(
       [logger, json](const LogEvent& event) {

@@ -25,6 +25,36 @@ prometheus::MetricType TypeOf(MetricKind kind) {
   return prometheus::MetricType::Histogram;
 }
 
+struct BucketRow {
+  absl::string_view name;
+  const MetricBuckets& bounds;
+};
+// Histograms with bounds of their own.
+constexpr BucketRow kBuckets[] = {
+    {"vllm:time_to_first_token_seconds", kFirstTokenBuckets},
+    {"vllm:inter_token_latency_seconds", kTokenGapBuckets},
+    {"vllm:request_time_per_output_token_seconds", kTokenGapBuckets},
+    {"vllm:e2e_request_latency_seconds", kRequestBuckets},
+    {"vllm:request_queue_time_seconds", kRequestBuckets},
+    {"vllm:request_prefill_time_seconds", kRequestBuckets},
+    {"vllm:request_decode_time_seconds", kRequestBuckets},
+    {"vllm:request_inference_time_seconds", kRequestBuckets},
+    {"vllm:request_prompt_tokens", kTokenBuckets},
+    {"vllm:request_generation_tokens", kTokenBuckets},
+    {"vllm:request_max_num_generation_tokens", kTokenBuckets},
+    {"vllm:request_params_max_tokens", kTokenBuckets},
+    {"vllm:request_params_n", kTokenBuckets},
+    {"vllm:request_prefill_kv_computed_tokens", kTokenBuckets},
+    {"vllm:iteration_tokens_total", kTokenBuckets},
+};
+
+const MetricBuckets& BucketsOf(absl::string_view name) {
+  for (const BucketRow& row : kBuckets) {
+    if (row.name == name) return row.bounds;
+  }
+  return absl::EndsWith(name, "_ratio") ? kRatioBuckets : kMetricBuckets;
+}
+
 }  // namespace
 
 Metrics::Metrics(std::string model_name) : model_name_(std::move(model_name)) {
@@ -51,7 +81,7 @@ Metrics::Series& Metrics::Find(absl::string_view name, MetricKind kind, MetricLa
   CHECK_MSG(values.size() == known.size(), std::string(name).c_str());
   Series& series = family->series[std::move(values)];
   if (kind == MetricKind::kHistogram && series.buckets == nullptr) {
-    series.buckets.reset(new Buckets{absl::EndsWith(name, "_ratio") ? kRatioBuckets : kMetricBuckets});
+    series.buckets.reset(new Buckets{BucketsOf(name)});
   }
   return series;
 }

@@ -41,6 +41,29 @@ inline constexpr MetricRow kMetrics[] = {
     {"vllm:inter_token_latency_seconds", MetricKind::kHistogram, "", "gap between tokens of one request"},
     {"vllm:e2e_request_latency_seconds", MetricKind::kHistogram, "", "arrival to last token"},
     {"vllm:request_queue_time_seconds", MetricKind::kHistogram, "", "arrival to first step"},
+    {"vllm:request_prefill_time_seconds", MetricKind::kHistogram, "", "first step to first token"},
+    {"vllm:request_decode_time_seconds", MetricKind::kHistogram, "", "first token to last token"},
+    {"vllm:request_inference_time_seconds", MetricKind::kHistogram, "", "first step to the end"},
+    {"vllm:request_time_per_output_token_seconds", MetricKind::kHistogram, "", "mean gap between tokens of a request"},
+    {"vllm:request_prompt_tokens", MetricKind::kHistogram, "", "tokens of the prompts of requests that ended well"},
+    {"vllm:request_generation_tokens", MetricKind::kHistogram, "", "tokens of the answers of requests that ended well"},
+    {"vllm:request_max_num_generation_tokens", MetricKind::kHistogram, "",
+     "the most tokens that any answer of a request has; here each answer is a request"},
+    {"vllm:request_params_max_tokens", MetricKind::kHistogram, "", "max_tokens of requests that ended well"},
+    {"vllm:request_params_n", MetricKind::kHistogram, "", "n of requests that ended well"},
+    {"vllm:request_prefill_kv_computed_tokens", MetricKind::kHistogram, "",
+     "tokens of a prompt whose KV was not there already"},
+    {"vllm:iteration_tokens_total", MetricKind::kHistogram, "", "tokens of a step"},
+    {"vllm:prompt_tokens_cached_total", MetricKind::kCounter, "", "prompt tokens whose KV was there already"},
+    {"vllm:external_prefix_cache_queries_total", MetricKind::kCounter, "",
+     "prompt tokens that ranks were asked to look for in their tiers"},
+    {"vllm:external_prefix_cache_hits_total", MetricKind::kCounter, "", "prompt tokens whose KV the tiers gave"},
+    {"vllm:cache_config_info", MetricKind::kGauge, "block_size,num_gpu_blocks",
+     "1: tokens of a block, and whole blocks, all layers, that the device holds"},
+    {"vllm:kv_offload_total_bytes_total", MetricKind::kCounter, "transfer_type",
+     "KV bytes moved; transfer_type: CPU_to_GPU or GPU_to_CPU"},
+    {"vllm:kv_offload_total_time_total", MetricKind::kCounter, "transfer_type", "seconds that these moves took"},
+    {"vllm:kv_offload_cpu_cache_usage_perc", MetricKind::kGauge, "", "share of the host frames in use, 0..1"},
     {"interlace_request_parks_total", MetricKind::kCounter, "",
      "times that a running request was set aside to make room"},
     {"interlace_request_promotions_total", MetricKind::kCounter, "",
@@ -90,6 +113,8 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_refused_peers_total", MetricKind::kCounter, "port,cause",
      "connections between processes that were refused; port rank-N: by the transport of a rank, cause as in "
      "docs/contracts.md (Ports); port ranks: registrations, cause replayed or unconfirmed"},
+    {"interlace_telemetry_spans_total", MetricKind::kCounter, "result",
+     "spans of ended requests; result: sent, or dropped since the queue was full or the collector did not take them"},
     {"interlace_stale_messages_total", MetricKind::kCounter, "kind",
      "results refused for an old epoch or attempt; kind link: those that are not of their rank's session"},
 };
@@ -101,6 +126,15 @@ using MetricBuckets = std::array<double, 21>;
 inline constexpr MetricBuckets kMetricBuckets = {1e-5,   2.5e-5, 5e-5, 1e-4,  2.5e-4, 5e-4, 0.001,
                                                  0.0025, 0.005,  0.01, 0.025, 0.05,   0.1,  0.25,
                                                  0.5,    1,      2.5,  5,     10,     30,   60};
+// As vLLM and OpenTelemetry have them: to first token, between tokens, of whole requests, and of numbers of tokens.
+inline constexpr MetricBuckets kFirstTokenBuckets = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+                                                     1,     2.5,   5,    7.5,  10,   20,   40,   80,  160,  640};
+inline constexpr MetricBuckets kTokenGapBuckets = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
+                                                   0.4,   0.5,    0.75,  1,    2.5,   5,    7.5,   10,  20,   40};
+inline constexpr MetricBuckets kRequestBuckets = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+                                                  30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
+inline constexpr MetricBuckets kTokenBuckets = {1,   2,   5,   1e1, 2e1, 5e1, 1e2, 2e2, 5e2, 1e3, 2e3,
+                                                5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6};
 // The same of one whose name ends in _ratio.
 inline constexpr MetricBuckets kRatioBuckets = {0.1,  0.25, 0.5, 0.67, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 1,
                                                 1.02, 1.05, 1.1, 1.15, 1.25, 1.5, 2,    4,   10,   100};

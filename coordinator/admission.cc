@@ -27,12 +27,13 @@ absl::Status Admit(const ReplicaShape& shape, const AdmissionLimits& limits, int
   }
   const auto prompt = static_cast<int32_t>(request->prompt.size());
   if (prompt == 0) return absl::InvalidArgumentError("the prompt is empty");
-  if (request->max_tokens < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("max_tokens=", request->max_tokens, " must be at least 1"));
+  if (request->max_tokens < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("max_tokens=", request->max_tokens, " must be at least 0"));
   }
-  if (prompt >= limits.context) {
+  const int32_t least = request->max_tokens > 0 ? 1 : 0;  // of the answer
+  if (prompt + least > limits.context) {
     return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt, " tokens, the context is ",
-                                                   limits.context, ", one of which must be left"));
+                                                   limits.context, least > 0 ? ", one of which must be left" : ""));
   }
   RETURN_IF_ERROR(CheckTokens(shape, *request));
   request->max_tokens = std::min(request->max_tokens, limits.context - prompt);

@@ -17,6 +17,7 @@ struct EngineLoad {
   int32_t ranks = 0;
   int32_t running = 0;
   int32_t waiting = 0;
+  int32_t parked = 0;         // of those who wait: they have had a token
   int32_t blocks_held = 0;    // block-sized pieces of device and host memory in use by requests
   int32_t blocks_cached = 0;  // sealed blocks that no request uses
   int32_t blocks = 0;

@@ -103,6 +103,7 @@ struct LayerExplanation {
   int64_t bytes_in = 0;  // over the request's life, towards the device
   int64_t bytes_out = 0;
   int64_t stall_us = 0;
+  absl::Duration first_move, last_move;  // since the arrival: the first step that moved bytes for it, and the last
 };
 
 struct Explanation {

@@ -31,6 +31,8 @@
 #include "coordinator/front/readiness.h"
 #include "coordinator/front/tool_syntax.h"
 #include "coordinator/replica_loop.h"
+#include "coordinator/stats_log.h"
+#include "coordinator/telemetry/otlp_exporter.h"
 #include "text/chat_template.h"
 #include "text/model_text.h"
 #include "text/tokenizer.h"
@@ -44,6 +46,7 @@ constexpr int64_t kMostLinkMessage = int64_t{256} << 20;  // of plans and result
 constexpr absl::Duration kDial = absl::Seconds(2);        // for each address of a rank
 constexpr absl::Duration kDrain = absl::Seconds(30);      // for running requests
 constexpr absl::Duration kClosing = absl::Seconds(5);     // for answers on their way to clients
+constexpr absl::Duration kStats = absl::Seconds(10);      // between two lines of StatsLog
 constexpr absl::Duration kKeepCosts = absl::Minutes(3);   // between two writes of what the cost model has learned
 
 // What the coordinator knows of a model; weights stay with the ranks.
@@ -110,13 +113,19 @@ void KeepCosts(ReplicaLoop& loop, CostFile& file) {
   file.Keep(*learned);
 }
 
-// Until a signal of the set comes, what was learned is kept every now and then, so that a crash loses little of it.
-int AwaitSignal(const sigset_t& signals, ReplicaLoop& loop, CostFile& file) {
-  const timespec patience{.tv_sec = absl::ToInt64Seconds(kKeepCosts), .tv_nsec = 0};
+// Until a signal of the set comes, the log says how busy the replica is, and what was learned is kept every now and
+// then, so that a crash loses little of it.
+int AwaitSignal(const sigset_t& signals, ReplicaLoop& loop, CostFile& file, StatsLog& stats, Clock& clock) {
+  const timespec patience{.tv_sec = absl::ToInt64Seconds(kStats), .tv_nsec = 0};
+  absl::Time kept = clock.Now();
   for (;;) {
     const int signal = sigtimedwait(&signals, nullptr, &patience);
     if (signal > 0) return signal;
-    if (errno == EAGAIN && file.used()) KeepCosts(loop, file);
+    if (errno != EAGAIN) continue;
+    stats.Tick(clock.Now(), loop.Load());
+    if (!file.used() || clock.Now() - kept < kKeepCosts) continue;
+    KeepCosts(loop, file);
+    kept = clock.Now();
   }
 }
 
@@ -149,6 +158,14 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ASSIGN_OR_RETURN(ReplicaLoop::Options loop_options, LoopOptions(config, model.facts.context));
   CostFile cost_file(config.coordinator.state);
   loop_options.scheduler.learned = cost_file.Read();
+  std::unique_ptr<OtlpExporter> spans;  // outlives the loop, which tells it of requests
+  if (!config.telemetry.otlp_endpoint.empty()) {
+    ASSIGN_OR_RETURN(OtlpEndpoint endpoint, ParseOtlpEndpoint(config.telemetry.otlp_endpoint));
+    spans = std::make_unique<OtlpExporter>(
+        OtlpExporter::Options{std::move(endpoint), config.telemetry.service_name, model.name}, clock, metrics,
+        entropy->Fork("spans"));
+  }
+  loop_options.scheduler.observer = spans.get();
   ReplicaLoop loop(loop_options, *policy, clock, metrics, cluster);
   cluster.Connect(&loop);
   ASSIGN_OR_RETURN(const ToolSyntax* const tools, FindToolSyntax(config.http.tool_parser, model.chat_template()));
@@ -165,7 +182,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
        .tools = tools,
        .thinks = thinks,
        .request_templates = config.http.request_templates,
-       .sampling = model.text.defaults},
+       .sampling = model.text.defaults,
+       .traces = spans != nullptr},
       *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
 
@@ -200,7 +218,9 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   LOG(INFO) << "coordinator ready" << Field("http", http_at) << Field("grpc", grpc_at) << Field("cluster", ranks_at)
             << Field("model", model.name) << Field("context", model.facts.context);
 
-  const int signal = AwaitSignal(stop_signals, loop, cost_file);
+  StatsLog stats(metrics);
+  stats.Tick(clock.Now(), loop.Load());
+  const int signal = AwaitSignal(stop_signals, loop, cost_file, stats, clock);
   pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
   LOG(INFO) << "draining" << Field("signal", signal);
   grpc->SetServing("", false);

@@ -12,6 +12,7 @@
 #include "absl/types/span.h"
 #include "common/ids.h"
 #include "coordinator/targets.h"
+#include "coordinator/trace_context.h"
 #include "proto/plan/step_plan.h"
 
 namespace interlace {
@@ -40,7 +41,9 @@ struct RequestEnd {
   FinishReason reason = FinishReason::kStop;
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
-  int32_t cached_tokens = 0;  // of the prompt; their KV was there already
+  int32_t cached_tokens = 0;           // of the prompt; their KV was there already
+  int32_t end_token = -1;              // the stop token that ended it, which is not delivered; -1: none did
+  std::vector<TokenScore> end_scores;  // of it, if the request asks for logprobs
   RequestTiming timing;
   TargetsMet met;            // as the scheduler saw it
   std::optional<Shed> shed;  // its status is ResourceExhausted then
@@ -61,15 +64,23 @@ class TokenSink {
     static_cast<void>(scores);
     OnTokens({&token, 1});
   }
+  // Of a request with prompt_logprobs: the scores of its prompt's tokens, each once, in the order of their positions
+  // from 1 on, all of them before the first token and before an end that is OK.
+  virtual void OnPromptScores(const PromptScores& scores) { static_cast<void>(scores); }
+  // Of a request that is pooled, once, before its end.
+  virtual void OnPooled(absl::Span<const float> mean) { static_cast<void>(mean); }
   virtual void OnEnd(const RequestEnd& end) = 0;
 };
 
 // A tokenised request. Immutable once submitted. What each step looks at stands first.
 struct Request {
   RequestId id{};
-  int32_t max_tokens = 0;            // >= 1
+  int32_t max_tokens = 0;            // 0: it ends when its prompt is computed
   bool max_tokens_given = true;      // false: a default, which the engine lowers to what the replica can hold
   std::vector<int32_t> stop_tokens;  // end the request, and are not delivered
+  int32_t prompt_logprobs = -1;  // -1: none; N: scores of the prompt's tokens, and of the N most likely in each place
+  int32_t choices = 1;           // that are asked for of its prompt; 0: another of them says so
+  bool pooled = false;           // the mean of its last hidden states is wanted; max_tokens is 0
   std::shared_ptr<TokenSink> sink;
   std::string name;             // the client's request id, or one drawn by the front door; what explain asks for
   std::vector<int32_t> prompt;  // not empty
@@ -78,6 +89,7 @@ struct Request {
   Targets targets;
   Sampling sampling;
   std::string salt;
+  TraceContext trace;  // of none, unless spans are exported
 };
 
 }  // namespace interlace

@@ -3,6 +3,7 @@
 #include "coordinator/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -85,9 +86,24 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
     ExtendIds(*sequence);
   }
   metrics_.ranks_ready.Set(static_cast<double>(ranks.size()));
+  NoteCacheShape();
   LOG(INFO) << "replica formed" << Field("epoch", Value(epoch)) << Field("ranks", ranks.size())
             << Field("slots", ranks[0].device_slots) << Field("frames", ranks[0].host_frames)
             << Field("block_tokens", shape()->block_tokens);
+}
+
+// What routers that look prefixes up themselves read of the cache.
+void Scheduler::NoteCacheShape() {
+  int64_t whole = std::numeric_limits<int64_t>::max();  // blocks that every stage's device holds
+  for (const StageShape& stage : shape()->stages) whole = std::min(whole, stage.room.slots / stage.layers.size());
+  const std::string block = absl::StrCat(shape()->block_tokens), blocks = absl::StrCat(whole);
+  if (cache_shape_ == std::pair(block, blocks)) return;
+  const auto set = [this](const std::pair<std::string, std::string>& of, double value) {
+    metrics_.registry.Set("vllm:cache_config_info", value, {{"block_size", of.first}, {"num_gpu_blocks", of.second}});
+  };
+  if (!cache_shape_.first.empty()) set(cache_shape_, 0);
+  cache_shape_ = {block, blocks};
+  set(cache_shape_, 1);
 }
 
 void Scheduler::OnLost(const absl::Status& why) {
@@ -158,7 +174,7 @@ void Scheduler::JudgeLoss(absl::Span<const RankInfo> ranks) {
     if (++sequence->losses < options_.max_losses) continue;
     metrics_.quarantined.Add();
     LOG(ERROR) << "request ended: it was in flight at each of the last losses"
-               << Field("request", sequence->request.name) << Field("losses", sequence->losses);
+               << Field("request_id", sequence->request.name) << Field("losses", sequence->losses);
     Finish(*sequence,
            absl::AbortedError(absl::StrCat("request ", sequence->request.name, " was in flight at ", sequence->losses,
                                            " losses of the replica, the last time alone: ", lost_why_.message())),
@@ -213,7 +229,7 @@ absl::Time Scheduler::NextWakeUp() const {
 
 // ---- ends
 
-void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReason reason) {
+void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReason reason, SampledToken* ended_by) {
   const absl::Time now = clock_.Now();
   const Request& request = sequence.request;
   ReleaseAll(sequence, now);
@@ -222,6 +238,10 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   end.completion_tokens = sequence.generated();
   end.cached_tokens = std::max(0, sequence.cached_tokens);
   end.shed = sequence.explanation.end.shed;
+  if (ended_by != nullptr) {
+    end.end_token = ended_by->token;
+    end.end_scores = std::move(ended_by->scores);
+  }
   end.timing.total = now - request.arrival;
   end.timing.queue = (sequence.started == absl::InfinitePast() ? now : sequence.started) - request.arrival;
   sequence.FillPace(&end.timing);
@@ -234,7 +254,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   if (end.status.ok()) {
     metrics_.registry.Add("vllm:request_success_total", 1,
                           {{"finished_reason", reason == FinishReason::kStop ? "stop" : "length"}});
-    metrics_.total.Observe(absl::ToDoubleSeconds(end.timing.total));
+    RecordEnd(sequence, end, now);
   } else {
     metrics_.registry.Add("interlace_requests_failed_total", 1,
                           {{"code", absl::StatusCodeToString(end.status.code())}});
@@ -243,9 +263,12 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   ended_.push_back(Describe(sequence, now));
   ended_.back().end = end;
   ended_.back().state = end.status.ok() ? "finished" : "failed";
+  if (options_.observer != nullptr) {
+    options_.observer->OnEnded({request, ended_.back(), sequence.trace, sequence.first_token, now});
+  }
   if (ended_.size() > 256) ended_.pop_front();
   tenants_.Ended(request.targets.tenant, sequence.generated() - sequence.max_tokens);
-  if (end.status.ok()) lengths_.Ended(sequence.generated());
+  if (end.status.ok() && request.max_tokens > 0) lengths_.Ended(sequence.generated());
   if (placement_) {
     if (sequence.phase == Phase::kRunning) Halt(sequence);
     placement_->Release(sequence);
@@ -260,6 +283,25 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   sequences_.erase(RequestId{request.id});
 }
 
+void Scheduler::RecordEnd(const SequenceState& sequence, const RequestEnd& end, absl::Time now) {
+  const auto observe = [](const Metrics::Histogram& to, absl::Duration time) {
+    to.Observe(absl::ToDoubleSeconds(time));
+  };
+  observe(metrics_.total, end.timing.total);
+  metrics_.prompt_length.Observe(sequence.prompt);
+  metrics_.prompt_computed.Observe(sequence.prompt - end.cached_tokens);
+  if (sequence.started != absl::InfinitePast()) observe(metrics_.inference_time, now - sequence.started);
+  if (sequence.request.choices > 0) metrics_.choices.Observe(sequence.request.choices);
+  if (sequence.request.max_tokens == 0) return;
+  metrics_.answer_length.Observe(sequence.generated());
+  metrics_.longest_answer.Observe(sequence.generated());
+  metrics_.max_tokens.Observe(sequence.request.max_tokens);
+  if (!sequence.begun()) return;
+  observe(metrics_.prefill_time, sequence.first_token - sequence.started);
+  observe(metrics_.decode_time, sequence.last_token - sequence.first_token);
+  if (sequence.generated() > 1) observe(metrics_.per_token, end.timing.tpot);
+}
+
 void Scheduler::Deliver() {
   for (const Delivery& delivery : deliveries_) {
     switch (delivery.kind) {
@@ -272,6 +314,12 @@ void Scheduler::Deliver() {
       case Delivery::Kind::kScored:
         delivery.sink->OnScoredToken(delivery.value, scores_[delivery.at]);
         break;
+      case Delivery::Kind::kPromptScores:
+        delivery.sink->OnPromptScores(prompt_scores_[delivery.at]);
+        break;
+      case Delivery::Kind::kPooled:
+        delivery.sink->OnPooled(pooled_[delivery.at].mean);
+        break;
       case Delivery::Kind::kEnd:
         delivery.sink->OnEnd(ends_[delivery.at].end);
         break;
@@ -279,6 +327,8 @@ void Scheduler::Deliver() {
   }
   deliveries_.clear();  // its memory is used again for the next step's
   scores_.clear();
+  prompt_scores_.clear();
+  pooled_.clear();
   ends_.clear();
 }
 
@@ -292,6 +342,7 @@ SequenceState* Scheduler::Find(RequestId id) {
 EngineLoad Scheduler::Load() const {
   EngineLoad load;
   load.waiting = static_cast<int32_t>(waiting_.size());
+  load.parked = begun_waiting_;
   load.running = static_cast<int32_t>(sequences_.size() - waiting_.size());
   if (!placement_) return load;
   load.ranks_ready = static_cast<int32_t>(shape()->stages.size());

@@ -25,6 +25,7 @@
 #include "coordinator/policy/policy.h"
 #include "coordinator/policy/tenant_ledger.h"
 #include "coordinator/replica_history.h"
+#include "coordinator/request_observer.h"
 #include "coordinator/scheduler_metrics.h"
 #include "coordinator/sequence_state.h"
 #include "proto/plan/step_plan.h"
@@ -61,7 +62,8 @@ class Scheduler {
     int32_t max_losses = 3;        // of a replica, each meeting the same request at the same place
     std::string secret;            // of the cluster; part of the names of blocks
     PolicyOptions policy;
-    LearnedCosts learned;  // by earlier runs
+    LearnedCosts learned;                 // by earlier runs
+    RequestObserver* observer = nullptr;  // outlives the scheduler; null: nobody is told
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);
   };
@@ -104,11 +106,18 @@ class Scheduler {
   // What a sink gets, in the order in which it came about. There is one for each token, so it is small: scores and ends
   // lie in lists of their own, and the sink is kept alive by its request or by its end, which stands behind.
   struct Delivery {
-    enum class Kind : uint8_t { kCached, kToken, kScored, kEnd };
+    enum class Kind : uint8_t { kCached, kToken, kScored, kPromptScores, kPooled, kEnd };
     TokenSink* sink;
     Kind kind;
     int32_t value = 0;  // tokens of the prompt, or the token
-    size_t at = 0;      // in scores_ or ends_
+    size_t at = 0;      // in scores_, prompt_scores_, pooled_ or ends_
+  };
+  // What a step gave one of its sequences.
+  struct Gains {
+    const LostSequence* loss = nullptr;  // it gave nothing
+    absl::Span<SampledToken> sampled;
+    PromptScores* scored = nullptr;
+    PooledHidden* pooled = nullptr;
   };
   struct Ending {
     std::shared_ptr<TokenSink> sink;
@@ -163,6 +172,7 @@ class Scheduler {
   bool MakeRoomFor(SequenceState& sequence, int32_t end, bool* room);
   bool AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan);
+  static void AskOfPrompt(const SequenceState& sequence, PlanSequence* planned);
   bool Awaited(const SequenceState& sequence, int32_t end) const;
   void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void Attach(StepPlan* plan);
@@ -194,12 +204,15 @@ class Scheduler {
   void Account(const StepResult& result);
   void LearnStep(const StepWork& work, absl::Duration compute);
   void LearnTransfer(Route route, int64_t bytes, absl::Duration busy);
-  void CommitSequence(SequenceState* found, const PlanSequence& planned, const LostSequence* loss,
-                      absl::Span<SampledToken> sampled);
+  void CommitSequence(SequenceState* found, const PlanSequence& planned, const Gains& gains);
+  bool TakeScores(SequenceState& sequence, const PlanSequence& planned, PromptScores* scored);
+  bool TakePooled(SequenceState& sequence, PooledHidden* pooled);
+  bool FailStage(SequenceState& sequence, absl::string_view what);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
   void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<SampledToken> sampled);
   bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
   void RecordTokens();
+  double HostUsage() const;
   void AddDelivery(SequenceState& sequence, int32_t token, std::vector<TokenScore>* scores);
 
   // scheduler_release.cc
@@ -220,7 +233,10 @@ class Scheduler {
   void ExpireDeadlines();
   void WatchRanks();
   void Deliver();
-  void Finish(SequenceState& sequence, absl::Status status, FinishReason reason);
+  // `ended_by`: the stop token that ended it; may be null.
+  void Finish(SequenceState& sequence, absl::Status status, FinishReason reason, SampledToken* ended_by = nullptr);
+  void RecordEnd(const SequenceState& sequence, const RequestEnd& end, absl::Time now);
+  void NoteCacheShape();
   SequenceState* Find(RequestId id);
 
   const Options options_;
@@ -275,8 +291,11 @@ class Scheduler {
   absl::Status lost_why_;
   std::vector<Delivery> deliveries_;
   std::vector<std::vector<TokenScore>> scores_;
+  std::vector<PromptScores> prompt_scores_;
+  std::vector<PooledHidden> pooled_;
   std::vector<Ending> ends_;
-  std::deque<Explanation> ended_;  // the last 256
+  std::deque<Explanation> ended_;                    // the last 256
+  std::pair<std::string, std::string> cache_shape_;  // as vllm:cache_config_info says it
   ReplicaHistory history_{clock_.Now()};
 };
 

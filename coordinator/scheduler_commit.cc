@@ -80,6 +80,10 @@ void Scheduler::Account(const StepResult& result) {
   }
   LearnTransfer(Route::kIn, result.bytes_in, absl::Microseconds(result.transfer_in_us));
   LearnTransfer(Route::kOut, result.bytes_out, absl::Microseconds(result.transfer_out_us));
+  metrics_.offload_in.Add(static_cast<double>(result.bytes_in));
+  metrics_.offload_out.Add(static_cast<double>(result.bytes_out));
+  metrics_.offload_time_in.Add(1e-6 * static_cast<double>(result.transfer_in_us));
+  metrics_.offload_time_out.Add(1e-6 * static_cast<double>(result.transfer_out_us));
   metrics_.bytes_in.Add(static_cast<double>(result.bytes_in));
   metrics_.bytes_out.Add(static_cast<double>(result.bytes_out));
   metrics_.busy_in.Add(1e-6 * static_cast<double>(result.transfer_in_us));
@@ -87,12 +91,17 @@ void Scheduler::Account(const StepResult& result) {
   metrics_.stall.Add(1e-6 * static_cast<double>(result.stall_us));
   metrics_.corrupt.Add(result.corrupt);
   metrics_.missing.Add(result.missing);
+  const absl::Time now = clock_.Now();
   for (const LayerTraffic& traffic : result.traffic) {
     history_.OnTraffic(traffic);
     SequenceState* sequence = Find(traffic.request);
     if (sequence == nullptr || Value(traffic.layer) < 0) continue;
     if (Value(traffic.layer) >= static_cast<int32_t>(sequence->explanation.layers.size())) continue;
     LayerExplanation& layer = sequence->explanation.layers[Value(traffic.layer)];
+    layer.last_move = now - sequence->request.arrival;
+    if (layer.bytes_in == 0 && layer.bytes_out == 0) {
+      layer.first_move = std::max(absl::ZeroDuration(), layer.last_move - absl::Microseconds(result.run_us));
+    }
     layer.bytes_in += traffic.bytes_in;
     layer.bytes_out += traffic.bytes_out;
     layer.stall_us += traffic.stall_us;
@@ -129,18 +138,28 @@ void Scheduler::Commit(InFlight step) {
   }
   LearnStep(step.work, ComputeTime(step.results));
   metrics_.steps.Add();
+  if (step.work.rows > 0) metrics_.iteration_tokens.Observe(static_cast<double>(step.work.rows));
   metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));
   history_.OnStep(commit_time_, commit_time_ - step.sent, step.work.rows);
   absl::flat_hash_map<RequestId, const LostSequence*> lost;  // the earliest block that any stage lost
-  std::vector<SampledToken>* sampled = nullptr;
+  StepResult* last = nullptr;                                // of the last stage
   for (StepResult& result : step.results) {
     if (step.follows) metrics_.rank_gap.Observe(1e-6 * static_cast<double>(result.gap_us));
     for (const LostSequence& loss : result.lost) {
       const LostSequence*& earliest = lost[loss.request];
       if (earliest == nullptr || loss.block < earliest->block) earliest = &loss;
     }
-    if (Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size())) sampled = &result.sampled;
+    if (Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size())) last = &result;
   }
+  std::vector<SampledToken>* const sampled = &last->sampled;
+  absl::flat_hash_map<RequestId, PromptScores*> scored;
+  for (PromptScores& scores : last->scored) scored[scores.request] = &scores;
+  absl::flat_hash_map<RequestId, PooledHidden*> pooled;
+  for (PooledHidden& hidden : last->pooled) pooled[hidden.request] = &hidden;
+  const auto of = [](const auto& map, RequestId request) {
+    const auto it = map.empty() ? map.end() : map.find(request);
+    return it == map.end() ? nullptr : it->second;
+  };
   deliveries_.reserve(deliveries_.size() + sampled->size());
   // Looked up together, so that the memory of one is waited for while the next is found. A sequence that ends in the
   // loop below is in the plan once, and ends no other.
@@ -157,9 +176,9 @@ void Scheduler::Commit(InFlight step) {
     }
     const size_t first = next;
     while (next < sampled->size() && (*sampled)[next].request == planned.request) ++next;
-    auto loss = lost.empty() ? lost.end() : lost.find(planned.request);
-    CommitSequence(found_[i], planned, loss == lost.end() ? nullptr : loss->second,
-                   absl::MakeSpan(*sampled).subspan(first, next - first));
+    CommitSequence(found_[i], planned,
+                   {of(lost, planned.request), absl::MakeSpan(*sampled).subspan(first, next - first),
+                    of(scored, planned.request), of(pooled, planned.request)});
   }
   RecordTokens();
   step.plan.sequences.clear();
@@ -169,27 +188,71 @@ void Scheduler::Commit(InFlight step) {
   metrics_.waiting.Set(load.waiting);
   metrics_.blocks_held.Set(load.blocks_held);
   metrics_.blocks_cached.Set(load.blocks_cached);
+  metrics_.host_usage.Set(HostUsage());
   metrics_.usage.Set(load.blocks > 0 ? static_cast<double>(load.blocks_held) / load.blocks : 0);
 }
 
-void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned, const LostSequence* loss,
-                               absl::Span<SampledToken> sampled) {
+// The share of the host frames, of all stages, that is taken.
+double Scheduler::HostUsage() const {
+  int64_t taken = 0, total = 0;
+  for (const KvRoom& room : placement_->budget().taken()) taken += room.frames;
+  for (const KvRoom& room : placement_->budget().total()) total += room.frames;
+  return total > 0 ? static_cast<double>(taken) / static_cast<double>(total) : 0;
+}
+
+void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned, const Gains& gains) {
   if (found == nullptr || found->attempt != planned.attempt || found->in_flight == 0) return;
   SequenceState& sequence = *found;
   --sequence.in_flight;
   ++sequence.steps;
   if (sequence.void_attempt) return;
-  if (loss != nullptr) return OnLoss(sequence, *loss);
+  if (gains.loss != nullptr) return OnLoss(sequence, *gains.loss);
   sequence.confirmed = planned.start + static_cast<int32_t>(planned.tokens.size()) - planned.drafts;
+  if (planned.score && !TakeScores(sequence, planned, gains.scored)) return;
+  if (planned.pool == Pooling::kGive && !TakePooled(sequence, gains.pooled)) return;
+  if (sequence.request.max_tokens == 0 && sequence.confirmed == sequence.prompt) {
+    return Finish(sequence, absl::OkStatus(), FinishReason::kLength);
+  }
   if (!planned.sample) return;
   --sequence.pending;
-  if (sampled.size() != static_cast<size_t>(1 + planned.drafts)) {
-    return Finish(sequence,
-                  absl::InternalError(absl::StrCat("the last stage sampled ", sampled.size(), " tokens where ",
-                                                   1 + planned.drafts, " were due")),
-                  FinishReason::kStop);
+  if (gains.sampled.size() != static_cast<size_t>(1 + planned.drafts)) {
+    FailStage(sequence,
+              absl::StrCat("sampled ", gains.sampled.size(), " tokens where ", 1 + planned.drafts, " were due"));
+    return;
   }
-  AcceptTokens(sequence, planned, sampled);
+  AcceptTokens(sequence, planned, gains.sampled);
+}
+
+// The last stage answered what it was not asked. Returns false: the sequence is gone.
+bool Scheduler::FailStage(SequenceState& sequence, absl::string_view what) {
+  Finish(sequence, absl::InternalError(absl::StrCat("the last stage ", what)), FinishReason::kStop);
+  return false;
+}
+
+// False if the sequence ended, and is gone. Attempts that begin anew ask for what is missing, so each token is scored
+// once.
+bool Scheduler::TakeScores(SequenceState& sequence, const PlanSequence& planned, PromptScores* scored) {
+  const ScoreAsk& asked = *planned.score;
+  const int32_t first = planned.start + asked.first + 1, count = static_cast<int32_t>(asked.targets.size());
+  if (scored == nullptr || scored->first != first || scored->size() != count || scored->top != asked.top ||
+      first != sequence.scored_rows + 1) {
+    return FailStage(sequence, absl::StrCat("did not score tokens ", first, "+", count, " of the prompt"));
+  }
+  if (std::find(scored->ranks.begin(), scored->ranks.end(), 0) != scored->ranks.end()) {
+    Finish(sequence, absl::InternalError("the logits hold no finite value"), FinishReason::kStop);
+    return false;
+  }
+  sequence.scored_rows += count;
+  deliveries_.push_back({sequence.request.sink.get(), Delivery::Kind::kPromptScores, 0, prompt_scores_.size()});
+  prompt_scores_.push_back(std::move(*scored));
+  return true;
+}
+
+bool Scheduler::TakePooled(SequenceState& sequence, PooledHidden* pooled) {
+  if (pooled == nullptr) return FailStage(sequence, "did not pool the prompt");
+  deliveries_.push_back({sequence.request.sink.get(), Delivery::Kind::kPooled, 0, pooled_.size()});
+  pooled_.push_back(std::move(*pooled));
+  return true;
 }
 
 void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
@@ -197,7 +260,7 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
   sequence.pending = 0;
   sequence.drafting = false;
   ++sequence.explanation.recomputes;
-  LOG(WARNING) << "kv lost" << Field("request", sequence.request.name) << Field("layer", Value(loss.layer))
+  LOG(WARNING) << "kv lost" << Field("request_id", sequence.request.name) << Field("layer", Value(loss.layer))
                << Field("block", loss.block) << Field("cause", LossCauseName(loss.cause))
                << Field("detail", loss.detail);
   // The lost block is in doubt, and so is what plans in flight were to seal. What lies behind it and is nobody else's
@@ -270,7 +333,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
     return false;
   }
   if (std::find(request.stop_tokens.begin(), request.stop_tokens.end(), sampled.token) != request.stop_tokens.end()) {
-    Finish(sequence, absl::OkStatus(), FinishReason::kStop);
+    Finish(sequence, absl::OkStatus(), FinishReason::kStop, &sampled);
     return false;
   }
   const absl::Time now = commit_time_;

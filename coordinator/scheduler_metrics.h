@@ -24,6 +24,14 @@ struct SchedulerMetrics {
         preemptions(all.counter("vllm:num_preemptions_total")),
         prefix_queries(all.counter("vllm:prefix_cache_queries_total")),
         prefix_hits(all.counter("vllm:prefix_cache_hits_total")),
+        prompt_cached(all.counter("vllm:prompt_tokens_cached_total")),
+        external_queries(all.counter("vllm:external_prefix_cache_queries_total")),
+        external_hits(all.counter("vllm:external_prefix_cache_hits_total")),
+        offload_in(all.counter("vllm:kv_offload_total_bytes_total", {{"transfer_type", "CPU_to_GPU"}})),
+        offload_out(all.counter("vllm:kv_offload_total_bytes_total", {{"transfer_type", "GPU_to_CPU"}})),
+        offload_time_in(all.counter("vllm:kv_offload_total_time_total", {{"transfer_type", "CPU_to_GPU"}})),
+        offload_time_out(all.counter("vllm:kv_offload_total_time_total", {{"transfer_type", "GPU_to_CPU"}})),
+        host_usage(all.gauge("vllm:kv_offload_cpu_cache_usage_perc")),
         parks(all.counter("interlace_request_parks_total")),
         promotions(all.counter("interlace_request_promotions_total")),
         quarantined(all.counter("interlace_requests_quarantined_total")),
@@ -51,15 +59,29 @@ struct SchedulerMetrics {
         first_token(all.histogram("vllm:time_to_first_token_seconds")),
         between_tokens(all.histogram("vllm:inter_token_latency_seconds")),
         total(all.histogram("vllm:e2e_request_latency_seconds")),
-        queue(all.histogram("vllm:request_queue_time_seconds")) {}
+        queue(all.histogram("vllm:request_queue_time_seconds")),
+        prefill_time(all.histogram("vllm:request_prefill_time_seconds")),
+        decode_time(all.histogram("vllm:request_decode_time_seconds")),
+        inference_time(all.histogram("vllm:request_inference_time_seconds")),
+        per_token(all.histogram("vllm:request_time_per_output_token_seconds")),
+        prompt_length(all.histogram("vllm:request_prompt_tokens")),
+        answer_length(all.histogram("vllm:request_generation_tokens")),
+        longest_answer(all.histogram("vllm:request_max_num_generation_tokens")),
+        max_tokens(all.histogram("vllm:request_params_max_tokens")),
+        choices(all.histogram("vllm:request_params_n")),
+        prompt_computed(all.histogram("vllm:request_prefill_kv_computed_tokens")),
+        iteration_tokens(all.histogram("vllm:iteration_tokens_total")) {}
 
   Metrics& registry;  // for what happens seldom, by name
   Metrics::Gauge running, waiting, usage, blocks_held, blocks_cached, ranks_ready;
-  Metrics::Counter prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, parks, promotions,
-      quarantined, steps, planned_tokens, losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out,
-      busy_in, busy_out, stall, corrupt, missing;
+  Metrics::Counter prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, prompt_cached,
+      external_queries, external_hits, offload_in, offload_out, offload_time_in, offload_time_out;
+  Metrics::Gauge host_usage;
+  Metrics::Counter parks, promotions, quarantined, steps, planned_tokens, losses, probed_blocks, fetched_ok,
+      fetched_missing, bytes_in, bytes_out, busy_in, busy_out, stall, corrupt, missing;
   Metrics::Histogram step_seconds, rank_gap, step_compute, step_predicted, step_ratio, ratio_in, ratio_out, ratio_below,
-      first_token, between_tokens, total, queue;
+      first_token, between_tokens, total, queue, prefill_time, decode_time, inference_time, per_token, prompt_length,
+      answer_length, longest_answer, max_tokens, choices, prompt_computed, iteration_tokens;
 };
 
 // What the ranks of one stage say of their memory with each result. Of a formed replica.

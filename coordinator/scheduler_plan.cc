@@ -398,7 +398,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   } else {
     planned.tokens.push_back(kLastSample);
   }
-  planned.sample = end == sequence.known + sequence.pending;
+  planned.sample = end == sequence.known + sequence.pending && sequence.request.max_tokens > 0;
   planned.sample_index = sequence.generated() + sequence.pending;
   if (!sequence.opened) {
     Opening& opening = planned.opening.emplace();
@@ -406,6 +406,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
     opening.adopted.assign(sequence.ids.begin(), sequence.ids.begin() + sequence.adopted);
     opening.prefix.assign(sequence.tokens.begin(), sequence.tokens.begin() + planned.start);
   }
+  AskOfPrompt(sequence, &planned);
   if (sequence.kept_changed) planned.kept = placement_->TakeKept(sequence);
   sequence.opened = true;
   const bool unnamed = sequence.named < static_cast<int32_t>(sequence.ids.size());
@@ -419,6 +420,20 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   sequence.planned_in = plan->id;
   ++sequence.in_flight;
   if (planned.sample) ++sequence.pending;
+}
+
+// Of the prompt's positions in the plan, what the request wants besides their KV and does not have yet.
+void Scheduler::AskOfPrompt(const SequenceState& sequence, PlanSequence* planned) {
+  const Request& request = sequence.request;
+  const int32_t end = planned->start + static_cast<int32_t>(planned->tokens.size());
+  if (request.pooled) planned->pool = end == sequence.prompt ? Pooling::kGive : Pooling::kAdd;
+  if (request.prompt_logprobs < 0) return;
+  const int32_t from = std::max(planned->start, sequence.scored_rows), to = std::min(end, sequence.prompt - 1);
+  if (from >= to) return;
+  ScoreAsk& ask = planned->score.emplace();
+  ask.first = from - planned->start;
+  ask.top = request.prompt_logprobs;
+  ask.targets.assign(sequence.tokens.begin() + from + 1, sequence.tokens.begin() + to + 1);
 }
 
 // The step verifies what the sequence may say next: tokens that followed its last ones before.

@@ -49,7 +49,7 @@ bool Scheduler::MayMiss(const StepView& view) const {
   RoomQueue queue(view, draft_);
   for (const SequenceState* sequence : waiting_) {
     const int32_t blocks = std::max(sequence->found, sequence->sealed);
-    const int32_t found = std::min(blocks * shape()->block_tokens, sequence->known - 1);
+    const int32_t found = std::min(blocks * shape()->block_tokens, sequence->FirstWanted());
     ahead.prompts.Add(found, sequence->known);
     ahead.wait = queue.Wait(*sequence);
     queue.Take(*sequence);
@@ -81,7 +81,7 @@ std::vector<std::pair<SequenceState*, Forecast>> Scheduler::WillMiss(const StepV
     while (found < blocks && (ahead_of_it.contains(sequence->ids[found]) || IsThere(*sequence, found))) ++found;
     if (sequence->below == Below::kKnown) found = std::max(found, sequence->below_blocks);
     sequence->found = found;
-    const int32_t from = std::min(found * shape()->block_tokens, sequence->known - 1);
+    const int32_t from = std::min(found * shape()->block_tokens, sequence->FirstWanted());
     Ahead with = ahead;
     with.prompts.Add(from, sequence->known);
     with.wait = queue.Wait(*sequence);

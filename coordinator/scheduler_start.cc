@@ -47,7 +47,7 @@ bool Scheduler::AnotherComputes(const SequenceState& sequence, int32_t block) co
 // Blocks after the adopted ones that the tiers below are said to have, if fetching them is predicted to be faster than
 // computing them.
 int32_t Scheduler::WorthFetching(const SequenceState& sequence, int32_t adopted) const {
-  const int32_t most = (sequence.known - 1) / shape()->block_tokens;
+  const int32_t most = sequence.FirstWanted() / shape()->block_tokens;
   const int32_t blocks = std::min(sequence.below_blocks, most) - adopted;
   if (blocks <= 0) return 0;
   if (!cost_.known() || cost_.bytes_per_second(Route::kBelow) <= 0) return blocks;  // nothing was measured yet: try
@@ -85,7 +85,7 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
     Note(sequence, DecisionKind::kStepsInFlight, {sequence.in_flight});
     return Started::kLater;
   }
-  const int32_t most = (sequence.known - 1) / shape()->block_tokens;
+  const int32_t most = sequence.FirstWanted() / shape()->block_tokens;
   const int32_t adopted = sequence.found = placement_->Match(sequence, most, plan->id);
   if (adopted < most && AnotherComputes(sequence, adopted)) {
     Note(sequence, DecisionKind::kAnotherComputes, {adopted});
@@ -94,6 +94,7 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
   if (!shape()->tiers.empty() && adopted < most && sequence.below == Below::kUnknown) {
     plan->probes.push_back({sequence.request.id, {sequence.ids.begin() + adopted, sequence.ids.begin() + most}});
     metrics_.probed_blocks.Add(most - adopted);
+    metrics_.external_queries.Add(static_cast<double>(most - adopted) * shape()->block_tokens);
     SetBelow(sequence, Below::kAsked);
     sequence.below_blocks = adopted;
     sequence.stages_answered = 0;
@@ -128,6 +129,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
     sequence.cached_tokens = sequence.scheduled;
     metrics_.prefix_queries.Add(sequence.prompt);
     metrics_.prefix_hits.Add(sequence.cached_tokens);
+    metrics_.prompt_cached.Add(sequence.cached_tokens);
     deliveries_.push_back({sequence.request.sink.get(), Delivery::Kind::kCached, sequence.cached_tokens});
   }
   sequence.blocks.reserve(sequence.ids.capacity());
@@ -173,6 +175,7 @@ void Scheduler::SettleFetching() {
       LearnTransfer(Route::kBelow, int64_t{sequence.fetched} * shape()->layers * shape()->slot_bytes,
                     std::max(absl::Microseconds(1), clock_.Now() - sequence.fetch_began));
       metrics_.fetched_ok.Add(sequence.fetched);
+      metrics_.external_hits.Add(static_cast<double>(sequence.fetched) * shape()->block_tokens);
       Run(sequence);
       continue;
     }

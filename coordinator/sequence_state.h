@@ -77,6 +77,7 @@ struct alignas(64) SequenceState : SequenceView {
   int32_t probe_answers = 0;  // the least of theirs
   int32_t fetched = 0;        // blocks under way from the tiers
   absl::Time fetch_began;
+  int32_t scored_rows = 0;                // of the prompt, from 0 on, whose scores have come
   bool met_loss = false;                  // it was in flight at the last loss, which is not judged yet
   int32_t cached_tokens = -1;             // of the prompt, when it first started; -1: not yet
   absl::string_view recompute_cause;      // why positions below computed_before are computed again; a literal
@@ -104,6 +105,13 @@ struct alignas(64) SequenceState : SequenceView {
   // Asks for what the next step looks at, some sequences ahead.
   void Prefetch() const {
     for (size_t at = 0; at < kHotBytes; at += 64) __builtin_prefetch(reinterpret_cast<const char*>(this) + at, 1);
+  }
+  // The first position that must be computed even if its KV is there: the last known token's, or an earlier one of
+  // which more than KV is wanted.
+  int32_t FirstWanted() const {
+    if (request.pooled) return 0;
+    const bool scoring = request.prompt_logprobs >= 0 && scored_rows < prompt - 1;
+    return scoring ? std::min(scored_rows, known - 1) : known - 1;
   }
   // What is known by now of its first token and its gaps.
   void FillPace(RequestTiming* timing) const {

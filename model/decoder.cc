@@ -233,4 +233,9 @@ void Decoder::Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tens
   if (spec_.logit_cap > 0) backend_.ops().soft_cap({logits, spec_.logit_cap}, backend_.context());
 }
 
+void Decoder::Hidden(const Tensor& x) {
+  CHECK(shard_.last());
+  Norm(x, output_norm_);
+}
+
 }  // namespace interlace

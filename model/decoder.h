@@ -67,6 +67,8 @@ class Decoder {
   // Scratch of `rows` rows of width.
   Tensor branch(int64_t rows) const { return branch_.Rows(0, rows); }
   void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits);
+  // x = the final norm of x.
+  void Hidden(const Tensor& x);
 
  private:
   Decoder(const ArchInput& input, const TensorSplit& split);

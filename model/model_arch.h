@@ -29,6 +29,8 @@ class ModelArch {
   virtual void Layer(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) = 0;  // x in place
   // logits[i, :] of row rows[i] of x. logits: F32 [rows.size(), vocab].
   virtual void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) = 0;
+  // Rows of x become the last hidden states, from which logits are made: behind the final norm. In place.
+  virtual void Hidden(const Tensor& x) = 0;
 };
 
 struct ArchInput {

@@ -9,17 +9,18 @@
 #   kills     KILLS (100) processes of a cluster killed or stopped under eight streams
 #   tiers     TIER_KILLS (200) deaths each of a RocksDB writer and a kvstore under load; sick and full disks, also of a cluster
 #   poison    requests that nobody can serve, and a request that ranks die of
+#   lm_eval   the package lm_eval on a task of 200 items, against transformers' loglikelihoods
 #   sanitize  the unit tests under AddressSanitizer and ThreadSanitizer (tests/sanitize.sh)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly all=(exact kills tiers poison sanitize)
+readonly all=(exact kills tiers poison lm_eval sanitize)
 readonly seed="${SEED:-1}" out="out/nightly"
 parts=("${@:-${all[@]}}")
 for part in "${parts[@]}"; do
   case " ${all[*]} " in
     *" $part "*) ;;
-    *) sed -n '2,12p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,13p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done
 mkdir -p "$out"
@@ -51,6 +52,13 @@ tiers() {
   return $good
 }
 
+# lm_eval brings half a gigabyte of packages: they stay out of the tests' own environment.
+lm_eval() {
+  local venv="$out/lm_eval"
+  [ -x "$venv/bin/lm_eval" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "lm_eval[api]==0.4.13"; } || return 1
+  "$venv/bin/python" tests/nightly/lm_eval_task.py
+}
+
 sanitize() {
   local code=0
   bash tests/sanitize.sh 2>&1 | tee "$out/sanitize.log" || code=1
@@ -73,6 +81,7 @@ for part in "${parts[@]}"; do
     kills) "$python" tests/nightly/kills.py --seed "$seed" --kills "${KILLS:-100}" ;;
     poison) "$python" tests/nightly/poison.py --seed "$seed" ;;
     tiers) tiers ;;
+    lm_eval) lm_eval ;;
     sanitize) sanitize ;;
   esac || failed=1
   [ -f "$out/$part.tsv" ] || row "$part" "the part" "ended without a summary" FAILED

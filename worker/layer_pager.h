@@ -67,6 +67,8 @@ class LayerPager final : public LayerKv {
   // Of the sequence as the plan says it; tokens reach from position 0 to the step's last. Good until the next Open.
   const SequenceKv& sequence(size_t index) const { return *running_[index].kv; }
   void NoteSample(size_t index, int32_t token) { running_[index].kv->last_sample = token; }
+  // Of a sequence that pools, for whoever adds to it.
+  std::vector<double>& hidden_sum(size_t index) { return running_[index].kv->hidden_sum; }
   // Between steps, on the first of several stages: what the last one sampled in `plan` for an attempt of a request.
   void NoteReturned(PlanId plan, RequestId request, uint32_t attempt, int32_t token);
   // The newest plan whose samples this stage must know before it opens `plan`; 0: none.

@@ -189,6 +189,12 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
     return absl::StrCat("start: ", planned.start, " is outside of [", kv.shared() * block_tokens, ", ", kv.length(),
                         "], the unsealed positions computed here");
   }
+  if (planned.pool != Pooling::kNone) {
+    if (kv.pooled_to != planned.start) {
+      return absl::StrCat("pool: positions ", kv.pooled_to, " to ", planned.start, " were not pooled here");
+    }
+    kv.pooled_to = planned.start + static_cast<int32_t>(planned.tokens.size());
+  }
   tokens_.assign(planned.tokens.begin(), planned.tokens.end());
   if (tokens_[0] == kLastSample) {
     if (kv.sampled_in == PlanId{}) return "tokens: its own last sample, and it has sampled none";

@@ -64,7 +64,11 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   if (result.status.ok()) result.status = LeaveStage(plan, x, &result);
   // Nothing of this step is queued any more when its result leaves.
   if (absl::Status done = backend_.Synchronize(); result.status.ok()) result.status = done;
-  if (!result.status.ok()) result.sampled.clear();
+  if (!result.status.ok()) {
+    result.sampled.clear();
+    result.scored.clear();
+    result.pooled.clear();
+  }
   pager_->Close(&result);
   if (ended_ != absl::InfinitePast()) result.gap_us = absl::ToInt64Microseconds(begin - ended_);
   ended_ = clock_.Now();
@@ -151,8 +155,11 @@ absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, Step
   if (x.rows == 0) return absl::OkStatus();
   if (options_.shard.last()) {
     Sample(plan, x, result);
-    if (options_.shard.first() || !Samples(plan)) return absl::OkStatus();
-    return activations_->SendSamples(plan.epoch, plan.id, result->sampled);
+    if (!options_.shard.first() && Samples(plan)) {  // streams go on while prompts are scored
+      RETURN_IF_ERROR(activations_->SendSamples(plan.epoch, plan.id, result->sampled));
+    }
+    Score(plan, x, result);
+    return Pool(plan, x, result);
   }
   ActivationNote note{plan.epoch, plan.id, {}};
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
@@ -160,6 +167,67 @@ absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, Step
   }
   RETURN_IF_ERROR(backend_.Synchronize());
   return activations_->Send(note, x);
+}
+
+void ModelRunner::Score(const StepPlan& plan, const Tensor& x, StepResult* result) {
+  std::vector<ScoreRow> asked;
+  std::vector<int32_t> rows;  // of x, one for each
+  int32_t row = 0;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlanSequence& s = plan.sequences[i];
+    if (s.score && !pager_->IsLost(i)) {
+      const auto count = static_cast<int32_t>(s.score->targets.size());
+      PromptScores& scores = result->scored.emplace_back();
+      scores = {s.request, s.attempt, s.start + s.score->first + 1, s.score->top, {}, {}};
+      scores.ranks.reserve(count);
+      scores.scores.reserve(size_t{1} * count * (1 + s.score->top));
+      for (int32_t t = 0; t < count; ++t) {
+        rows.push_back(row + s.score->first + t);
+        asked.push_back({s.score->targets[t], result->scored.size() - 1});
+      }
+    }
+    row += static_cast<int32_t>(s.tokens.size());
+  }
+  for (size_t begin = 0; begin < rows.size();) {
+    const size_t count = std::min(rows.size() - begin, static_cast<size_t>(options_.limits.max_samples));
+    const Tensor logits{logits_->data(), DType::kF32, static_cast<int64_t>(count), options_.limits.vocab};
+    arch_->Logits(x, absl::MakeConstSpan(rows).subspan(begin, count), logits);
+    sampler_.Score(absl::MakeConstSpan(asked).subspan(begin, count), logits, &result->scored);
+    begin += count;
+  }
+}
+
+absl::Status ModelRunner::Pool(const StepPlan& plan, const Tensor& x, StepResult* result) {
+  const auto pools = [&](size_t i) { return plan.sequences[i].pool != Pooling::kNone && !pager_->IsLost(i); };
+  const auto each = [&](auto body) {
+    int64_t row = 0;
+    for (size_t i = 0; i < plan.sequences.size(); ++i) {
+      const auto count = static_cast<int64_t>(plan.sequences[i].tokens.size());
+      if (pools(i)) body(i, x.Rows(row, count));
+      row += count;
+    }
+  };
+  bool any = false;
+  each([&](size_t, const Tensor& rows) {
+    arch_->Hidden(rows);
+    any = true;
+  });
+  if (!any) return absl::OkStatus();
+  RETURN_IF_ERROR(backend_.Synchronize());
+  each([&](size_t i, const Tensor& rows) {
+    const PlanSequence& s = plan.sequences[i];
+    std::vector<double>& sum = pager_->hidden_sum(i);
+    sum.resize(options_.width);
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      const float* const hidden = rows.f32_row(r);
+      for (int32_t d = 0; d < options_.width; ++d) sum[d] += hidden[d];
+    }
+    if (s.pool != Pooling::kGive) return;
+    PooledHidden& pooled = result->pooled.emplace_back(PooledHidden{s.request, s.attempt, {}});
+    const auto positions = static_cast<double>(s.start + static_cast<int32_t>(s.tokens.size()));
+    for (const double total : sum) pooled.mean.push_back(static_cast<float>(total / positions));
+  });
+  return absl::OkStatus();
 }
 
 void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* result) {

@@ -60,7 +60,11 @@ class ModelRunner {
   StepInput InputOf(const StepPlan& plan);
   absl::Status EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x);
   absl::Status LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result);
+  // Scores of prompts, some rows' logits at a time.
+  void Score(const StepPlan& plan, const Tensor& x, StepResult* result);
   void Sample(const StepPlan& plan, const Tensor& x, StepResult* result);
+  // Rows that are pooled, added up in the order of their positions, so that chunks change nothing. Works in x.
+  absl::Status Pool(const StepPlan& plan, const Tensor& x, StepResult* result);
 
   const Options options_;
   Backend& backend_;
@@ -70,7 +74,8 @@ class ModelRunner {
   ActivationChannel* activations_;
   Clock& clock_;
   std::unique_ptr<DeviceBuffer> hidden_;  // [max_tokens, width]
-  std::unique_ptr<DeviceBuffer> logits_;  // [max_samples, vocab], last stage
+  std::unique_ptr<DeviceBuffer> logits_;  // [max_samples, vocab], last stage: of rows that sample, or of a slice of
+                                          // those that are scored
   std::vector<int32_t> tokens_, positions_;
   absl::Time ended_ = absl::InfinitePast();  // the step before, of this epoch
   std::deque<PlanId> unreturned_;  // first of several stages: plans whose samples have not come back, in order

@@ -15,6 +15,22 @@ bool NamesFit(const std::optional<SealedNames>& names) {
   return !names || (names->first >= 0 && names->first + static_cast<int64_t>(names->ids.size()) <= kMostBlocks);
 }
 
+std::string WhyRefused(const ScoreAsk& score, int32_t rows, int32_t vocab) {
+  if (score.first < 0 || score.first >= rows) return absl::StrCat("score.first: ", score.first, " of ", rows, " rows");
+  if (score.targets.empty() || static_cast<int64_t>(score.targets.size()) > rows - score.first) {
+    return absl::StrCat("score.targets: ", score.targets.size(), " from row ", score.first, " of ", rows);
+  }
+  if (score.top < 0 || score.top > kMostLogprobs) {
+    return absl::StrCat("score.top: ", score.top, " is not 0 to ", kMostLogprobs);
+  }
+  for (const int32_t target : score.targets) {
+    if (target < 0 || target >= vocab) {
+      return absl::StrCat("score.targets: ", target, " is outside the vocabulary of ", vocab);
+    }
+  }
+  return std::string();
+}
+
 std::string WhyRefused(const Sampling& sampling, int32_t vocab) {
   const auto known = [vocab](int32_t token) { return token >= 0 && token < vocab; };
   const auto outside = [vocab](absl::string_view field) {
@@ -80,6 +96,9 @@ std::string WhyRefused(const PlanSequence& s, const PlanLimits& limits) {
   }
   if (s.sample && (s.sample_index < 0 || s.sample_index >= s.start + count - s.drafts)) {
     return absl::StrCat("sample_index: ", s.sample_index, " with ", s.start + count - s.drafts, " tokens before it");
+  }
+  if (s.score) {
+    if (std::string why = WhyRefused(*s.score, count, limits.vocab); !why.empty()) return why;
   }
   if (!s.opening) return std::string();
   for (const int32_t token : s.opening->prefix) {

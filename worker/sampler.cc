@@ -76,4 +76,26 @@ std::vector<SampledToken> Sampler::Sample(absl::Span<const SampleAsk> asks, cons
   return sampled;
 }
 
+void Sampler::Score(absl::Span<const ScoreRow> asks, const Tensor& logits, std::vector<PromptScores>* results) {
+  std::vector<SampleRow> rows(asks.size());
+  int64_t stride = 1;
+  for (size_t i = 0; i < asks.size(); ++i) {
+    rows[i].given = asks[i].target;
+    rows[i].logprobs = (*results)[asks[i].result].top;
+    stride = std::max<int64_t>(stride, rows[i].logprobs + 1);
+  }
+  std::vector<int32_t> tokens(asks.size(), -1), ranks(asks.size(), 0);
+  std::vector<TokenLogprob> logprobs(asks.size() * stride);
+  SampleArgs args{absl::MakeSpan(tokens), logits, rows, absl::MakeSpan(logprobs), stride, absl::MakeSpan(ranks)};
+  backend_.ops().sample(args, backend_.context());
+  for (size_t i = 0; i < asks.size(); ++i) {
+    PromptScores& out = (*results)[asks[i].result];
+    out.ranks.push_back(ranks[i]);
+    for (int32_t k = 0; k <= out.top; ++k) {
+      const TokenLogprob& logprob = logprobs[i * stride + k];
+      out.scores.push_back({logprob.token, logprob.logprob});
+    }
+  }
+}
+
 }  // namespace interlace

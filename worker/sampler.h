@@ -19,6 +19,12 @@ struct SampleAsk {
   absl::Span<const int32_t> tokens;    // of the sequence, from position 0 to the row's: prompt, then `index` of output
 };
 
+// One row of logits and the token that it scores, for one of the results that are being gathered.
+struct ScoreRow {
+  int32_t target = 0;
+  size_t result = 0;
+};
+
 // Owned by ModelRunner; thread: runner. It remembers nothing of a request: what penalties and bad words look at is
 // worked out anew from the row's tokens, so that a step that is taken back or run again changes nothing.
 class Sampler {
@@ -27,6 +33,8 @@ class Sampler {
 
   // One token for each ask; `logits` has its row.
   std::vector<SampledToken> Sample(absl::Span<const SampleAsk> asks, const Tensor& logits);
+  // Appends what each row of `logits` holds of its target, and of the most likely as its result asks, to the results.
+  void Score(absl::Span<const ScoreRow> asks, const Tensor& logits, std::vector<PromptScores>* results);
 
  private:
   // What a row points to.

@@ -70,9 +70,11 @@ class SequenceKv {
  public:
   Sampling sampling;
   LayerSet kept;
-  bool lost = false;         // nothing of it counts any more; it waits to be released
-  PlanId sampled_in{};       // the plan in which it last was to sample; 0: none
-  int32_t last_sample = -1;  // the token that it sampled there; -1: none, or none that this stage knows
+  bool lost = false;               // nothing of it counts any more; it waits to be released
+  PlanId sampled_in{};             // the plan in which it last was to sample; 0: none
+  int32_t last_sample = -1;        // the token that it sampled there; -1: none, or none that this stage knows
+  int32_t pooled_to = 0;           // positions whose hidden states go into the sum, from 0 on
+  std::vector<double> hidden_sum;  // [width] of these; on the last stage, empty before the first
   BlockPointers pointers;
   std::vector<SharedBlock*> blocks;  // held, in order: the shared ones, then those that the present step seals
 

@@ -35,6 +35,7 @@ Delivery::Delivery(const ApiRequest& request, GenerationRun& run, Intake& intake
       parsers_(run.streams().size(), OutputParser(run.output())),
       choices_(run.streams().size()),
       usage_{run.prompt_tokens(), 0},
+      prompted_(choices_.size(), !request.spec.prompt_logprobs.has_value()),
       open_(choices_.size()) {
   for (size_t i = 0; i < choices_.size(); ++i) {
     if (logprobs()) choices_[i].logprobs.emplace();
@@ -54,6 +55,7 @@ std::optional<Answer::Events> Delivery::Take(size_t choice) {
     if (!failure_.ok()) return events;  // a real HTTP status is still possible
     events = Begin();
   }
+  if (failure_.ok()) TakePrompt(choice, &events);
   Add(choice, std::move(delta), *event, &events);
   if (stream() && event->end && failure_.ok()) {
     Append(answer_->Finish(choice, choices_[choice], usage_), &events);
@@ -68,8 +70,25 @@ void Delivery::NoteEnd(size_t choice, const TextEvent& event) {
   choices_[choice].stop = event.stop;
   if (run_.first_of_prompt(choice)) usage_.cached_tokens += event.end->cached_tokens;
   if (!failure_.ok()) return;
+  if (request_.spec.pooled) choices_[choice].embedding = run_.streams()[choice]->TakePooled();
   intake_.NoteServed(event.end->timing.total);
   failure_ = intake_.NoteEnd(run_);
+}
+
+void Delivery::TakePrompt(size_t choice, Answer::Events* events) {
+  if (prompted_[choice]) return;
+  prompted_[choice] = true;
+  const std::vector<PromptScores> scores = run_.streams()[choice]->TakePromptScores();
+  std::vector<ReplyToken> tokens =
+      PromptReplyTokens(run_.prompt(choice), scores, run_.echo(choice), intake_.tokenizer());
+  if (request_.prompt_logprobs) choices_[choice].prompt_logprobs = WithTop(tokens, *request_.prompt_logprobs);
+  if (!request_.echo_logprobs) return;
+  tokens = WithTop(std::move(tokens), request_.spec.logprobs.value_or(0));
+  if (!stream()) {
+    choices_[choice].logprobs = std::move(tokens);
+    return;
+  }
+  Append(answer_->Add(choice, {.text = std::string(run_.echo(choice))}, &tokens, usage_), events);
 }
 
 OutputDelta Delivery::Read(size_t choice, const TextEvent& event) {
@@ -81,7 +100,16 @@ OutputDelta Delivery::Read(size_t choice, const TextEvent& event) {
 
 void Delivery::Add(size_t choice, OutputDelta delta, const TextEvent& event, Answer::Events* events) {
   std::vector<ReplyToken> scored;
-  if (logprobs()) scored = ReplyTokens(event.shown, intake_.tokenizer());
+  if (logprobs()) {
+    scored = ReplyTokens(event.shown, intake_.tokenizer());
+    if (event.ended_by) {
+      for (ReplyToken& token : ReplyTokens({&*event.ended_by, 1}, intake_.tokenizer())) {
+        scored.push_back(std::move(token));
+      }
+    }
+    const int64_t before = CodePoints(run_.echo(choice));
+    for (ReplyToken& token : scored) token.offset += before;
+  }
   if (!stream()) {
     Gather(delta, &choices_[choice]);
     for (const ShownToken& token : event.shown) {
@@ -103,7 +131,7 @@ Answer::Events Delivery::Begin() {
   begun_ = true;
   const Usage none{run_.prompt_tokens(), 0};
   Answer::Events events = answer_->Begin(choices_.size(), none);
-  for (size_t i = 0; i < choices_.size(); ++i) {
+  for (size_t i = 0; i < choices_.size() && !request_.echo_logprobs; ++i) {
     if (!run_.echo(i).empty()) Append(answer_->Add(i, {.text = std::string(run_.echo(i))}, nullptr, none), &events);
   }
   return events;

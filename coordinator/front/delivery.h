@@ -41,6 +41,8 @@ class Delivery {
 
  private:
   OutputDelta Read(size_t choice, const TextEvent& event);
+  // Before the first event of a choice: what was asked of its prompt.
+  void TakePrompt(size_t choice, Answer::Events* events);
   void Add(size_t choice, OutputDelta delta, const TextEvent& event, Answer::Events* events);
   void NoteEnd(size_t choice, const TextEvent& event);
   bool logprobs() const { return request_.show_logprobs; }
@@ -52,7 +54,8 @@ class Delivery {
   std::vector<OutputParser> parsers_;  // one for each choice
   std::vector<ReplyChoice> choices_;   // of a stream: without what was shown of them, but for the calls' names
   Usage usage_;
-  size_t open_;  // choices that have not ended
+  std::vector<bool> prompted_;  // choices whose TakePrompt is done
+  size_t open_;                 // choices that have not ended
   bool begun_ = false;
   absl::Status failure_;
 };

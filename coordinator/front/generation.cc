@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
+#include "coordinator/front/fim.h"
 
 namespace interlace {
 namespace {
@@ -72,8 +73,13 @@ absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
     return OutOfRange("truncate_prompt_tokens", static_cast<double>(*spec.truncate_prompt_tokens),
                       "at least 1, or -1 for what fits");
   }
-  if (spec.max_tokens.value_or(1) < 1) {
-    return OutOfRange("max_tokens", static_cast<double>(*spec.max_tokens), "at least 1");
+  const bool scores = spec.echo || spec.prompt_logprobs || spec.pooled;
+  if (spec.max_tokens.value_or(1) < (scores ? 0 : 1)) {
+    return OutOfRange("max_tokens", static_cast<double>(*spec.max_tokens),
+                      scores ? "at least 0" : "at least 1, or 0 with echo or prompt_logprobs");
+  }
+  if (spec.prompt_logprobs && (*spec.prompt_logprobs < 0 || *spec.prompt_logprobs > kMostLogprobs)) {
+    return OutOfRange("prompt_logprobs", static_cast<double>(*spec.prompt_logprobs), "0 to 20");
   }
   if (spec.max_tokens && spec.min_tokens.value_or(0) > *spec.max_tokens) {
     return OutOfRange("min_tokens", static_cast<double>(*spec.min_tokens),
@@ -144,8 +150,8 @@ absl::StatusOr<std::vector<int32_t>> Intake::EncodeChat(const ChatInput& chat, c
 
 absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, const PromptForm& form) const {
   if (const auto* ids = std::get_if<std::vector<int32_t>>(&prompt)) {
-    if (ids->empty()) return BadField("prompt", "holds no tokens");
-    RETURN_IF_ERROR(CheckTokens("prompt", *ids));
+    if (ids->empty()) return BadField(form.field, "holds no tokens");
+    RETURN_IF_ERROR(CheckTokens(form.field, *ids));
     return *ids;
   }
   if (const auto* chat = std::get_if<ChatInput>(&prompt)) return EncodeChat(*chat, form);
@@ -156,7 +162,28 @@ absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, const 
   const std::string& text = std::get<std::string>(prompt);
   std::vector<int32_t> ids = form.add_special_tokens ? tokenizer_.EncodePrompt(text, form.parse_special)
                                                      : tokenizer_.Encode(text, form.parse_special);
-  if (ids.empty()) return BadField("prompt", "is empty");
+  if (ids.empty()) return BadField(form.field, "is empty");
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> Intake::EncodePrompt(const GenerationSpec& spec, const Prompt& prompt) const {
+  if (spec.suffix.empty()) return Encode(prompt, spec.form);
+  ASSIGN_OR_RETURN(const FimMarks marks, FindFimMarks(tokenizer_));
+  PromptForm bare = spec.form;
+  bare.add_special_tokens = false;
+  std::vector<int32_t> before;
+  const auto* text = std::get_if<std::string>(&prompt);
+  if (text == nullptr || !text->empty()) {
+    ASSIGN_OR_RETURN(before, Encode(prompt, bare));
+  }
+  std::vector<int32_t> ids;
+  if (spec.form.add_special_tokens && tokenizer_.add_bos()) ids.push_back(tokenizer_.bos());
+  const std::vector<int32_t> behind = tokenizer_.Encode(spec.suffix, spec.form.parse_special);
+  ids.push_back(marks.prefix);
+  ids.insert(ids.end(), before.begin(), before.end());
+  ids.push_back(marks.suffix);
+  ids.insert(ids.end(), behind.begin(), behind.end());
+  ids.push_back(marks.middle);
   return ids;
 }
 
@@ -213,10 +240,12 @@ SamplingSpec Intake::SamplingFor(const GenerationSpec& spec) const {
 
 absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t prompt_tokens) const {
   const int64_t prompt = static_cast<int64_t>(prompt_tokens), room = options_.context - prompt;
-  if (room < 1) {
-    return WithCode(BadField("prompt", absl::StrCat("this model's maximum context length is ", options_.context,
-                                                    " tokens, one of which is generated; the prompt has ", prompt)),
-                    "context_length_exceeded");
+  if (room < (spec.max_tokens == 0 ? 0 : 1)) {
+    return WithCode(
+        BadField(spec.form.field,
+                 absl::StrCat("this model's maximum context length is ", options_.context, " tokens",
+                              spec.max_tokens == 0 ? "" : ", one of which is generated", "; the prompt has ", prompt)),
+        "context_length_exceeded");
   }
   if (!spec.max_tokens) {
     const int64_t usual = spec.usual_max_tokens.value_or(room);
@@ -238,7 +267,7 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   std::vector<int32_t> max_tokens;
   size_t prompt_tokens = 0;
   for (const Prompt& prompt : spec.prompts) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> ids, Encode(prompt, spec.form));
+    ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(spec, prompt));
     RETURN_IF_ERROR(Truncate(spec, &ids));
     ASSIGN_OR_RETURN(const int32_t most, MaxTokens(spec, ids.size()));
     prompt_tokens += ids.size();
@@ -253,16 +282,24 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     const auto* text = std::get_if<std::string>(&spec.prompts[p]);
     run.echoes_.push_back(text != nullptr ? *text : tokenizer_.Decode(prompts[p], /*special=*/true));
   }
+  if (spec.prompt_logprobs) run.prompts_ = prompts;
   const uint64_t seed = spec.seed ? *spec.seed : Draw();
   Request shared;
   shared.max_tokens_given = spec.max_tokens.has_value();
   if (!spec.ignore_eos) shared.stop_tokens = tokenizer_.stop_tokens();
   shared.stop_tokens.insert(shared.stop_tokens.end(), spec.stop_token_ids.begin(), spec.stop_token_ids.end());
+  if (!spec.suffix.empty() && !spec.ignore_eos) {
+    ASSIGN_OR_RETURN(const FimMarks marks, FindFimMarks(tokenizer_));
+    shared.stop_tokens.insert(shared.stop_tokens.end(), marks.ends.begin(), marks.ends.end());
+  }
+  if (spec.prompt_logprobs) shared.prompt_logprobs = static_cast<int32_t>(*spec.prompt_logprobs);
+  shared.pooled = spec.pooled;
   ASSIGN_OR_RETURN(shared.sampling, SamplingOf(SamplingFor(spec), tokenizer_, shared.stop_tokens, seed));
   shared.arrival = arrival;
   shared.deadline = arrival + DeadlineOf(spec);
   shared.targets = TargetsOf(spec.targets, options_.default_targets);
   shared.salt = spec.salt;
+  if (options_.traces) shared.trace = spec.trace ? *spec.trace : TraceContext{Draw(), Draw()};
   for (size_t choice = 0; choice < prompts.size() * spec.n; ++choice) {
     const size_t p = choice / spec.n;
     Request request = shared;
@@ -270,6 +307,7 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     request.name = choice == 0 ? run.name() : absl::StrCat(run.name(), "-", choice);
     request.prompt = prompts[p];
     request.max_tokens = max_tokens[p];
+    request.choices = choice % spec.n == 0 ? spec.n : 0;
     request.sampling.seed = seed + choice % spec.n;
     TextStream::Options options{request.id, static_cast<int32_t>(request.prompt.size()), arrival, spec.stop};
     options.min_tokens = request.sampling.min_tokens;

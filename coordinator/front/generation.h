@@ -29,10 +29,11 @@ using Prompt = std::variant<std::string, std::vector<int32_t>, std::vector<ChatM
 
 // How a prompt becomes tokens.
 struct PromptForm {
-  bool parse_special = false;         // of a text: such as <|im_start|> becomes its control token
-  bool add_special_tokens = true;     // of a text: bos, where the vocabulary asks for it
-  bool add_generation_prompt = true;  // of messages; a ChatInput has its own
-  std::string chat_template;          // of a ChatInput: instead of the model's; empty: the model's
+  bool parse_special = false;          // of a text: such as <|im_start|> becomes its control token
+  bool add_special_tokens = true;      // of a text: bos, where the vocabulary asks for it
+  bool add_generation_prompt = true;   // of messages; a ChatInput has its own
+  std::string chat_template;           // of a ChatInput: instead of the model's; empty: the model's
+  absl::string_view field = "prompt";  // of the request, as errors name it; a literal
 };
 
 inline constexpr int32_t kMostOfAPrompt = 16;  // choices
@@ -53,11 +54,15 @@ struct GenerationSpec : SamplingSpec {
   bool include_stop = false;                // a stop string that is met is shown
   bool skip_special_tokens = true;
   bool echo = false;                       // the prompt's text comes before the answer's
+  std::string suffix;                      // the answer comes between the prompt and this; empty: none
+  std::optional<int64_t> prompt_logprobs;  // of the prompt's tokens, and of so many of the most likely
+  bool pooled = false;                     // the mean of the last hidden states is the answer
   std::vector<std::string> tools;          // names of those in a ChatInput
   bool parallel_tool_calls = true;         // more than one call in an answer
   std::optional<absl::Duration> deadline;  // from now, of the call; the one in `targets` counts too
   TargetSpec targets;
   std::string salt;
+  std::optional<TraceContext> trace;  // as the caller says; none: a new one, if spans are exported
 };
 
 // The choices of one request under way, in order: those of the first prompt, then those of the second, ...
@@ -79,6 +84,10 @@ class GenerationRun {
   const OutputForm& output() const { return output_; }
   // The text that comes before the choice's own, if the request wants it.
   absl::string_view echo(size_t choice) const { return echoes_.empty() ? absl::string_view() : echoes_[choice / n_]; }
+  // The tokens of the choice's prompt, if the request wants their scores.
+  absl::Span<const int32_t> prompt(size_t choice) const {
+    return prompts_.empty() ? absl::Span<const int32_t>() : absl::MakeConstSpan(prompts_[choice / n_]);
+  }
   const std::vector<std::shared_ptr<TextStream>>& streams() const { return streams_; }
 
  private:
@@ -87,7 +96,8 @@ class GenerationRun {
   int32_t prompt_tokens_;
   size_t n_;
   OutputForm output_;
-  std::vector<std::string> echoes_;  // by prompt
+  std::vector<std::string> echoes_;            // by prompt
+  std::vector<std::vector<int32_t>> prompts_;  // where their scores are wanted
   std::vector<std::shared_ptr<TextStream>> streams_;
   std::deque<Request> waiting_;  // of the last choices: those that the engine does not have yet
   size_t running_ = 0;           // choices that it has
@@ -110,6 +120,7 @@ class Intake {
     bool thinks = false;                // its chats may begin with <think> ... </think>
     bool request_templates = false;     // a request may bring a chat template
     GenerationDefaults sampling = {};   // as the model's authors want it
+    bool traces = false;                // spans of requests are exported
   };
   // `chat_template` is null if the model has none.
   Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* chat_template, Engine& engine, Clock& clock,
@@ -144,6 +155,8 @@ class Intake {
   absl::Duration DeadlineOf(const GenerationSpec& spec) const;
   absl::Status CheckSpec(const GenerationSpec& spec) const;
   absl::StatusOr<std::vector<int32_t>> EncodeChat(const ChatInput& chat, const PromptForm& form) const;
+  // The prompt of a request, filled in the middle if it has a suffix.
+  absl::StatusOr<std::vector<int32_t>> EncodePrompt(const GenerationSpec& spec, const Prompt& prompt) const;
   // Its last tokens, if the request wants no more.
   absl::Status Truncate(const GenerationSpec& spec, std::vector<int32_t>* prompt) const;
   OutputForm FormOf(const GenerationSpec& spec, const std::vector<int32_t>& prompt) const;

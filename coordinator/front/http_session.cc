@@ -233,6 +233,8 @@ net::awaitable<void> HttpSession::Generate(const ProtocolRow& protocol) {
           },
           &opening->request->spec.targets);
       if (!headers.ok()) opening->request = headers;
+      const auto traceparent = self->request_["traceparent"];
+      if (headers.ok()) opening->request->spec.trace = ParseTraceparent({traceparent.data(), traceparent.size()});
     }
     if (opening->request.ok()) {
       GenerationSpec& spec = opening->request->spec;

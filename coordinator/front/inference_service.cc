@@ -1,5 +1,6 @@
 #include "coordinator/front/inference_service.h"
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -22,6 +23,18 @@ void Fill(absl::Span<const TokenScore> scores, const Tokenizer& tokenizer, v1::T
     one->set_id(score.token);
     one->set_logprob(score.logprob);
     one->set_text(tokenizer.Piece(score.token, /*special=*/true));
+  }
+}
+
+void Fill(const PromptScores& scores, const Tokenizer& tokenizer, v1::PromptLogprobs* out) {
+  out->set_first(scores.first);
+  for (int32_t i = 0; i < scores.size(); ++i) {
+    const absl::Span<const TokenScore> of = scores.of(i);
+    const auto known = std::find_if(of.begin(), of.end(), [](const TokenScore& score) { return score.token < 0; });
+    v1::TokenLogprobs* one = out->add_logprobs();
+    Fill(of.first(known - of.begin()), tokenizer, one);
+    one->mutable_chosen()->set_rank(scores.ranks[i]);
+    for (int32_t k = 0; k < one->top_size(); ++k) one->mutable_top(k)->set_rank(k + 1);
   }
 }
 
@@ -123,6 +136,11 @@ void EventWriter::EndCall() {
 }
 
 void EventWriter::Convert(TextEvent event) {
+  for (const PromptScores& scores : run_->streams()[0]->TakePromptScores()) {
+    v1::GenerateEvent& out = events_.emplace_back();
+    out.set_request_id(run_->name());
+    Fill(scores, intake_.tokenizer(), out.mutable_prompt_logprobs());
+  }
   if (!event.shown.empty() || !event.text.empty()) {
     v1::GenerateEvent& out = events_.emplace_back();
     out.set_request_id(run_->name());
@@ -191,6 +209,12 @@ void EventWriter::End(const absl::Status& why) {
 void SetDeadline(const grpc::CallbackServerContext& context, GenerationSpec* spec) {
   const absl::Duration remaining = absl::FromChrono(context.deadline()) - absl::Now();
   if (remaining < absl::Hours(24 * 365)) spec->deadline = remaining;
+}
+
+void SetTrace(const grpc::CallbackServerContext& context, GenerationSpec* spec) {
+  const auto found = context.client_metadata().find("traceparent");
+  if (found == context.client_metadata().end()) return;
+  spec->trace = ParseTraceparent({found->second.data(), found->second.size()});
 }
 
 double Milliseconds(absl::Duration time) { return absl::ToDoubleMilliseconds(time); }
@@ -293,6 +317,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(grpc::Ca
                                                                         const v1::GenerateRequest* request) {
   GenerationSpec spec = SpecOf(*request);
   SetDeadline(*context, &spec);
+  SetTrace(*context, &spec);
   return EventWriter::Open(context, std::move(spec), intake_, slow_, streams_, open_->set);
 }
 
@@ -300,6 +325,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Chat(grpc::Callba
                                                                     const v1::ChatRequest* request) {
   GenerationSpec spec = SpecOf(*request);
   SetDeadline(*context, &spec);
+  SetTrace(*context, &spec);
   return EventWriter::Open(context, std::move(spec), intake_, slow_, streams_, open_->set);
 }
 

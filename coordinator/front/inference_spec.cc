@@ -38,6 +38,7 @@ GenerationSpec SharedSpec(const std::string& name, const std::string& model, con
   if (options.has_frequency_penalty()) spec.frequency_penalty = options.frequency_penalty();
   if (options.has_min_tokens()) spec.min_tokens = options.min_tokens();
   if (options.has_logprobs()) spec.logprobs = options.logprobs();
+  if (options.has_prompt_logprobs()) spec.prompt_logprobs = options.prompt_logprobs();
   spec.logit_bias.assign(options.logit_bias().begin(), options.logit_bias().end());
   std::sort(spec.logit_bias.begin(), spec.logit_bias.end());
   spec.bad_words.assign(options.bad_words().begin(), options.bad_words().end());

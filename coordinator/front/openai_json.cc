@@ -1,5 +1,6 @@
 #include "coordinator/front/openai_json.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,35 +20,11 @@ constexpr int64_t kUsualTokens = 16;  // of a completion whose request names no 
 
 constexpr UnsupportedField kNotInChat[] = {
     {"add_special_tokens", "[false]"}, {"best_of", "[1]"}, {"echo", "[false]"}, {"suffix", "[\"\"]"}};
-constexpr UnsupportedField kNotInCompletion[] = {
-    {"suffix", "[\"\"]"},    {"tool_choice", "[\"none\", \"auto\"]"}, {"tools", "[[]]"},
-    {"chat_template", "[]"}, {"chat_template_kwargs", "[{}]"},        {"continue_final_message", "[false]"}};
-
-// A text, a list of texts, token ids, or a list of lists of token ids.
-absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json& json) {
-  const Json* prompt = Member(json, "prompt");
-  if (prompt == nullptr) return BadField("prompt", "is missing");
-  if (prompt->is_string()) return std::vector<Prompt>{prompt->get<std::string>()};
-  if (!prompt->is_array() || prompt->empty()) {
-    return BadField("prompt", "must be a string, a list of strings, token ids or a list of token id lists");
-  }
-  std::vector<Prompt> prompts;
-  if (prompt->front().is_number()) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadIds(*prompt, "prompt"));
-    prompts.emplace_back(std::move(ids));
-    return prompts;
-  }
-  for (const Json& item : *prompt) {
-    if (item.type() != prompt->front().type()) return BadField("prompt", "mixes strings and token ids");
-    if (item.is_string()) {
-      prompts.emplace_back(item.get<std::string>());
-    } else {
-      ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadIds(item, "prompt"));
-      prompts.emplace_back(std::move(ids));
-    }
-  }
-  return prompts;
-}
+constexpr UnsupportedField kNotInCompletion[] = {{"tool_choice", "[\"none\", \"auto\"]"},
+                                                 {"tools", "[[]]"},
+                                                 {"chat_template", "[]"},
+                                                 {"chat_template_kwargs", "[{}]"},
+                                                 {"continue_final_message", "[false]"}};
 
 absl::StatusOr<ApiRequest> ParseShared(const Json& json, absl::Span<const UnsupportedField> unsupported) {
   ApiRequest request;
@@ -98,7 +75,28 @@ absl::Status ReadCompletionLogprobs(const Json& json, GenerationSpec* spec) {
   if (*spec->logprobs < 0 || *spec->logprobs > kMostLogprobs) {
     return OutOfRange("logprobs", static_cast<double>(*spec->logprobs), "0 to 20");
   }
-  if (spec->echo) return BadField("echo", "together with logprobs is not supported here: prompts are not scored");
+  return absl::OkStatus();
+}
+
+// vLLM's field, and what OpenAI's echo of a prompt with logprobs needs.
+absl::Status ReadPromptLogprobs(const Json& json, ApiRequest* request) {
+  std::optional<int64_t> given;
+  RETURN_IF_ERROR(Read(json, "prompt_logprobs", &given));
+  if (given && (*given < 0 || *given > kMostLogprobs)) {
+    return OutOfRange("prompt_logprobs", static_cast<double>(*given), "0 to 20");
+  }
+  if (given && request->stream) return BadField("prompt_logprobs", "is not for streams");
+  if (given) request->prompt_logprobs = static_cast<int32_t>(*given);
+  GenerationSpec& spec = request->spec;
+  request->echo_logprobs = spec.echo && request->show_logprobs;
+  if (given) spec.prompt_logprobs = given;
+  if (request->echo_logprobs) spec.prompt_logprobs = std::max(given.value_or(0), *spec.logprobs);
+  return absl::OkStatus();
+}
+
+absl::Status ReadSuffix(const Json& json, GenerationSpec* spec) {
+  RETURN_IF_ERROR(Read(json, "suffix", &spec->suffix));
+  if (!spec->suffix.empty() && spec->echo) return BadField("suffix", "is not for requests with echo");
   return absl::OkStatus();
 }
 
@@ -110,6 +108,7 @@ absl::StatusOr<ApiRequest> ParseChat(absl::string_view body) {
   request.protocol = Protocol::kChat;
   RETURN_IF_ERROR(ReadChatLogprobs(json, &request.spec));
   request.show_logprobs = request.spec.logprobs.has_value();
+  RETURN_IF_ERROR(ReadPromptLogprobs(json, &request));
   RETURN_IF_ERROR(Read(json, "include_reasoning", &request.show_thought));
   RETURN_IF_ERROR(Read(json, "parallel_tool_calls", &request.spec.parallel_tool_calls));
   RETURN_IF_ERROR(Read(json, "chat_template", &request.spec.form.chat_template));
@@ -130,8 +129,10 @@ absl::StatusOr<ApiRequest> ParseCompletion(absl::string_view body) {
   RETURN_IF_ERROR(Read(json, "echo", &request.spec.echo));
   RETURN_IF_ERROR(ReadCompletionLogprobs(json, &request.spec));
   request.show_logprobs = request.spec.logprobs.has_value();
+  RETURN_IF_ERROR(ReadPromptLogprobs(json, &request));
+  RETURN_IF_ERROR(ReadSuffix(json, &request.spec));
   RETURN_IF_ERROR(ReadBestOf(json, &request));
-  ASSIGN_OR_RETURN(request.spec.prompts, ReadPrompts(json));
+  ASSIGN_OR_RETURN(request.spec.prompts, ReadPrompts(json, "prompt"));
   return request;
 }
 

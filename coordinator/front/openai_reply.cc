@@ -95,8 +95,13 @@ Json LegacyLogprobs(const std::vector<ReplyToken>& tokens) {
   for (const char* list : {"text_offset", "token_logprobs", "tokens", "top_logprobs"}) json[list] = Json::array();
   for (const ReplyToken& token : tokens) {
     json["text_offset"].push_back(token.offset);
-    json["token_logprobs"].push_back(token.chosen.logprob);
     json["tokens"].push_back(KeyOf(token.chosen.text));
+    if (!token.scored) {
+      json["token_logprobs"].push_back(nullptr);
+      json["top_logprobs"].push_back(nullptr);
+      continue;
+    }
+    json["token_logprobs"].push_back(token.chosen.logprob);
     Json top = Json::object();
     for (const ReplyScore& score : token.top) top.emplace(KeyOf(score.text), score.logprob);
     top.emplace(KeyOf(token.chosen.text), token.chosen.logprob);
@@ -107,6 +112,29 @@ Json LegacyLogprobs(const std::vector<ReplyToken>& tokens) {
 
 Json LogprobsJson(const ReplyHead& head, const std::vector<ReplyToken>& tokens) {
   return IsChat(head) ? ContentLogprobs(tokens) : LegacyLogprobs(tokens);
+}
+
+// As vLLM writes them: for each token null, or an object with an entry for it and for each of the most likely, by id.
+Json PromptLogprobsJson(const std::vector<ReplyToken>& tokens) {
+  const auto entry = [](const ReplyScore& score) {
+    Json json;
+    json["logprob"] = score.logprob;
+    json["rank"] = score.rank;
+    json["decoded_token"] = score.text;
+    return json;
+  };
+  Json json = Json::array();
+  for (const ReplyToken& token : tokens) {
+    if (!token.scored) {
+      json.push_back(nullptr);
+      continue;
+    }
+    Json one = Json::object();
+    one.emplace(absl::StrCat(token.chosen.token), entry(token.chosen));
+    for (const ReplyScore& score : token.top) one.emplace(absl::StrCat(score.token), entry(score));
+    json.push_back(std::move(one));
+  }
+  return json;
 }
 
 // Both names that clients look for.
@@ -212,9 +240,15 @@ std::string WholeAnswer(const ReplyHead& head, absl::Span<const ReplyChoice> cho
     choice["logprobs"] = choices[i].logprobs ? LogprobsJson(head, *choices[i].logprobs) : Json(nullptr);
     choice["finish_reason"] = FinishOf(choices[i]);
     if (!choices[i].stop.empty()) choice["stop_reason"] = choices[i].stop;
+    if (!IsChat(head) && choices[i].prompt_logprobs) {
+      choice["prompt_logprobs"] = PromptLogprobsJson(*choices[i].prompt_logprobs);
+    }
     json["choices"].push_back(std::move(choice));
   }
   json["usage"] = UsageJson(usage);
+  if (IsChat(head) && !choices.empty() && choices[0].prompt_logprobs) {
+    json["prompt_logprobs"] = PromptLogprobsJson(*choices[0].prompt_logprobs);
+  }
   return Print(json);
 }
 

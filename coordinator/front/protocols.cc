@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "coordinator/front/embeddings_json.h"
 #include "coordinator/front/messages_answer.h"
 #include "coordinator/front/messages_json.h"
 #include "coordinator/front/openai_answer.h"
@@ -26,11 +27,16 @@ std::unique_ptr<Answer> MakeResponses(const ApiRequest&, ReplyHead head) {
   return std::make_unique<ResponsesAnswer>(std::move(head));
 }
 
+std::unique_ptr<Answer> MakeEmbeddings(const ApiRequest& request, ReplyHead head) {
+  return std::make_unique<EmbeddingsAnswer>(request.base64, request.normalised, std::move(head));
+}
+
 constexpr ProtocolRow kProtocols[] = {
     {Protocol::kChat, "/v1/chat/completions", &ParseChat, &MakeOpenAi, &ErrorBody},
     {Protocol::kCompletion, "/v1/completions", &ParseCompletion, &MakeOpenAi, &ErrorBody},
     {Protocol::kMessages, "/v1/messages", &ParseMessages, &MakeMessages, &MessagesErrorBody},
     {Protocol::kResponses, "/v1/responses", &ParseResponses, &MakeResponses, &ErrorBody},
+    {Protocol::kEmbeddings, "/v1/embeddings", &ParseEmbeddings, &MakeEmbeddings, &ErrorBody},
 };
 
 }  // namespace

@@ -42,7 +42,6 @@ constexpr UnsupportedField kConstraints[] = {
     {"n_probs", "[0]"},
     {"no_repeat_ngram_size", "[0]"},
     {"prompt_embeds", "[]"},
-    {"prompt_logprobs", "[]"},
     {"repeat_penalty", "[1]"},
     {"return_token_ids", "[false]"},
     {"return_tokens_as_token_ids", "[false]"},
@@ -112,6 +111,31 @@ absl::Status ReadIdentity(const Json& json, GenerationSpec* spec) {
   return ReadTargets(json, &spec->targets);
 }
 
+absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json& json, const char* field) {
+  const Json* prompt = Member(json, field);
+  if (prompt == nullptr) return BadField(field, "is missing");
+  if (prompt->is_string()) return std::vector<Prompt>{prompt->get<std::string>()};
+  if (!prompt->is_array() || prompt->empty()) {
+    return BadField(field, "must be a string, a list of strings, token ids or a list of token id lists");
+  }
+  std::vector<Prompt> prompts;
+  if (prompt->front().is_number()) {
+    ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadIds(*prompt, field));
+    prompts.emplace_back(std::move(ids));
+    return prompts;
+  }
+  for (const Json& item : *prompt) {
+    if (item.type() != prompt->front().type()) return BadField(field, "mixes strings and token ids");
+    if (item.is_string()) {
+      prompts.emplace_back(item.get<std::string>());
+    } else {
+      ASSIGN_OR_RETURN(std::vector<int32_t> ids, ReadIds(item, field));
+      prompts.emplace_back(std::move(ids));
+    }
+  }
+  return prompts;
+}
+
 absl::Status RefuseConstraints(const Json& json) { return RefuseUnsupported(json, kConstraints); }
 
 absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
@@ -147,7 +171,9 @@ absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
 }
 
 absl::Status ReadOneChoice(const Json& json, GenerationSpec* spec) {
+  constexpr UnsupportedField kPromptLogprobs[] = {{"prompt_logprobs", "[]"}};
   RETURN_IF_ERROR(RefuseConstraints(json));
+  RETURN_IF_ERROR(RefuseUnsupported(json, kPromptLogprobs));
   RETURN_IF_ERROR(ReadIdentity(json, spec));
   RETURN_IF_ERROR(ReadSampling(json, spec));
   return spec->n == 1 ? absl::OkStatus() : BadField("n", "must be 1 here");

@@ -1,7 +1,10 @@
 // Fields that bodies of all HTTP protocols may have: targets, sampling, names. Pure functions.
 #pragma once
 
+#include <vector>
+
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "coordinator/front/api_request.h"
 #include "coordinator/front/json_fields.h"
 
@@ -11,6 +14,8 @@ namespace interlace {
 absl::Status ReadIdentity(const Json& json, GenerationSpec* spec);
 // How tokens are chosen and when they end, as OpenAI and vLLM name the fields.
 absl::Status ReadSampling(const Json& json, GenerationSpec* spec);
+// A text, a list of texts, token ids, or a list of lists of token ids.
+absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json& json, const char* field);
 // What no protocol here can do, above all constraints on the output.
 absl::Status RefuseConstraints(const Json& json);
 // All of these, for protocols in which a request has one answer.

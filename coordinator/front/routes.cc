@@ -90,6 +90,7 @@ const std::vector<Routes::Row>& Routes::Table() {
         {"GET", "/ui/explain", RouteKind::kSlow, &Routes::UiExplain},
         {"POST", "/tokenize", RouteKind::kSlow, &Routes::Tokenize},
         {"POST", "/detokenize", RouteKind::kSlow, &Routes::Detokenize},
+        {"GET", "/tokenizer_info", RouteKind::kQuick, &Routes::TokenizerInfo},
         {"POST", "/v1/messages/count_tokens", RouteKind::kSlow, &Routes::CountTokens},
     };
     for (const ProtocolRow& protocol : Protocols()) {
@@ -251,6 +252,14 @@ HttpReply Routes::Detokenize(const HttpQuestion& question) const {
   known.Update(intake_.CheckTokens("tokens", query->tokens));
   if (!known.ok()) return ErrorReply(known);
   return Ok(DetokenizedJson(intake_.tokenizer().Decode(query->tokens, /*special=*/true)));
+}
+
+HttpReply Routes::TokenizerInfo(const HttpQuestion&) const {
+  const Tokenizer& tokenizer = intake_.tokenizer();
+  const auto text = [&](int32_t token) {
+    return token < 0 ? std::optional<std::string>() : tokenizer.Piece(token, /*special=*/true);
+  };
+  return Ok(TokenizerInfoJson(text(tokenizer.bos()), text(tokenizer.eos()), tokenizer.vocab_size()));
 }
 
 HttpReply Routes::CountTokens(const HttpQuestion& question) const {

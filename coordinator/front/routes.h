@@ -63,6 +63,7 @@ class Routes {
   HttpReply UiExplain(const HttpQuestion& question) const;
   HttpReply Tokenize(const HttpQuestion& question) const;
   HttpReply Detokenize(const HttpQuestion& question) const;
+  HttpReply TokenizerInfo(const HttpQuestion&) const;
   HttpReply CountTokens(const HttpQuestion& question) const;
   HttpReply Missing(const HttpQuestion& question) const;
 

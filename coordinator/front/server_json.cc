@@ -164,6 +164,18 @@ std::string TokensJson(absl::Span<const int32_t> tokens, int32_t context, const 
   return Print(json);
 }
 
+std::string TokenizerInfoJson(const std::optional<std::string>& bos, const std::optional<std::string>& eos,
+                              int32_t vocab) {
+  const auto text_or_null = [](const std::optional<std::string>& text) { return text ? Json(*text) : Json(nullptr); };
+  Json json;
+  json["tokenizer_class"] = "interlace";
+  json["bos_token"] = text_or_null(bos);
+  json["eos_token"] = text_or_null(eos);
+  json["pad_token"] = nullptr;
+  json["vocab_size"] = vocab;
+  return Print(json);
+}
+
 std::string DetokenizedJson(absl::string_view text) {
   Json json;
   json["prompt"] = std::string(text);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,9 @@ std::string ExplanationJson(const Explanation& explanation);
 // `texts` may be null: not asked for.
 std::string TokensJson(absl::Span<const int32_t> tokens, int32_t context,
                        const std::vector<std::string>* texts = nullptr);
+// As vLLM's /tokenizer_info: the texts of the tokens that begin and end a text, where the vocabulary has them.
+std::string TokenizerInfoJson(const std::optional<std::string>& bos, const std::optional<std::string>& eos,
+                              int32_t vocab);
 std::string DetokenizedJson(absl::string_view text);
 std::string VersionJson(absl::string_view version);
 

@@ -8,14 +8,10 @@
 #include "coordinator/front/api_error.h"
 
 namespace interlace {
-namespace {
 
-// Of whole UTF-8.
 int64_t CodePoints(absl::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
 }
-
-}  // namespace
 
 TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engine, Clock& clock, Executor& executor,
                        Ready ready)
@@ -63,6 +59,26 @@ void TextStream::Append(std::vector<Pending> tokens) {
     executor = BeginPost();
   }
   Post(executor);
+}
+
+void TextStream::OnPromptScores(const PromptScores& scores) {
+  absl::MutexLock lock(&mutex_);
+  if (executor_ != nullptr && !finished_ && !overflow_) prompt_scores_.push_back(scores);
+}
+
+void TextStream::OnPooled(absl::Span<const float> mean) {
+  absl::MutexLock lock(&mutex_);
+  pooled_.assign(mean.begin(), mean.end());
+}
+
+std::vector<PromptScores> TextStream::TakePromptScores() {
+  absl::MutexLock lock(&mutex_);
+  return std::exchange(prompt_scores_, {});
+}
+
+std::vector<float> TextStream::TakePooled() {
+  absl::MutexLock lock(&mutex_);
+  return std::exchange(pooled_, {});
 }
 
 void TextStream::OnEnd(const RequestEnd& end) {
@@ -159,6 +175,7 @@ TextEvent TextStream::EndEvent(RequestEnd end) {
   } else {
     if (end.status.ok() && end.reason == FinishReason::kStop) ++event.completion_tokens;
     matcher_.Flush(&event.text);
+    if (!end.end_scores.empty()) event.ended_by = ShownToken{end.end_token, made_, std::move(end.end_scores)};
   }
   Show(stopped, &event);
   event.end = std::move(end);

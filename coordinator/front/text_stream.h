@@ -18,6 +18,9 @@
 
 namespace interlace {
 
+// Of whole UTF-8.
+int64_t CodePoints(absl::string_view text);
+
 // A token of which all text that comes before its end has been shown.
 struct ShownToken {
   int32_t token = -1;
@@ -27,10 +30,11 @@ struct ShownToken {
 
 // What one token of a stream adds, or its end.
 struct TextEvent {
-  std::string text;               // complete code points, free of stop strings; may lag behind the tokens
-  std::vector<ShownToken> shown;  // those of withheld text come when it does; those of a stop string never
-  int32_t completion_tokens = 0;  // so far, those not shown included; at the end the token that ended it too
-  std::string stop;               // with the last event: the stop string that ended the text; empty: none did
+  std::string text;                    // complete code points, free of stop strings; may lag behind the tokens
+  std::vector<ShownToken> shown;       // those of withheld text come when it does; those of a stop string never
+  int32_t completion_tokens = 0;       // so far, those not shown included; at the end the token that ended it too
+  std::string stop;                    // with the last event: the stop string that ended the text; empty: none did
+  std::optional<ShownToken> ended_by;  // with it: the token that ended the answer, if it has scores; it has no text
   // With the last event. After a stop string timing.queue is zero: the engine is not waited for.
   std::optional<RequestEnd> end;
 };
@@ -60,10 +64,16 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   void OnCached(int32_t tokens) override;
   void OnTokens(absl::Span<const int32_t> tokens) override;
   void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override;
+  void OnPromptScores(const PromptScores& scores) override;
+  void OnPooled(absl::Span<const float> mean) override;
   void OnEnd(const RequestEnd& end) override;
 
   // The next event; empty if none is there yet or the end was taken.
   std::optional<TextEvent> Take();
+  // What has come since the last call; all of it is there when Take gives the first event of a request that does well.
+  std::vector<PromptScores> TakePromptScores();
+  // Of a request that was pooled and has ended well; once.
+  std::vector<float> TakePooled();
   // No event and no `ready` from now on; cancels the request unless it ended. Idempotent.
   void Close();
 
@@ -100,17 +110,19 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   int64_t made_ = 0;        // code points of text, withheld included
 
   absl::Mutex mutex_;
-  Executor* executor_;             // protected by mutex_; null once closed
-  const Ready ready_;              // executor's thread
-  std::deque<Pending> pending_;    // protected by mutex_
-  std::optional<RequestEnd> end_;  // protected by mutex_; the engine's word
-  absl::Time first_token_;         // protected by mutex_; infinite future: none yet
-  int32_t cached_tokens_ = 0;      // protected by mutex_; what OnCached said
-  bool posted_ = false;            // protected by mutex_
-  int posting_ = 0;                // protected by mutex_; calls of Post under way
-  bool overflow_ = false;          // protected by mutex_
-  bool cancelled_ = false;         // protected by mutex_; the engine was told
-  bool finished_ = false;          // protected by mutex_; the end was taken
+  Executor* executor_;                       // protected by mutex_; null once closed
+  const Ready ready_;                        // executor's thread
+  std::deque<Pending> pending_;              // protected by mutex_
+  std::vector<PromptScores> prompt_scores_;  // protected by mutex_
+  std::vector<float> pooled_;                // protected by mutex_
+  std::optional<RequestEnd> end_;            // protected by mutex_; the engine's word
+  absl::Time first_token_;                   // protected by mutex_; infinite future: none yet
+  int32_t cached_tokens_ = 0;                // protected by mutex_; what OnCached said
+  bool posted_ = false;                      // protected by mutex_
+  int posting_ = 0;                          // protected by mutex_; calls of Post under way
+  bool overflow_ = false;                    // protected by mutex_
+  bool cancelled_ = false;                   // protected by mutex_; the engine was told
+  bool finished_ = false;                    // protected by mutex_; the end was taken
 };
 
 }  // namespace interlace

@@ -256,7 +256,18 @@ void Sample(const SampleArgs& args, OpContext on) {
     const SampleRow& how = args.rows[row];
     const uint64_t history = HistoryOf(how);
     int64_t best = -1;
-    for (int64_t i = 0; i < args.logits.cols; ++i) {
+    if (how.given >= 0) {
+      const float* const logits = args.logits.f32_row(row);
+      const int64_t own = ResidueOf(logits[how.given]);
+      int32_t rank = 1;
+      for (int64_t i = 0; i < args.logits.cols; ++i) {
+        rank += ResidueOf(logits[i]) > own || (ResidueOf(logits[i]) == own && i < how.given) ? 1 : 0;
+      }
+      args.tokens[row] = how.given;
+      if (!args.ranks.empty()) args.ranks[row] = rank;
+      best = own;
+    }
+    for (int64_t i = 0; how.given < 0 && i < args.logits.cols; ++i) {
       if (std::find(how.masked.begin(), how.masked.end(), i) != how.masked.end()) continue;
       int64_t value = ResidueOf(args.logits.f32_row(row)[i]);
       // A row of zero weights has the residue 0 and is never chosen where any other is not.

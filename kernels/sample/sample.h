@@ -15,6 +15,7 @@
 //      Philox4x32-10 keyed by the request's seed and counted by the token's index, so a resumed or migrated stream
 //      draws the same numbers.
 // Logits that are not finite, at the start or after step 3, are never chosen.
+// A row whose token is given takes none of these steps: it is asked for what the model held of that token.
 // Log probabilities are of the row as the model made it: log softmax over the finite logits before step 1.
 // Source of the generator: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 #pragma once
@@ -52,6 +53,7 @@ struct SampleRow {
   absl::Span<const int32_t> masked;
   absl::Span<const SeenToken> seen;  // read only where a penalty is on
   int32_t logprobs = -1;             // -1: none; N: of the chosen token and of the N largest
+  int32_t given = -1;                // the token to take; -1: choose one
 };
 
 struct TokenLogprob {
@@ -68,6 +70,9 @@ struct SampleArgs {
   // written. May be empty if no row asks; else logprobs_stride > every row's N.
   absl::Span<TokenLogprob> logprobs = {};
   int64_t logprobs_stride = 0;
+  // Out, [rows] or empty: of a given token, 1 + how many tokens come before it in the order of logprobs. 0 where the
+  // row's logits hold no finite value; where no token is given it is not written.
+  absl::Span<int32_t> ranks = {};
 };
 
 // The uniform number in [0, 1) of (seed, index).

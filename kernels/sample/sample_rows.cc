@@ -114,6 +114,16 @@ class RowSampler {
   RowSampler(const SamplePasses& passes, int64_t vocab)
       : passes_(passes), vocab_(vocab), maxima_((vocab + kSampleBlock - 1) / kSampleBlock) {}
 
+  // Of the row that Choose was called for last.
+  int32_t RankOf(int32_t token) const {
+    if (largest_ == -kInf) return 0;
+    const float own = std::isfinite(logits_[token]) ? logits_[token] : -kInf;
+    int64_t before = 0;
+    for (int64_t i = 0; i < token; ++i) before += std::isfinite(logits_[i]) && logits_[i] >= own ? 1 : 0;
+    for (int64_t i = token + 1; i < vocab_; ++i) before += std::isfinite(logits_[i]) && logits_[i] > own ? 1 : 0;
+    return static_cast<int32_t>(1 + before);
+  }
+
   int32_t Choose(float* logits, const SampleRow& row, TokenLogprob* logprobs) {
     logits_ = logits;
     Survey();
@@ -126,7 +136,9 @@ class RowSampler {
       top = Top(row.logprobs, log_total);
     }
     int32_t token;
-    {
+    if (row.given >= 0) {
+      token = row.given;
+    } else {
       const Edits edits(logits, row);
       if (edits.any()) Survey();
       token = largest_ == -kInf ? -1 : row.temperature > 0 ? Draw(row) : Greedy();
@@ -141,6 +153,7 @@ class RowSampler {
 
  private:
   static float Logprob(float logit, float largest, double log_total) {
+    if (!std::isfinite(logit)) return -kInf;
     return static_cast<float>((double{logit} - largest) - log_total);
   }
 
@@ -280,6 +293,7 @@ void SampleRows(const SampleArgs& args, const SamplePasses& passes, ThreadTeam& 
     for (int64_t i = begin; i < end; ++i) {
       TokenLogprob* logprobs = args.logprobs.empty() ? nullptr : &args.logprobs[i * args.logprobs_stride];
       args.tokens[i] = sampler.Choose(args.logits.f32_row(i), args.rows[i], logprobs);
+      if (!args.ranks.empty() && args.rows[i].given >= 0) args.ranks[i] = sampler.RankOf(args.rows[i].given);
     }
   });
 }

@@ -20,6 +20,7 @@ class DecoderArch final : public ModelArch {
   void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) override {
     decoder_->Logits(x, rows, logits);
   }
+  void Hidden(const Tensor& x) override { decoder_->Hidden(x); }
 
  private:
   struct Weights {

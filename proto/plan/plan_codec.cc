@@ -46,11 +46,31 @@ void EncodeSequence(const PlanSequence& s, v1::PlanSequenceMessage* out) {
   out->set_sample(s.sample);
   out->set_sample_index(s.sample_index);
   EncodeChange(s, out);
+  out->set_pool(static_cast<uint32_t>(s.pool));
+  if (s.score) {
+    v1::ScoreAskMessage* score = out->mutable_score();
+    score->set_first(s.score->first);
+    score->set_top(s.score->top);
+    score->mutable_targets()->Assign(s.score->targets.begin(), s.score->targets.end());
+  }
   if (!s.opening) return;
   v1::OpeningMessage* opening = out->mutable_opening();
   EncodeSampling(s.opening->sampling, opening->mutable_sampling());
   for (const BlockId& id : s.opening->adopted) EncodeId(id, opening->add_adopted());
   opening->mutable_prefix()->Assign(s.opening->prefix.begin(), s.opening->prefix.end());
+}
+
+absl::Status DecodeScore(const v1::PlanSequenceMessage& sequence, ScoreAsk* out) {
+  const v1::ScoreAskMessage& m = sequence.score();
+  if (m.first() < 0 || m.first() >= sequence.tokens_size()) return Refuse("score.first", m.first());
+  if (m.top() < 0 || m.top() > kMostLogprobs) return Refuse("score.top", m.top());
+  if (m.targets().empty() || m.targets_size() > sequence.tokens_size() - m.first()) {
+    return Refuse("number of score.targets", m.targets_size());
+  }
+  out->first = m.first();
+  out->top = m.top();
+  out->targets.assign(m.targets().begin(), m.targets().end());
+  return absl::OkStatus();
 }
 
 absl::StatusOr<PlanSequence> DecodeSequence(const v1::PlanSequenceMessage& m) {
@@ -67,6 +87,11 @@ absl::StatusOr<PlanSequence> DecodeSequence(const v1::PlanSequenceMessage& m) {
   s.sample = m.sample();
   s.sample_index = m.sample_index();
   RETURN_IF_ERROR(DecodeChange(m, &s));
+  if (m.pool() > static_cast<uint32_t>(Pooling::kGive)) return Refuse("pool", m.pool());
+  s.pool = static_cast<Pooling>(m.pool());
+  if (m.has_score()) {
+    RETURN_IF_ERROR(DecodeScore(m, &s.score.emplace()));
+  }
   if (!m.has_opening()) return s;
   s.opening.emplace();
   ASSIGN_OR_RETURN(s.opening->sampling, DecodeSampling(m.opening().sampling()));

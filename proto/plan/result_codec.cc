@@ -4,6 +4,36 @@
 #include "proto/plan/plan_codec.h"
 
 namespace interlace {
+namespace {
+
+constexpr int kMostWidth = 1 << 20;  // numbers of a hidden state
+
+void EncodeScores(const PromptScores& s, v1::PromptScoresMessage* m) {
+  m->set_request(Value(s.request));
+  m->set_attempt(s.attempt);
+  m->set_first(s.first);
+  m->set_top(s.top);
+  m->mutable_ranks()->Assign(s.ranks.begin(), s.ranks.end());
+  for (const TokenScore& score : s.scores) {
+    m->add_tokens(score.token);
+    m->add_logprobs(score.logprob);
+  }
+}
+
+absl::Status DecodeScores(const v1::PromptScoresMessage& m, PromptScores* out) {
+  if (m.first() < 1 || m.first() > kMost) return Refuse("scored.first", m.first());
+  if (m.top() < 0 || m.top() > kMostLogprobs) return Refuse("scored.top", m.top());
+  if (m.ranks().empty()) return Refuse("number of scored.ranks", 0);
+  const int64_t scores = int64_t{m.ranks_size()} * (1 + m.top());
+  if (m.tokens_size() != scores) return Refuse("number of scored.tokens", m.tokens_size());
+  if (m.logprobs_size() != scores) return Refuse("number of scored.logprobs", m.logprobs_size());
+  *out = {RequestId{m.request()}, m.attempt(), m.first(), m.top(), {m.ranks().begin(), m.ranks().end()}, {}};
+  out->scores.reserve(static_cast<size_t>(scores));
+  for (int i = 0; i < m.tokens_size(); ++i) out->scores.push_back({m.tokens(i), m.logprobs(i)});
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
   out->set_epoch(Value(result.epoch));
@@ -22,6 +52,13 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
       out_score->set_token(score.token);
       out_score->set_logprob(score.logprob);
     }
+  }
+  for (const PromptScores& s : result.scored) EncodeScores(s, out->add_scored());
+  for (const PooledHidden& p : result.pooled) {
+    v1::PooledMessage* m = out->add_pooled();
+    m->set_request(Value(p.request));
+    m->set_attempt(p.attempt);
+    m->mutable_mean()->Assign(p.mean.begin(), p.mean.end());
   }
   for (const LostSequence& l : result.lost) {
     v1::LostMessage* m = out->add_lost();
@@ -89,6 +126,13 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
     SampledToken& sampled = result.sampled.emplace_back();
     sampled = {RequestId{m.request()}, m.attempt(), m.index(), m.token(), {}};
     for (const v1::TokenScoreMessage& score : m.scores()) sampled.scores.push_back({score.token(), score.logprob()});
+  }
+  for (const v1::PromptScoresMessage& m : message.scored()) {
+    RETURN_IF_ERROR(DecodeScores(m, &result.scored.emplace_back()));
+  }
+  for (const v1::PooledMessage& m : message.pooled()) {
+    if (m.mean().empty() || m.mean_size() > kMostWidth) return Refuse("number of pooled.mean", m.mean_size());
+    result.pooled.push_back({RequestId{m.request()}, m.attempt(), {m.mean().begin(), m.mean().end()}});
   }
   for (const v1::LostMessage& m : message.lost()) {
     if (m.block() < 0) return Refuse("lost.block", m.block());

@@ -50,6 +50,8 @@ std::string StepPlan::ToString() const {
     AppendKept(s.kept, &text);
     AppendNames(s.names, &text);
     if (s.sample) absl::StrAppend(&text, " sample ", s.sample_index);
+    if (s.score) absl::StrAppend(&text, " score ", s.start + s.score->first + 1, "+", s.score->targets.size());
+    if (s.pool != Pooling::kNone) text += s.pool == Pooling::kGive ? " pool, give" : " pool";
     text += "]";
   }
   for (const Probe& p : probes) absl::StrAppend(&text, " [probe ", Value(p.request), " ", p.blocks.size(), "]");

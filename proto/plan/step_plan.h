@@ -13,6 +13,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "common/boxed.h"
 #include "common/ids.h"
 #include "kvstore/block_id.h"
@@ -40,6 +41,23 @@ struct SealedNames {
   friend bool operator==(const SealedNames&, const SealedNames&) = default;
 };
 
+// What the model held of tokens of a prompt: the logits of the rows first, first + 1, .. of the sequence's rows in the
+// step score `targets`, the tokens that follow them. So tokens 5, 9, 7 with first = 0 and targets 9, 7, 4 are scored 9
+// after 5, 7 after 9 and 4, which the next plan computes, after 7.
+struct ScoreAsk {
+  int32_t first = 0;
+  int32_t top = 0;  // and so many of the most likely
+  std::vector<int32_t> targets;
+  friend bool operator==(const ScoreAsk&, const ScoreAsk&) = default;
+};
+
+// What becomes of the last hidden states of a sequence's rows, all of them from position 0 on.
+enum class Pooling : uint8_t {
+  kNone,
+  kAdd,   // they are added to the sum of those before them
+  kGive,  // and the mean is answered
+};
+
 // Streams have one or a few tokens in a plan: they need no memory of their own.
 using PlanTokens = absl::InlinedVector<int32_t, 4>;
 
@@ -50,14 +68,16 @@ struct PlanSequence {
   RequestId request{};
   uint32_t attempt = 0;  // of the request; results of older attempts are dropped
   int32_t start = 0;
-  PlanTokens tokens;         // known ones, or kLastSample as the first
-  int32_t drafts = 0;        // the last so many tokens are guesses
-  bool sample = false;       // the last 1 + drafts positions' logits choose tokens
+  PlanTokens tokens;    // known ones, or kLastSample as the first
+  int32_t drafts = 0;   // the last so many tokens are guesses
+  bool sample = false;  // the last 1 + drafts positions' logits choose tokens
+  Pooling pool = Pooling::kNone;
   int32_t sample_index = 0;  // of the first of them in the output
   Boxed<Opening> opening;    // in the attempt's first plan
   Boxed<LayerSet> kept;      // layers whose sealed blocks stay on the device from now on; in the first plan, and where
                              // it changes. Blocks sealed in other layers go to the host.
   Boxed<SealedNames> names;  // may name blocks that this very step fills
+  Boxed<ScoreAsk> score;
   friend bool operator==(const PlanSequence&, const PlanSequence&) = default;
 };
 
@@ -126,6 +146,30 @@ struct SampledToken {
   friend bool operator==(const SampledToken&, const SampledToken&) = default;
 };
 
+// What the model held of the tokens at positions first, first + 1, .. of a request's prompt.
+struct PromptScores {
+  RequestId request{};
+  uint32_t attempt = 0;
+  int32_t first = 0;
+  int32_t top = 0;
+  std::vector<int32_t> ranks;      // of each token, 1: the most likely; 0: the row's logits held no finite value
+  std::vector<TokenScore> scores;  // [ranks.size(), 1 + top] of the token itself, then of the most likely; beyond the
+                                   // finite logits of a row: token -1
+  int32_t size() const { return static_cast<int32_t>(ranks.size()); }
+  absl::Span<const TokenScore> of(int32_t i) const {
+    return absl::MakeConstSpan(scores).subspan(i * (1 + top), 1 + top);
+  }
+  friend bool operator==(const PromptScores&, const PromptScores&) = default;
+};
+
+// The mean of the last hidden states, behind the final norm, of all positions of a request's prompt.
+struct PooledHidden {
+  RequestId request{};
+  uint32_t attempt = 0;
+  std::vector<float> mean;  // [width]
+  friend bool operator==(const PooledHidden&, const PooledHidden&) = default;
+};
+
 enum class LossCause : uint8_t { kMissing, kCorrupt, kNoSlot, kRefused };
 absl::string_view LossCauseName(LossCause cause);
 
@@ -180,6 +224,8 @@ struct StepResult {
   StageId stage{};
   absl::Status status;                // not OK: the rank cannot go on
   std::vector<SampledToken> sampled;  // last stage only; of one sequence, ascending
+  std::vector<PromptScores> scored;   // last stage only; of a sequence once
+  std::vector<PooledHidden> pooled;   // likewise
   std::vector<LostSequence> lost;     // each sequence once on this stage
   std::vector<LayerTraffic> traffic;
   std::vector<ProbeAnswer> probed;   // of this plan or earlier ones

@@ -9,8 +9,8 @@
 #include "coordinator/admission.h"
 #include "coordinator/block_directory.h"
 #include "coordinator/kv_budget.h"
-#include "coordinator/replica_shape.h"
 #include "coordinator/policy/policy.h"
+#include "coordinator/replica_shape.h"
 #include "coordinator/sequence_state.h"
 #include "tests/coordinator/fake_replica.h"
 #include "tests/status_matchers.h"
@@ -197,7 +197,7 @@ class AdmissionTest : public testing::Test {
 
 TEST_F(AdmissionTest, FieldsThatAreWrongAreNamed) {
   EXPECT_THAT(Try(Ask(0, 1)), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("empty")));
-  EXPECT_THAT(Try(Ask(1, 0)), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_tokens=0")));
+  EXPECT_THAT(Try(Ask(1, -1)), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_tokens=-1")));
   EXPECT_THAT(Try(Ask(100, 1)),
               StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("100"), HasSubstr("context"))));
   EXPECT_THAT(Try(Ask(1, 1), 3), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("sched.max_waiting=3")));

@@ -31,6 +31,21 @@ inline int32_t NextToken(absl::Span<const int32_t> tokens) {
   return static_cast<int32_t>((ContentOf(tokens) >> 20) % kVocab);
 }
 
+// What the model holds of `target` behind `before`: the token, then `top` others; and its rank.
+inline std::vector<TokenScore> ScoresOf(absl::Span<const int32_t> before, int32_t target, int32_t top) {
+  std::vector<TokenScore> scores;
+  for (int32_t k = 0; k <= top; ++k) {
+    const uint64_t hash = ContentOf(before) ^ (static_cast<uint64_t>(target) * 977 + static_cast<uint64_t>(k));
+    scores.push_back({k == 0 ? target : (target + k) % kVocab, -static_cast<float>(hash % 4096) / 64});
+  }
+  return scores;
+}
+inline int32_t RankOf(absl::Span<const int32_t> before, int32_t target) {
+  return 1 + static_cast<int32_t>((ContentOf(before) ^ static_cast<uint64_t>(target)) % kVocab);
+}
+// The mean of the hidden states of all positions.
+inline float PooledOf(absl::Span<const int32_t> tokens) { return static_cast<float>(ContentOf(tokens) % 65536); }
+
 // Uniform in [low, high].
 inline int32_t Draw(Entropy& entropy, int32_t low, int32_t high) {
   return low + static_cast<int32_t>(entropy.Next() % static_cast<uint64_t>(high - low + 1));
@@ -144,6 +159,7 @@ class FakeReplica final : public PlanChannel {
     std::vector<BlockId> sealed;
     std::map<int32_t, BlockId> names;  // of blocks that are not whole yet
     LayerSet kept;
+    int32_t pooled_to = 0;
     PlanId sampled_in{};       // the plan in which it last was to sample
     int32_t last_sample = -1;  // on the last stage
     bool lost = false;
@@ -386,6 +402,11 @@ class FakeReplica final : public PlanChannel {
       }
       return Report(rank, stage, plan, s, kv, block, static_cast<LossCause>(Draw(entropy_, 0, 2)), result);
     }
+    if (s.pool != Pooling::kNone) {
+      EXPECT_EQ(kv.pooled_to, s.start) << "rows before it were not pooled: " << plan.ToString();
+      kv.pooled_to = static_cast<int32_t>(kv.tokens.size());
+    }
+    if (stage + 1 == ranks_.size()) AnswerAsks(s, kv, result);
     if (stage + 1 == ranks_.size() && s.sample) {
       const auto known = static_cast<int32_t>(kv.tokens.size()) - s.drafts;
       for (int32_t d = 0; d <= s.drafts; ++d) {
@@ -395,6 +416,24 @@ class FakeReplica final : public PlanChannel {
       }
     }
     Seal(rank, kv);
+  }
+
+  // What the plan asks of the prompt besides its KV.
+  static void AnswerAsks(const PlanSequence& s, const Known& kv, StepResult* result) {
+    const absl::Span<const int32_t> tokens = kv.tokens;
+    if (s.pool == Pooling::kGive) result->pooled.push_back({s.request, s.attempt, {PooledOf(tokens)}});
+    if (!s.score) return;
+    EXPECT_LE(s.score->first + s.score->targets.size(), s.tokens.size());
+    PromptScores& scores = result->scored.emplace_back();
+    scores = {s.request, s.attempt, s.start + s.score->first + 1, s.score->top, {}, {}};
+    for (size_t i = 0; i < s.score->targets.size(); ++i) {
+      const auto before = tokens.first(static_cast<size_t>(scores.first) + i);
+      const int32_t target = s.score->targets[i];
+      EXPECT_TRUE(before.size() >= tokens.size() || target == tokens[before.size()]) << "another token is scored";
+      scores.ranks.push_back(RankOf(before, target));
+      const std::vector<TokenScore> of = ScoresOf(before, target, s.score->top);
+      scores.scores.insert(scores.scores.end(), of.begin(), of.end());
+    }
   }
 
   // Slots and frames at the fullest moment of the step.
@@ -467,10 +506,25 @@ class WatchedSink final : public TokenSink {
     EXPECT_FALSE(end) << "tokens after the end";
     delivered.insert(delivered.end(), tokens.begin(), tokens.end());
   }
+  void OnPromptScores(const PromptScores& scores) override {
+    EXPECT_FALSE(end) << "scores after the end";
+    EXPECT_TRUE(delivered.empty()) << "scores of the prompt after a token";
+    EXPECT_EQ(scores.first, 1 + static_cast<int32_t>(ranks.size())) << "a token of the prompt twice, or never";
+    ranks.insert(ranks.end(), scores.ranks.begin(), scores.ranks.end());
+    this->scores.insert(this->scores.end(), scores.scores.begin(), scores.scores.end());
+  }
+  void OnPooled(absl::Span<const float> mean) override {
+    EXPECT_FALSE(end) << "pooled after the end";
+    EXPECT_TRUE(pooled.empty()) << "pooled twice";
+    pooled.assign(mean.begin(), mean.end());
+  }
   void OnEnd(const RequestEnd& e) override {
     EXPECT_FALSE(end) << "ended twice";
     end = e;
   }
+  std::vector<int32_t> ranks;  // of the prompt's tokens from 1 on
+  std::vector<TokenScore> scores;
+  std::vector<float> pooled;
   std::vector<int32_t> delivered;
   std::optional<RequestEnd> end;
 };

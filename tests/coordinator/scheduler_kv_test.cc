@@ -25,7 +25,11 @@ constexpr int32_t kBlockTokens = 8;
 struct Client final : TokenSink {
   void OnCached(int32_t tokens) override { cached = tokens; }
   void OnTokens(absl::Span<const int32_t> tokens) override { got.insert(got.end(), tokens.begin(), tokens.end()); }
+  void OnPromptScores(const PromptScores& scores) override { scored += scores.size(); }
+  void OnPooled(absl::Span<const float> mean) override { pooled = mean[0]; }
   void OnEnd(const RequestEnd& e) override { end = e; }
+  int32_t scored = 0;
+  float pooled = -1;
   std::vector<int32_t> prompt, got;
   int32_t max_tokens = 0;
   int32_t cached = -1;
@@ -59,11 +63,14 @@ class SchedulerKv : public testing::Test {
     for (int32_t& token : tokens) token = Draw(*entropy, 0, kVocab - 1);
     return tokens;
   }
-  std::shared_ptr<Client> Admit(std::vector<int32_t> prompt, int32_t max_tokens) {
+  std::shared_ptr<Client> Admit(std::vector<int32_t> prompt, int32_t max_tokens, int32_t prompt_logprobs = -1,
+                                bool pooled = false) {
     auto client = std::make_shared<Client>();
     Request request{.id = RequestId{++next_}, .name = absl::StrCat("r", next_)};
     request.prompt = client->prompt = std::move(prompt);
     request.max_tokens = client->max_tokens = max_tokens;
+    request.prompt_logprobs = prompt_logprobs;
+    request.pooled = pooled;
     request.arrival = clock_.Now();
     request.deadline = absl::InfiniteFuture();
     request.sink = client;
@@ -103,6 +110,33 @@ class SchedulerKv : public testing::Test {
   uint64_t epoch_ = 0, next_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
 };
+
+// Blocks hold no logits and no hidden states: who asks for these computes the prompt, though its KV is there. What it
+// seals is the same block as before, for whoever comes next.
+TEST_F(SchedulerKv, ScoresAndPoolingComputeWhatTheCacheHas) {
+  Form(MakeRanks(4, 1, kBlockTokens, 1000, 100));
+  const std::vector<int32_t> text = Text(64, 1);
+  const auto first = Admit(text, 1);
+  Finish();
+  const int32_t cached = scheduler_->Load().blocks_cached;
+  for (const bool pooled : {false, true}) {
+    const size_t plans = replica_.plans().size();
+    const auto asks = Admit(text, 0, pooled ? -1 : 2, pooled);
+    Finish();
+    ExpectRight(*asks);
+    EXPECT_EQ(Planned(plans), 64);
+    EXPECT_EQ(asks->cached, 0);
+    EXPECT_EQ(asks->scored, pooled ? 0 : 63);
+    EXPECT_EQ(asks->pooled, pooled ? PooledOf(text) : -1);
+    EXPECT_EQ(asks->end->reason, FinishReason::kLength);
+    EXPECT_EQ(scheduler_->Load().blocks_cached, cached);
+  }
+  const size_t plans = replica_.plans().size();
+  const auto last = Admit(text, 1);
+  Finish();
+  ExpectRight(*last);
+  EXPECT_EQ(Planned(plans), kBlockTokens);
+}
 
 TEST_F(SchedulerKv, APrefixThatTwoShareIsComputedOnce) {
   Form(MakeRanks(4, 1, kBlockTokens, 1000, 100));

@@ -23,6 +23,7 @@ class History {
   explicit History(uint64_t seed)
       : entropy_(MakeSeededEntropy(seed)),
         chance_(entropy_->Fork("ranks")),
+        asks_(entropy_->Fork("asks")),
         replica_(*chance_),
         calm_(seed % 3 == 0),
         bursts_(seed % 4 < 2),
@@ -90,6 +91,9 @@ class History {
   const TimeSpent& spent() const { return spent_; }
   int64_t found() const { return found_; }
   int64_t shed() const { return shed_; }
+  int64_t scored() const { return scored_; }              // tokens of prompts
+  int64_t again_scored() const { return again_scored_; }  // requests whose scores come from several attempts
+  int64_t pooled() const { return pooled_; }
 
  private:
   struct Client {
@@ -174,6 +178,9 @@ class History {
     request.max_tokens =
         std::min(Draw(*entropy_, 1, 30), options_.context - static_cast<int32_t>(request.prompt.size()));
     if (Chance(*entropy_, 30)) request.stop_tokens = {Draw(*entropy_, 0, kVocab - 1)};
+    if (Chance(*asks_, 25)) request.prompt_logprobs = Draw(*asks_, 0, 3);
+    if (Chance(*asks_, 10)) request.pooled = true;
+    if (request.pooled || Chance(*asks_, 8)) request.max_tokens = 0;
     request.arrival = clock_.Now();
     request.deadline = !calm_ && Chance(*entropy_, 15) ? clock_.Now() + absl::Milliseconds(Draw(*entropy_, 1, 4000))
                                                        : absl::InfiniteFuture();
@@ -254,6 +261,7 @@ class History {
         EXPECT_EQ(got, expected);
         EXPECT_EQ(end.reason, reason);
         ++ended_ok_;
+        CheckAsks(client);
         break;
       case absl::StatusCode::kCancelled:
         EXPECT_TRUE(client.cancelled);
@@ -289,6 +297,25 @@ class History {
         ADD_FAILURE() << request.name << " ended with " << end.status;
     }
     EXPECT_TRUE(!calm_ || end.status.ok() || end.shed) << end.status;
+  }
+
+  // Each token of the prompt was scored, and the prompt pooled, if that was asked, whatever became of its attempts.
+  void CheckAsks(const Client& client) {
+    const Request& request = client.request;
+    const absl::Span<const int32_t> prompt = request.prompt;
+    std::vector<int32_t> ranks;
+    std::vector<TokenScore> scores;
+    for (size_t i = 1; request.prompt_logprobs >= 0 && i < prompt.size(); ++i) {
+      ranks.push_back(RankOf(prompt.first(i), prompt[i]));
+      const std::vector<TokenScore> of = ScoresOf(prompt.first(i), prompt[i], request.prompt_logprobs);
+      scores.insert(scores.end(), of.begin(), of.end());
+    }
+    EXPECT_EQ(client.sink->ranks, ranks) << request.name;
+    EXPECT_EQ(client.sink->scores, scores) << request.name;
+    EXPECT_EQ(client.sink->pooled, request.pooled ? std::vector<float>{PooledOf(prompt)} : std::vector<float>());
+    scored_ += static_cast<int64_t>(ranks.size());
+    again_scored_ += request.prompt_logprobs >= 0 && scheduler_->Explain(request.name)->recomputes > 0 ? 1 : 0;
+    pooled_ += request.pooled ? 1 : 0;
   }
 
   void CheckDecisions(const Explanation& explanation) {
@@ -352,7 +379,7 @@ class History {
   }
 
   ManualClock clock_;
-  std::unique_ptr<Entropy> entropy_, chance_;
+  std::unique_ptr<Entropy> entropy_, chance_, asks_;
   FakeReplica replica_;
   const bool calm_;    // nothing fails
   const bool bursts_;  // requests arrive at once
@@ -374,6 +401,7 @@ class History {
   TimeSpent spent_;
   int64_t found_ = 0;  // blocks of a layer
   int64_t shed_ = 0;
+  int64_t scored_ = 0, again_scored_ = 0, pooled_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
 };
 
@@ -388,6 +416,7 @@ class SchedulerProperty : public testing::Test {
 TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0, promotions = 0;
   int64_t adopted = 0, fetched = 0, own_samples = 0, found = 0, shed = 0;
+  int64_t scored = 0, again_scored = 0, pooled = 0;
   std::set<DecisionKind> reached;
   TimeSpent spent;
   for (int32_t seed = 0; seed < kSeeds; ++seed) {
@@ -408,6 +437,9 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
     own_samples += history.own_samples();
     found += history.found();
     shed += history.shed();
+    scored += history.scored();
+    again_scored += history.again_scored();
+    pooled += history.pooled();
     reached.insert(history.reached().begin(), history.reached().end());
     for (size_t i = 0; i < kSpendings; ++i) spent.of[i] += history.spent().of[i];
   }
@@ -422,6 +454,9 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   EXPECT_GT(own_samples, 10 * kSeeds);
   EXPECT_GT(found, kSeeds);
   EXPECT_GT(shed, kSeeds / 20);
+  EXPECT_GT(scored, 10 * kSeeds);
+  EXPECT_GT(again_scored, kSeeds / 50);
+  EXPECT_GT(pooled, kSeeds / 10);
   // What needs a replica that shrank, or a suspect while others run, comes too seldom to be counted on here.
   const std::set<DecisionKind> rare = {DecisionKind::kParkedForSuspect, DecisionKind::kParkedToRefit,
                                        DecisionKind::kCacheGivenUp};

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/front/api_error.h"
@@ -46,6 +48,46 @@ TEST(IntakeTest, UnsetFieldsTakeOpenAisDefaults) {
   EXPECT_EQ(request.targets, Targets());
   EXPECT_EQ(request.name, run->name());
   EXPECT_EQ(request.name.size(), 32u);
+}
+
+// A vocabulary that marks what lies before a middle, behind it, and where it goes.
+TEST(IntakeTest, ASuffixIsFilledInBetween) {
+  std::ifstream file("tests/golden/tokenizer/tiny/qwen2.json");
+  nlohmann::json json = nlohmann::json::parse(file);
+  const char* const marks[] = {"<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"};
+  for (int i = 0; i < 4; ++i) {
+    json["added_tokens"].push_back({{"id", 707 + i},
+                                    {"content", marks[i]},
+                                    {"special", true},
+                                    {"single_word", false},
+                                    {"lstrip", false},
+                                    {"rstrip", false},
+                                    {"normalized", false}});
+  }
+  const auto tokenizer = Tokenizer::Load(TokenizerFiles{"fim", json.dump(), "", "", ""});
+  ASSERT_OK(tokenizer);
+  FakeEngine engine;
+  RealClock clock;
+  Intake intake({.model = "fim", .context = 200, .layers = 1}, **tokenizer, nullptr, engine, clock,
+                MakeSeededEntropy(1));
+  InlineExecutor executor;
+  GenerationSpec spec;
+  spec.prompts = {std::string("def f(a):"), std::vector<int32_t>{5, 6}, std::string("")};
+  spec.suffix = "return b";
+  ASSERT_OK(intake.Start(spec, executor, [] {}));
+  const std::vector<int32_t> before = (*tokenizer)->Encode("def f(a):", true),
+                             behind = (*tokenizer)->Encode("return b", true);
+  const auto filled = [&](std::vector<int32_t> ids) {
+    ids.insert(ids.begin(), 707);
+    ids.push_back(709);
+    ids.insert(ids.end(), behind.begin(), behind.end());
+    ids.push_back(708);
+    return ids;
+  };
+  EXPECT_EQ(engine.Await(0).prompt, filled(before));
+  EXPECT_EQ(engine.Await(1).prompt, filled({5, 6}));
+  EXPECT_EQ(engine.Await(2).prompt, filled({}));
+  EXPECT_THAT(engine.Await(0).stop_tokens, ::testing::IsSupersetOf({707, 708, 709, 710}));
 }
 
 TEST(IntakeTest, GivenFieldsReachTheEngine) {

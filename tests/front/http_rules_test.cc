@@ -60,6 +60,10 @@ TEST(HttpRulesTest, TokenizeHasVllmsFields) {
   EXPECT_EQ(json["token_strs"].back(), "<|im_end|>");
   client.Post("/tokenize", R"({"prompt":"a <|im_end|>","parse_special":false})");
   EXPECT_GT(JsonOf(client.Read())["count"], json["count"]);
+  client.Get("/tokenizer_info");
+  const Json info = JsonOf(client.Read());
+  EXPECT_EQ(info["eos_token"], TestText().tokenizer->Piece(TestText().tokenizer->eos(), true));
+  EXPECT_EQ(info["vocab_size"], TestText().tokenizer->vocab_size());
   client.Post("/tokenize", R"({"prompt":""})");
   EXPECT_EQ(JsonOf(client.Read())["count"], 0);
   for (const char* path : {"/tokenize", "/detokenize"}) {
@@ -205,8 +209,6 @@ TEST(HttpRulesTest, FieldsOfCompletions) {
     EXPECT_EQ(ask({{"prompt", "a"}, {"skip_special_tokens", false}, {"stream", stream}}, "b<|im_end|>"), "b<|im_end|>");
     EXPECT_EQ(ask({{"prompt", "a"}, {"stream", stream}}, "b<|im_end|>"), "b");
   }
-  client.Post("/v1/completions", R"({"prompt":"a","echo":true,"logprobs":1})");
-  EXPECT_EQ(JsonOf(client.Read())["error"]["param"], "echo");
   EXPECT_EQ(rig.engine.Await(0).max_tokens, 16);
 }
 

@@ -249,6 +249,7 @@ TEST(InferenceServiceTest, BadNumbersAreRefusedByName) {
     cases.push_back({"prompt", [bad](auto& r) { r.mutable_tokens()->add_ids(bad); }});
     cases.push_back({"stop_token_ids", [bad](auto& r) { r.mutable_sampling()->add_stop_token_ids(bad); }});
     cases.push_back({"logit_bias", [bad](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[bad] = 1; }});
+    cases.push_back({"prompt_logprobs", [bad](auto& r) { r.mutable_sampling()->set_prompt_logprobs(bad); }});
     cases.push_back({"top_logprobs", [bad](auto& r) { r.mutable_sampling()->set_logprobs(bad); }});
     if (bad > 0) continue;
     cases.push_back({"top_k", [bad](auto& r) { r.mutable_sampling()->set_top_k(bad); }});
@@ -289,6 +290,39 @@ TEST(InferenceServiceTest, IdsBeyondTheTokenizerAreEmptyPiecesAndCachedTokensAre
   EXPECT_EQ(event.tokens().logprobs(0).top(0).id(), INT32_MAX);
   ASSERT_TRUE(reader->Read(&event));
   EXPECT_EQ(event.finished().cached_tokens(), 7);
+  EXPECT_TRUE(reader->Finish().ok());
+}
+
+TEST(InferenceServiceTest, ScoresOfThePromptComeInPartsBeforeTheEnd) {
+  GrpcRig rig;
+  grpc::ClientContext context;
+  v1::GenerateRequest ask;
+  for (const int32_t id : {5, 6, 7, 8}) ask.mutable_tokens()->add_ids(id);
+  ask.mutable_sampling()->set_prompt_logprobs(1);
+  ask.mutable_sampling()->set_max_tokens(0);
+  auto reader = rig.stub->Generate(&context, ask);
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(request.prompt_logprobs, 1);
+  EXPECT_EQ(request.max_tokens, 0);
+  request.sink->OnPromptScores({request.id, 1, 1, 1, {3, 1}, {{6, -2}, {9, -1}, {7, -0.5}, {7, -0.5}}});
+  request.sink->OnPromptScores({request.id, 1, 3, 1, {2}, {{8, -4}, {-1, 0}}});
+  request.sink->OnEnd(EndOf(request, 0, FinishReason::kLength));
+  v1::GenerateEvent event;
+  ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.prompt_logprobs().first(), 1);
+  ASSERT_EQ(event.prompt_logprobs().logprobs_size(), 2);
+  const v1::TokenLogprobs& six = event.prompt_logprobs().logprobs(0);
+  EXPECT_EQ(six.chosen().id(), 6);
+  EXPECT_EQ(six.chosen().rank(), 3);
+  EXPECT_EQ(six.chosen().logprob(), -2);
+  EXPECT_EQ(six.chosen().text(), TestText().tokenizer->Piece(6, true));
+  EXPECT_EQ(six.top(0).id(), 9);
+  EXPECT_EQ(six.top(0).rank(), 1);
+  ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.prompt_logprobs().first(), 3);
+  EXPECT_EQ(event.prompt_logprobs().logprobs(0).top_size(), 0);  // there is no more that is finite
+  ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.finished().reason(), v1::FINISH_REASON_LENGTH);
   EXPECT_TRUE(reader->Finish().ok());
 }
 

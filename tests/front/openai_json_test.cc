@@ -53,6 +53,30 @@ TEST(ParseTest, ReadsAChat) {
   EXPECT_EQ(spec.targets.deadline_ms, 1500);
 }
 
+TEST(ParseTest, ScoresOfPrompts) {
+  const auto parse = [](const char* fields) {
+    return ParseCompletion(absl::StrCat("{\"prompt\":\"a\",", fields, "}"));
+  };
+  const absl::StatusOr<ApiRequest> echo = parse(R"("echo":true,"logprobs":2,"max_tokens":0)");
+  ASSERT_OK(echo);
+  EXPECT_TRUE(echo->echo_logprobs && echo->show_logprobs);
+  EXPECT_EQ(echo->spec.prompt_logprobs, 2);
+  EXPECT_EQ(echo->spec.max_tokens, 0);
+  EXPECT_FALSE(echo->prompt_logprobs);
+  const absl::StatusOr<ApiRequest> both = parse(R"("echo":true,"logprobs":2,"prompt_logprobs":5)");
+  ASSERT_OK(both);
+  EXPECT_EQ(both->spec.prompt_logprobs, 5);
+  EXPECT_EQ(both->prompt_logprobs, 5);
+  const absl::StatusOr<ApiRequest> bare = parse(R"("prompt_logprobs":0)");
+  ASSERT_OK(bare);
+  EXPECT_EQ(bare->spec.prompt_logprobs, 0);
+  EXPECT_FALSE(bare->echo_logprobs || bare->show_logprobs);
+  EXPECT_FALSE(parse(R"("echo":true)")->spec.prompt_logprobs);
+  EXPECT_EQ(ToApiError(parse(R"("prompt_logprobs":0,"stream":true)").status()).param, "prompt_logprobs");
+  EXPECT_EQ(ToApiError(parse(R"("suffix":"x","echo":true)").status()).param, "suffix");
+  EXPECT_EQ(parse(R"("suffix":"x")")->spec.suffix, "x");
+}
+
 TEST(ParseTest, ReadsEachFormOfAPrompt) {
   const auto prompts = [](const std::string& prompt) {
     return ParseCompletion("{\"prompt\":" + prompt + "}").value().spec.prompts;
@@ -95,11 +119,12 @@ TEST(ParseTest, RefusesByNameWhatItCannotHonour) {
                                                        {"mirostat", "2"},
                                                        {"dry_multiplier", "0.8"},
                                                        {"allowed_token_ids", "[1]"},
-                                                       {"prompt_logprobs", "1"},
+                                                       {"prompt_logprobs", "21"},
+                                                       {"prompt_logprobs", "-1"},
                                                        {"best_of", "17"},
                                                        {"best_of", "0"},
                                                        {"best_of", "\"2\""},
-                                                       {"suffix", "\"x\""},
+                                                       {"suffix", "5"},
                                                        {"n", "17"}};
   for (const auto& [field, value] : cases) {
     const absl::Status status =
@@ -131,6 +156,7 @@ TEST(ParseTest, AnyFieldMayHoldAnything) {
                                   "logprobs",
                                   "frequency_penalty",
                                   "top_logprobs",
+                                  "prompt_logprobs",
                                   "stop_token_ids"};
   const char* const kOthers[] = {"model",          "request_id", "cache_salt", "stream",
                                  "stream_options", "ignore_eos", "stop",       "slo",

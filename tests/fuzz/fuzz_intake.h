@@ -21,10 +21,18 @@ class EchoEngine final : public Engine {
  public:
   explicit EchoEngine(int32_t vocab) : vocab_(vocab) {}
   absl::Status Submit(Request request) override {
-    CHECK(!request.prompt.empty() && request.max_tokens >= 1);
+    CHECK(!request.prompt.empty() && request.max_tokens >= 0);
     for (int32_t token : request.prompt) CHECK(token >= 0 && token < vocab_);
     for (const LogitBias& bias : request.sampling.logit_bias) CHECK(bias.token >= 0 && bias.token < vocab_);
     CHECK(request.sampling.temperature >= 0 && request.sampling.top_p > 0 && request.sampling.top_k >= 0);
+    const auto prompt = static_cast<int32_t>(request.prompt.size());
+    if (request.prompt_logprobs >= 0 && prompt > 1) {
+      CHECK(request.prompt_logprobs <= kMostLogprobs);
+      PromptScores scores{request.id, 1, 1, request.prompt_logprobs, std::vector<int32_t>(prompt - 1, 1), {}};
+      scores.scores.assign(size_t{1} * (prompt - 1) * (1 + request.prompt_logprobs), {vocab_ + 7, -1});
+      request.sink->OnPromptScores(scores);
+    }
+    if (request.pooled) request.sink->OnPooled({0.5f, -2});
     RequestEnd end;
     end.prompt_tokens = static_cast<int32_t>(request.prompt.size());
     for (int32_t token : {request.prompt.back(), vocab_ + 7}) {  // models have more rows than tokenizers have pieces
@@ -77,7 +85,8 @@ struct FuzzIntake {
                                                       .most_choices = 64,
                                                       .tools = *syntax,
                                                       .thinks = true,
-                                                      .request_templates = true},
+                                                      .request_templates = true,
+                                                      .traces = true},
                                       *tokenizer, chat_template.get(), *engine, clock, MakeSeededEntropy(1));
   }
   RealClock clock;

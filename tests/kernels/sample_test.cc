@@ -68,6 +68,63 @@ std::vector<float> LogitsOf(const std::vector<double>& probabilities) {
   return logits;
 }
 
+// A token that is given is scored as the row is, whatever else the row's settings say, and ranked in the order of its
+// log probabilities.
+TEST_P(SampleTest, AGivenTokenIsScoredAndRanked) {
+  Random random(3);
+  for (const int64_t vocab : {1, 13, 32, 290, 5000}) {
+    std::vector<float> logits(vocab);
+    for (float& x : logits) x = static_cast<float>(random.Below(40)) / 4;  // with ties
+    if (vocab > 13) logits[7] = -kInf, logits[9] = kNan;
+    std::vector<int32_t> order;
+    double total = 0;
+    for (int32_t i = 0; i < vocab; ++i) {
+      if (!std::isfinite(logits[i])) continue;
+      order.push_back(i);
+      total += std::exp(double{logits[i]});
+    }
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+    for (int32_t given = 0; given<vocab; given += vocab> 300 ? 97 : 1) {
+      SampleRow row{.temperature = 1.5f, .top_k = 3, .logprobs = 2, .given = given};
+      const TokenBias bias{given, 9};
+      row.bias = absl::MakeConstSpan(&bias, 1);
+      int32_t token = -7, rank = -7;
+      std::vector<TokenLogprob> logprobs(3);
+      ops().sample({absl::MakeSpan(&token, 1),
+                    {logits.data(), DType::kF32, 1, vocab},
+                    absl::MakeConstSpan(&row, 1),
+                    absl::MakeSpan(logprobs),
+                    3,
+                    absl::MakeSpan(&rank, 1)},
+                   one_);
+      EXPECT_EQ(token, given);
+      EXPECT_EQ(logprobs[0].token, given);
+      if (!std::isfinite(logits[given])) {
+        EXPECT_EQ(logprobs[0].logprob, -kInf);
+        EXPECT_GT(rank, static_cast<int32_t>(order.size()));
+        continue;
+      }
+      EXPECT_EQ(order[rank - 1], given);
+      EXPECT_NEAR(logprobs[0].logprob, logits[given] - std::log(total), 1e-4);
+      EXPECT_EQ(logprobs[1].token, order[0]);
+      EXPECT_TRUE(rank != 1 || logprobs[1] == logprobs[0]);
+    }
+  }
+  std::vector<float> nothing = {kNan, -kInf};
+  const SampleRow row{.logprobs = 0, .given = 1};
+  int32_t token = -7, rank = -7;
+  TokenLogprob logprob;
+  ops().sample({absl::MakeSpan(&token, 1),
+                {nothing.data(), DType::kF32, 1, 2},
+                absl::MakeConstSpan(&row, 1),
+                absl::MakeSpan(&logprob, 1),
+                1,
+                absl::MakeSpan(&rank, 1)},
+               one_);
+  EXPECT_EQ(rank, 0);
+  EXPECT_EQ(logprob.token, -1);
+}
+
 TEST_P(SampleTest, GreedyTakesTheLargestAndTheLowestIdOnATie) {
   EXPECT_EQ(One({1, 3, 2, 3}, {}), 1);
   EXPECT_EQ(One({-5, -5, -5}, {}), 0);

@@ -88,6 +88,14 @@ StepPlan RandomPlan(Entropy& e) {
     }
     s.kept = SomeLayers(e);
     s.names = SomeNames(e);
+    s.pool = static_cast<Pooling>(Draw(e, 0, static_cast<int32_t>(Pooling::kGive)));
+    if (Draw(e, 0, 1) == 1) {
+      const auto rows = static_cast<int32_t>(s.tokens.size());
+      ScoreAsk& ask = s.score.emplace();
+      ask.first = Draw(e, 0, rows - 1);
+      ask.top = Draw(e, 0, kMostLogprobs);
+      for (int32_t t = Draw(e, 1, rows - ask.first); t > 0; --t) ask.targets.push_back(static_cast<int32_t>(e.Next()));
+    }
     plan.sequences.push_back(std::move(s));
   }
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) plan.releases.push_back({RequestId{e.Next()}, SomeNames(e)});
@@ -110,6 +118,19 @@ StepResult RandomResult(Entropy& e) {
     SampledToken s{RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), Count(e), static_cast<int32_t>(e.Next()), {}};
     for (int32_t k = Draw(e, 0, 4); k > 0; --k) s.scores.push_back({Count(e), static_cast<float>(-Draw(e, 0, 99)) / 8});
     result.sampled.push_back(std::move(s));
+  }
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) {
+    PromptScores s{RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), 1 + Count(e), Draw(e, 0, 3), {}, {}};
+    for (int32_t t = Draw(e, 1, 4); t > 0; --t) {
+      s.ranks.push_back(Count(e));
+      for (int32_t k = 0; k <= s.top; ++k)
+        s.scores.push_back({Draw(e, -1, 99), static_cast<float>(-Draw(e, 0, 99)) / 8});
+    }
+    if (s.first <= 1 << 30) result.scored.push_back(std::move(s));
+  }
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) {
+    const std::vector<float> mean(Draw(e, 1, 9), static_cast<float>(Draw(e, -99, 99)) / 8);
+    result.pooled.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), mean});
   }
   const auto layer = [&] { return LayerId{Draw(e, 0, LayerSet::kMaxLayers - 1)}; };
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {

@@ -2,6 +2,7 @@
 // on two, with all layers kept and with none, a request's stream is the same.
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "cli/in_process_replica.h"
@@ -50,15 +51,15 @@ class WorkerArchitecturesTest : public ::testing::TestWithParam<TinyCheckpoint> 
     return *asks;
   }
   // On config_.cluster.stages ranks.
-  std::vector<Answer> Run() {
+  std::vector<Answer> Run(const std::vector<Ask>& asks = Asks()) {
     if (config_.cluster.stages > 1) {
       auto replica = PipelineReplica::Create(config_, clock_, faults_);
       EXPECT_OK(replica);
-      return Clients((*replica)->engine(), clock_).Run(Asks(), true);
+      return Clients((*replica)->engine(), clock_).Run(asks, true);
     }
     auto replica = InProcessReplica::Create(config_, clock_, faults_, nullptr, [](int64_t, int64_t) {});
     EXPECT_OK(replica);
-    return Clients((*replica)->engine(), clock_).Run(Asks(), true);
+    return Clients((*replica)->engine(), clock_).Run(asks, true);
   }
 
   Config config_;
@@ -84,6 +85,36 @@ TEST_P(WorkerArchitecturesTest, StreamsAreTheSameHoweverTheyRun) {
         ExpectSameStreams(expected, Run(), absl::StrCat("keep=", keep, " stages=", stages, " chunk=", chunk));
       }
     }
+  }
+}
+
+// What transformers holds of the tokens of a prompt, and the mean of its last hidden states.
+TEST_P(WorkerArchitecturesTest, ScoresAndPoolingAreThoseOfTransformers) {
+  std::ifstream tokens_file(GetParam().Folder() + "/logits.json"), golden_file(GetParam().Folder() + "/prompt.json");
+  const nlohmann::json golden = nlohmann::json::parse(golden_file);
+  Ask scores;
+  scores.prompt = nlohmann::json::parse(tokens_file)["tokens"].get<std::vector<int32_t>>();
+  scores.max_tokens = 0;
+  Ask pooled = scores;
+  scores.prompt_logprobs = 1;
+  pooled.pooled = true;
+  config_.engine.ops = "reference";
+  config_.kv.dtype = "f32";
+  for (const int stages : {1, 2}) {
+    config_.cluster.stages = stages;
+    const std::vector<Answer> answers = Run({scores, pooled});
+    ASSERT_OK(answers[0].status);
+    ASSERT_OK(answers[1].status);
+    const std::vector<double> want = golden["logprobs"], mean = golden["mean"];
+    ASSERT_EQ(answers[0].prompt_scores.size(), 2 * want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      const TokenScore &own = answers[0].prompt_scores[2 * i], &best = answers[0].prompt_scores[2 * i + 1];
+      EXPECT_EQ(own.token, scores.prompt[i + 1]);
+      EXPECT_NEAR(own.logprob, want[i], 1e-3);
+      EXPECT_EQ(answers[0].ranks[i] == 1, own == best);
+    }
+    ASSERT_EQ(answers[1].pooled.size(), mean.size());
+    for (size_t d = 0; d < mean.size(); ++d) EXPECT_NEAR(answers[1].pooled[d], mean[d], 1e-3) << d;
   }
 }
 

@@ -103,14 +103,19 @@ class Model {
   const std::vector<Answer>& Baseline() const {
     if (baseline_.empty()) {
       baseline_ = Run({.together = false, .threads = 1});
-      size_t distinct = 0;
+      size_t distinct = 0, streams = 0;
       std::map<std::vector<int32_t>, int> seen;
       for (size_t i = 0; i < baseline_.size(); ++i) {
         EXPECT_OK(baseline_[i].status);
         EXPECT_EQ(baseline_[i].tokens.size(), static_cast<size_t>(asks_[i].max_tokens));
-        distinct += seen[baseline_[i].tokens]++ == 0 ? 1 : 0;
+        const size_t scored = asks_[i].prompt_logprobs >= 0 ? asks_[i].prompt.size() - 1 : 0;
+        EXPECT_EQ(baseline_[i].ranks.size(), scored);
+        EXPECT_EQ(baseline_[i].prompt_scores.size(), scored * (1 + std::max(0, asks_[i].prompt_logprobs)));
+        EXPECT_EQ(baseline_[i].pooled.empty(), !asks_[i].pooled);
+        streams += asks_[i].max_tokens > 0 ? 1 : 0;
+        if (asks_[i].max_tokens > 0) distinct += seen[baseline_[i].tokens]++ == 0 ? 1 : 0;
       }
-      EXPECT_EQ(distinct, baseline_.size()) << "streams that are alike show nothing";
+      EXPECT_EQ(distinct, streams) << "streams that are alike show nothing";
     }
     return baseline_;
   }
@@ -130,11 +135,29 @@ class Model {
 
 constexpr int32_t kTinyLayers = 6, kTinyVocab = 290;
 
+// Streams, and beside them prompts that are scored, with an answer or without, and prompts that are pooled. Some of
+// these ask of a prompt that others have put into the cache.
+std::vector<Ask> MixedAsks() {
+  std::vector<Ask> asks = RandomAsks(8, 3, 120, 24, kTinyVocab, 11);
+  asks[1].prompt_logprobs = 0;
+  asks[6].prompt_logprobs = 5;
+  const std::vector<Ask> more = RandomAsks(2, 60, 100, 0, kTinyVocab, 12);
+  for (const Ask& ask : {asks[2], asks[3], more[0], more[1]}) {
+    for (const bool pooled : {false, true}) {
+      Ask& added = asks.emplace_back(ask);
+      added.max_tokens = 0;
+      added.prompt_logprobs = pooled ? -1 : 3;
+      added.pooled = pooled;
+    }
+  }
+  return asks;
+}
+
 class WorkerExactTest : public ::testing::TestWithParam<std::string> {
  protected:
   static const Model& Tiny() {
     static const TinyFile file({.layers = kTinyLayers});
-    static const std::vector<Ask> asks = RandomAsks(8, 3, 120, 24, kTinyVocab, 11);
+    static const std::vector<Ask> asks = MixedAsks();
     static const Model real(file.path(), 8, asks), modular(file.path(), 8, asks, &MakeModularBackend, DType::kF32);
     return GetParam() == "modular" ? modular : real;
   }

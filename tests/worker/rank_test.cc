@@ -135,6 +135,38 @@ TEST_F(RankTest, RefusesOneSequenceAndGoesOnWithTheOthers) {
       {"drafts", [](auto& s) { s.drafts = -1; }},
       {"sample_index", [](auto& s) { s.sample_index = 9; }},
       {"sample_index", [](auto& s) { s.sample_index = -1; }},
+      {"score.first",
+       [](auto& s) {
+         s.score = ScoreAsk{9, 0, {5}};
+       }},
+      {"score.first",
+       [](auto& s) {
+         s.score = ScoreAsk{-1, 0, {5}};
+       }},
+      {"score.targets",
+       [](auto& s) {
+         s.score = ScoreAsk{7, 0, {5, 5, 5}};
+       }},
+      {"score.targets",
+       [](auto& s) {
+         s.score = ScoreAsk{0, 0, {}};
+       }},
+      {"score.targets",
+       [](auto& s) {
+         s.score = ScoreAsk{0, 0, {1 << 20}};
+       }},
+      {"score.targets",
+       [](auto& s) {
+         s.score = ScoreAsk{0, 0, {-1}};
+       }},
+      {"score.top",
+       [](auto& s) {
+         s.score = ScoreAsk{0, kMostLogprobs + 1, {5}};
+       }},
+      {"score.top",
+       [](auto& s) {
+         s.score = ScoreAsk{0, -1, {5}};
+       }},
       {"opening", [](auto& s) { s.opening.reset(); }},
       {"opening.prefix",
        [](auto& s) {

@@ -25,6 +25,8 @@ struct Ask {
   std::vector<int32_t> prompt;
   int32_t max_tokens = 1;
   Sampling sampling;
+  int32_t prompt_logprobs = -1;
+  bool pooled = false;  // max_tokens is 0
 };
 
 struct Answer {
@@ -32,6 +34,9 @@ struct Answer {
   std::vector<std::vector<TokenScore>> scores;  // of each token, if the request asks
   absl::Status status;
   Explanation explanation;
+  std::vector<int32_t> ranks;             // of the prompt's tokens from 1 on, if the request asks
+  std::vector<TokenScore> prompt_scores;  // likewise
+  std::vector<float> pooled;
 };
 
 // One client. Thread: OnTokens and OnEnd on the scheduler's, the rest on the test's.
@@ -46,6 +51,16 @@ class WaitingSink final : public TokenSink {
     OnTokens({&token, 1});
     absl::MutexLock lock(&mutex_);
     scores_.emplace_back(scores.begin(), scores.end());
+  }
+  void OnPromptScores(const PromptScores& scores) override {
+    absl::MutexLock lock(&mutex_);
+    EXPECT_EQ(scores.first, 1 + static_cast<int32_t>(ranks_.size()));
+    ranks_.insert(ranks_.end(), scores.ranks.begin(), scores.ranks.end());
+    prompt_scores_.insert(prompt_scores_.end(), scores.scores.begin(), scores.scores.end());
+  }
+  void OnPooled(absl::Span<const float> mean) override {
+    absl::MutexLock lock(&mutex_);
+    pooled_.assign(mean.begin(), mean.end());
   }
   void OnEnd(const RequestEnd& end) override {
     absl::MutexLock lock(&mutex_);
@@ -65,13 +80,16 @@ class WaitingSink final : public TokenSink {
   }
   Answer Take() {
     absl::MutexLock lock(&mutex_);
-    return {tokens_, scores_, status_, {}};
+    return {tokens_, scores_, status_, {}, ranks_, prompt_scores_, pooled_};
   }
 
  private:
   absl::Mutex mutex_;
   std::vector<int32_t> tokens_;
   std::vector<std::vector<TokenScore>> scores_;
+  std::vector<int32_t> ranks_;
+  std::vector<TokenScore> prompt_scores_;
+  std::vector<float> pooled_;
   absl::Status status_;
   bool ended_ = false;
 };
@@ -90,6 +108,8 @@ class Clients {
     request.prompt = ask.prompt;
     request.sampling = ask.sampling;
     request.max_tokens = ask.max_tokens;
+    request.prompt_logprobs = ask.prompt_logprobs;
+    request.pooled = ask.pooled;
     request.arrival = clock_.Now();
     request.deadline = request.arrival + absl::Minutes(10);
     request.sink = sink;
@@ -103,7 +123,7 @@ class Clients {
     EXPECT_TRUE(sinks_[index]->WaitForTokens(count)) << "request " << index << " hangs";
   }
   Answer Finish(size_t index) {
-    if (!refusals_[index].ok()) return {{}, {}, refusals_[index], {}};
+    if (!refusals_[index].ok()) return {{}, {}, refusals_[index], {}, {}, {}, {}};
     EXPECT_TRUE(sinks_[index]->WaitForEnd()) << "request " << index << " hangs: " << Stories();
     Answer answer = sinks_[index]->Take();
     if (absl::StatusOr<Explanation> explanation = engine_.Explain(absl::StrCat("r", index)); explanation.ok()) {
@@ -185,6 +205,9 @@ inline void ExpectSameStreams(const std::vector<Answer>& want, const std::vector
     ASSERT_OK(got[i].status) << what << ", request " << i << "\n" << absl::StrJoin(got[i].explanation.Texts(), "\n");
     ASSERT_EQ(want[i].tokens, got[i].tokens) << what << ", request " << i;
     ASSERT_EQ(want[i].scores, got[i].scores) << what << ", request " << i;
+    ASSERT_EQ(want[i].ranks, got[i].ranks) << what << ", request " << i;
+    ASSERT_EQ(want[i].prompt_scores, got[i].prompt_scores) << what << ", request " << i;
+    ASSERT_EQ(want[i].pooled, got[i].pooled) << what << ", request " << i;
   }
 }
 

@@ -19,6 +19,7 @@ class Stream:
         self.request_id: str = ""
         self.token_ids: List[int] = []
         self.logprobs: List[pb.TokenLogprobs] = []
+        self.prompt_logprobs: List[pb.TokenLogprobs] = []  # of the prompt's tokens but the first, if asked for
         self.result: Optional[pb.Finished] = None
 
     def __iter__(self) -> Iterator[str]:
@@ -29,6 +30,8 @@ class Stream:
                 self.logprobs.extend(event.tokens.logprobs)
                 if event.tokens.text:
                     yield event.tokens.text
+            elif event.HasField("prompt_logprobs"):
+                self.prompt_logprobs.extend(event.prompt_logprobs.logprobs)
             elif event.HasField("finished"):
                 self.result = event.finished
 
@@ -61,7 +64,7 @@ class Client:
         earlier), fairness_id, deadline_ms. options: those of SamplingOptions.
 
         temperature, top_p, top_k, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty, seed,
-        logit_bias (dict), bad_words (list), stop (list), stop_token_ids, ignore_eos, min_tokens, max_tokens, logprobs.
+        logit_bias (dict), bad_words (list), stop (list), stop_token_ids, ignore_eos, min_tokens, max_tokens, logprobs, prompt_logprobs.
         """
         request = pb.ChatRequest(request_id=request_id, sampling=pb.SamplingOptions(**options),
                                  targets=pb.Targets(**(targets or {})))
