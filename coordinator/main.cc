@@ -159,7 +159,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
        .tools = tools,
        .thinks = thinks,
        .request_templates = config.http.request_templates,
-       .sampling = model.text.defaults},
+       .sampling = model.text.defaults,
+       .metrics = &metrics},
       *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
 

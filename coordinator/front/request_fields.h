@@ -11,9 +11,9 @@ namespace interlace {
 absl::Status ReadIdentity(const Json& json, GenerationSpec* spec);
 // How tokens are chosen and when they end, as OpenAI and vLLM name the fields.
 absl::Status ReadSampling(const Json& json, GenerationSpec* spec);
-// What no protocol here can do, above all constraints on the output.
-absl::Status RefuseConstraints(const Json& json);
-// All of these, for protocols in which a request has one answer.
-absl::Status ReadOneChoice(const Json& json, GenerationSpec* spec);
+// What no protocol here can do.
+absl::Status RefuseUnbuilt(const Json& json);
+// All of these, with constraints, for protocols in which a request has one answer. `json` is `body`, parsed.
+absl::Status ReadOneChoice(const Json& json, absl::string_view body, GenerationSpec* spec);
 
 }  // namespace interlace
