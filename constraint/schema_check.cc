@@ -20,7 +20,8 @@ constexpr int64_t kMostTimes = 100000;  // of a bound such as maxLength or minIt
 constexpr int64_t kMostTimesInGrammar = 10000;
 constexpr size_t kMostMembers = 500;  // properties of an object
 constexpr size_t kMostCounted = 30;   // of one whose properties are counted, in minProperties and maxProperties
-constexpr size_t kMostOptions = 100;  // schemas of anyOf and oneOf
+constexpr size_t kMostOptions = 100;  // schemas of an anyOf or oneOf
+constexpr size_t kMostOfAll = 300;    // of all of them together
 constexpr size_t kMostValues = 1000;  // of an enum
 constexpr size_t kLongestPattern = 4096;
 constexpr int kMostGroups = 50;
@@ -156,7 +157,7 @@ class SchemaWalk {
     return absl::OkStatus();
   }
 
-  static absl::Status CheckValues(const Json& schema, const std::string& where) {
+  absl::Status CheckValues(const Json& schema, const std::string& where) {
     for (const char* keyword : kBounds) {
       if (!schema.contains(keyword) || !schema[keyword].is_number()) continue;
       const double bound = schema[keyword].get<double>();
@@ -183,7 +184,7 @@ class SchemaWalk {
   }
 
   // What compiling, or the first mask, takes more time for than its length says.
-  static absl::Status CheckSizes(const Json& schema, const std::string& where) {
+  absl::Status CheckSizes(const Json& schema, const std::string& where) {
     const bool counted = schema.contains("minProperties") || schema.contains("maxProperties");
     const std::pair<const char*, size_t> sizes[] = {{"properties", counted ? kMostCounted : kMostMembers},
                                                     {"anyOf", kMostOptions},
@@ -194,7 +195,11 @@ class SchemaWalk {
       return Refuse(where, absl::StrCat("\"", keyword, "\" has ", schema[keyword].size(), " parts; at most ", most,
                                         counted && most == kMostCounted ? " where they are counted" : ""));
     }
-    return absl::OkStatus();
+    for (const char* keyword : {"anyOf", "oneOf"}) {
+      if (schema.contains(keyword)) options_ += schema[keyword].size();
+    }
+    if (options_ <= kMostOfAll) return absl::OkStatus();
+    return Refuse(where, absl::StrCat("\"anyOf\" and \"oneOf\" have more than ", kMostOfAll, " schemas in all"));
   }
 
   absl::Status CheckBelow(const Json& schema, const std::string& where) {
@@ -217,6 +222,8 @@ class SchemaWalk {
     }
     return absl::OkStatus();
   }
+
+  size_t options_ = 0;  // of anyOf and oneOf, so far
 };
 
 absl::Status CheckParts(const Json& format, const std::string& where) {
