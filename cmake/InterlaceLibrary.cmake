@@ -16,12 +16,13 @@ set(INTERLACE_LAYER_transport "common")
 set(INTERLACE_LAYER_model "common;kernels;checkpoint")
 set(INTERLACE_LAYER_kvstore "common;kernels;proto;transport")
 set(INTERLACE_LAYER_proto "common;kvstore")
-set(INTERLACE_LAYER_worker "common;kernels;model;kvstore;proto;transport")
-set(INTERLACE_LAYER_coordinator "common;proto;text;checkpoint;kvstore")
+set(INTERLACE_LAYER_constraint "common;text;proto")
+set(INTERLACE_LAYER_worker "common;kernels;model;kvstore;proto;transport;constraint")
+set(INTERLACE_LAYER_coordinator "common;proto;text;checkpoint;kvstore;constraint")
 set(INTERLACE_LAYER_client "common;proto")
 set(INTERLACE_LAYER_bench "common;proto;client")                          # bench/serve knows servers by their protocols alone
 set(INTERLACE_LAYER_study "bench;common;proto;kvstore;coordinator")       # bench/policy, bench/study: the scheduler without ranks
-set(INTERLACE_LAYER_cli "study;bench;common;kernels;checkpoint;text;transport;model;kvstore;proto;worker;coordinator;client")
+set(INTERLACE_LAYER_cli "study;bench;common;kernels;checkpoint;text;transport;model;kvstore;proto;constraint;worker;coordinator;client")
 # What the executables of a folder may use besides: a main makes what its libraries know as an interface of common/ alone.
 set(INTERLACE_MAIN_coordinator "transport")
 # Targets of a folder that folders above may use although the rest of the folder is closed to them.

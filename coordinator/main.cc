@@ -183,7 +183,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
        .thinks = thinks,
        .request_templates = config.http.request_templates,
        .sampling = model.text.defaults,
-       .traces = spans != nullptr},
+       .traces = spans != nullptr,
+       .metrics = &metrics},
       *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
 

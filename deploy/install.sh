@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what deploy/packages.txt names and is missing, by name from the system's package registry.
+# Installs what deploy/packages.txt names and is missing, by name from the system's package registry, and fetches the
+# sources of xgrammar, which has no package there.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -8,7 +9,10 @@ while read -r package; do
   state="$(dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null || true)"
   [[ "$state" == "install ok installed" ]] || missing+=("$package")
 done < <(grep -v '^#' "$here/packages.txt")
-[ ${#missing[@]} -eq 0 ] && exit 0
+if [ ${#missing[@]} -eq 0 ]; then
+  bash "$here/fetch_xgrammar.sh" >/dev/null
+  exit 0
+fi
 
 echo "installing ${#missing[@]} packages: ${missing[*]}"
 as_root=()
@@ -18,3 +22,4 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 "${as_root[@]}" apt-get update -qq
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+bash "$here/fetch_xgrammar.sh" >/dev/null

@@ -28,6 +28,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
   if (options.shard.last()) {
     ASSIGN_OR_RETURN(runner->logits_,
                      backend.Allocate(int64_t{limits.max_samples} * limits.vocab * int64_t{sizeof(float)}));
+    runner->masks_ = std::make_unique<OutputMasks>(options.vocabulary, limits.vocab, clock);
   }
   return runner;
 }
@@ -50,6 +51,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   if (!result.status.ok()) return result;
 
   pager_->Open(plan, RefusedOf(plan));
+  BeginMasks(plan);
   pager_->Begin(LayerId{options_.shard.layer_begin});  // the first layer's blocks travel while its input does
   const StepInput in = InputOf(plan);
   const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
@@ -60,7 +62,11 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
     arch_->Layer(layer, in, *pager_, x);
     pager_->End(layer);
   }
-  if (result.status.ok()) pager_->EndLayers(next());  // from here on the link works for the next plan
+  if (result.status.ok()) {
+    const StepPlan* const following = next();
+    pager_->EndLayers(following);  // from here on the link works for the next plan
+    if (masks_ != nullptr && following != nullptr) masks_->Prepare(*following);
+  }
   if (result.status.ok()) result.status = LeaveStage(plan, x, &result);
   // Nothing of this step is queued any more when its result leaves.
   if (absl::Status done = backend_.Synchronize(); result.status.ok()) result.status = done;
@@ -69,7 +75,9 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
     result.scored.clear();
     result.pooled.clear();
   }
+  if (masks_ != nullptr) masks_->Await();
   pager_->Close(&result);
+  result.lost.insert(result.lost.end(), unmasked_.begin(), unmasked_.end());
   if (ended_ != absl::InfinitePast()) result.gap_us = absl::ToInt64Microseconds(begin - ended_);
   ended_ = clock_.Now();
   result.run_us = absl::ToInt64Microseconds(ended_ - begin);
@@ -78,6 +86,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
 
 void ModelRunner::Reset() {
   pager_->Reset();
+  if (masks_ != nullptr) masks_->Reset();
   unreturned_.clear();
   ended_ = absl::InfinitePast();
 }
@@ -230,15 +239,47 @@ absl::Status ModelRunner::Pool(const StepPlan& plan, const Tensor& x, StepResult
   return absl::OkStatus();
 }
 
+void ModelRunner::BeginMasks(const StepPlan& plan) {
+  unmasked_.clear();
+  if (masks_ == nullptr) return;
+  for (const Release& release : plan.releases) masks_->Release(release.request);
+  masks_->Prepare(plan);
+  std::vector<MaskAsk> asks;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlanSequence& s = plan.sequences[i];
+    if (!s.sample || pager_->IsLost(i)) continue;
+    const SequenceKv& kv = pager_->sequence(i);
+    if (!kv.sampling.constraint && kv.sampling.allowed_tokens.empty()) continue;
+    const size_t known = kv.tokens().size() - static_cast<size_t>(s.drafts);
+    const size_t prompt = known - static_cast<size_t>(s.sample_index);
+    for (int32_t d = 0; d <= s.drafts; ++d) {
+      asks.push_back({i, d, s.request, s.attempt, &kv.sampling, kv.tokens().subspan(prompt, known + d - prompt)});
+    }
+  }
+  masks_->Begin(std::move(asks));
+}
+
+void ModelRunner::Unmask(const PlanSequence& sequence, size_t index, absl::string_view why) {
+  const int32_t unsealed = pager_->sequence(index).shared();  // nothing is wrong with the blocks before
+  pager_->MarkLost(index);
+  unmasked_.push_back({sequence.request, sequence.attempt, LayerId{options_.shard.layer_begin}, unsealed,
+                       LossCause::kRefused, std::string(why)});
+}
+
 void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* result) {
   std::vector<SampleAsk> asks;
   std::vector<int32_t> rows;      // of x, one for each ask
   std::vector<size_t> sequences;  // of each ask
   int32_t row = 0;
+  masks_->Await();
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const PlanSequence& s = plan.sequences[i];
     row += static_cast<int32_t>(s.tokens.size());
     if (!s.sample || pager_->IsLost(i)) continue;
+    if (const RowMask* mask = masks_->Find(i, 0); mask != nullptr && !mask->status.ok()) {
+      Unmask(s, i, mask->status.message());
+      continue;
+    }
     const SequenceKv& kv = pager_->sequence(i);
     for (int32_t d = 0; d <= s.drafts; ++d) {  // the logits after the last known token, then after each draft
       const int32_t behind = s.drafts - d;
@@ -246,13 +287,23 @@ void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* resu
       sequences.push_back(i);
       asks.push_back({s.request, s.attempt, s.sample_index + d, &kv.sampling,
                       kv.tokens().first(kv.tokens().size() - static_cast<size_t>(behind))});
+      const RowMask* mask = masks_->Find(i, d);
+      if (mask == nullptr || !mask->status.ok()) continue;
+      asks.back().allowed = mask->bits;
+      asks.back().must_end = mask->must_end;
     }
   }
   if (asks.empty()) return;
   const Tensor logits{logits_->data(), DType::kF32, static_cast<int64_t>(rows.size()), options_.limits.vocab};
   arch_->Logits(x, rows, logits);
   result->sampled = sampler_.Sample(asks, logits);
-  for (size_t i = 0; i < sequences.size(); ++i) pager_->NoteSample(sequences[i], result->sampled[i].token);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const size_t index = sequences[i];
+    pager_->NoteSample(index, result->sampled[i].token);
+    if (result->sampled[i].token >= 0 || asks[i].allowed.empty() || pager_->IsLost(index)) continue;
+    Unmask(plan.sequences[index], index,
+           "no token may follow: the constraint, allowed_token_ids, bad_words and logit_bias leave none");
+  }
 }
 
 }  // namespace interlace

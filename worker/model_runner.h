@@ -13,6 +13,7 @@
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
 #include "worker/layer_pager.h"
+#include "worker/output_masks.h"
 #include "worker/plan_check.h"
 #include "worker/sampler.h"
 
@@ -27,6 +28,7 @@ class ModelRunner {
     int32_t width = 0;
     PlanLimits limits;
     absl::Duration activation_timeout;
+    OutputMasks::MakeVocabulary vocabulary;  // for constraints; null: requests that have one are refused
   };
   // `activations` may be null when there is one stage.
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Options& options, Backend& backend,
@@ -62,9 +64,13 @@ class ModelRunner {
   absl::Status LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result);
   // Scores of prompts, some rows' logits at a time.
   void Score(const StepPlan& plan, const Tensor& x, StepResult* result);
-  void Sample(const StepPlan& plan, const Tensor& x, StepResult* result);
   // Rows that are pooled, added up in the order of their positions, so that chunks change nothing. Works in x.
   absl::Status Pool(const StepPlan& plan, const Tensor& x, StepResult* result);
+  // Rows whose tokens are constrained: their masks begin to be made.
+  void BeginMasks(const StepPlan& plan);
+  void Sample(const StepPlan& plan, const Tensor& x, StepResult* result);
+  // Of a sequence that has no token to go on with.
+  void Unmask(const PlanSequence& sequence, size_t index, absl::string_view why);
 
   const Options options_;
   Backend& backend_;
@@ -73,6 +79,8 @@ class ModelRunner {
   std::unique_ptr<LayerPager> pager_;
   ActivationChannel* activations_;
   Clock& clock_;
+  std::unique_ptr<OutputMasks> masks_;    // last stage
+  std::vector<LostSequence> unmasked_;    // by the present step
   std::unique_ptr<DeviceBuffer> hidden_;  // [max_tokens, width]
   std::unique_ptr<DeviceBuffer> logits_;  // [max_samples, vocab], last stage: of rows that sample, or of a slice of
                                           // those that are scored

@@ -47,6 +47,10 @@ std::string WhyRefused(const Sampling& sampling, int32_t vocab) {
     if (word.empty()) return "sampling.bad_words: one of them is empty";
     if (!absl::c_all_of(word, known)) return outside("bad_words");
   }
+  if (!absl::c_all_of(sampling.allowed_tokens, known)) return outside("allowed_tokens");
+  if (sampling.constraint && !absl::c_all_of(sampling.constraint->end_tokens, known)) {
+    return outside("constraint.end_tokens");
+  }
   return std::string();
 }
 

@@ -121,6 +121,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   runner_options.limits.max_samples =
       static_cast<int32_t>(std::min(config.sched.max_running, config.sched.step_tokens));
   runner_options.activation_timeout = config.cluster.rank_timeout;
+  runner_options.vocabulary = [path = config.model.path] { return ReadVocabulary(path); };
   ASSIGN_OR_RETURN(rank->runner_, ModelRunner::Create(runner_options, backend, std::move(arch), std::move(pager),
                                                       rank->activations_.get(), clock));
 

@@ -29,7 +29,7 @@ void Sampler::Fill(const SampleAsk& ask, RowDetail* detail) {
   const size_t prompt = ask.tokens.size() - static_cast<size_t>(ask.index);
   const absl::Span<const int32_t> output = ask.tokens.subspan(prompt);
   for (const LogitBias& b : sampling.logit_bias) detail->bias.push_back({b.token, b.bias});
-  if (ask.index < sampling.min_tokens) detail->masked = sampling.end_tokens;
+  if (ask.index < sampling.min_tokens && !ask.must_end) detail->masked = sampling.end_tokens;
   for (const std::vector<int32_t>& word : sampling.bad_words) {
     const size_t before = word.size() - 1;
     if (before <= output.size() && std::equal(word.begin(), word.end() - 1, output.end() - before)) {
@@ -56,6 +56,7 @@ std::vector<SampledToken> Sampler::Sample(absl::Span<const SampleAsk> asks, cons
     row.frequency_penalty = sampling.frequency_penalty;
     row.bias = details[i].bias;
     row.masked = details[i].masked;
+    row.allowed = asks[i].allowed;
     row.seen = details[i].seen;
     row.logprobs = sampling.logprobs;
     stride = std::max<int64_t>(stride, row.logprobs + 1);

@@ -17,6 +17,8 @@ struct SampleAsk {
   int32_t index = 0;                   // of the token in the output
   const Sampling* sampling = nullptr;  // of the request
   absl::Span<const int32_t> tokens;    // of the sequence, from position 0 to the row's: prompt, then `index` of output
+  absl::Span<const uint32_t> allowed = {};  // a mask of the vocabulary (OutputMasks); empty: any token
+  bool must_end = false;                    // it allows end tokens alone: min_tokens plays no part
 };
 
 // One row of logits and the token that it scores, for one of the results that are being gathered.

@@ -160,13 +160,35 @@ std::string MessageText::Finish() && {
   return absl::StrCat(text_, "}");
 }
 
-absl::Status ReadToolChoice(const Json& json, std::vector<std::string>* names, std::string* shown) {
+absl::Status ForceCall(const std::string& name, const std::vector<std::string>& tools,
+                       std::optional<ForcedCall>* forced) {
+  if (tools.empty()) return BadField("tool_choice", "asks for a call, and the request has no tools");
+  if (!name.empty() && std::find(tools.begin(), tools.end(), name) == tools.end()) {
+    return BadField("tool_choice", absl::StrCat(Shown(Json(name)), " is none of the tools"));
+  }
+  *forced = ForcedCall{name};
+  return absl::OkStatus();
+}
+
+absl::Status ReadToolChoice(const Json& json, std::vector<std::string>* names, std::string* shown,
+                            std::optional<ForcedCall>* forced) {
   const Json* choice = Member(json, "tool_choice");
   if (choice == nullptr || *choice == "auto") return absl::OkStatus();
+  if (*choice == "required") return ForceCall("", *names, forced);
+  if (choice->is_object()) {  // {"type": "function", "function": {"name": ...}}, of Responses without the inner object
+    const Json* type = Member(*choice, "type");
+    const Json* function = Member(*choice, "function");
+    const Json& named = function != nullptr && function->is_object() ? *function : *choice;
+    const Json* name = Member(named, "name");
+    if (type != nullptr && *type == "function" && name != nullptr && name->is_string() && *name != "") {
+      return ForceCall(name->get<std::string>(), *names, forced);
+    }
+  }
   if (*choice != "none") {
-    const bool forces = *choice == "required" || (choice->is_object() && !choice->empty());
-    return BadField("tool_choice", absl::StrCat(Shown(*choice), forces ? " would need constrained decoding, which" : "",
-                                                " is not supported here; send \"auto\" or \"none\""));
+    return BadField("tool_choice", absl::StrCat(Shown(*choice),
+                                                " is none of \"auto\", \"none\", \"required\" and "
+                                                "{\"type\": \"function\", \"function\": "
+                                                "{\"name\": ...}}"));
   }
   names->clear();
   shown->clear();
@@ -186,7 +208,7 @@ absl::StatusOr<ChatHistory> ReadChatHistory(const Json& json, absl::string_view 
   }
   history.input.messages = absl::StrCat("[", absl::StrJoin(messages, ","), "]");
   RETURN_IF_ERROR(ReadTools(json, body, &history));
-  RETURN_IF_ERROR(ReadToolChoice(json, &history.tools, &history.input.tools));
+  RETURN_IF_ERROR(ReadToolChoice(json, &history.tools, &history.input.tools, &history.forced_call));
   RETURN_IF_ERROR(ReadPromptEnd(json, &history.input));
   if (const Json* variables = Member(json, "chat_template_kwargs")) {
     if (!variables->is_object()) return BadField("chat_template_kwargs", "must be an object");

@@ -1,11 +1,13 @@
 // Messages and tools of OpenAI's chat bodies, checked and written as chat templates take them; pure functions.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "coordinator/front/constraint_spec.h"
 #include "coordinator/front/json_fields.h"
 #include "text/chat_template.h"
 
@@ -13,16 +15,21 @@ namespace interlace {
 
 struct ChatHistory {
   ChatInput input;
-  std::vector<std::string> tools;  // names of those in the input
+  std::vector<std::string> tools;         // names of those in the input
+  std::optional<ForcedCall> forced_call;  // of one of them
 };
 
 // `json` is `body`, parsed. Fields messages, tools, tool_choice, chat_template_kwargs, add_generation_prompt and
 // continue_final_message. InvalidArgument names the field at fault.
 absl::StatusOr<ChatHistory> ReadChatHistory(const Json& json, absl::string_view body);
 
-// tool_choice of OpenAI's protocols: "auto", or "none", which takes the tools away: what a model is not shown it does
-// not call. `names` of the tools, and `shown`, their JSON.
-absl::Status ReadToolChoice(const Json& json, std::vector<std::string>* names, std::string* shown);
+// tool_choice of OpenAI's protocols: "auto"; "none", which takes the tools away: what a model is not shown it does not
+// call; "required", and a named function, which force a call. `names` of the tools, and `shown`, their JSON.
+absl::Status ReadToolChoice(const Json& json, std::vector<std::string>* names, std::string* shown,
+                            std::optional<ForcedCall>* forced);
+// Of a choice that forces a call. `name` empty: of any tool.
+absl::Status ForceCall(const std::string& name, const std::vector<std::string>& tools,
+                       std::optional<ForcedCall>* forced);
 
 // "text", or [{"type": TYPE, "text": "..."}, ...] with one of these types, without what stands between the parts.
 // `where` names the value in a refusal.

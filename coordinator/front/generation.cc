@@ -10,8 +10,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "common/status_macros.h"
+#include "constraint/constraint_check.h"
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/fim.h"
+#include "coordinator/front/output_constraint.h"
 
 namespace interlace {
 namespace {
@@ -21,6 +23,7 @@ constexpr size_t kMostStops = 16;
 constexpr size_t kLongestStop = 1024;  // bytes
 constexpr size_t kMostStopTokens = 256;
 constexpr size_t kLongestSalt = 128;  // bytes
+constexpr absl::Duration kCompilePatience = absl::Seconds(5);
 
 }  // namespace
 
@@ -36,7 +39,8 @@ Intake::Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* 
       chat_template_(chat_template),
       engine_(engine),
       clock_(clock),
-      entropy_(std::move(entropy)) {}
+      entropy_(std::move(entropy)),
+      grammars_([this] { return VocabularyOf(tokenizer_); }, clock) {}
 
 absl::Status Intake::CheckModel(absl::string_view model) const {
   if (model.empty() || model == options_.model) return absl::OkStatus();
@@ -223,6 +227,29 @@ std::vector<int32_t> Intake::MarksOf(const OutputForm& form) const {
   return tokens;
 }
 
+// What CheckConstraint lets through is compiled in well under the patience; what it knows nothing of, such as broken
+// patterns and references to nowhere, the compiler finds.
+absl::StatusOr<SharedConstraint> Intake::ConstraintFor(const GenerationSpec& spec, const OutputForm& form) {
+  ASSIGN_OR_RETURN(std::optional<ConstraintSpec> wanted, ConstraintOf(spec, form, tokenizer_));
+  if (!wanted) return SharedConstraint();
+  wanted->constraint.end_tokens = tokenizer_.stop_tokens();
+  absl::Status good = CheckConstraint(wanted->constraint);
+  if (wanted->constraint.end_tokens.empty()) {
+    good = absl::InvalidArgumentError("this model has no token that ends an answer, so that none can be constrained");
+  }
+  SharedConstraint constraint(std::move(wanted->constraint));
+  if (good.ok()) {
+    const std::shared_ptr<const PendingGrammar> grammar = grammars_.Begin(constraint);
+    good = grammar->Await(kCompilePatience).status();
+    if (options_.metrics != nullptr && !absl::IsDeadlineExceeded(good)) {
+      options_.metrics->Observe("interlace_constraint_compile_seconds", absl::ToDoubleSeconds(grammar->took()));
+    }
+  }
+  if (good.ok()) return constraint;
+  if (options_.metrics != nullptr) options_.metrics->Add("interlace_constraints_refused_total");
+  return BadField(wanted->field, good.message());
+}
+
 SamplingSpec Intake::SamplingFor(const GenerationSpec& spec) const {
   const GenerationDefaults& usual = options_.sampling;
   SamplingSpec filled = spec;
@@ -286,7 +313,8 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   const uint64_t seed = spec.seed ? *spec.seed : Draw();
   Request shared;
   shared.max_tokens_given = spec.max_tokens.has_value();
-  if (!spec.ignore_eos) shared.stop_tokens = tokenizer_.stop_tokens();
+  ASSIGN_OR_RETURN(SharedConstraint constraint, ConstraintFor(spec, run.output_));
+  if (!spec.ignore_eos || constraint) shared.stop_tokens = tokenizer_.stop_tokens();
   shared.stop_tokens.insert(shared.stop_tokens.end(), spec.stop_token_ids.begin(), spec.stop_token_ids.end());
   if (!spec.suffix.empty() && !spec.ignore_eos) {
     ASSIGN_OR_RETURN(const FimMarks marks, FindFimMarks(tokenizer_));
@@ -295,6 +323,7 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   if (spec.prompt_logprobs) shared.prompt_logprobs = static_cast<int32_t>(*spec.prompt_logprobs);
   shared.pooled = spec.pooled;
   ASSIGN_OR_RETURN(shared.sampling, SamplingOf(SamplingFor(spec), tokenizer_, shared.stop_tokens, seed));
+  shared.sampling.constraint = std::move(constraint);
   shared.arrival = arrival;
   shared.deadline = arrival + DeadlineOf(spec);
   shared.targets = TargetsOf(spec.targets, options_.default_targets);

@@ -14,7 +14,10 @@
 #include "checkpoint/generation_config.h"
 #include "common/clock.h"
 #include "common/entropy.h"
+#include "common/metrics.h"
+#include "constraint/grammar_store.h"
 #include "coordinator/engine.h"
+#include "coordinator/front/constraint_spec.h"
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/sampling_spec.h"
 #include "coordinator/front/target_spec.h"
@@ -59,6 +62,8 @@ struct GenerationSpec : SamplingSpec {
   bool pooled = false;                     // the mean of the last hidden states is the answer
   std::vector<std::string> tools;          // names of those in a ChatInput
   bool parallel_tool_calls = true;         // more than one call in an answer
+  std::optional<ForcedCall> forced_call;   // of one of the tools; the answer is nothing else
+  std::optional<ConstraintSpec> constraint;
   std::optional<absl::Duration> deadline;  // from now, of the call; the one in `targets` counts too
   TargetSpec targets;
   std::string salt;
@@ -121,6 +126,7 @@ class Intake {
     bool request_templates = false;     // a request may bring a chat template
     GenerationDefaults sampling = {};   // as the model's authors want it
     bool traces = false;                // spans of requests are exported
+    Metrics* metrics = nullptr;         // of constraints; null: nobody counts them
   };
   // `chat_template` is null if the model has none.
   Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* chat_template, Engine& engine, Clock& clock,
@@ -162,6 +168,8 @@ class Intake {
   OutputForm FormOf(const GenerationSpec& spec, const std::vector<int32_t>& prompt) const;
   // Fields that the request leaves open are as the model's authors want them.
   SamplingSpec SamplingFor(const GenerationSpec& spec) const;
+  // The constraint on an answer of that form, compiled to find out whether it can be; empty: there is none.
+  absl::StatusOr<SharedConstraint> ConstraintFor(const GenerationSpec& spec, const OutputForm& form);
   // Control tokens that an OutputParser has to see.
   std::vector<int32_t> MarksOf(const OutputForm& form) const;
   absl::Status SubmitWaiting(GenerationRun& run);
@@ -178,6 +186,7 @@ class Intake {
   absl::Mutex mutex_;
   const std::unique_ptr<Entropy> entropy_;  // protected by mutex_
   absl::Duration mean_total_;               // protected by mutex_; of served requests, the last ones weigh most
+  GrammarStore grammars_;
 };
 
 // Letters, digits and signs of ASCII, 1 to 200: fit to stand in a header and on a command line.

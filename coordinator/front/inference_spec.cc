@@ -1,10 +1,12 @@
 #include "coordinator/front/inference_spec.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "coordinator/front/constraint_fields.h"
 #include "proto/inference.pb.h"
 
 namespace interlace {
@@ -17,6 +19,29 @@ void ReadTargets(const v1::Targets& targets, GenerationSpec* spec) {
   if (targets.has_priority()) spec->targets.priority = targets.priority();
   if (targets.has_fairness_id()) spec->targets.fairness_id = targets.fairness_id();
   if (targets.has_deadline_ms()) spec->targets.deadline_ms = targets.deadline_ms();
+}
+
+std::optional<ConstraintSpec> ConstraintIn(const v1::SamplingOptions& options) {
+  switch (options.constraint_case()) {
+    case v1::SamplingOptions::kJsonSchema:
+      return ConstraintSpec{{ConstraintKind::kJsonSchema, options.json_schema()}, "json_schema"};
+    case v1::SamplingOptions::kJsonObject:
+      if (!options.json_object()) return std::nullopt;
+      return ConstraintSpec{{ConstraintKind::kJsonObject, ""}, "json_object"};
+    case v1::SamplingOptions::kRegex:
+      return ConstraintSpec{{ConstraintKind::kRegex, options.regex()}, "regex"};
+    case v1::SamplingOptions::kChoice: {
+      const auto& texts = options.choice().texts();
+      return ConstraintSpec{OneOfTexts(std::vector<std::string>(texts.begin(), texts.end())), "choice"};
+    }
+    case v1::SamplingOptions::kGrammar:
+      return ConstraintSpec{GrammarConstraint(options.grammar()), "grammar"};
+    case v1::SamplingOptions::kStructuralTag:
+      return ConstraintSpec{{ConstraintKind::kStructure, options.structural_tag()}, "structural_tag"};
+    case v1::SamplingOptions::CONSTRAINT_NOT_SET:
+      break;
+  }
+  return std::nullopt;
 }
 
 // The fields that Generate and Chat share.
@@ -42,6 +67,8 @@ GenerationSpec SharedSpec(const std::string& name, const std::string& model, con
   spec.logit_bias.assign(options.logit_bias().begin(), options.logit_bias().end());
   std::sort(spec.logit_bias.begin(), spec.logit_bias.end());
   spec.bad_words.assign(options.bad_words().begin(), options.bad_words().end());
+  spec.allowed_token_ids.assign(options.allowed_token_ids().begin(), options.allowed_token_ids().end());
+  spec.constraint = ConstraintIn(options);
   spec.stop.assign(options.stop().begin(), options.stop().end());
   spec.stop_token_ids.assign(options.stop_token_ids().begin(), options.stop_token_ids().end());
   spec.ignore_eos = options.ignore_eos();

@@ -10,7 +10,9 @@
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/chat_history.h"
+#include "coordinator/front/constraint_fields.h"
 #include "coordinator/front/json_fields.h"
+#include "coordinator/front/json_text.h"
 #include "coordinator/front/request_fields.h"
 
 namespace interlace {
@@ -18,7 +20,7 @@ namespace {
 
 constexpr absl::string_view kTextParts[] = {"text"};
 
-constexpr UnsupportedField kUnsupported[] = {{"container", "[]"}, {"mcp_servers", "[[]]"}, {"output_format", "[]"}};
+constexpr UnsupportedField kUnsupported[] = {{"container", "[]"}, {"mcp_servers", "[[]]"}};
 
 const std::string* TextMember(const Json& json, const char* field) {
   const Json* value = json.is_object() ? Member(json, field) : nullptr;
@@ -146,10 +148,15 @@ absl::Status ReadToolChoice(const Json& json, GenerationSpec* spec, ChatInput* i
   const Json* choice = Member(json, "tool_choice");
   if (choice == nullptr) return absl::OkStatus();
   const std::string* type = TextMember(*choice, "type");
-  if (type == nullptr || (*type != "auto" && *type != "none")) {
+  const std::string* name = TextMember(*choice, "name");
+  if (type != nullptr && *type == "any") {
+    RETURN_IF_ERROR(ForceCall("", spec->tools, &spec->forced_call));
+  } else if (type != nullptr && *type == "tool" && name != nullptr && !name->empty()) {
+    RETURN_IF_ERROR(ForceCall(*name, spec->tools, &spec->forced_call));
+  } else if (type == nullptr || (*type != "auto" && *type != "none")) {
     return BadField("tool_choice", absl::StrCat(Shown(*choice),
-                                                " would need constrained decoding, which is not supported here; send "
-                                                "{\"type\": \"auto\"} or {\"type\": \"none\"}"));
+                                                " is none of {\"type\": \"auto\"}, any, none, and tool "
+                                                "with a name"));
   }
   bool alone = false;
   RETURN_IF_ERROR(Read(*choice, "disable_parallel_tool_use", &alone));
@@ -158,6 +165,18 @@ absl::Status ReadToolChoice(const Json& json, GenerationSpec* spec, ChatInput* i
   spec->tools.clear();
   input->tools.clear();
   return absl::OkStatus();
+}
+
+// {"type": "json_schema", "schema": {...}}, at both places where it was since it came.
+absl::Status ReadOutputFormat(const Json& json, absl::string_view body, GenerationSpec* spec) {
+  if (Member(json, "output_format") != nullptr) {
+    RETURN_IF_ERROR(ReadFormat(RawMember(body, "output_format"), "output_format", spec));
+  }
+  const Json* config = Member(json, "output_config");
+  if (config == nullptr) return absl::OkStatus();
+  if (!config->is_object()) return BadField("output_config", "must be an object");
+  if (Member(*config, "format") == nullptr) return absl::OkStatus();
+  return ReadFormat(RawMember(RawMember(body, "output_config"), "format"), "output_config.format", spec);
 }
 
 // Thought is shown to who asks for it.
@@ -179,7 +198,8 @@ absl::StatusOr<ApiRequest> ParseCountTokens(absl::string_view body) {
   request.protocol = Protocol::kMessages;
   GenerationSpec& spec = request.spec;
   RETURN_IF_ERROR(RefuseUnsupported(json, kUnsupported));
-  RETURN_IF_ERROR(ReadOneChoice(json, &spec));
+  RETURN_IF_ERROR(ReadOneChoice(json, body, &spec));
+  RETURN_IF_ERROR(ReadOutputFormat(json, body, &spec));
   RETURN_IF_ERROR(ReadTexts(json, "stop_sequences", &spec.stop));
   RETURN_IF_ERROR(Read(json, "stream", &request.stream));
   RETURN_IF_ERROR(ReadThinking(json, &request));

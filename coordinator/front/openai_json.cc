@@ -10,6 +10,7 @@
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/chat_history.h"
+#include "coordinator/front/constraint_fields.h"
 #include "coordinator/front/json_fields.h"
 #include "coordinator/front/request_fields.h"
 
@@ -26,10 +27,12 @@ constexpr UnsupportedField kNotInCompletion[] = {{"tool_choice", "[\"none\", \"a
                                                  {"chat_template_kwargs", "[{}]"},
                                                  {"continue_final_message", "[false]"}};
 
-absl::StatusOr<ApiRequest> ParseShared(const Json& json, absl::Span<const UnsupportedField> unsupported) {
+absl::StatusOr<ApiRequest> ParseShared(const Json& json, absl::string_view body,
+                                       absl::Span<const UnsupportedField> unsupported) {
   ApiRequest request;
-  RETURN_IF_ERROR(RefuseConstraints(json));
+  RETURN_IF_ERROR(RefuseUnbuilt(json));
   RETURN_IF_ERROR(RefuseUnsupported(json, unsupported));
+  RETURN_IF_ERROR(ReadConstraint(json, body, &request.spec));
   RETURN_IF_ERROR(ReadIdentity(json, &request.spec));
   RETURN_IF_ERROR(Read(json, "stream", &request.stream));
   if (const Json* options = Member(json, "stream_options")) {
@@ -104,7 +107,7 @@ absl::Status ReadSuffix(const Json& json, GenerationSpec* spec) {
 
 absl::StatusOr<ApiRequest> ParseChat(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
-  ASSIGN_OR_RETURN(ApiRequest request, ParseShared(json, kNotInChat));
+  ASSIGN_OR_RETURN(ApiRequest request, ParseShared(json, body, kNotInChat));
   request.protocol = Protocol::kChat;
   RETURN_IF_ERROR(ReadChatLogprobs(json, &request.spec));
   request.show_logprobs = request.spec.logprobs.has_value();
@@ -114,13 +117,14 @@ absl::StatusOr<ApiRequest> ParseChat(absl::string_view body) {
   RETURN_IF_ERROR(Read(json, "chat_template", &request.spec.form.chat_template));
   ASSIGN_OR_RETURN(ChatHistory history, ReadChatHistory(json, body));
   request.spec.tools = std::move(history.tools);
+  request.spec.forced_call = std::move(history.forced_call);
   request.spec.prompts.emplace_back(std::move(history.input));
   return request;
 }
 
 absl::StatusOr<ApiRequest> ParseCompletion(absl::string_view body) {
   ASSIGN_OR_RETURN(const Json json, ParseObject(body));
-  ASSIGN_OR_RETURN(ApiRequest request, ParseShared(json, kNotInCompletion));
+  ASSIGN_OR_RETURN(ApiRequest request, ParseShared(json, body, kNotInCompletion));
   request.protocol = Protocol::kCompletion;
   request.spec.usual_max_tokens = kUsualTokens;
   request.spec.form.parse_special = true;  // as transformers reads a text; parse_special=false keeps it text

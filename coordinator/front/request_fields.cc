@@ -6,27 +6,15 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
+#include "coordinator/front/constraint_fields.h"
 
 namespace interlace {
 namespace {
 
-// What servers of the ecosystem understand and this one does not have. Constraints on the output stand first: who sends
-// one counts on it.
-constexpr UnsupportedField kConstraints[] = {
-    {"ebnf", "[\"\"]"},
-    {"grammar", "[\"\"]"},
-    {"guided_choice", "[[]]"},
-    {"guided_decoding_backend", "[]"},
-    {"guided_grammar", "[]"},
-    {"guided_json", "[]"},
-    {"guided_regex", "[]"},
+// What servers of the ecosystem understand and this one does not have. guided_decoding_backend, which chooses among
+// their libraries, changes no answer and is ignored.
+constexpr UnsupportedField kUnsupported[] = {
     {"guided_whitespace_pattern", "[]"},
-    {"json_schema", "[{}]"},
-    {"regex", "[\"\"]"},
-    {"response_format", "[{\"type\": \"text\"}]"},
-    {"structural_tag", "[]"},
-    {"structured_outputs", "[{}]"},
-    {"allowed_token_ids", "[[]]"},
     {"logits_processors", "[[]]"},
     {"audio", "[]"},
     {"documents", "[[]]"},
@@ -136,7 +124,7 @@ absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json& json, const char* fi
   return prompts;
 }
 
-absl::Status RefuseConstraints(const Json& json) { return RefuseUnsupported(json, kConstraints); }
+absl::Status RefuseUnbuilt(const Json& json) { return RefuseUnsupported(json, kUnsupported); }
 
 absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
   std::optional<int64_t> n, seed, completion_tokens;
@@ -170,10 +158,11 @@ absl::Status ReadSampling(const Json& json, GenerationSpec* spec) {
   return absl::OkStatus();
 }
 
-absl::Status ReadOneChoice(const Json& json, GenerationSpec* spec) {
+absl::Status ReadOneChoice(const Json& json, absl::string_view body, GenerationSpec* spec) {
   constexpr UnsupportedField kPromptLogprobs[] = {{"prompt_logprobs", "[]"}};
-  RETURN_IF_ERROR(RefuseConstraints(json));
+  RETURN_IF_ERROR(RefuseUnbuilt(json));
   RETURN_IF_ERROR(RefuseUnsupported(json, kPromptLogprobs));
+  RETURN_IF_ERROR(ReadConstraint(json, body, spec));
   RETURN_IF_ERROR(ReadIdentity(json, spec));
   RETURN_IF_ERROR(ReadSampling(json, spec));
   return spec->n == 1 ? absl::OkStatus() : BadField("n", "must be 1 here");

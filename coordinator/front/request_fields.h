@@ -16,9 +16,9 @@ absl::Status ReadIdentity(const Json& json, GenerationSpec* spec);
 absl::Status ReadSampling(const Json& json, GenerationSpec* spec);
 // A text, a list of texts, token ids, or a list of lists of token ids.
 absl::StatusOr<std::vector<Prompt>> ReadPrompts(const Json& json, const char* field);
-// What no protocol here can do, above all constraints on the output.
-absl::Status RefuseConstraints(const Json& json);
-// All of these, for protocols in which a request has one answer.
-absl::Status ReadOneChoice(const Json& json, GenerationSpec* spec);
+// What no protocol here can do.
+absl::Status RefuseUnbuilt(const Json& json);
+// All of these, with constraints, for protocols in which a request has one answer. `json` is `body`, parsed.
+absl::Status ReadOneChoice(const Json& json, absl::string_view body, GenerationSpec* spec);
 
 }  // namespace interlace

@@ -10,7 +10,9 @@
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/chat_history.h"
+#include "coordinator/front/constraint_fields.h"
 #include "coordinator/front/json_fields.h"
+#include "coordinator/front/json_text.h"
 #include "coordinator/front/request_fields.h"
 
 namespace interlace {
@@ -37,6 +39,7 @@ constexpr Echoed kEchoed[] = {
     {"top_p", "1.0"},
     {"tools", "[]"},
     {"tool_choice", "\"auto\""},
+    {"text", "{\"format\":{\"type\":\"text\"}}"},
     {"reasoning", "{\"effort\":null,\"summary\":null}"},
 };
 
@@ -185,13 +188,12 @@ absl::Status ReadTools(const Json& json, ChatInput* chat, std::vector<std::strin
   return absl::OkStatus();
 }
 
-absl::Status ReadTextFormat(const Json& json) {
+absl::Status ReadTextFormat(const Json& json, absl::string_view body, GenerationSpec* spec) {
   const Json* text = Member(json, "text");
   if (text == nullptr) return absl::OkStatus();
   if (!text->is_object()) return BadField("text", "must be an object");
-  const Json* format = Member(*text, "format");
-  if (format == nullptr || *format == Json{{"type", "text"}}) return absl::OkStatus();
-  return BadField("text.format", absl::StrCat(Shown(*format), " is not supported here; leave it out"));
+  if (Member(*text, "format") == nullptr) return absl::OkStatus();
+  return ReadFormat(RawMember(RawMember(body, "text"), "format"), "text.format", spec);
 }
 
 std::string EchoedOf(const Json& json) {
@@ -212,15 +214,15 @@ absl::StatusOr<ApiRequest> ParseResponses(absl::string_view body) {
   request.protocol = Protocol::kResponses;
   GenerationSpec& spec = request.spec;
   RETURN_IF_ERROR(RefuseUnsupported(json, kUnsupported));
-  RETURN_IF_ERROR(ReadOneChoice(json, &spec));
+  RETURN_IF_ERROR(ReadOneChoice(json, body, &spec));
   RETURN_IF_ERROR(Read(json, "max_output_tokens", &spec.max_tokens));
   RETURN_IF_ERROR(Read(json, "stream", &request.stream));
   RETURN_IF_ERROR(Read(json, "parallel_tool_calls", &spec.parallel_tool_calls));
-  RETURN_IF_ERROR(ReadTextFormat(json));
+  RETURN_IF_ERROR(ReadTextFormat(json, body, &spec));
   ChatInput chat;
   RETURN_IF_ERROR(ReadInput(json, &chat));
   RETURN_IF_ERROR(ReadTools(json, &chat, &spec.tools));
-  RETURN_IF_ERROR(ReadToolChoice(json, &spec.tools, &chat.tools));
+  RETURN_IF_ERROR(ReadToolChoice(json, &spec.tools, &chat.tools, &spec.forced_call));
   if (spec.max_tokens.value_or(1) < 1) return BadField("max_output_tokens", "must be at least 1");
   spec.prompts.emplace_back(std::move(chat));
   request.echoed = EchoedOf(json);

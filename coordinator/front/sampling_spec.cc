@@ -88,6 +88,11 @@ absl::Status CheckSampling(const SamplingSpec& spec, const Tokenizer& tokenizer)
     return OutOfRange("top_logprobs", static_cast<double>(logprobs), "0 to 20");
   }
   RETURN_IF_ERROR(CheckBias(spec, tokenizer));
+  for (const int32_t token : spec.allowed_token_ids) {
+    if (token >= 0 && token < tokenizer.vocab_size()) continue;
+    return BadField("allowed_token_ids",
+                    absl::StrCat("token id ", token, " is outside the vocabulary of ", tokenizer.vocab_size()));
+  }
   if (spec.bad_words.size() > kMostBadWords) {
     return OutOfRange("bad_words", static_cast<double>(spec.bad_words.size()), "at most 256 words");
   }
@@ -119,6 +124,10 @@ absl::StatusOr<Sampling> SamplingOf(const SamplingSpec& spec, const Tokenizer& t
   for (const auto& [token, bias] : spec.logit_bias) {
     sampling.logit_bias.push_back({static_cast<int32_t>(token), static_cast<float>(bias)});
   }
+  sampling.allowed_tokens = spec.allowed_token_ids;
+  std::sort(sampling.allowed_tokens.begin(), sampling.allowed_tokens.end());
+  sampling.allowed_tokens.erase(std::unique(sampling.allowed_tokens.begin(), sampling.allowed_tokens.end()),
+                                sampling.allowed_tokens.end());
   for (const std::string& word : spec.bad_words) RETURN_IF_ERROR(AddBadWord(word, tokenizer, &sampling.bad_words));
   return sampling;
 }

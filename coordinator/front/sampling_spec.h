@@ -24,9 +24,10 @@ struct SamplingSpec {
   std::optional<double> presence_penalty, frequency_penalty;  // [0]
   std::vector<std::pair<int64_t, double>> logit_bias;         // token id, bias
   std::vector<std::string> bad_words;
-  std::optional<int64_t> min_tokens;  // [0]
-  std::optional<int64_t> logprobs;    // [none] that many of the most likely, beside the chosen one
-  std::optional<uint64_t> seed;       // [drawn]
+  std::vector<int32_t> allowed_token_ids;  // [all]
+  std::optional<int64_t> min_tokens;       // [0]
+  std::optional<int64_t> logprobs;         // [none] that many of the most likely, beside the chosen one
+  std::optional<uint64_t> seed;            // [drawn]
 };
 
 // InvalidArgument names the field, as OpenAI's clients know it.

@@ -2,7 +2,8 @@
 //
 // A row goes through these steps in this order (vLLM's; typical, which vLLM lacks, comes last as in transformers):
 //   1. bias: added to the logits of the tokens it names.
-//   2. masked: tokens that must not be chosen (bad words; end tokens before min_tokens): -inf.
+//   2. masked: tokens that must not be chosen (bad words; end tokens before min_tokens): -inf; so are all but those of
+//      `allowed`, where a row has it.
 //   3. penalties, for each token seen, in F32: x = x > 0 ? x / repetition : x * repetition; then
 //      x -= frequency * (times in the output); then x -= presence if it is in the output.
 //   4. temperature 0: the largest logit, the lowest id on a tie; the steps below are left out.
@@ -51,9 +52,10 @@ struct SampleRow {
   float frequency_penalty = 0;
   absl::Span<const TokenBias> bias;
   absl::Span<const int32_t> masked;
-  absl::Span<const SeenToken> seen;  // read only where a penalty is on
-  int32_t logprobs = -1;             // -1: none; N: of the chosen token and of the N largest
-  int32_t given = -1;                // the token to take; -1: choose one
+  absl::Span<const uint32_t> allowed;  // [(vocab + 31) / 32] bit t % 32 of word t / 32 is token t's; empty: all are
+  absl::Span<const SeenToken> seen;    // read only where a penalty is on
+  int32_t logprobs = -1;               // -1: none; N: of the chosen token and of the N largest
+  int32_t given = -1;                  // the token to take; -1: choose one
 };
 
 struct TokenLogprob {

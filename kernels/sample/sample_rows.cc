@@ -140,7 +140,8 @@ class RowSampler {
       token = row.given;
     } else {
       const Edits edits(logits, row);
-      if (edits.any()) Survey();
+      if (!row.allowed.empty()) KeepAllowed(row.allowed);
+      if (edits.any() || !row.allowed.empty()) Survey();
       token = largest_ == -kInf ? -1 : row.temperature > 0 ? Draw(row) : Greedy();
     }
     if (row.logprobs < 0 || token < 0) return token;
@@ -155,6 +156,24 @@ class RowSampler {
   static float Logprob(float logit, float largest, double log_total) {
     if (!std::isfinite(logit)) return -kInf;
     return static_cast<float>((double{logit} - largest) - log_total);
+  }
+
+  // From here on the row is a copy that has nothing but the allowed tokens. Most words of a mask are all zeros or all
+  // ones.
+  void KeepAllowed(absl::Span<const uint32_t> allowed) {
+    kept_.resize(vocab_);
+    for (int64_t begin = 0; begin < vocab_; begin += 32) {
+      const uint32_t word = allowed[begin / 32];
+      const int64_t end = std::min(vocab_, begin + 32);
+      if (word == 0) {
+        std::fill(kept_.begin() + begin, kept_.begin() + end, -kInf);
+      } else if (word == ~uint32_t{0}) {
+        std::copy(logits_ + begin, logits_ + end, kept_.begin() + begin);
+      } else {
+        for (int64_t i = begin; i < end; ++i) kept_[i] = (word >> (i - begin) & 1) != 0 ? logits_[i] : -kInf;
+      }
+    }
+    logits_ = kept_.data();
   }
 
   void Survey() {
@@ -280,6 +299,7 @@ class RowSampler {
   const int64_t vocab_;
   std::vector<float> maxima_;
   std::vector<float> order_;
+  std::vector<float> kept_;  // [vocab] of a row that not all tokens are allowed in
   std::vector<Candidate> candidates_;
   float* logits_ = nullptr;
   float largest_ = -kInf;

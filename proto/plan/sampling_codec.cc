@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "common/status_macros.h"
 #include "proto/plan/codec_parts.h"
 
 namespace interlace {
@@ -9,6 +10,14 @@ namespace {
 
 absl::Status RefuseReal(absl::string_view what, float value) {
   return absl::InvalidArgumentError(absl::StrCat("cluster message: sampling.", what, "=", value, " is out of range"));
+}
+
+absl::StatusOr<Constraint> DecodeConstraint(const v1::ConstraintMessage& m) {
+  if (m.kind() < 0 || m.kind() > static_cast<int32_t>(ConstraintKind::kStructure)) {
+    return Refuse("sampling.constraint.kind", m.kind());
+  }
+  return Constraint{
+      static_cast<ConstraintKind>(m.kind()), m.text(), m.compact(), {m.end_tokens().begin(), m.end_tokens().end()}};
 }
 
 }  // namespace
@@ -34,6 +43,14 @@ void EncodeSampling(const Sampling& sampling, v1::Sampling* out) {
   for (const std::vector<int32_t>& word : sampling.bad_words) {
     out->add_bad_words()->mutable_tokens()->Assign(word.begin(), word.end());
   }
+  out->mutable_allowed_tokens()->Assign(sampling.allowed_tokens.begin(), sampling.allowed_tokens.end());
+  if (!sampling.constraint) return;
+  const Constraint& constraint = *sampling.constraint;
+  v1::ConstraintMessage* m = out->mutable_constraint();
+  m->set_kind(static_cast<int32_t>(constraint.kind));
+  m->set_text(constraint.text);
+  m->set_compact(constraint.compact);
+  m->mutable_end_tokens()->Assign(constraint.end_tokens.begin(), constraint.end_tokens.end());
 }
 
 absl::StatusOr<Sampling> DecodeSampling(const v1::Sampling& m) {
@@ -69,6 +86,10 @@ absl::StatusOr<Sampling> DecodeSampling(const v1::Sampling& m) {
   for (const v1::BadWord& word : m.bad_words()) {
     if (word.tokens().empty()) return Refuse("sampling.bad_words", 0);
     sampling.bad_words.emplace_back(word.tokens().begin(), word.tokens().end());
+  }
+  sampling.allowed_tokens.assign(m.allowed_tokens().begin(), m.allowed_tokens().end());
+  if (m.has_constraint()) {
+    ASSIGN_OR_RETURN(sampling.constraint, DecodeConstraint(m.constraint()));
   }
   return sampling;
 }

@@ -80,9 +80,9 @@ def test_openai_histories_with_results(client):
 def test_openai_tool_choice(client):
     spoken = client.chat.completions.create(model="small", messages=HISTORY, tools=TOOLS, tool_choice="none", **ASK)
     assert spoken.choices[0].message.tool_calls is None and spoken.choices[0].finish_reason in ("stop", "length")
-    for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
-        with pytest.raises(openai.BadRequestError, match="tool_choice"):
-            client.chat.completions.create(model="small", messages=HISTORY, tools=TOOLS, tool_choice=choice, **ASK)
+    with pytest.raises(openai.BadRequestError, match="tool_choice"):
+        client.chat.completions.create(model="small", messages=HISTORY, tools=TOOLS, **ASK,
+                                       tool_choice={"type": "function", "function": {"name": "another"}})
 
 
 def test_openai_completions_in_bulk_with_echo_and_control_tokens(client):

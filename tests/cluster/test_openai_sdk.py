@@ -76,7 +76,7 @@ def test_seed_repeats(client, model):
 @pytest.mark.parametrize("extra, text", [
     ({"n": 0}, "n"), ({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p"), ({"max_tokens": 0}, "max_tokens"),
     ({"top_logprobs": 2}, "top_logprobs"), ({"presence_penalty": 2.5}, "presence_penalty"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}}}}, "response_format.*not"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"), ({"logit_bias": {"1": 200}}, "logit_bias"),
 ])
 def test_what_is_not_honoured_is_refused(client, model, extra, text):

@@ -56,7 +56,8 @@ TEST(ChatHistoryTest, ToolChoiceNoneTakesTheToolsAway) {
     ASSERT_OK(request);
     EXPECT_EQ(InputOf(*request).tools.empty(), std::string(choice) == "\"none\"");
   }
-  for (const char* choice : {"\"required\"", R"({"type":"function","function":{"name":"f"}})", "7", "\"other\""}) {
+  for (const char* choice :
+       {R"({"type":"function","function":{"name":"another"}})", R"({"type":"function"})", "7", "\"other\""}) {
     const absl::Status status = Chat(absl::StrCat(kUser, ",\"tools\":[", kTool, "],\"tool_choice\":", choice)).status();
     EXPECT_EQ(ToApiError(status).param, "tool_choice") << choice;
   }

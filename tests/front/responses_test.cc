@@ -63,7 +63,7 @@ TEST(ParseResponsesTest, BadFieldsAreNamed) {
       {"tool_choice", R"("input":"a","tool_choice":"required")"},
       {"previous_response_id", R"("input":"a","previous_response_id":"resp_1")"},
       {"background", R"("input":"a","background":true)"},
-      {"text.format", R"("input":"a","text":{"format":{"type":"json_object"}})"},
+      {"text.format", R"("input":"a","text":{"format":{"type":"odd"}})"},
       {"max_output_tokens", R"("input":"a","max_output_tokens":0)"},
       {"max_output_tokens", R"("input":"a","max_output_tokens":"9")"},
   };

@@ -268,6 +268,7 @@ std::vector<float> AnyLogits(Random& random) {
 struct RowDetail {
   std::vector<TokenBias> bias;
   std::vector<int32_t> masked;
+  std::vector<uint32_t> allowed;
   std::vector<SeenToken> seen;
 };
 
@@ -291,6 +292,15 @@ SampleRow AnyRow(int64_t vocab, Random& random, RowDetail* detail) {
     if (!known[t]) detail->seen.push_back({t, static_cast<int32_t>(random.Below(4))});
     known[t] = true;
   }
+  if (some()) {
+    const int64_t rarity = random.Between(1, 40);  // a token in so many is allowed
+    detail->allowed.assign((vocab + 31) / 32, 0);
+    for (int64_t t = 0; t < vocab; ++t) {
+      if (random.Below(rarity) == 0) detail->allowed[t / 32] |= uint32_t{1} << (t % 32);
+    }
+    if (random.Below(8) == 0) std::fill(detail->allowed.begin(), detail->allowed.end(), ~uint32_t{0});
+  }
+  row.allowed = detail->allowed;
   row.bias = detail->bias;
   row.masked = detail->masked;
   row.seen = detail->seen;
@@ -306,6 +316,9 @@ std::vector<float> Edited(std::vector<float> logits, const SampleRow& row) {
     x = x > 0 ? x / row.repetition_penalty : x * row.repetition_penalty;
     x -= row.frequency_penalty * static_cast<float>(s.in_output);
     if (s.in_output > 0) x -= row.presence_penalty;
+  }
+  for (size_t t = 0; t < logits.size() && !row.allowed.empty(); ++t) {
+    if ((row.allowed[t / 32] >> (t % 32) & 1) == 0) logits[t] = -kInf;
   }
   return logits;
 }

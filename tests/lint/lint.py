@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-FOLDERS = ["common", "kernels", "checkpoint", "text", "transport", "model", "kvstore", "proto", "worker", "coordinator", "client", "cli"]
+FOLDERS = ["common", "kernels", "checkpoint", "text", "transport", "model", "kvstore", "proto", "constraint", "worker", "coordinator", "client", "cli"]
 
 # What each folder may include, by top folder, and the parts of closed folders that are open (a prefix).
 LAYERS = {
@@ -25,8 +25,9 @@ LAYERS = {
     "model": {"common", "kernels", "checkpoint", "model"},
     "kvstore": {"common", "kernels", "transport", "kvstore", "proto/kv"},
     "proto": {"common", "proto", "kvstore/layer_set", "kvstore/block_id"},
-    "worker": {"common", "kernels", "model", "kvstore", "proto", "transport", "worker"},
-    "coordinator": {"common", "proto", "coordinator", "text", "checkpoint", "kvstore/layer_set",
+    "constraint": {"common", "text", "proto/plan/sampling", "constraint"},
+    "worker": {"common", "kernels", "model", "kvstore", "proto", "transport", "constraint", "worker"},
+    "coordinator": {"common", "proto", "coordinator", "text", "checkpoint", "constraint", "kvstore/layer_set",
                     "kvstore/block_id"},
     "client": {"common", "proto", "client"},
     "cli": set(FOLDERS),
@@ -49,7 +50,7 @@ SEAMS = {
         "transport/", "checkpoint/file_mapping", "text/tokenizer_files"],
 }
 
-THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|sodium|openssl|zstd|immintrin)')
+THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|sodium|openssl|zstd|immintrin|xgrammar)')
 GRPC = re.compile(r'#include [<"](grpc|google/protobuf)')
 GRPC_HEADERS = ("_service.h", "rank_stream.h", "grpc_status.h", "attach_stream.h")
 OWN_LIBRARY = ("coordinator/front/http_context.h", "coordinator/front/http_session.h", "coordinator/front/http_writer.h",

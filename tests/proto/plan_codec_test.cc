@@ -68,6 +68,13 @@ Sampling RandomSampling(Entropy& e) {
   s.min_tokens = Count(e);
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.end_tokens.push_back(static_cast<int32_t>(e.Next()));
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.logit_bias.push_back({static_cast<int32_t>(e.Next()), share()});
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.allowed_tokens.push_back(static_cast<int32_t>(e.Next()));
+  if (Draw(e, 0, 1) == 1) {
+    Constraint constraint{static_cast<ConstraintKind>(Draw(e, 0, static_cast<int32_t>(ConstraintKind::kStructure))),
+                          Raw(e), Draw(e, 0, 1) == 1};
+    for (int32_t n = Draw(e, 0, 3); n > 0; --n) constraint.end_tokens.push_back(static_cast<int32_t>(e.Next()));
+    s.constraint = std::move(constraint);
+  }
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) s.bad_words.emplace_back(Draw(e, 1, 4), static_cast<int32_t>(e.Next()));
   return s;
 }
