@@ -96,7 +96,7 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
     metrics_.probed_blocks.Add(most - adopted);
     SetBelow(sequence, Below::kAsked);
     sequence.below_blocks = adopted;
-    sequence.stages_answered = 0;
+    sequence.ranks_answered = 0;
     sequence.probe_answers = most - adopted;
   }
   if (sequence.below == Below::kAsked) {

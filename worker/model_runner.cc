@@ -19,9 +19,10 @@ bool Samples(const StepPlan& plan) {
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& options, Backend& backend,
                                                                  std::unique_ptr<ModelArch> arch,
                                                                  std::unique_ptr<LayerPager> pager,
-                                                                 ActivationChannel* activations, Clock& clock) {
+                                                                 ActivationChannel* activations, StageGroup* group,
+                                                                 Clock& clock) {
   std::unique_ptr<ModelRunner> runner(
-      new ModelRunner(options, backend, std::move(arch), std::move(pager), activations, clock));
+      new ModelRunner(options, backend, std::move(arch), std::move(pager), activations, group, clock));
   const PlanLimits& limits = options.limits;
   ASSIGN_OR_RETURN(runner->hidden_,
                    backend.Allocate(int64_t{limits.max_tokens} * options.width * int64_t{sizeof(float)}));
@@ -33,23 +34,29 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
 }
 
 ModelRunner::ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
-                         std::unique_ptr<LayerPager> pager, ActivationChannel* activations, Clock& clock)
+                         std::unique_ptr<LayerPager> pager, ActivationChannel* activations, StageGroup* group,
+                         Clock& clock)
     : options_(options),
       backend_(backend),
       sampler_(backend, options.limits.vocab),
       arch_(std::move(arch)),
       pager_(std::move(pager)),
       activations_(activations),
+      group_(group),
       clock_(clock) {}
 
 StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   const absl::Time begin = clock_.Now();
-  StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = StageId{options_.shard.stage}};
+  StepResult result{.epoch = plan.epoch,
+                    .plan = plan.id,
+                    .stage = StageId{options_.shard.stage},
+                    .tensor_rank = options_.shard.tensor_rank};
   result.status = CheckPlan(plan, options_.limits);
   if (result.status.ok()) result.status = TakeSamples(plan);
   if (!result.status.ok()) return result;
 
   pager_->Open(plan, RefusedOf(plan));
+  if (group_ != nullptr) group_->Begin(plan.epoch, plan.id, *pager_);
   pager_->Begin(LayerId{options_.shard.layer_begin});  // the first layer's blocks travel while its input does
   const StepInput in = InputOf(plan);
   const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
@@ -59,6 +66,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
     pager_->Begin(layer);
     arch_->Layer(layer, in, *pager_, x);
     pager_->End(layer);
+    result.status = GroupStatus();
   }
   if (result.status.ok()) pager_->EndLayers(next());  // from here on the link works for the next plan
   if (result.status.ok()) result.status = LeaveStage(plan, x, &result);
@@ -102,7 +110,7 @@ absl::Status ModelRunner::TakeSamples(const StepPlan& plan) {
 }
 
 StepResult ModelRunner::Report(Epoch epoch) {
-  StepResult result{.epoch = epoch, .stage = StageId{options_.shard.stage}};
+  StepResult result{.epoch = epoch, .stage = StageId{options_.shard.stage}, .tensor_rank = options_.shard.tensor_rank};
   pager_->Report(&result);
   return result;
 }
@@ -149,8 +157,10 @@ absl::Status ModelRunner::EnterStage(const StepPlan& plan, const StepInput& in, 
 
 absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result) {
   if (x.rows == 0) return absl::OkStatus();
+  if (group_ != nullptr) RETURN_IF_ERROR(group_->Agree());  // the last layer may have lost somebody here alone
   if (options_.shard.last()) {
     Sample(plan, x, result);
+    RETURN_IF_ERROR(GroupStatus());
     if (options_.shard.first() || !Samples(plan)) return absl::OkStatus();
     return activations_->SendSamples(plan.epoch, plan.id, result->sampled);
   }

@@ -15,6 +15,7 @@
 #include "worker/layer_pager.h"
 #include "worker/plan_check.h"
 #include "worker/sampler.h"
+#include "worker/stage_group.h"
 
 namespace interlace {
 
@@ -28,11 +29,12 @@ class ModelRunner {
     PlanLimits limits;
     absl::Duration activation_timeout;
   };
-  // `activations` may be null when there is one stage.
+  // `activations` may be null when there is one stage, `group` when the stage has one rank.
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Options& options, Backend& backend,
                                                              std::unique_ptr<ModelArch> arch,
                                                              std::unique_ptr<LayerPager> pager,
-                                                             ActivationChannel* activations, Clock& clock);
+                                                             ActivationChannel* activations, StageGroup* group,
+                                                             Clock& clock);
 
   // The plan that will be executed after the present one; null while it is not known. It is asked for once the layers
   // are done.
@@ -51,7 +53,9 @@ class ModelRunner {
 
  private:
   ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
-              std::unique_ptr<LayerPager> pager, ActivationChannel* activations, Clock& clock);
+              std::unique_ptr<LayerPager> pager, ActivationChannel* activations, StageGroup* group, Clock& clock);
+  // Of what the ranks of the stage have told each other so far in the step.
+  absl::Status GroupStatus() const { return group_ == nullptr ? absl::OkStatus() : group_->status(); }
   static const StepPlan* NoPlan() { return nullptr; }
   // On the first of several stages: learns what the last one sampled, as far as the plan needs it or it has come.
   absl::Status TakeSamples(const StepPlan& plan);
@@ -68,6 +72,7 @@ class ModelRunner {
   std::unique_ptr<ModelArch> arch_;
   std::unique_ptr<LayerPager> pager_;
   ActivationChannel* activations_;
+  StageGroup* group_;
   Clock& clock_;
   std::unique_ptr<DeviceBuffer> hidden_;  // [max_tokens, width]
   std::unique_ptr<DeviceBuffer> logits_;  // [max_samples, vocab], last stage
