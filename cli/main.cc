@@ -192,6 +192,8 @@ int Main(int argc, char** argv) {
           "GGUF file, or model folder of Hugging Face")
       ->required();
   serve_flags.Short(serve, "--pp,--pipeline-parallel-size", "cluster.stages", "pipeline stages");
+  serve_flags.Short(serve, "--tp,--tensor-parallel-size", "cluster.tensor_ranks",
+                    "ranks that share each stage's layers");
   serve_flags.Short(serve, "--device-kv", "kv.device_bytes", "device KV arena of a rank");
   serve_flags.Short(serve, "--host-kv", "kv.host_bytes", "host KV tier of a rank");
   serve_flags.Short(serve, "--keep-layers", "kv.keep_layers", "layers of each request kept on the device, or auto");
@@ -206,7 +208,10 @@ int Main(int argc, char** argv) {
       },
       "folder of a RocksDB tier below the host's (kv.rocksdb_dir)");
   serve->add_flag("--kvstore", serve_options.kvstore, "start a kvstore and use it as the remote tier");
-  serve->add_option("--state", serve_options.state_folder, "folder for logs, and for what the coordinator learns of this machine")->capture_default_str();
+  serve
+      ->add_option("--state", serve_options.state_folder,
+                   "folder for logs, and for what the coordinator learns of this machine")
+      ->capture_default_str();
   serve_flags.AddTo(serve);
   serve->callback([&] { status = Serve(serve_flags, serve_options); });
 

@@ -162,7 +162,7 @@ class LocalCluster {
       doors_ = ReadReadyFile(Path("coordinator.ready"));
       return doors_.count("cluster") > 0;
     }));
-    for (int64_t stage = 0; stage < config_.cluster.stages; ++stage) RETURN_IF_ERROR(StartRank(stage));
+    for (int64_t rank = 0; rank < Ranks(); ++rank) RETURN_IF_ERROR(StartRank(rank));
     return AwaitRanks();
   }
 
@@ -183,18 +183,23 @@ class LocalCluster {
     return Start("kvstore", "interlace-kvstore", {absl::StrCat("kvstore.listen=", address)}, true);
   }
 
-  absl::Status StartRank(int64_t stage) {
+  int64_t Ranks() const { return config_.cluster.stages * config_.cluster.tensor_ranks; }
+
+  // Ranks are numbered stage by stage.
+  absl::Status StartRank(int64_t rank) {
+    const int64_t stage = rank / config_.cluster.tensor_ranks, tensor_rank = rank % config_.cluster.tensor_ranks;
     std::vector<std::string> settings = {absl::StrCat("cluster.coordinator=", doors_["cluster"]),
-                                         absl::StrCat("cluster.stage=", stage)};
+                                         absl::StrCat("cluster.stage=", stage),
+                                         absl::StrCat("cluster.tensor_rank=", tensor_rank)};
     if (config_.engine.threads == 0) {  // the ranks share this machine's cores
-      settings.push_back(
-          absl::StrCat("engine.threads=", std::max<int64_t>(1, AvailableCores() / config_.cluster.stages)));
+      settings.push_back(absl::StrCat("engine.threads=", std::max<int64_t>(1, AvailableCores() / Ranks())));
     }
     if (!kvstore_address_.empty()) settings.push_back(absl::StrCat("kv.remote=", kvstore_address_));
     if (!config_.kv.rocksdb_dir.empty()) {
-      settings.push_back(absl::StrCat("kv.rocksdb_dir=", config_.kv.rocksdb_dir, "/stage-", stage));
+      const std::string part = config_.cluster.tensor_ranks == 1 ? "" : absl::StrCat("-tensor-", tensor_rank);
+      settings.push_back(absl::StrCat("kv.rocksdb_dir=", config_.kv.rocksdb_dir, "/stage-", stage, part));
     }
-    return Start(absl::StrCat("worker-", stage), "interlace-worker", settings, false);
+    return Start(absl::StrCat("worker-", rank), "interlace-worker", settings, false);
   }
 
   // The coordinator knows when every rank is there; what the ranks' logs say of the weights only fills the bar.
@@ -207,10 +212,10 @@ class LocalCluster {
         return true;
       }
       int64_t percent = 0;
-      for (int64_t stage = 0; stage < config_.cluster.stages; ++stage) {
-        percent += LoadedPercent(Path(absl::StrCat("worker-", stage, ".log")));
+      for (int64_t rank = 0; rank < Ranks(); ++rank) {
+        percent += LoadedPercent(Path(absl::StrCat("worker-", rank, ".log")));
       }
-      bar.Show(static_cast<int>(std::min<int64_t>(99, percent / config_.cluster.stages)));
+      bar.Show(static_cast<int>(std::min<int64_t>(99, percent / Ranks())));
       return false;
     });
   }
@@ -298,9 +303,13 @@ class LocalCluster {
 
 absl::Status ServeCommand(const Config& config, const ServeOptions& options, const sigset_t& stop_signals) {
   RETURN_IF_ERROR(ClusterSecurity::Make(config).status());  // what the processes would refuse
-  std::printf("%s  %s, %d stage%s, %s of device KV each\n", Paint(Colour::kBold, "interlace serve").c_str(),
-              config.model.path.c_str(), static_cast<int>(config.cluster.stages), config.cluster.stages == 1 ? "" : "s",
-              PrintBytes(config.kv.device_bytes).c_str());
+  const auto shape = [](int64_t count, absl::string_view of) {
+    return absl::StrCat(count, " ", of, count == 1 ? "" : "s");
+  };
+  std::string ranks = shape(config.cluster.stages, "stage");
+  if (config.cluster.tensor_ranks > 1) absl::StrAppend(&ranks, " of ", shape(config.cluster.tensor_ranks, "rank"));
+  std::printf("%s  %s, %s, %s of device KV each\n", Paint(Colour::kBold, "interlace serve").c_str(),
+              config.model.path.c_str(), ranks.c_str(), PrintBytes(config.kv.device_bytes).c_str());
   std::fflush(stdout);
   return LocalCluster(config, options, stop_signals).Run();
 }

@@ -109,6 +109,7 @@ ConfigField Field(absl::string_view name, Get get, Bounds<T> bounds, absl::strin
 
 constexpr Bounds<int64_t> kPort{0, 65535};
 constexpr Bounds<int64_t> kStages{1, 1024};  // a model has fewer layers; which it has, serve and the coordinator know
+constexpr Bounds<int64_t> kTensorRanks{1, 256};
 constexpr Bounds<int64_t> kCount{1, std::numeric_limits<int32_t>::max()};
 constexpr Bounds<int64_t> kCountOrNone{0, std::numeric_limits<int32_t>::max()};
 constexpr Bounds<int64_t> kTokensOfAStep{1, 1 << 20};
@@ -148,12 +149,15 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(cluster, listen, "address on which the coordinator takes ranks"),
       FIELD(cluster, coordinator, "coordinator address that a rank dials"),
       BOUNDED(cluster, stages, kStages, "pipeline stages of the replica"),
+      BOUNDED(cluster, tensor_ranks, kTensorRanks, "ranks that share the layers of each stage, by heads and columns"),
       FIELD(cluster, stage, "pipeline stage of this rank, from 0"),
+      FIELD(cluster, tensor_rank, "which of those that share the stage this rank is, from 0"),
       BOUNDED(cluster, rank_timeout, kWait, "how long a plan may run before its rank counts as lost"),
       FIELD(cluster, reform_timeout,
             "how long requests wait for a lost rank to come back before they end with an error"),
       FIELD(cluster, secret_file,
-            "file of at least 32 bytes that all processes of the cluster share (openssl rand -hex 32), by which they know "
+            "file of at least 32 bytes that all processes of the cluster share (openssl rand -hex 32), by which they "
+            "know "
             "each other; needed beyond loopback; serve makes one of its own"),
       FIELD(cluster, tls_ca,
             "PEM file of the authority of the certificates that processes of the cluster show each other over gRPC; "
@@ -162,7 +166,8 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(cluster, tls_key, "PEM file of its key"),
       FIELD(cluster, tls_name, "name expected in the certificates of coordinator and kvstore; empty: the host dialled"),
       FIELD(cluster, insecure,
-            "true: processes may listen beyond loopback although the cluster has no secret: whoever reaches them is a member"),
+            "true: processes may listen beyond loopback although the cluster has no secret: whoever reaches them is a "
+            "member"),
       FIELD(coordinator, state,
             "file in which the coordinator keeps what it has learned about the time that steps and transfers take; "
             "empty: nothing is kept"),
@@ -195,7 +200,8 @@ const std::vector<ConfigField>& ConfigSchema() {
           "transports of UCX that may carry them, such as rc,ud; auto: RDMA where the machine has it; none: TCP alone"),
       FIELD(transport, devices, "network devices that UCX may use, such as mlx5_0:1; all: any"),
       FIELD(transport, mac,
-            "which messages between processes carry a keyed check of their body, against changes on the way: control (all "
+            "which messages between processes carry a keyed check of their body, against changes on the way: control "
+            "(all "
             "but activations and KV, whose headers alone do), all, or auto: all, but control on loopback"),
       FIELD(kvstore, listen, "control address of the kvstore"),
       FIELD(kvstore, host_bytes, "memory of the kvstore"),
@@ -297,6 +303,10 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
   };
   if (c.cluster.stage < 0 || c.cluster.stage >= c.cluster.stages) {
     return refuse("cluster.stage", c.cluster.stage, absl::StrCat("must lie in [0, ", c.cluster.stages, ")"));
+  }
+  if (c.cluster.tensor_rank < 0 || c.cluster.tensor_rank >= c.cluster.tensor_ranks) {
+    return refuse("cluster.tensor_rank", c.cluster.tensor_rank,
+                  absl::StrCat("must lie in [0, ", c.cluster.tensor_ranks, ")"));
   }
   if (c.kv.block_tokens < 8 || c.kv.block_tokens > 256 || c.kv.block_tokens % 8 != 0) {
     return refuse("kv.block_tokens", c.kv.block_tokens, "must be a multiple of 8 from 8 to 256");

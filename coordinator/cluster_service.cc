@@ -14,7 +14,7 @@
 namespace interlace {
 namespace {
 
-constexpr size_t kMostFormer = 64;  // incarnations remembered of a stage
+constexpr size_t kMostFormer = 64;  // incarnations remembered of a place
 constexpr char kRefusedPeers[] = "interlace_refused_peers_total";
 
 // A token that no text has becomes -1, which ends its request and nothing else. How many there were.
@@ -59,7 +59,7 @@ ClusterService::ClusterService(const Options& options, Transport& transport, Clo
       unconfirmed_(metrics.counter(kRefusedPeers, {{"port", "ranks"}, {"cause", "unconfirmed"}})),
       service_(std::make_unique<Service>(*this)),
       epoch_(options.first_epoch),
-      links_(transport, options.stages, clock, metrics,
+      links_(transport, options.stages * options.tensor_ranks, clock, metrics,
              {.opened = [this](LinkId id, absl::Status status) { OnLinked(id, status); },
               .lost = [this](LinkId id, absl::Status why) { OnLinkLost(id, why); },
               .result = [this](LinkId id, absl::string_view bytes) { OnResult(id, bytes); }}),
@@ -100,7 +100,7 @@ void ClusterService::Order(const Member& member, SharedBytes order) {
 }
 
 void ClusterService::Dismiss(Stream& stream, const absl::Status& why, bool abandon) {
-  stream.stage = -1;
+  stream.index = -1;
   stream.claim.reset();
   stream.confirm_until = absl::InfiniteFuture();
   Do([this, to = stream.stream, link = std::exchange(stream.link, LinkId{}), why, abandon] {
@@ -110,20 +110,21 @@ void ClusterService::Dismiss(Stream& stream, const absl::Status& why, bool aband
 }
 
 absl::Status ClusterService::CheckIncarnation(const RankInfo& rank) const {
-  const auto former = former_.find(Value(rank.stage));
-  if (!members_.contains(Value(rank.stage)) || former == former_.end() || !former->second.contains(rank.incarnation)) {
+  const auto former = former_.find(rank.index());
+  if (!members_.contains(rank.index()) || former == former_.end() || !former->second.contains(rank.incarnation)) {
     return absl::OkStatus();
   }
-  return absl::AlreadyExistsError(absl::StrCat("stage ", Value(rank.stage), " is held by a newer rank"));
+  return absl::AlreadyExistsError(absl::StrCat(Name(rank.index()), " is held by a newer rank"));
 }
 
 absl::Status ClusterService::CheckClaim(const RankInfo& rank) const {
   if (draining_) return absl::UnavailableError("the coordinator is draining");
   std::map<int32_t, const RankInfo*> others;
-  for (const auto& [stage, member] : members_) {
-    if (stage != Value(rank.stage)) others[stage] = &member.rank;
+  for (const auto& [index, member] : members_) {
+    if (index != rank.index()) others[index] = &member.rank;
   }
-  RETURN_IF_ERROR(CheckFit(rank, {options_.stages, options_.model_digest, options_.block_tokens}, others));
+  const ReplicaTerms terms{options_.stages, options_.tensor_ranks, options_.model_digest, options_.block_tokens};
+  RETURN_IF_ERROR(CheckFit(rank, terms, others));
   return CheckIncarnation(rank);
 }
 
@@ -157,8 +158,8 @@ absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank
     open->second.claim = rank;
     open->second.link = link;
   }
-  if (links_.Open(link, Value(rank.stage), rank.transport_address, session)) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("too many ranks register for stage ", Value(rank.stage), " at once"));
+  if (links_.Open(link, rank.index(), rank.transport_address, session)) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("too many ranks register for ", Name(rank.index()), " at once"));
 }
 
 void ClusterService::OnLinked(LinkId id, const absl::Status& status) {
@@ -201,7 +202,7 @@ void ClusterService::OnLinkLost(LinkId id, const absl::Status& why) {
     Stream* const stream = FindStream(id);
     if (stream == nullptr) return;
     const absl::Status lost = absl::UnavailableError(absl::StrCat("its plan link was lost: ", why.message()));
-    stream->stage >= 0 ? Remove(stream->stage, lost, false) : Dismiss(*stream, lost, false);
+    stream->index >= 0 ? Remove(stream->index, lost, false) : Dismiss(*stream, lost, false);
   }
   CarryOut();
 }
@@ -215,53 +216,72 @@ ClusterService::Stream* ClusterService::FindStream(LinkId id) {
 
 void ClusterService::MakeMember(Stream& stream) {
   const RankInfo rank = *std::exchange(stream.claim, std::nullopt);
-  const int32_t stage = Value(rank.stage);
-  const auto held = members_.find(stage);
+  const int32_t index = rank.index();
+  const auto held = members_.find(index);
   if (held != members_.end()) {
-    std::set<uint64_t>& former = former_[stage];
+    std::set<uint64_t>& former = former_[index];
     if (former.size() >= kMostFormer) former.erase(former.begin());
     if (held->second.rank.incarnation != rank.incarnation) former.insert(held->second.rank.incarnation);
-    Remove(stage, absl::AbortedError(absl::StrCat("stage ", stage, " was taken over by a newer rank")), false);
+    Remove(index, absl::AbortedError(absl::StrCat(Name(index), " was taken over by a newer rank")), false);
   }
-  former_[stage].erase(rank.incarnation);
-  stream.stage = stage;
+  former_[index].erase(rank.incarnation);
+  stream.index = index;
   stream.confirm_until = absl::InfiniteFuture();
-  members_.emplace(stage, Member{stream.stream.get(), rank});
-  Do([stage, stages = rank.stages, slots = rank.device_slots, frames = rank.host_frames] {
-    LOG(INFO) << "rank registered" << Field("stage", stage) << Field("stages", stages) << Field("slots", slots)
-              << Field("frames", frames);
+  members_.emplace(index, Member{stream.stream.get(), rank});
+  Do([rank] {
+    LOG(INFO) << "rank registered" << Field("stage", Value(rank.stage)) << Field("stages", rank.stages)
+              << Field("tensor_rank", rank.tensor_rank) << Field("tensor_ranks", rank.tensor_ranks)
+              << Field("slots", rank.device_slots) << Field("frames", rank.host_frames);
   });
   FormIfComplete();
 }
 
+std::string ClusterService::Name(int32_t index) const { return NameOfRank(index, options_.tensor_ranks); }
+
+// A rank hands its activations to the one of the next stage that has the same heads, and shares its layers with those
+// of its own stage.
+void ClusterService::FillStart(Epoch epoch, const RankInfo& rank, v1::Start* start) const {
+  start->set_epoch(Value(epoch));
+  const auto address = [this](int32_t index) { return members_.at(index).rank.transport_address; };
+  const bool last = Value(rank.stage) + 1 == options_.stages;
+  if (!last) start->set_next_stage_address(address(rank.index() + options_.tensor_ranks));
+  if (last && Value(rank.stage) > 0) start->set_first_stage_address(address(rank.tensor_rank));
+  const int32_t first = rank.index() - rank.tensor_rank;
+  for (int32_t t = 0; options_.tensor_ranks > 1 && t < options_.tensor_ranks; ++t) {
+    start->add_collective_addresses(members_.at(first + t).rank.collective_address);
+  }
+}
+
 void ClusterService::FormIfComplete() {
-  if (formed_ || static_cast<int32_t>(members_.size()) < options_.stages) return;
+  if (formed_ || static_cast<int32_t>(members_.size()) < options_.stages * options_.tensor_ranks) return;
   formed_ = true;
   const Epoch epoch{epoch_++};
   std::vector<RankInfo> ranks;
-  for (auto& [stage, member] : members_) {
+  for (auto& [index, member] : members_) {
     ranks.push_back(member.rank);
     v1::Order order;
-    order.mutable_start()->set_epoch(Value(epoch));
-    auto next = members_.find(stage + 1);
-    if (next != members_.end()) order.mutable_start()->set_next_stage_address(next->second.rank.transport_address);
-    if (next == members_.end() && stage > 0) {
-      order.mutable_start()->set_first_stage_address(members_.at(0).rank.transport_address);
-    }
+    FillStart(epoch, member.rank, order.mutable_start());
     Order(member, BytesOf(order));
   }
   Do([loop = loop_, epoch, ranks = std::move(ranks)]() mutable { loop->OnFormed(epoch, std::move(ranks)); });
 }
 
-void ClusterService::Remove(int32_t stage, const absl::Status& why, bool abandon) {
-  const auto member = members_.find(stage);
+void ClusterService::Remove(int32_t index, const absl::Status& why, bool abandon) {
+  const auto member = members_.find(index);
   Dismiss(streams_.at(member->second.stream), why, abandon);
   members_.erase(member);
   if (!std::exchange(formed_, false) || draining_) return;
-  Do([loop = loop_, stage, why] {
-    LOG(WARNING) << "rank gone" << Field("stage", stage) << why;
-    loop->OnLost(absl::UnavailableError(absl::StrCat("the rank of stage ", stage, " is gone: ", why.message())));
+  Do([loop = loop_, name = Name(index), why] {
+    LOG(WARNING) << "rank gone" << Field("rank", name) << why;
+    loop->OnLost(absl::UnavailableError(absl::StrCat("the rank of ", name, " is gone: ", why.message())));
   });
+}
+
+absl::StatusOr<StepResult> ClusterService::OfRank(int32_t index, StepResult result) const {
+  const RankInfo& rank = members_.at(index).rank;
+  if (result.stage == rank.stage && result.tensor_rank == rank.tensor_rank) return result;
+  return absl::InvalidArgumentError(absl::StrCat("a result names stage ", Value(result.stage), ", tensor rank ",
+                                                 result.tensor_rank, "; this rank is that of ", Name(index)));
 }
 
 void ClusterService::OnResult(LinkId id, absl::string_view bytes) {
@@ -273,15 +293,13 @@ void ClusterService::OnResult(LinkId id, absl::string_view bytes) {
   {
     absl::MutexLock lock(&mutex_);
     Stream* const stream = FindStream(id);
-    if (stream == nullptr || stream->stage < 0) return;  // of a rank that was put out
-    if (result.ok() && stream->stage != Value(result->stage)) {
-      result = absl::InvalidArgumentError(
-          absl::StrCat("a result names stage ", Value(result->stage), ", this rank holds stage ", stream->stage));
-    }
+    if (stream == nullptr || stream->index < 0) return;  // of a rank that was put out
+    const int32_t index = stream->index;
+    if (result.ok()) result = OfRank(index, *std::move(result));
     if (result.ok()) {
-      vocab = members_.at(stream->stage).rank.vocab;
+      vocab = members_.at(index).rank.vocab;
     } else {
-      Remove(stream->stage, result.status(), false);
+      Remove(index, result.status(), false);
     }
   }
   if (!result.ok()) return CarryOut();
@@ -310,15 +328,15 @@ void ClusterService::OnHeard(RankStream* stream) {
 
 void ClusterService::OnHeartbeat(RankStream* stream, const v1::Heartbeat& heartbeat) {
   RefusalCounts more{};
-  int32_t stage = -1;
+  int32_t index = -1;
   {
     absl::MutexLock lock(&mutex_);
     const auto open = streams_.find(stream);
-    if (open == streams_.end() || open->second.stage < 0) return;
-    stage = open->second.stage;
-    auto& [incarnation, known] = refused_[stage];
-    if (incarnation != members_.at(stage).rank.incarnation) known = {};
-    incarnation = members_.at(stage).rank.incarnation;
+    if (open == streams_.end() || open->second.index < 0) return;
+    index = open->second.index;
+    auto& [incarnation, known] = refused_[index];
+    if (incarnation != members_.at(index).rank.incarnation) known = {};
+    incarnation = members_.at(index).rank.incarnation;
     const size_t said = std::min(more.size(), static_cast<size_t>(heartbeat.refused_size()));
     for (size_t cause = 0; cause < said; ++cause) {
       const int64_t count = heartbeat.refused(static_cast<int>(cause));
@@ -328,7 +346,7 @@ void ClusterService::OnHeartbeat(RankStream* stream, const v1::Heartbeat& heartb
   for (size_t cause = 0; cause < more.size(); ++cause) {
     if (more[cause] <= 0) continue;
     metrics_.Add(kRefusedPeers, static_cast<double>(more[cause]),
-                 {{"port", absl::StrCat("rank-", stage)}, {"cause", kRefusalCauses[cause]}});
+                 {{"port", absl::StrCat("rank-", index)}, {"cause", kRefusalCauses[cause]}});
   }
 }
 
@@ -338,7 +356,7 @@ void ClusterService::OnGone(RankStream* stream) {
     const auto open = streams_.find(stream);
     if (open == streams_.end()) return;
     const absl::Status why = absl::UnavailableError("its stream ended");
-    open->second.stage >= 0 ? Remove(open->second.stage, why, false) : Dismiss(open->second, why, false);
+    open->second.index >= 0 ? Remove(open->second.index, why, false) : Dismiss(open->second, why, false);
     streams_.erase(open);
   }
   CarryOut();
@@ -353,7 +371,7 @@ absl::Time ClusterService::Watch() {
       if (stream.liveness.IsSilent(now)) {
         const absl::Status why = absl::UnavailableError(
             absl::StrCat("the rank was silent for ", absl::FormatDuration(stream.liveness.silence())));
-        stream.stage >= 0 ? Remove(stream.stage, why, true) : Dismiss(stream, why, true);
+        stream.index >= 0 ? Remove(stream.index, why, true) : Dismiss(stream, why, true);
         stream.liveness.Heard(now);  // its end is on the way
       } else if (stream.link == LinkId{} && now >= stream.opened + options_.register_within) {
         Dismiss(stream, absl::DeadlineExceededError("a rank must register at once"), true);
@@ -387,7 +405,7 @@ void ClusterService::Send(const StepPlan& plan) {
   {
     absl::MutexLock lock(&mutex_);
     if (!formed_ || Value(plan.epoch) + 1 != epoch_) return;  // the loop is about to hear that the replica is lost
-    for (const auto& [stage, member] : members_) Order(member, bytes);
+    for (const auto& [index, member] : members_) Order(member, bytes);
   }
   CarryOut();
 }
@@ -408,7 +426,7 @@ void ClusterService::Drain() {
     v1::Order order;
     order.mutable_drain();
     const SharedBytes bytes = BytesOf(order);
-    for (const auto& [stage, member] : members_) Order(member, bytes);
+    for (const auto& [index, member] : members_) Order(member, bytes);
     for (auto& [key, stream] : streams_) {
       if (stream.claim) Dismiss(stream, absl::UnavailableError("the coordinator is draining"), false);
     }

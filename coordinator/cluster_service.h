@@ -36,14 +36,15 @@ class RankStream;
 // A rank that registers is a candidate until it has shown on its plan link that the session is its own, and then a
 // member: a registration that was recorded and is sent again changes nothing. A member counts as gone when its
 // stream or its link ends, which ends the other too, or when its stream has been silent for Options::liveness.silence.
-// A candidate for a stage that is held takes the place of the holder, which is its own former self (or somebody's
-// mistake: the one that was put out may not come back while the newer one holds the stage).
+// A candidate for a place that is held takes it from the holder, which is its own former self (or somebody's mistake:
+// the one that was put out may not come back while the newer one holds the place).
 // No call leaves this class under its lock: what a reaction decides is queued under it and carried out after it, in the
 // order of the decisions.
 class ClusterService final : public PlanChannel {
  public:
   struct Options {
     int32_t stages = 1;
+    int32_t tensor_ranks = 1;  // of each stage
     std::string model_digest;
     int32_t block_tokens = 16;
     uint64_t first_epoch = 1;  // main gives one that grows from start to start, so that ranks tell a new coordinator's
@@ -74,11 +75,11 @@ class ClusterService final : public PlanChannel {
     std::shared_ptr<RankStream> stream;
     Liveness liveness;
     absl::Time opened;
-    int32_t stage = -1;             // of a member
-    std::string session;            // with which it registered
+    int32_t index = -1;                                 // RankInfo's, of a member
+    std::string session;                                // with which it registered
     absl::Time confirm_until = absl::InfiniteFuture();  // of a candidate whose link is there
-    LinkId link{};                  // of a candidate or member; else 0
-    std::optional<RankInfo> claim;  // of a candidate
+    LinkId link{};                                      // of a candidate or member; else 0
+    std::optional<RankInfo> claim;                      // of a candidate
   };
   struct Member {
     RankStream* stream;
@@ -105,8 +106,12 @@ class ClusterService final : public PlanChannel {
   absl::Status CheckIncarnation(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MakeMember(Stream& stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FormIfComplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FillStart(Epoch epoch, const RankInfo& rank, v1::Start* start) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::string Name(int32_t index) const;
+  // InvalidArgument: it is not that of the member.
+  absl::StatusOr<StepResult> OfRank(int32_t index, StepResult result) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The member's stream is closed, or abandoned if nothing can be said to it any more.
-  void Remove(int32_t stage, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remove(int32_t index, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The stream is over, and so is its link: the rank is told, or not.
   void Dismiss(Stream& stream, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckSession(const RankStream* stream, const std::string& session) const
@@ -123,9 +128,9 @@ class ClusterService final : public PlanChannel {
   ReplicaLoop* loop_ = nullptr;
   absl::Mutex mutex_;
   std::map<RankStream*, Stream> streams_;         // open ones; protected by mutex_, as everything below
-  std::map<int32_t, Member> members_;             // by stage
-  std::map<int32_t, std::set<uint64_t>> former_;  // incarnations put out by a newer one, by stage
-  std::map<int32_t, std::pair<uint64_t, RefusalCounts>> refused_;  // by stage: incarnation, and what it has said
+  std::map<int32_t, Member> members_;             // by RankInfo::index, as everything below
+  std::map<int32_t, std::set<uint64_t>> former_;  // incarnations put out by a newer one
+  std::map<int32_t, std::pair<uint64_t, RefusalCounts>> refused_;  // incarnation, and what it has said
   std::deque<Action> actions_;
   bool acting_ = false;
   uint64_t epoch_;  // of the next forming

@@ -319,8 +319,12 @@ void KvPlacement::ForgetCache() {
   while (!directory_.idle_on_host().empty()) Forget(*directory_.idle_on_host().front());
 }
 
-void KvPlacement::OnFetched(const FetchAnswer& answer) {
+void KvPlacement::OnFetched(const FetchAnswer& answer, const LayerSet& uneven) {
   BlockEntry* entry = directory_.Find(answer.block);
+  const LayerSet partly = entry == nullptr ? uneven : uneven & entry->arriving;
+  for (MoveKind drop : {MoveKind::kDropDevice, MoveKind::kDropHost}) {
+    if (!partly.empty()) moves_.push_back({answer.block, drop, partly});
+  }
   if (entry == nullptr) return;  // forgotten meanwhile
   const LayerSet failed = answer.failed & entry->arriving;
   directory_.SetArriving(*entry, entry->arriving - (answer.arrived | answer.failed));

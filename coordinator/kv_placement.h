@@ -105,7 +105,8 @@ class KvPlacement {
   void Forget(BlockEntry& entry);
   // All that is cache is forgotten. Requires: nobody uses or holds a block.
   void ForgetCache();
-  void OnFetched(const FetchAnswer& answer);
+  // `uneven`: of the layers that failed, those in which it has arrived on some ranks of a stage, which are to drop it.
+  void OnFetched(const FetchAnswer& answer, const LayerSet& uneven = {});
   // Whether a block that the sequence uses is on its way from the tiers.
   bool Waits(const SequenceState& sequence) const;
   // Whether all blocks of a running sequence lie wherever it sees them.

@@ -151,6 +151,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                                                                                  .spin = absl::ZeroDuration()}));
   // What is declared later dies first: doors, then the loop they submit to, then the channel the loop sends on.
   ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
+                          .tensor_ranks = static_cast<int32_t>(config.cluster.tensor_ranks),
                           .model_digest = model.facts.digest,
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
                           .first_epoch = static_cast<uint64_t>(WallSeconds()) << 20},
@@ -188,14 +189,14 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
       *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
 
-  ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks, GrpcServer::Listen({.host = cluster_at.first,
-                                                                                .port = cluster_at.second,
-                                                                                .setting = "cluster.listen=HOST:PORT",
-                                                                                .max_message = kMostRankMessage,
-                                                                                .keepalive = absl::Seconds(1),
-                                                                                .credentials =
-                                                                                    security->ServerCredentials()},
-                                                                               cluster.service()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks,
+                   GrpcServer::Listen({.host = cluster_at.first,
+                                       .port = cluster_at.second,
+                                       .setting = "cluster.listen=HOST:PORT",
+                                       .max_message = kMostRankMessage,
+                                       .keepalive = absl::Seconds(1),
+                                       .credentials = security->ServerCredentials()},
+                                      cluster.service()));
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc,
                    GrpcServer::Listen({.host = config.server.host,
                                        .port = static_cast<int>(config.server.grpc_port),

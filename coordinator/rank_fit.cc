@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "common/status_macros.h"
+#include "coordinator/replica_shape.h"
 
 namespace interlace {
 namespace {
@@ -17,6 +18,7 @@ struct Agreed {
 };
 constexpr Agreed kAgreed[] = {
     {"cluster.stages", [](const RankInfo& r) { return absl::StrCat(r.stages); }},
+    {"cluster.tensor_ranks", [](const RankInfo& r) { return absl::StrCat(r.tensor_ranks); }},
     {"the model's digest", [](const RankInfo& r) { return r.model_digest; }},
     {"the number of its layers", [](const RankInfo& r) { return absl::StrCat(r.layers); }},
     {"kv.block_tokens", [](const RankInfo& r) { return absl::StrCat(r.block_tokens); }},
@@ -38,9 +40,41 @@ absl::Status Unfit(absl::string_view field, absl::string_view theirs, absl::stri
 absl::Status CheckAgreed(const RankInfo& rank, const RankInfo& other) {
   for (const Agreed& agreed : kAgreed) {
     const std::string theirs = agreed.of(rank), ours = agreed.of(other);
-    if (theirs != ours) return Unfit(agreed.field, theirs, ours, absl::StrCat("stage ", Value(other.stage)));
+    if (theirs != ours) return Unfit(agreed.field, theirs, ours, NameOfRank(other.index(), other.tensor_ranks));
   }
   return absl::OkStatus();
+}
+
+absl::Status At(absl::string_view field, int32_t theirs, int32_t ours, absl::string_view whose) {
+  return theirs == ours ? absl::OkStatus() : Unfit(field, absl::StrCat(theirs), absl::StrCat(ours), whose);
+}
+
+// Stages hold all layers, each once and in order.
+absl::Status CheckLayers(const RankInfo& rank, const RankInfo& other) {
+  const int32_t further = Value(other.stage) - Value(rank.stage);
+  if (further == 0) {
+    RETURN_IF_ERROR(At("its first layer", rank.layer_begin, other.layer_begin, "another rank of the stage"));
+    return At("its layer end", rank.layer_end, other.layer_end, "another rank of the stage");
+  }
+  if (further == -1) return At("its first layer", rank.layer_begin, other.layer_end, "the stage before");
+  if (further == 1) return At("its layer end", rank.layer_end, other.layer_begin, "the stage behind");
+  return absl::OkStatus();
+}
+
+// Ranks of a stage hold all heads, in order; a KV head may belong to several. All stages split them alike.
+absl::Status CheckHeads(const RankInfo& rank, const RankInfo& other) {
+  const int32_t further = other.tensor_rank - rank.tensor_rank;
+  if (further == 0) {
+    RETURN_IF_ERROR(At("its first KV head", rank.heads.begin, other.heads.begin, "the same rank of another stage"));
+    return At("its KV head end", rank.heads.end, other.heads.end, "the same rank of another stage");
+  }
+  if (further != 1 && further != -1) return absl::OkStatus();
+  const HeadRange& before = further < 0 ? other.heads : rank.heads;
+  const HeadRange& after = further < 0 ? rank.heads : other.heads;
+  const bool fits = before.begin <= after.begin && after.begin <= before.end && before.end <= after.end;
+  if (fits) return absl::OkStatus();
+  return Unfit("its range of KV heads", absl::StrCat("[", rank.heads.begin, ", ", rank.heads.end, ")"),
+               absl::StrCat("[", other.heads.begin, ", ", other.heads.end, ")"), "the rank beside it");
 }
 
 }  // namespace
@@ -50,6 +84,10 @@ absl::Status CheckFit(const RankInfo& rank, const ReplicaTerms& terms,
   if (rank.stages != terms.stages) {
     return Unfit("cluster.stages", absl::StrCat(rank.stages), absl::StrCat(terms.stages), "the coordinator");
   }
+  if (rank.tensor_ranks != terms.tensor_ranks) {
+    return Unfit("cluster.tensor_ranks", absl::StrCat(rank.tensor_ranks), absl::StrCat(terms.tensor_ranks),
+                 "the coordinator");
+  }
   if (rank.model_digest != terms.model_digest) {
     return Unfit("the model's digest", rank.model_digest, terms.model_digest, "the coordinator");
   }
@@ -57,21 +95,18 @@ absl::Status CheckFit(const RankInfo& rank, const ReplicaTerms& terms,
     return Unfit("kv.block_tokens", absl::StrCat(rank.block_tokens), absl::StrCat(terms.block_tokens),
                  "the coordinator");
   }
-  for (const auto& [stage, other] : others) RETURN_IF_ERROR(CheckAgreed(rank, *other));
-  // Stages hold all layers, each once and in order.
-  const auto before = others.find(Value(rank.stage) - 1), after = others.find(Value(rank.stage) + 1);
-  const auto at = [&rank](absl::string_view field, int32_t theirs, int32_t ours, absl::string_view whose) {
-    return theirs == ours ? absl::OkStatus() : Unfit(field, absl::StrCat(theirs), absl::StrCat(ours), whose);
-  };
-  if (Value(rank.stage) == 0) RETURN_IF_ERROR(at("its first layer", rank.layer_begin, 0, "the model"));
-  if (before != others.end()) {
-    RETURN_IF_ERROR(at("its first layer", rank.layer_begin, before->second->layer_end, "the stage before"));
+  for (const auto& [index, other] : others) {
+    RETURN_IF_ERROR(CheckAgreed(rank, *other));
+    RETURN_IF_ERROR(CheckLayers(rank, *other));
+    RETURN_IF_ERROR(CheckHeads(rank, *other));
   }
-  if (after != others.end()) {
-    RETURN_IF_ERROR(at("its layer end", rank.layer_end, after->second->layer_begin, "the stage behind"));
-  }
+  if (Value(rank.stage) == 0) RETURN_IF_ERROR(At("its first layer", rank.layer_begin, 0, "the model"));
   if (Value(rank.stage) == terms.stages - 1) {
-    RETURN_IF_ERROR(at("its layer end", rank.layer_end, rank.layers, "the model"));
+    RETURN_IF_ERROR(At("its layer end", rank.layer_end, rank.layers, "the model"));
+  }
+  if (rank.tensor_rank == 0) RETURN_IF_ERROR(At("its first KV head", rank.heads.begin, 0, "the model"));
+  if (rank.tensor_rank == terms.tensor_ranks - 1) {
+    RETURN_IF_ERROR(At("its KV head end", rank.heads.end, rank.kv_heads, "the model"));
   }
   return absl::OkStatus();
 }

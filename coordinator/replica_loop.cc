@@ -149,7 +149,7 @@ bool ReplicaLoop::Drain(absl::Duration timeout) {
 
 absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t context) {
   ReplicaLoop::Options options;
-  options.ranks = static_cast<int32_t>(config.cluster.stages);
+  options.ranks = static_cast<int32_t>(config.cluster.stages * config.cluster.tensor_ranks);
   options.max_waiting = static_cast<int32_t>(config.sched.max_waiting);
   Scheduler::Options& scheduler = options.scheduler;
   scheduler.chunk_tokens = static_cast<int32_t>(config.sched.chunk_tokens);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
+
 namespace interlace {
 
 void AddTo(KvAmounts* sum, const KvAmounts& more) {
@@ -64,6 +66,11 @@ KvAmounts ReplicaShape::Total() const {
   return amounts;
 }
 
+std::string NameOfRank(int32_t index, int32_t tensor_ranks) {
+  if (tensor_ranks == 1) return absl::StrCat("stage ", index);
+  return absl::StrCat("stage ", index / tensor_ranks, ", tensor rank ", index % tensor_ranks);
+}
+
 ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
   const RankInfo& first = ranks[0];
   ReplicaShape shape;
@@ -73,6 +80,7 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
   shape.vocab = first.vocab;
   shape.slot_bytes = first.slot_bytes;
   shape.tiers = first.tiers;
+  shape.tensor_ranks = first.tensor_ranks;
   shape.step_tokens = first.step_tokens;
   for (int32_t l = 0; l < first.layers; ++l) {
     if (first.windows[l] == 0) {
@@ -86,7 +94,14 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
   }
   for (const RankInfo& rank : ranks) {
     shape.step_tokens = std::min(shape.step_tokens, rank.step_tokens);
-    shape.stages.push_back({LayerSet::Range(rank.layer_begin, rank.layer_end), {rank.device_slots, rank.host_frames}});
+    if (rank.tensor_rank == 0) {
+      shape.stages.push_back(
+          {LayerSet::Range(rank.layer_begin, rank.layer_end), {rank.device_slots, rank.host_frames}});
+      continue;
+    }
+    KvRoom& room = shape.stages.back().room;
+    room.slots = std::min<int64_t>(room.slots, rank.device_slots);
+    room.frames = std::min<int64_t>(room.frames, rank.host_frames);
   }
   shape.seed = {.model_digest = first.model_digest,
                 .numerics = first.numerics,

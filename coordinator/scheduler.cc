@@ -74,8 +74,9 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   ChooseCosts(ranks);
   const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
   placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement);
+  fetch_answers_.emplace(shape()->tensor_ranks);
   stage_metrics_.clear();
-  for (size_t stage = 0; stage < ranks.size(); ++stage) {
+  for (size_t stage = 0; stage < shape()->stages.size(); ++stage) {
     stage_metrics_.emplace_back(metrics_.registry, absl::StrCat(stage), shape()->tiers);
   }
   epoch_ = epoch;
@@ -197,14 +198,15 @@ void Scheduler::WatchRanks() {
   if (!in_flight_.empty() && in_flight_.begin()->second.sent + options_.rank_timeout <= now) {
     const InFlight& oldest = in_flight_.begin()->second;
     std::string missing;
-    for (size_t stage = 0; stage < shape()->stages.size(); ++stage) {
+    const int32_t tensor_ranks = shape()->tensor_ranks;
+    for (int32_t rank = 0; rank < static_cast<int32_t>(shape()->ranks()); ++rank) {
       const bool answered = std::any_of(oldest.results.begin(), oldest.results.end(), [&](const StepResult& r) {
-        return Value(r.stage) == static_cast<int32_t>(stage);
+        return Value(r.stage) * tensor_ranks + r.tensor_rank == rank;
       });
-      if (!answered) absl::StrAppend(&missing, missing.empty() ? "" : ", ", stage);
+      if (!answered) absl::StrAppend(&missing, missing.empty() ? "" : "; ", NameOfRank(rank, tensor_ranks));
     }
     const absl::Status why = absl::UnavailableError(
-        absl::StrCat("stage ", missing, " did not answer plan ", Value(oldest.plan.id),
+        absl::StrCat(missing, " did not answer plan ", Value(oldest.plan.id),
                      " within cluster.rank_timeout=", absl::FormatDuration(options_.rank_timeout)));
     channel_.Reset(why);
     plan_failed_ = true;

@@ -18,6 +18,7 @@
 #include "common/metrics.h"
 #include "coordinator/cost_model.h"
 #include "coordinator/engine.h"
+#include "coordinator/fetch_answers.h"
 #include "coordinator/kv_placement.h"
 #include "coordinator/learned_costs.h"
 #include "coordinator/policy/forecast.h"
@@ -254,8 +255,9 @@ class Scheduler {
   std::map<std::string, BlockChain> chains_;           // by salt
   std::vector<Release> releases_;                      // for the next plan
   std::map<PlanId, InFlight> in_flight_;
-  std::unique_ptr<KvPlacement> placement_;   // set while the replica is formed
-  std::vector<StageMetrics> stage_metrics_;  // of the replica that was formed last
+  std::unique_ptr<KvPlacement> placement_;     // set while the replica is formed
+  std::optional<FetchAnswers> fetch_answers_;  // of the replica that was formed last
+  std::vector<StageMetrics> stage_metrics_;    // of the replica that was formed last
   Epoch epoch_{};
   uint64_t next_plan_ = 1;
   bool idle_ = true;                               // nobody ran when plans were made last

@@ -30,11 +30,13 @@ constexpr size_t kAhead = 8;  // sequences whose tokens are asked of memory befo
 void Scheduler::OnResult(StepResult result) {
   auto it = in_flight_.find(result.plan);
   const bool of_no_plan = result.plan == PlanId{};
-  const bool again =
-      it != in_flight_.end() && std::any_of(it->second.results.begin(), it->second.results.end(),
-                                            [&](const StepResult& known) { return known.stage == result.stage; });
+  const bool again = it != in_flight_.end() &&
+                     std::any_of(it->second.results.begin(), it->second.results.end(), [&](const StepResult& known) {
+                       return known.stage == result.stage && known.tensor_rank == result.tensor_rank;
+                     });
   if (!placement_ || result.epoch != epoch_ || (!of_no_plan && it == in_flight_.end()) || again ||
-      Value(result.stage) < 0 || Value(result.stage) >= static_cast<int32_t>(shape()->stages.size())) {
+      Value(result.stage) < 0 || Value(result.stage) >= static_cast<int32_t>(shape()->stages.size()) ||
+      result.tensor_rank < 0 || result.tensor_rank >= shape()->tensor_ranks) {
     metrics_.registry.Add("interlace_stale_messages_total", 1, {{"kind", "result"}});
     return;
   }
@@ -50,7 +52,7 @@ void Scheduler::OnResult(StepResult result) {
   if (of_no_plan) return;
   InFlight& step = it->second;
   step.results.push_back(std::move(result));
-  if (step.results.size() < shape()->stages.size()) return;
+  if (step.results.size() < shape()->ranks()) return;
   InFlight done = std::move(step);
   in_flight_.erase(it);
   Commit(std::move(done));
@@ -62,19 +64,23 @@ void Scheduler::TakeAnswers(const StepResult& result) {
     SequenceState* sequence = Find(answer.request);
     if (sequence == nullptr || sequence->below != Below::kAsked) continue;
     sequence->probe_answers = std::min(sequence->probe_answers, answer.blocks);
-    if (++sequence->stages_answered < static_cast<int32_t>(shape()->stages.size())) continue;
+    if (++sequence->ranks_answered < static_cast<int32_t>(shape()->ranks())) continue;
     SetBelow(*sequence, Below::kKnown);
     sequence->below_blocks += sequence->probe_answers;
   }
-  for (const FetchAnswer& answer : result.fetched) placement_->OnFetched(answer);
+  for (const FetchAnswer& answer : result.fetched) {
+    const auto joint = fetch_answers_->Take(result.stage, result.tensor_rank, answer);
+    if (joint) placement_->OnFetched(joint->answer, joint->uneven);
+  }
   if (!result.fetched.empty()) SettleFetching();
 }
 
 void Scheduler::Account(const StepResult& result) {
+  // Ranks of a stage hold the same blocks, each its heads of them: the first speaks for all.
   const StageMetrics& stage = stage_metrics_[Value(result.stage)];
-  stage.slots.Set(result.slots_used);
-  stage.frames.Set(result.frames_used);
-  for (size_t t = 0; t < result.tiers.size() && t < stage.tiers.size(); ++t) {
+  if (result.tensor_rank == 0) stage.slots.Set(result.slots_used);
+  if (result.tensor_rank == 0) stage.frames.Set(result.frames_used);
+  for (size_t t = 0; result.tensor_rank == 0 && t < result.tiers.size() && t < stage.tiers.size(); ++t) {
     stage.tiers[t].blocks.Set(static_cast<double>(result.tiers[t].blocks));
     stage.tiers[t].bytes.Set(static_cast<double>(result.tiers[t].bytes));
   }
@@ -149,7 +155,8 @@ void Scheduler::Commit(InFlight step) {
       const LostSequence*& earliest = lost[loss.request];
       if (earliest == nullptr || loss.block < earliest->block) earliest = &loss;
     }
-    if (Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size())) last = &result;
+    const bool is_last = Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size());
+    if (is_last && result.tensor_rank == 0) last = &result;
   }
   std::vector<SampledToken>* const sampled = &last->sampled;
   absl::flat_hash_map<RequestId, PromptScores*> scored;

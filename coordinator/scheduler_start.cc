@@ -97,7 +97,7 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
     metrics_.external_queries.Add(static_cast<double>(most - adopted) * shape()->block_tokens);
     SetBelow(sequence, Below::kAsked);
     sequence.below_blocks = adopted;
-    sequence.stages_answered = 0;
+    sequence.ranks_answered = 0;
     sequence.probe_answers = most - adopted;
   }
   if (sequence.below == Below::kAsked) {

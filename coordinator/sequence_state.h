@@ -73,7 +73,7 @@ struct alignas(64) SequenceState : SequenceView {
   int32_t adopted = 0;                            // blocks of this attempt that others computed
   Below below = Below::kUnknown;
   int32_t below_blocks = 0;  // from the first on, that replica and tiers hold together
-  int32_t stages_answered = 0;
+  int32_t ranks_answered = 0;
   int32_t probe_answers = 0;  // the least of theirs
   int32_t fetched = 0;        // blocks under way from the tiers
   absl::Time fetch_began;

@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +28,7 @@ Decoder::Decoder(const ArchInput& input, const TensorSplit& split)
       shard_(input.shard),
       split_(split),
       backend_(*input.backend),
+      group_(input.group),
       max_tokens_(input.max_tokens),
       loader_(*input.checkpoint, input.shard, *input.backend) {}
 
@@ -164,6 +166,14 @@ void Decoder::Norm(const Tensor& y, const Tensor& weight) {
   backend_.ops().rms_norm({y, y, weight, spec_.norm_epsilon}, backend_.context());
 }
 
+template <typename Compute>
+void Decoder::Reduce(const Tensor& y, bool accumulate, Compute compute) {
+  if (group_ == nullptr) return compute(y, accumulate);
+  const Tensor part = group_->Part(y.rows, y.cols);
+  compute(part, false);
+  group_->Sum(part, y, accumulate);
+}
+
 void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv, const Tensor& h,
                         const Tensor& y, bool accumulate) {
   CHECK(Value(layer) >= shard_.layer_begin && Value(layer) < shard_.layer_end && h.rows <= max_tokens_);
@@ -186,13 +196,17 @@ void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInpu
     }
   }
   kv.Attend(layer, q, k, v, attended);
-  ops.linear({attended, {{.y = y, .w = w.output, .accumulate = accumulate}}}, on);
+  Reduce(y, accumulate, [&](const Tensor& to, bool add) {
+    ops.linear({attended, {{.y = to, .w = w.output, .accumulate = add}}}, on);
+  });
 }
 
 void Decoder::Ffn(const FfnWeights& w, const Tensor& h, const Tensor& y, bool accumulate) {
   const Tensor gated = gated_.Rows(0, h.rows);
   backend_.ops().gated_linear({gated, h, w.gate, w.up, spec_.parts.gate}, backend_.context());
-  backend_.ops().linear({gated, {{.y = y, .w = w.down, .accumulate = accumulate}}}, backend_.context());
+  Reduce(y, accumulate, [&](const Tensor& to, bool add) {
+    backend_.ops().linear({gated, {{.y = to, .w = w.down, .accumulate = add}}}, backend_.context());
+  });
 }
 
 void Decoder::Experts(const MoeWeights& w, const Tensor& h, const Tensor& y) {
@@ -212,7 +226,10 @@ void Decoder::Experts(const MoeWeights& w, const Tensor& h, const Tensor& y) {
                  .normalise = spec_.experts.normalise,
                  .scale = spec_.residual_scale},
                 on);
-  ops.moe_ffn({y, h, weights, experts, w.experts, spec_.parts.gate, moe_gathered_, moe_gated_, moe_products_}, on);
+  Reduce(y, /*accumulate=*/true, [&](const Tensor& to, bool add) {
+    if (!add) std::memset(to.data, 0, static_cast<size_t>(to.bytes()));  // the op adds to what is there
+    ops.moe_ffn({to, h, weights, experts, w.experts, spec_.parts.gate, moe_gathered_, moe_gated_, moe_products_}, on);
+  });
 }
 
 void Decoder::Add(const Tensor& x, const Tensor& y) {
@@ -229,7 +246,9 @@ void Decoder::Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tens
                             backend_.context());
     i = end;
   }
-  backend_.ops().linear({normed_.Rows(0, count), {{logits, head_}}}, backend_.context());
+  const Tensor part = group_ == nullptr ? logits : group_->Part(count, split_.vocab.size());
+  backend_.ops().linear({normed_.Rows(0, count), {{part, head_}}}, backend_.context());
+  if (group_ != nullptr) group_->Join(part, logits);
   if (spec_.logit_cap > 0) backend_.ops().soft_cap({logits, spec_.logit_cap}, backend_.context());
 }
 

@@ -30,8 +30,8 @@ struct MoeWeights {
 };
 
 // Owned by an architecture; thread: runner. First the Want calls and Load, once; then the others, of which each runs on
-// all rows of x. With several tensor-parallel ranks outputs are this rank's part of a sum, and logits its part of the
-// vocabulary.
+// all rows of x. With several tensor-parallel ranks and no group to share with, outputs are this rank's part of a sum,
+// and logits its part of the vocabulary.
 // The trap: `Normed` and `branch` are the decoder's scratch, good until the next call that fills them.
 class Decoder {
  public:
@@ -77,11 +77,15 @@ class Decoder {
   void WantGated(int32_t layer, const std::string& suffix, int64_t feed_forward, ShardRange rows, LinearWeight* gate,
                  LinearWeight* up, LinearWeight* down);
   absl::Status AllocateScratch();
+  // `compute(y, accumulate)` makes y, or adds to it; with several ranks, each its part of it.
+  template <typename Compute>
+  void Reduce(const Tensor& y, bool accumulate, Compute compute);
 
   const ModelSpec spec_;
   const ShardSpec shard_;
   const TensorSplit split_;
   Backend& backend_;
+  TensorGroup* const group_;
   const int32_t max_tokens_;
   WeightLoader loader_;
   LinearWeight embedding_;  // [vocab, width]; first stage, and last if tied

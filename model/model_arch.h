@@ -11,6 +11,7 @@
 #include "model/layer_kv.h"
 #include "model/model_spec.h"
 #include "model/shard_spec.h"
+#include "model/tensor_group.h"
 
 namespace interlace {
 
@@ -38,7 +39,8 @@ struct ArchInput {
   const ModelSpec* spec;         // the checkpoint's
   ShardSpec shard;               // only its layers are loaded; first: embedding; last: final norm and head
   Backend* backend;
-  int32_t max_tokens = 512;  // rows of the largest step
+  int32_t max_tokens = 512;      // rows of the largest step
+  TensorGroup* group = nullptr;  // outlives the architecture; null iff shard.tensor_ranks is 1, or nothing is run
   // Called with (bytes done, bytes in all) while weights load; may be null-like (an empty lambda).
   absl::FunctionRef<void(int64_t, int64_t)> progress;
 };

@@ -19,9 +19,10 @@ bool Samples(const StepPlan& plan) {
 absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& options, Backend& backend,
                                                                  std::unique_ptr<ModelArch> arch,
                                                                  std::unique_ptr<LayerPager> pager,
-                                                                 ActivationChannel* activations, Clock& clock) {
+                                                                 ActivationChannel* activations, StageGroup* group,
+                                                                 Clock& clock) {
   std::unique_ptr<ModelRunner> runner(
-      new ModelRunner(options, backend, std::move(arch), std::move(pager), activations, clock));
+      new ModelRunner(options, backend, std::move(arch), std::move(pager), activations, group, clock));
   const PlanLimits& limits = options.limits;
   ASSIGN_OR_RETURN(runner->hidden_,
                    backend.Allocate(int64_t{limits.max_tokens} * options.width * int64_t{sizeof(float)}));
@@ -34,23 +35,29 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
 }
 
 ModelRunner::ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
-                         std::unique_ptr<LayerPager> pager, ActivationChannel* activations, Clock& clock)
+                         std::unique_ptr<LayerPager> pager, ActivationChannel* activations, StageGroup* group,
+                         Clock& clock)
     : options_(options),
       backend_(backend),
       sampler_(backend, options.limits.vocab),
       arch_(std::move(arch)),
       pager_(std::move(pager)),
       activations_(activations),
+      group_(group),
       clock_(clock) {}
 
 StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   const absl::Time begin = clock_.Now();
-  StepResult result{.epoch = plan.epoch, .plan = plan.id, .stage = StageId{options_.shard.stage}};
+  StepResult result{.epoch = plan.epoch,
+                    .plan = plan.id,
+                    .stage = StageId{options_.shard.stage},
+                    .tensor_rank = options_.shard.tensor_rank};
   result.status = CheckPlan(plan, options_.limits);
   if (result.status.ok()) result.status = TakeSamples(plan);
   if (!result.status.ok()) return result;
 
   pager_->Open(plan, RefusedOf(plan));
+  if (group_ != nullptr) group_->Begin(plan.epoch, plan.id, *pager_);
   BeginMasks(plan);
   pager_->Begin(LayerId{options_.shard.layer_begin});  // the first layer's blocks travel while its input does
   const StepInput in = InputOf(plan);
@@ -61,6 +68,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
     pager_->Begin(layer);
     arch_->Layer(layer, in, *pager_, x);
     pager_->End(layer);
+    result.status = GroupStatus();
   }
   if (result.status.ok()) {
     const StepPlan* const following = next();
@@ -115,7 +123,7 @@ absl::Status ModelRunner::TakeSamples(const StepPlan& plan) {
 }
 
 StepResult ModelRunner::Report(Epoch epoch) {
-  StepResult result{.epoch = epoch, .stage = StageId{options_.shard.stage}};
+  StepResult result{.epoch = epoch, .stage = StageId{options_.shard.stage}, .tensor_rank = options_.shard.tensor_rank};
   pager_->Report(&result);
   return result;
 }
@@ -162,12 +170,16 @@ absl::Status ModelRunner::EnterStage(const StepPlan& plan, const StepInput& in, 
 
 absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result) {
   if (x.rows == 0) return absl::OkStatus();
+  TakeMasks(plan);
+  if (group_ != nullptr) RETURN_IF_ERROR(group_->Agree());  // somebody may have been lost here alone since the last sum
   if (options_.shard.last()) {
     Sample(plan, x, result);
+    RETURN_IF_ERROR(GroupStatus());
     if (!options_.shard.first() && Samples(plan)) {  // streams go on while prompts are scored
       RETURN_IF_ERROR(activations_->SendSamples(plan.epoch, plan.id, result->sampled));
     }
     Score(plan, x, result);
+    RETURN_IF_ERROR(GroupStatus());
     return Pool(plan, x, result);
   }
   ActivationNote note{plan.epoch, plan.id, {}};
@@ -259,6 +271,16 @@ void ModelRunner::BeginMasks(const StepPlan& plan) {
   masks_->Begin(std::move(asks));
 }
 
+void ModelRunner::TakeMasks(const StepPlan& plan) {
+  if (masks_ == nullptr) return;
+  masks_->Await();
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    if (!plan.sequences[i].sample || pager_->IsLost(i)) continue;
+    const RowMask* mask = masks_->Find(i, 0);
+    if (mask != nullptr && !mask->status.ok()) Unmask(plan.sequences[i], i, mask->status.message());
+  }
+}
+
 void ModelRunner::Unmask(const PlanSequence& sequence, size_t index, absl::string_view why) {
   const int32_t unsealed = pager_->sequence(index).shared();  // nothing is wrong with the blocks before
   pager_->MarkLost(index);
@@ -271,15 +293,10 @@ void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* resu
   std::vector<int32_t> rows;      // of x, one for each ask
   std::vector<size_t> sequences;  // of each ask
   int32_t row = 0;
-  masks_->Await();
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const PlanSequence& s = plan.sequences[i];
     row += static_cast<int32_t>(s.tokens.size());
     if (!s.sample || pager_->IsLost(i)) continue;
-    if (const RowMask* mask = masks_->Find(i, 0); mask != nullptr && !mask->status.ok()) {
-      Unmask(s, i, mask->status.message());
-      continue;
-    }
     const SequenceKv& kv = pager_->sequence(i);
     for (int32_t d = 0; d <= s.drafts; ++d) {  // the logits after the last known token, then after each draft
       const int32_t behind = s.drafts - d;

@@ -16,6 +16,7 @@
 #include "worker/output_masks.h"
 #include "worker/plan_check.h"
 #include "worker/sampler.h"
+#include "worker/stage_group.h"
 
 namespace interlace {
 
@@ -30,11 +31,12 @@ class ModelRunner {
     absl::Duration activation_timeout;
     OutputMasks::MakeVocabulary vocabulary;  // for constraints; null: requests that have one are refused
   };
-  // `activations` may be null when there is one stage.
+  // `activations` may be null when there is one stage, `group` when the stage has one rank.
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Options& options, Backend& backend,
                                                              std::unique_ptr<ModelArch> arch,
                                                              std::unique_ptr<LayerPager> pager,
-                                                             ActivationChannel* activations, Clock& clock);
+                                                             ActivationChannel* activations, StageGroup* group,
+                                                             Clock& clock);
 
   // The plan that will be executed after the present one; null while it is not known. It is asked for once the layers
   // are done.
@@ -53,7 +55,9 @@ class ModelRunner {
 
  private:
   ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
-              std::unique_ptr<LayerPager> pager, ActivationChannel* activations, Clock& clock);
+              std::unique_ptr<LayerPager> pager, ActivationChannel* activations, StageGroup* group, Clock& clock);
+  // Of what the ranks of the stage have told each other so far in the step.
+  absl::Status GroupStatus() const { return group_ == nullptr ? absl::OkStatus() : group_->status(); }
   static const StepPlan* NoPlan() { return nullptr; }
   // On the first of several stages: learns what the last one sampled, as far as the plan needs it or it has come.
   absl::Status TakeSamples(const StepPlan& plan);
@@ -69,6 +73,8 @@ class ModelRunner {
   // Rows whose tokens are constrained: their masks begin to be made.
   void BeginMasks(const StepPlan& plan);
   void Sample(const StepPlan& plan, const Tensor& x, StepResult* result);
+  // They are there; sequences that cannot have theirs are lost.
+  void TakeMasks(const StepPlan& plan);
   // Of a sequence that has no token to go on with.
   void Unmask(const PlanSequence& sequence, size_t index, absl::string_view why);
 
@@ -78,6 +84,7 @@ class ModelRunner {
   std::unique_ptr<ModelArch> arch_;
   std::unique_ptr<LayerPager> pager_;
   ActivationChannel* activations_;
+  StageGroup* group_;
   Clock& clock_;
   std::unique_ptr<OutputMasks> masks_;    // last stage
   std::vector<LostSequence> unmasked_;    // by the present step

@@ -30,7 +30,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelTo(const std::string& addr
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 1000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, security.ChannelCredentials(&arguments));
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials,
+                   security.ChannelCredentials(&arguments));
   return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
@@ -198,7 +199,7 @@ absl::Status PlanIntake::RunSession() {
   if (session == nullptr) return absl::OkStatus();
   session->stream = session->stub->Attach(&session->context);  // waits for the connection, unless cancelled
   // Before any order can come.
-  if (rank_.activations() != nullptr) rank_.activations()->Resume();
+  rank_.Resume();
   v1::FromRank hello;
   EncodeRank(rank_.info(), hello.mutable_register_());
   hello.mutable_register_()->set_session(session->id);
@@ -209,7 +210,7 @@ absl::Status PlanIntake::RunSession() {
     Read(*session);
     const bool drained = session->Close();
     // Plans that a drained rank still has were sent to every stage, so none of them waits in vain.
-    if (rank_.activations() != nullptr && !drained) rank_.activations()->Interrupt();
+    if (!drained) rank_.Interrupt();
     session->orders.Close();
   }
   // When the link is closed, no order of this session is being taken any more.
@@ -275,9 +276,12 @@ absl::Status PlanIntake::Take(const std::shared_ptr<Session>& current, const v1:
       session.started = true;
     }
     // Ends a wait for activations of a former epoch, whether the runner is in it now or only gets there later.
-    if (rank_.activations() != nullptr) rank_.activations()->Interrupt(epoch);
-    taken =
-        session.orders.TryPush(Started{epoch, order.start().next_stage_address(), order.start().first_stage_address()});
+    rank_.Interrupt(epoch);
+    const v1::Start& start = order.start();
+    taken = session.orders.TryPush(Started{epoch,
+                                           start.next_stage_address(),
+                                           start.first_stage_address(),
+                                           {start.collective_addresses().begin(), start.collective_addresses().end()}});
   } else if (order.has_plan()) {
     ASSIGN_OR_RETURN(StepPlan plan, DecodePlan(order.plan()));
     taken = session.orders.TryPush(std::move(plan));
@@ -368,19 +372,18 @@ void PlanIntake::Answer(const std::shared_ptr<Session>& session, const StepResul
 
 // Orders came over the link, so there is one. What does not leave ends the session.
 void PlanIntake::SayOnLink(const std::shared_ptr<Session>& session, std::string bytes) {
-  transport_.Send(
-      *session->Link(), kResultChannel, session->id, {std::make_shared<const std::string>(std::move(bytes))},
-      [session](const absl::Status& status) {
-        if (!status.ok())
-          session->Leave(
-              absl::UnavailableError(absl::StrCat("a result did not reach the coordinator: ", status.message())));
-      });
+  transport_.Send(*session->Link(), kResultChannel, session->id,
+                  {std::make_shared<const std::string>(std::move(bytes))}, [session](const absl::Status& status) {
+                    if (!status.ok())
+                      session->Leave(absl::UnavailableError(
+                          absl::StrCat("a result did not reach the coordinator: ", status.message())));
+                  });
 }
 
 absl::Status PlanIntake::Start(const Started& started) {
   rank_.runner().Reset();
-  if (rank_.activations() == nullptr) return absl::OkStatus();
-  return rank_.activations()->Connect(started.next_stage_address, started.first_stage_address, started.epoch);
+  return rank_.Connect(started.next_stage_address, started.first_stage_address, started.collective_addresses,
+                       started.epoch);
 }
 
 }  // namespace interlace

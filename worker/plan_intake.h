@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
@@ -65,6 +66,7 @@ class PlanIntake {
     Epoch epoch;
     std::string next_stage_address;
     std::string first_stage_address;
+    std::vector<std::string> collective_addresses;
   };
   struct ReportAsked {};
   struct Drained {};

@@ -9,10 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/cluster_security.h"
+#include "common/entropy.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
 #include "kvstore/tier/tiers.h"
 #include "model/weights.h"
+#include "transport/shared_collective.h"
 
 namespace interlace {
 namespace {
@@ -65,10 +67,15 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
         absl::StrCat("cluster.stages=", config.cluster.stages, " exceeds the model's ", spec.layers, " layers"));
   }
   ASSIGN_OR_RETURN(const DType kv_dtype, KvDType(config.kv.dtype));
-  const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), spec.kv_heads, spec.head_dim, kv_dtype};
-  const ShardSpec shard =
-      MakeShard(CostOfStep(*rank->checkpoint_, shape.bytes() / shape.block_tokens),
-                static_cast<int32_t>(config.cluster.stage), static_cast<int32_t>(config.cluster.stages));
+  const auto tensor_rank = static_cast<int32_t>(config.cluster.tensor_rank);
+  const auto tensor_ranks = static_cast<int32_t>(config.cluster.tensor_ranks);
+  ASSIGN_OR_RETURN(const TensorSplit split, SplitTensors(spec, tensor_rank, tensor_ranks));
+  const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), static_cast<int32_t>(split.kv_heads.size()),
+                           spec.head_dim, kv_dtype};
+  ShardSpec shard = MakeShard(CostOfStep(*rank->checkpoint_, shape.bytes() / shape.block_tokens),
+                              static_cast<int32_t>(config.cluster.stage), static_cast<int32_t>(config.cluster.stages));
+  shard.tensor_rank = tensor_rank;
+  shard.tensor_ranks = tensor_ranks;
   const int threads = config.engine.threads > 0 ? static_cast<int>(config.engine.threads) : AvailableCores();
   const BackendOptions options{.ops = config.engine.ops, .threads = threads};
   absl::StatusOr<std::unique_ptr<Backend>> made =
@@ -83,7 +90,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   ASSIGN_OR_RETURN(rank->arena_, KvArena::Create(backend, config.kv.device_bytes.value, shape.bytes()));
   ASSIGN_OR_RETURN(rank->frames_, FrameStore::Create(backend, config.kv.host_bytes.value, shape.bytes()));
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<KvTier>> tiers, MakeTiers(config, clock, transport));
-  const HeadRange heads{0, static_cast<int16_t>(spec.kv_heads)};
+  const HeadRange heads{static_cast<int16_t>(split.kv_heads.begin), static_cast<int16_t>(split.kv_heads.end)};
   TierStack::Options tier_options;
   tier_options.payload_bytes = shape.bytes();
   tier_options.layer_begin = shard.layer_begin;
@@ -104,13 +111,21 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
     rank->activations_ = std::make_unique<ActivationChannel>(*transport, StageId{shard.stage}, shard.stages);
   }
 
-  const int32_t max_tokens = static_cast<int32_t>(config.sched.step_tokens);
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,
-                   MakeArch({rank->checkpoint_.get(), &spec, shard, &backend, max_tokens, progress}));
+  const auto max_tokens = static_cast<int32_t>(config.sched.step_tokens);
+  const auto max_samples = static_cast<int32_t>(std::min(config.sched.max_running, config.sched.step_tokens));
+  if (tensor_ranks > 1) {
+    // The largest part of the vocabulary is that of the first rank.
+    ASSIGN_OR_RETURN(const TensorSplit largest, SplitTensors(spec, 0, tensor_ranks));
+    const StageGroup::Options group_options{max_tokens, spec.width, shard.last() ? max_samples : 0,
+                                            largest.vocab.size(), config.cluster.rank_timeout};
+    RETURN_IF_ERROR(rank->MakeGroup(group_options, shard, clock));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch, MakeArch({rank->checkpoint_.get(), &spec, shard, &backend,
+                                                              max_tokens, rank->group_.get(), progress}));
   LayerPager::Options pager_options;
   pager_options.shard = shard;
   pager_options.shape = shape;
-  pager_options.heads = spec.heads;
+  pager_options.heads = static_cast<int32_t>(split.heads.size());
   for (const LayerSpec& layer : spec.layer) pager_options.attention.push_back(layer.attention);
   auto pager = std::make_unique<LayerPager>(pager_options, backend, *rank->pool_, clock);
   ModelRunner::Options runner_options;
@@ -118,19 +133,22 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   runner_options.width = spec.width;
   runner_options.limits.vocab = spec.vocab;
   runner_options.limits.max_tokens = max_tokens;
-  runner_options.limits.max_samples =
-      static_cast<int32_t>(std::min(config.sched.max_running, config.sched.step_tokens));
+  runner_options.limits.max_samples = max_samples;
   runner_options.activation_timeout = config.cluster.rank_timeout;
   runner_options.vocabulary = [path = config.model.path] { return ReadVocabulary(path); };
   ASSIGN_OR_RETURN(rank->runner_, ModelRunner::Create(runner_options, backend, std::move(arch), std::move(pager),
-                                                      rank->activations_.get(), clock));
+                                                      rank->activations_.get(), rank->group_.get(), clock));
 
   RankInfo& info = rank->info_;
   info.stage = StageId{shard.stage};
   info.stages = shard.stages;
+  info.tensor_rank = tensor_rank;
+  info.tensor_ranks = tensor_ranks;
+  if (rank->collective_ != nullptr) info.collective_address = rank->collective_->address();
   info.incarnation = incarnation;
   info.model_digest = spec.digest;
   info.numerics = absl::StrCat(backend.name(), "/", backend.ops().name);
+  if (tensor_ranks > 1) absl::StrAppend(&info.numerics, "/tp", tensor_ranks);  // sums of parts have bits of their own
   info.threads = backend.threads();
   info.dtype = std::string(TraitsOf(shape.dtype).name);
   info.layers = spec.layers;
@@ -148,6 +166,42 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   info.step_tokens = max_tokens;
   if (transport != nullptr) info.transport_address = transport->address();
   return rank;
+}
+
+absl::Status Rank::MakeGroup(const StageGroup::Options& options, const ShardSpec& shard, Clock& clock) {
+  if (backend_->name() != "cpu") {
+    return absl::UnimplementedError(absl::StrCat("cluster.tensor_ranks=", shard.tensor_ranks,
+                                                 ": ranks of engine.backend=", backend_->name(),
+                                                 " cannot share a stage yet; set cluster.tensor_ranks=1"));
+  }
+  const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
+  ASSIGN_OR_RETURN(collective_, MakeSharedCollective({.rank = shard.tensor_rank,
+                                                      .ranks = shard.tensor_ranks,
+                                                      .max_bytes = StageGroup::MaxBytes(options)},
+                                                     *entropy, clock));
+  group_ = std::make_unique<StageGroup>(options, *collective_, *backend_);
+  return absl::OkStatus();
+}
+
+absl::Status Rank::Connect(absl::string_view next_stage_address, absl::string_view first_stage_address,
+                           absl::Span<const std::string> collective_addresses, Epoch epoch) {
+  if (activations_ != nullptr) RETURN_IF_ERROR(activations_->Connect(next_stage_address, first_stage_address, epoch));
+  return collective_ == nullptr ? absl::OkStatus() : collective_->Connect(collective_addresses, epoch);
+}
+
+void Rank::Interrupt(Epoch epoch) {
+  if (activations_ != nullptr) activations_->Interrupt(epoch);
+  if (collective_ != nullptr) collective_->Interrupt(epoch);
+}
+
+void Rank::Interrupt() {
+  if (activations_ != nullptr) activations_->Interrupt();
+  if (collective_ != nullptr) collective_->Interrupt();
+}
+
+void Rank::Resume() {
+  if (activations_ != nullptr) activations_->Resume();
+  if (collective_ != nullptr) collective_->Resume();
 }
 
 }  // namespace interlace

@@ -18,6 +18,7 @@
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
 #include "worker/model_runner.h"
+#include "worker/stage_group.h"
 
 namespace interlace {
 
@@ -35,6 +36,14 @@ class Rank {
   const ModelSpec& spec() const { return checkpoint_->spec(); }
   ModelRunner& runner() { return *runner_; }
   ActivationChannel* activations() { return activations_.get(); }
+  // An epoch begins: where the next stage is, and, for the last one, the first, and the ranks that share this stage's
+  // layers. Called where the runner is used; the next three by any thread.
+  absl::Status Connect(absl::string_view next_stage_address, absl::string_view first_stage_address,
+                       absl::Span<const std::string> collective_addresses, Epoch epoch);
+  // Ends waits for other ranks: of every epoch below `epoch` for good, or of any until Resume.
+  void Interrupt(Epoch epoch);
+  void Interrupt();
+  void Resume();
   const KvArena& arena() const { return *arena_; }
   const FrameStore& frames() const { return *frames_; }
   KvPool& pool() { return *pool_; }
@@ -42,6 +51,8 @@ class Rank {
 
  private:
   Rank() = default;
+  absl::Status MakeGroup(const StageGroup::Options& options, const ShardSpec& shard, Clock& clock);
+
   RankInfo info_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Backend> backend_;
@@ -49,6 +60,8 @@ class Rank {
   std::unique_ptr<FrameStore> frames_;
   std::unique_ptr<KvPool> pool_;
   std::unique_ptr<ActivationChannel> activations_;
+  std::unique_ptr<Collective> collective_;
+  std::unique_ptr<StageGroup> group_;
   std::unique_ptr<ModelRunner> runner_;
 };
 

@@ -8,6 +8,9 @@ namespace interlace {
 void EncodeRank(const RankInfo& rank, v1::Register* out) {
   out->set_stage(static_cast<uint32_t>(Value(rank.stage)));
   out->set_stages(static_cast<uint32_t>(rank.stages));
+  out->set_tensor_rank(static_cast<uint32_t>(rank.tensor_rank));
+  out->set_tensor_ranks(static_cast<uint32_t>(rank.tensor_ranks));
+  out->set_collective_address(rank.collective_address);
   out->set_incarnation(rank.incarnation);
   out->set_model_digest(rank.model_digest);
   out->set_numerics(rank.numerics);
@@ -45,6 +48,9 @@ absl::Status CheckRegister(const v1::Register& m) {
     return Refuse("register.slot_bytes", static_cast<int64_t>(m.slot_bytes()));
   }
   if (m.stages() < 1 || m.stage() >= m.stages()) return Refuse("register.stage", m.stage());
+  if (m.tensor_ranks() < 1 || m.tensor_ranks() > 32767 || m.tensor_rank() >= m.tensor_ranks()) {
+    return Refuse("register.tensor_rank", m.tensor_rank());
+  }
   if (m.layers() > static_cast<uint32_t>(LayerSet::kMaxLayers)) return Refuse("register.layers", m.layers());
   if (m.layer_begin() >= m.layer_end() || m.layer_end() > m.layers()) {
     return Refuse("register.layer_end", m.layer_end());
@@ -65,6 +71,9 @@ absl::StatusOr<RankInfo> DecodeRank(const v1::Register& m) {
   RankInfo rank;
   rank.stage = StageId{static_cast<int32_t>(m.stage())};
   rank.stages = static_cast<int32_t>(m.stages());
+  rank.tensor_rank = static_cast<int32_t>(m.tensor_rank());
+  rank.tensor_ranks = static_cast<int32_t>(m.tensor_ranks());
+  rank.collective_address = m.collective_address();
   rank.incarnation = m.incarnation();
   rank.model_digest = m.model_digest();
   rank.numerics = m.numerics();

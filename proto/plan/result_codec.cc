@@ -39,6 +39,7 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
   out->set_epoch(Value(result.epoch));
   out->set_plan(Value(result.plan));
   out->set_stage(static_cast<uint32_t>(Value(result.stage)));
+  out->set_tensor_rank(static_cast<uint32_t>(result.tensor_rank));
   out->set_status_code(static_cast<uint32_t>(result.status.code()));
   out->set_status_text(std::string(result.status.message()));
   for (const SampledToken& s : result.sampled) {
@@ -108,7 +109,7 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
 }
 
 absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
-  for (uint32_t count : {message.stage(), message.corrupt(), message.missing()}) {
+  for (uint32_t count : {message.stage(), message.tensor_rank(), message.corrupt(), message.missing()}) {
     if (count > static_cast<uint32_t>(kMost)) return Refuse("result", count);
   }
   for (int64_t amount : {int64_t{message.slots_used()}, int64_t{message.frames_used()}, message.run_us(),
@@ -120,6 +121,7 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   result.epoch = Epoch{message.epoch()};
   result.plan = PlanId{message.plan()};
   result.stage = StageId{static_cast<int32_t>(message.stage())};
+  result.tensor_rank = static_cast<int32_t>(message.tensor_rank());
   result.status = absl::Status(static_cast<absl::StatusCode>(message.status_code()), message.status_text());
   for (const v1::SampledMessage& m : message.sampled()) {
     if (m.scores_size() > kMostLogprobs + 1) return Refuse("sampled.scores", m.scores_size());

@@ -222,8 +222,9 @@ struct StepResult {
   Epoch epoch{};
   PlanId plan{};  // 0: of no plan; a rank reports what came true meanwhile
   StageId stage{};
+  int32_t tensor_rank = 0;            // of those that share the stage's layers
   absl::Status status;                // not OK: the rank cannot go on
-  std::vector<SampledToken> sampled;  // last stage only; of one sequence, ascending
+  std::vector<SampledToken> sampled;  // last stage only, where all ranks say the same; of one sequence, ascending
   std::vector<PromptScores> scored;   // last stage only; of a sequence once
   std::vector<PooledHidden> pooled;   // likewise
   std::vector<LostSequence> lost;     // each sequence once on this stage
@@ -250,6 +251,8 @@ struct StepResult {
 struct RankInfo {
   StageId stage{};
   int32_t stages = 1;
+  int32_t tensor_rank = 0;
+  int32_t tensor_ranks = 1;  // that share the layers of a stage: each has some of the heads and columns
   uint64_t incarnation = 0;  // drawn when the process starts
   std::string model_digest;
   std::string numerics;  // backend and op table, "cpu/avx512bf16"
@@ -269,7 +272,10 @@ struct RankInfo {
   int32_t step_tokens = 0;  // rows of the largest step it takes
   int32_t threads = 0;      // that compute
   std::string transport_address;
+  std::string collective_address;  // for the others of its stage; empty: there are none
   std::vector<std::string> tiers;  // below the host
+  // Its place among all ranks of the replica: stage by stage.
+  int32_t index() const { return Value(stage) * tensor_ranks + tensor_rank; }
   friend bool operator==(const RankInfo&, const RankInfo&) = default;
 };
 
