@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/entropy.h"
 #include "common/status_macros.h"
 #include "model/model_spec.h"
@@ -12,6 +13,14 @@ namespace {
 
 constexpr Epoch kOnlyEpoch{1};  // a process is formed once
 
+absl::Status CheckAlone(const Config& config) {
+  if (config.cluster.stages == 1 && config.cluster.tensor_ranks == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("cluster.stages=", config.cluster.stages,
+                                                 ", cluster.tensor_ranks=", config.cluster.tensor_ranks,
+                                                 ": this is one process, which is one rank; interlace serve starts "
+                                                 "several"));
+}
+
 }  // namespace
 
 InProcessReplica::InProcessReplica(Clock& clock) : metrics_("in-process"), clock_(clock) {}
@@ -19,6 +28,7 @@ InProcessReplica::InProcessReplica(Clock& clock) : metrics_("in-process"), clock
 absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
     const Config& config, Clock& clock, FaultPoints& faults, Transport* transport,
     absl::FunctionRef<void(int64_t, int64_t)> progress, MakeBackend make_backend) {
+  RETURN_IF_ERROR(CheckAlone(config));
   std::unique_ptr<InProcessReplica> replica(new InProcessReplica(clock));
   ASSIGN_OR_RETURN(ModelText text, LoadModelText(config.model.path));
   replica->text_ = std::make_unique<ModelText>(std::move(text));

@@ -169,7 +169,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
 }
 
 absl::Status Rank::MakeGroup(const StageGroup::Options& options, const ShardSpec& shard, Clock& clock) {
-  if (backend_->name() != "cpu") {
+  if (backend_->name() == "cuda") {
     return absl::UnimplementedError(absl::StrCat("cluster.tensor_ranks=", shard.tensor_ranks,
                                                  ": ranks of engine.backend=", backend_->name(),
                                                  " cannot share a stage yet; set cluster.tensor_ranks=1"));

@@ -30,9 +30,11 @@ struct Variant {
   bool together = true;
   int32_t threads = 1;
   int32_t stages = 1;
+  int32_t tensor_ranks = 1;
   std::string ToString() const {
     return absl::StrCat("keep=", keep, " tiers=", tiers, " frames=", frames, " slots=", slots, " chunk=", chunk,
-                        together ? " together" : " alone", " threads=", threads, " stages=", stages);
+                        together ? " together" : " alone", " threads=", threads, " stages=", stages,
+                        " tensor_ranks=", tensor_ranks);
   }
 };
 
@@ -56,12 +58,14 @@ class Model {
     Config config;
     config.model.path = path_;
     config.cluster.stages = variant.stages;
+    config.cluster.tensor_ranks = variant.tensor_ranks;
     config.engine.threads = variant.threads;
     config.kv.block_tokens = block_tokens_;
     config.kv.dtype = absl::AsciiStrToLower(TraitsOf(kv_).name);
     config.kv.keep_layers = variant.keep;
-    config.kv.device_bytes.value = variant.slots * slot_bytes_;
-    config.kv.host_bytes.value = variant.frames * (slot_bytes_ + 64);
+    const int64_t slot_bytes = slot_bytes_ / variant.tensor_ranks;  // a rank has its heads alone
+    config.kv.device_bytes.value = variant.slots * slot_bytes;
+    config.kv.host_bytes.value = variant.frames * (slot_bytes + 64);
     config.kv.tiers = variant.tiers;
     config.kv.read_timeout = absl::Seconds(30);
     config.kv.rocksdb_dir = TestPath("rocksdb");
@@ -83,7 +87,7 @@ class Model {
       Clients clients(engine, clock);
       answers = watch ? watch(clients) : clients.Run(asks_, variant.together);
     };
-    if (variant.stages > 1) {
+    if (variant.stages > 1 || variant.tensor_ranks > 1) {
       auto replica = PipelineReplica::Create(config, clock, faults, make_backend_);
       EXPECT_OK(replica);
       run((*replica)->engine());
@@ -242,6 +246,23 @@ TEST_P(WorkerExactTest, Stages) {
     for (const char* keep : {"0", "3", "6"}) Tiny().Check({.keep = keep, .chunk = 16, .stages = stages});
   }
   Tiny().Check({.keep = "0", .together = false, .stages = 3});
+}
+
+// Ranks that share the layers of a stage add up their parts: modulo a prime what they give is what one rank gives. In
+// floating point a sum of parts has bits of its own, and they are the same however else the replica runs.
+TEST_P(WorkerExactTest, TensorRanks) {
+  std::vector<Answer> expected = Tiny().Baseline();
+  if (GetParam() != "modular") {
+    expected = Tiny().Run({.together = false, .tensor_ranks = 2});
+    for (const Answer& answer : expected) EXPECT_OK(answer.status);
+  }
+  const Variant variants[] = {{.tensor_ranks = 2},
+                              {.keep = "0", .chunk = 16, .tensor_ranks = 2},
+                              {.keep = "3", .tiers = "rocksdb", .frames = 150, .threads = 2, .tensor_ranks = 2},
+                              {.slots = 60, .tensor_ranks = 2},
+                              {.slots = 40, .chunk = 7, .stages = 2, .tensor_ranks = 2},
+                              {.keep = "2", .chunk = 16, .stages = 3, .tensor_ranks = 2}};
+  for (const Variant& variant : variants) ExpectSameStreams(expected, Tiny().Run(variant), variant.ToString());
 }
 
 TEST_P(WorkerExactTest, AnyCombination) {

@@ -32,7 +32,7 @@ struct Holding {
 // Every plan goes to every rank's own thread; results go to the loop as they come. Activations travel over UCX.
 class PipelineReplica final : public PlanChannel {
  public:
-  // config.cluster.stages says how many. A status if a rank cannot be made.
+  // config.cluster.stages and tensor_ranks say how many. A status if a rank cannot be made.
   static absl::StatusOr<std::unique_ptr<PipelineReplica>> Create(const Config& config, Clock& clock,
                                                                  FaultPoints& faults,
                                                                  MakeBackend make_backend = nullptr,
@@ -50,7 +50,7 @@ class PipelineReplica final : public PlanChannel {
     for (const std::unique_ptr<Stage>& stage : stages_) {
       if (stage->rank == nullptr) continue;
       stage->rank->runner().OnAnswers(nullptr);
-      if (stage->rank->activations() != nullptr) stage->rank->activations()->Interrupt();
+      stage->rank->Interrupt();
       stage->orders.Close();
     }
     for (const std::unique_ptr<Stage>& stage : stages_) {
@@ -113,13 +113,14 @@ class PipelineReplica final : public PlanChannel {
   PipelineReplica() : metrics_("pipeline") {}
 
   absl::Status Build(Config config, Clock& clock, FaultPoints& faults, MakeBackend make_backend, int32_t draft_tokens) {
-    const int64_t count = config.cluster.stages;
+    const int64_t shared = config.cluster.tensor_ranks, count = config.cluster.stages * shared;
     const std::string folder = config.kv.rocksdb_dir;
     std::vector<RankInfo> infos;
     for (int64_t s = 0; s < count; ++s) {
       stages_.push_back(std::make_unique<Stage>());
       Stage& stage = *stages_.back();
-      config.cluster.stage = s;
+      config.cluster.stage = s / shared;
+      config.cluster.tensor_rank = s % shared;
       if (!folder.empty()) config.kv.rocksdb_dir = absl::StrCat(folder, "/stage", s);
       if (count > 1) stage.transport = *MakeUcxTransport({.host = "127.0.0.1"});
       auto rank = Rank::Create(
@@ -128,10 +129,13 @@ class PipelineReplica final : public PlanChannel {
       stage.rank = *std::move(rank);
       infos.push_back(stage.rank->info());
     }
-    for (size_t s = 0; s < stages_.size() && count > 1; ++s) {
-      const bool last = s + 1 == stages_.size();
-      absl::Status status = stages_[s]->rank->activations()->Connect(last ? "" : infos[s + 1].transport_address,
-                                                                     last ? infos[0].transport_address : "", kEpoch);
+    for (int64_t r = 0; r < count; ++r) {
+      const bool first = r < shared, last = r + shared >= count;
+      std::vector<std::string> group;
+      for (int64_t t = 0; t < shared; ++t) group.push_back(infos[r / shared * shared + t].collective_address);
+      absl::Status status = stages_[r]->rank->Connect(last ? "" : infos[r + shared].transport_address,
+                                                      last && !first ? infos[r % shared].transport_address : "", group,
+                                                      kEpoch);
       if (!status.ok()) return status;
     }
     ReplicaLoop::Options options = *LoopOptions(config, spec().context);
