@@ -94,7 +94,7 @@ TEST_F(ReplicaLoopTest, RefusesWhatCanNeverRun) {
   EXPECT_THAT(Submit(100, 1),
               StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("100"), HasSubstr("context"))));
   EXPECT_THAT(Submit(0, 1), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("empty")));
-  EXPECT_THAT(Submit(1, 0), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_tokens=0")));
+  EXPECT_THAT(Submit(1, -1), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("max_tokens=-1")));
   EXPECT_THAT(Submit(64, 1),
               StatusIs(absl::StatusCode::kFailedPrecondition, AllOf(HasSubstr("never"), HasSubstr("kv.device_bytes"))));
   EXPECT_OK(Submit(60, 4));

@@ -23,15 +23,22 @@ import torch
 import transformers
 from make_model_reference import check_conversion, compact, load_tokenizer
 
-CONTEXTS, CONTEXT, CONTINUATION = 200, 24, 6
+CONTEXTS, CONTEXT, CONTINUATION, BATCH = 200, 24, 6, 40
 
 
 @torch.inference_mode()
-def score(model, context, continuation):
-    tokens = torch.tensor(context + continuation)
-    scores = torch.log_softmax(model(tokens[None]).logits[0, len(context) - 1:-1].double(), dim=-1)
-    own = scores.gather(1, tokens[len(context):, None])[:, 0]
-    return float(own.sum()), bool((scores.argmax(dim=-1) == tokens[len(context):]).all())
+def score(model, items):
+    """Loglikelihood and greediness of each (context, continuation); all have the same lengths."""
+    results = []
+    for at in range(0, len(items), BATCH):
+        tokens = torch.tensor([context + continuation for context, continuation in items[at:at + BATCH]])
+        hidden = model.model(tokens).last_hidden_state[:, CONTEXT - 1:-1]
+        scores = torch.log_softmax(model.lm_head(hidden).double(), dim=-1)
+        wanted = tokens[:, CONTEXT:]
+        own = scores.gather(2, wanted[..., None])[..., 0].sum(dim=1)
+        greedy = (scores.argmax(dim=-1) == wanted).all(dim=1)
+        results += list(zip(own.tolist(), greedy.tolist()))
+    return results
 
 
 def pairs(tokens, tokenizer):
@@ -53,12 +60,13 @@ def pairs(tokens, tokenizer):
 def write_items(model, tokenizer, out):
     with open(os.path.join(out, "perplexity.json"), encoding="utf-8") as file:
         tokens = json.load(file)["tokens"]
-    found, lines = pairs(tokens, tokenizer), []
+    found, items = pairs(tokens, tokenizer), []
     for index, (context, _, text, _) in enumerate(found):
         for _, continuation, _, rest in (found[index], found[(index + 37) % CONTEXTS]):
-            likelihood, greedy = score(model, context, continuation)
-            lines.append(compact({"context": context, "continuation": continuation, "context_text": text,
-                                  "continuation_text": rest, "loglikelihood": round(likelihood, 6), "greedy": greedy}))
+            items.append({"context": context, "continuation": continuation, "context_text": text, "continuation_text": rest})
+    for item, (likelihood, greedy) in zip(items, score(model, [(i["context"], i["continuation"]) for i in items])):
+        item.update(loglikelihood=round(likelihood, 6), greedy=greedy)
+    lines = [compact(item) for item in items]
     with open(os.path.join(out, "loglikelihood.json"), "w", encoding="utf-8") as file:
         file.write('{"items":[\n' + ",\n".join(lines) + "\n]}\n")
 
