@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "checkpoint/generation_config.h"
@@ -18,6 +19,7 @@
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/sampling_spec.h"
 #include "coordinator/front/target_spec.h"
+#include "coordinator/front/tenants.h"
 #include "coordinator/front/text_stream.h"
 #include "coordinator/front/tool_syntax.h"
 #include "text/chat_template.h"
@@ -39,8 +41,9 @@ inline constexpr int32_t kMostOfAPrompt = 16;  // choices
 
 // What a client asked for. Unset: the server's default, else OpenAI's.
 struct GenerationSpec : SamplingSpec {
-  std::string name;   // the client's request id; empty: drawn
-  std::string model;  // empty: the one that is served
+  std::string name;             // the client's request id; empty: drawn
+  bool name_is_shared = false;  // others may have it too: a request under way with this name gives this one another
+  std::string model;            // empty: the one that is served
   std::vector<Prompt> prompts;
   int32_t n = 1;  // choices of each prompt; the i-th has seed + i
   std::optional<int64_t> max_tokens;
@@ -58,6 +61,9 @@ struct GenerationSpec : SamplingSpec {
   std::optional<absl::Duration> deadline;  // from now, of the call; the one in `targets` counts too
   TargetSpec targets;
   std::string salt;
+  std::optional<absl::Time> arrival;              // of the intake's clock; unset: when it starts
+  std::shared_ptr<TenantPass> pass;               // where keys are needed: of its tenant
+  std::shared_ptr<const std::atomic<bool>> left;  // null, or set once nobody waits for the answer
 };
 
 // The choices of one request under way, in order: those of the first prompt, then those of the second, ...
@@ -69,7 +75,10 @@ class GenerationRun {
   GenerationRun(GenerationRun&&) = default;
   GenerationRun& operator=(GenerationRun&&) = delete;
   ~GenerationRun() {
-    for (const std::shared_ptr<TextStream>& stream : streams_) stream->Close();
+    for (const std::shared_ptr<TextStream>& stream : streams_) {
+      stream->Close();
+      if (pass_ != nullptr) pass_->Use(stream->taken());
+    }
   }
   const std::string& name() const { return name_; }
   int32_t prompt_tokens() const { return prompt_tokens_; }  // each prompt counted once
@@ -89,8 +98,10 @@ class GenerationRun {
   OutputForm output_;
   std::vector<std::string> echoes_;  // by prompt
   std::vector<std::shared_ptr<TextStream>> streams_;
-  std::deque<Request> waiting_;  // of the last choices: those that the engine does not have yet
-  size_t running_ = 0;           // choices that it has
+  std::shared_ptr<TenantPass> pass_;  // null: no keys are needed
+  std::shared_ptr<void> held_name_;   // while it lives, no other request gets the name
+  std::deque<Request> waiting_;       // of the last choices: those that the engine does not have yet
+  size_t running_ = 0;                // choices that it has
 };
 
 // Owned by main, used by all doors; any thread, though tokenising a long prompt takes long: not on an event loop.
@@ -122,8 +133,10 @@ class Intake {
   absl::Status NoteEnd(GenerationRun& run);
 
   absl::Status CheckModel(absl::string_view model) const;
-  // The tokens of a prompt, as Start makes them.
-  absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt, const PromptForm& form = {}) const;
+  // The tokens of a prompt, as Start makes them. InvalidArgument with the code context_length_exceeded: surely more
+  // than `most`, which is seen without reading all of it.
+  absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt, const PromptForm& form = {},
+                                              size_t most = ChatTemplate::kAnyLength) const;
   // InvalidArgument names the first id outside the vocabulary.
   absl::Status CheckTokens(absl::string_view field, absl::Span<const int32_t> tokens) const;
   // Knows requests by their name and by the id in an OpenAI answer ("chatcmpl-" + name).
@@ -132,9 +145,11 @@ class Intake {
   std::string DrawName();
   // From a door, when a request ended well.
   void NoteServed(absl::Duration total);
-  // When a place in the queue may be free: mean time of a request over the number that run side by side.
+  // When a place in the queue may be free: by the engine's prediction, else the mean time of a request over the number
+  // that run side by side.
   absl::Duration RetryAfter();
 
+  absl::Time Now() { return clock_.Now(); }
   const Options& options() const { return options_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
   Engine& engine() { return engine_; }
@@ -143,9 +158,15 @@ class Intake {
   // From the arrival on: the call's deadline or the one that the client wrote, whichever comes first.
   absl::Duration DeadlineOf(const GenerationSpec& spec) const;
   absl::Status CheckSpec(const GenerationSpec& spec) const;
-  absl::StatusOr<std::vector<int32_t>> EncodeChat(const ChatInput& chat, const PromptForm& form) const;
-  // Its last tokens, if the request wants no more.
-  absl::Status Truncate(const GenerationSpec& spec, std::vector<int32_t>* prompt) const;
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(const ChatInput& chat, const PromptForm& form, size_t most) const;
+  // One prompt of a request: its tokens, or its last ones if the request wants no more.
+  absl::StatusOr<std::vector<int32_t>> EncodeFor(const GenerationSpec& spec, const Prompt& prompt) const;
+  // Not in time, or not wanted any more.
+  absl::Status CheckWanted(const GenerationSpec& spec, absl::Time deadline) const;
+  // Whose request it is, where keys are needed: tenant, salt and priority become the key's.
+  absl::Status ApplyTenant(const GenerationSpec& spec, Request* request) const;
+  // The name, held until the last copy of `held` is gone.
+  absl::StatusOr<std::string> HoldName(const GenerationSpec& spec, std::shared_ptr<void>* held);
   OutputForm FormOf(const GenerationSpec& spec, const std::vector<int32_t>& prompt) const;
   // Fields that the request leaves open are as the model's authors want them.
   SamplingSpec SamplingFor(const GenerationSpec& spec) const;
@@ -165,6 +186,7 @@ class Intake {
   absl::Mutex mutex_;
   const std::unique_ptr<Entropy> entropy_;  // protected by mutex_
   absl::Duration mean_total_;               // protected by mutex_; of served requests, the last ones weigh most
+  absl::flat_hash_set<std::string> names_;  // protected by mutex_; of requests under way
 };
 
 // Letters, digits and signs of ASCII, 1 to 200: fit to stand in a header and on a command line.
