@@ -55,6 +55,7 @@ absl::StatusOr<StudyRun> RunMode(const Config& given, const AblationMode& mode, 
   Config config = given;
   config.sched.policy = mode.policy;
   config.sched.max_waiting = std::max<int64_t>(config.sched.max_waiting, load.requests);
+  config.sched.max_queue_time = absl::ZeroDuration();  // nor does anybody wait too long
   StudyRequest request{.line = {.label = mode.name}, .plan = load};
   request.plan.arrivals.process = "closed";
   ASSIGN_OR_RETURN(request.line.policy, FindPolicy(mode.policy));

@@ -57,6 +57,7 @@ class Measured {
     config.sched.policy = std::string(request.line.policy->name);
     config.sched.max_parked = request.line.parked;
     config.sched.max_waiting = std::max<int64_t>(config.sched.max_waiting, request.plan.requests);
+    config.sched.max_queue_time = absl::ZeroDuration();  // nor does anybody wait too long
     if (request.roomy) {
       ASSIGN_OR_RETURN(const std::vector<PlannedRequest> planned, PlannedOf(request.plan));
       const int64_t blocks = Tokens(planned) / shape_.block_tokens + 2 * static_cast<int64_t>(planned.size());

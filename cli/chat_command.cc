@@ -40,7 +40,7 @@ absl::Status Answer(Client& client, const ChatCommandOptions& options, std::vect
 }  // namespace
 
 absl::Status ChatCommand(const ChatCommandOptions& options) {
-  const std::unique_ptr<Client> client = Client::Connect(options.address);
+  const std::unique_ptr<Client> client = Client::Connect(options.address, options.access);
   std::vector<ClientMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   if (!options.message.empty()) {
@@ -63,8 +63,8 @@ absl::Status ChatCommand(const ChatCommandOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status ExplainCommand(const std::string& address, const std::string& request) {
-  ASSIGN_OR_RETURN(const RequestReport report, Client::Connect(address)->Explain(request));
+absl::Status ExplainCommand(const std::string& address, const ClientAccess& access, const std::string& request) {
+  ASSIGN_OR_RETURN(const RequestReport report, Client::Connect(address, access)->Explain(request));
   std::printf("%s", ExplainTable(report).c_str());
   return absl::OkStatus();
 }

@@ -13,11 +13,12 @@ struct ChatCommandOptions {
   std::string message;  // one question instead of a conversation
   std::string system;
   ClientOptions sampling;
+  ClientAccess access;
 };
 
 // A conversation on standard input until it ends, or one question. Prints the request id of each answer to stderr.
 absl::Status ChatCommand(const ChatCommandOptions& options);
 
-absl::Status ExplainCommand(const std::string& address, const std::string& request);
+absl::Status ExplainCommand(const std::string& address, const ClientAccess& access, const std::string& request);
 
 }  // namespace interlace

@@ -20,7 +20,8 @@ namespace interlace {
 namespace net = boost::asio;
 namespace http = boost::beast::http;
 
-absl::StatusOr<HttpPage> HttpGet(const std::string& address, const std::string& path, absl::Duration patience) {
+absl::StatusOr<HttpPage> HttpGet(const std::string& address, const std::string& path, absl::Duration patience,
+                                 const std::string& api_key) {
   const size_t colon = address.rfind(':');
   absl::string_view host = absl::string_view(address).substr(0, colon);
   if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
@@ -34,6 +35,7 @@ absl::StatusOr<HttpPage> HttpGet(const std::string& address, const std::string& 
   http::request<http::empty_body> request(http::verb::get, path, 11);
   request.set(http::field::host, address);
   request.keep_alive(false);
+  if (!api_key.empty()) request.set(http::field::authorization, "Bearer " + api_key);
   boost::beast::flat_buffer buffer;
   http::response<http::string_body> response;
   error = net::error::timed_out;

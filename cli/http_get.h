@@ -14,6 +14,8 @@ struct HttpPage {
 };
 
 // `address` is HOST:PORT, or [HOST]:PORT. Unavailable if no whole answer came within `patience`.
-absl::StatusOr<HttpPage> HttpGet(const std::string& address, const std::string& path, absl::Duration patience);
+// `api_key`: sent as a bearer's; empty: none.
+absl::StatusOr<HttpPage> HttpGet(const std::string& address, const std::string& path, absl::Duration patience,
+                                 const std::string& api_key = "");
 
 }  // namespace interlace

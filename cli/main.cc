@@ -5,7 +5,9 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -85,6 +87,7 @@ absl::Status Serve(CommonFlags flags, ServeOptions options) {
   sigemptyset(&stop_signals);
   sigaddset(&stop_signals, SIGINT);
   sigaddset(&stop_signals, SIGTERM);
+  sigaddset(&stop_signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
   return ServeCommand(config, options, stop_signals);
 }
@@ -176,6 +179,21 @@ absl::Status ShowConfig(const CommonFlags& flags) {
   return absl::OkStatus();
 }
 
+// The key of a server that wants one, and the authority of its certificate.
+void AddAccess(CLI::App* command, ClientAccess* access) {
+  command->add_option("--api-key", access->api_key, "key that the server wants")->envname("INTERLACE_API_KEY");
+  command->add_option_function<std::string>(
+      "--ca",
+      [access](const std::string& path) {
+        std::ifstream file(path, std::ios::binary);
+        std::ostringstream text;
+        if (!file.is_open() || !(text << file.rdbuf())) throw CLI::ValidationError("--ca", path + " cannot be read");
+        access->tls = true;
+        access->root_certificates = text.str();
+      },
+      "PEM file of the authority of a server that speaks TLS");
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Interlace: LLM serving with a KV cache managed layer by layer.", "interlace");
   app.require_subcommand(1);
@@ -201,6 +219,10 @@ int Main(int argc, char** argv) {
   serve_flags.Short(serve, "--port", "server.http_port", "HTTP port");
   serve_flags.Short(serve, "--grpc-port", "server.grpc_port", "gRPC port");
   serve->add_option_function<std::string>(
+      "--api-key", [](const std::string& key) { setenv("INTERLACE_SERVER_API_KEY", key.c_str(), 1); },
+      "key that requests must bring (server.api_key); the processes get it by their environment, where no list shows "
+      "it");
+  serve->add_option_function<std::string>(
       "--rocksdb",
       [&](const std::string& folder) {
         serve_flags.shorthands.emplace_back("kv.rocksdb_dir", folder);
@@ -222,6 +244,7 @@ int Main(int argc, char** argv) {
   chat->add_option("--address", chat_options.address, "gRPC door of the cluster")->capture_default_str();
   chat->add_option("-p,--prompt", chat_options.message, "ask one question and stop");
   chat->add_option("--system", chat_options.system, "system message");
+  AddAccess(chat, &chat_options.access);
   chat_sampling.AddTo(chat);
   chat->add_option("--stop", chat_options.sampling.stop, "text that ends an answer; may be given several times")
       ->allow_extra_args(false);
@@ -270,11 +293,14 @@ int Main(int argc, char** argv) {
   CLI::App* explain = app.add_subcommand("explain", "where the KV of a request lived, layer by layer");
   explain->add_option("REQUEST", explain_request, "request id")->required();
   explain->add_option("--address", explain_address, "gRPC door of the cluster")->capture_default_str();
-  explain->callback([&] { status = ExplainCommand(explain_address, explain_request); });
+  ClientAccess explain_access;
+  AddAccess(explain, &explain_access);
+  explain->callback([&] { status = ExplainCommand(explain_address, explain_access, explain_request); });
 
   TopOptions top_options;
   CLI::App* top = app.add_subcommand("top", "a running cluster, live: layers by tier, requests, targets, throughput");
   top->add_option("--url", top_options.url, "HTTP door of the cluster")->capture_default_str();
+  top->add_option("--api-key", top_options.api_key, "an operator's key")->envname("INTERLACE_API_KEY");
   top->add_flag("--once", top_options.once, "print one frame and stop");
   top->add_option("--interval", top_options.interval, "seconds between two looks")->capture_default_str();
   top->callback([&] { status = TopCommand(top_options); });

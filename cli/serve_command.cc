@@ -1,5 +1,6 @@
 #include "cli/serve_command.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,7 +17,6 @@
 #include "absl/time/clock.h"
 #include "checkpoint/model_facts.h"
 #include "cli/child_process.h"
-#include "cli/http_get.h"
 #include "cli/restart_backoff.h"
 #include "cli/terminal.h"
 #include "common/cluster_security.h"
@@ -27,6 +27,8 @@
 
 namespace interlace {
 namespace {
+
+constexpr absl::Duration kLastWords = absl::Seconds(30);  // of a coordinator behind its drain
 
 // key=value lines of a ready file; empty while the process has not written it.
 std::map<std::string, std::string> ReadReadyFile(const std::string& path) {
@@ -141,10 +143,19 @@ class LocalCluster {
     return absl::OkStatus();
   }
 
-  // Waits for a stop signal up to `timeout`.
+  // Waits for a stop signal up to `timeout`. SIGHUP is none, but for the one that comes as the terminal goes: the
+  // coordinator reads its files of keys and certificates again.
   bool Signalled(absl::Duration timeout) {
     const timespec limit = absl::ToTimespec(timeout);
-    return sigtimedwait(&stop_signals_, nullptr, &limit) > 0;
+    const int signal = sigtimedwait(&stop_signals_, nullptr, &limit);
+    if (signal != SIGHUP || (had_terminal_ && !HasTerminal())) return signal > 0;
+    if (children_.count("coordinator") > 0) children_["coordinator"].Signal(SIGHUP);
+    return false;
+  }
+  static bool HasTerminal() {
+    const int terminal = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (terminal >= 0) close(terminal);
+    return terminal >= 0;
   }
 
   absl::Status StartAll() {
@@ -206,8 +217,7 @@ class LocalCluster {
   absl::Status AwaitRanks() {
     ProgressBar bar("weights");
     return Await("weights load", [&] {
-      const absl::StatusOr<HttpPage> health = HttpGet(doors_["http"], "/health", absl::Seconds(2));
-      if (health.ok() && health->status == 200) {
+      if (ReadReadyFile(Path("coordinator.ready"))["serving"] == "true") {
         bar.Show(100);
         return true;
       }
@@ -221,12 +231,11 @@ class LocalCluster {
   }
 
   void PrintDoors() {
-    std::printf("\n  %s  http://%s/v1\n  %s  http://%s/metrics\n  %s  %s\n", Paint(Colour::kGreen, "OpenAI ").c_str(),
-                doors_["http"].c_str(), Paint(Colour::kGreen, "metrics").c_str(), doors_["http"].c_str(),
-                Paint(Colour::kGreen, "gRPC   ").c_str(), doors_["grpc"].c_str());
-    if (config_.http.ui) {
-      std::printf("  %s  http://%s/ui\n", Paint(Colour::kGreen, "ui     ").c_str(), doors_["http"].c_str());
-    }
+    const std::string http = absl::StrCat(config_.server.tls_cert.empty() ? "http://" : "https://", doors_["http"]);
+    std::printf("\n  %s  %s/v1\n  %s  %s/metrics\n  %s  %s\n", Paint(Colour::kGreen, "OpenAI ").c_str(), http.c_str(),
+                Paint(Colour::kGreen, "metrics").c_str(), http.c_str(), Paint(Colour::kGreen, "gRPC   ").c_str(),
+                doors_["grpc"].c_str());
+    if (config_.http.ui) std::printf("  %s  %s/ui\n", Paint(Colour::kGreen, "ui     ").c_str(), http.c_str());
     std::printf("  logs     %s\n  try      interlace chat --address %s\n  stop     Ctrl-C (drains)\n\n",
                 options_.state_folder.c_str(), doors_["grpc"].c_str());
     std::fflush(stdout);
@@ -272,7 +281,7 @@ class LocalCluster {
       std::printf("draining ...\n");
       std::fflush(stdout);
       children_["coordinator"].Signal(SIGTERM);
-      Reap("coordinator", absl::Seconds(60));
+      Reap("coordinator", config_.server.drain_timeout + kLastWords);
     }
     for (auto& [name, child] : children_) child.Signal(SIGTERM);
     for (auto& [name, child] : children_) Reap(name, absl::Seconds(10));
@@ -297,6 +306,7 @@ class LocalCluster {
   std::map<std::string, std::string> doors_;
   std::string kvstore_address_;
   std::string secret_file_;
+  const bool had_terminal_ = HasTerminal();
 };
 
 }  // namespace

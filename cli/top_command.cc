@@ -25,12 +25,15 @@ namespace {
 constexpr absl::Duration kPatience = absl::Seconds(2);
 constexpr int kPipedWidth = 160;
 
-absl::StatusOr<UiState> FetchState(const LoadUrl& url) {
+absl::StatusOr<UiState> FetchState(const LoadUrl& url, const std::string& api_key) {
   const std::string host = url.host.find(':') == std::string::npos ? url.host : absl::StrCat("[", url.host, "]");
   ASSIGN_OR_RETURN(const HttpPage page,
-                   HttpGet(absl::StrCat(host, ":", url.port), absl::StrCat(url.base, "/ui/state"), kPatience));
+                   HttpGet(absl::StrCat(host, ":", url.port), absl::StrCat(url.base, "/ui/state"), kPatience, api_key));
   if (page.status == 404) {
     return absl::FailedPreconditionError("there is no /ui/state: the server runs with http.ui=false, or is another");
+  }
+  if (page.status == 401 || page.status == 403) {
+    return absl::PermissionDeniedError("/ui/state needs an operator's key: --api-key, or INTERLACE_API_KEY");
   }
   if (page.status != 200) return absl::UnavailableError(absl::StrCat("/ui/state answers ", page.status));
   return ParseUiState(page.body);
@@ -161,7 +164,7 @@ absl::Status TopCommand(const TopOptions& options) {
   ASSIGN_OR_RETURN(const LoadUrl url, ParseLoadUrl(options.url));
   TopView view = ViewOf(options);
   if (options.once) {
-    ASSIGN_OR_RETURN(view.state, FetchState(url));
+    ASSIGN_OR_RETURN(view.state, FetchState(url, options.api_key));
     view.known = true;
     std::printf("%s\n", TopFrame(view, SizeOfTerminal().width, 0).c_str());
     return absl::OkStatus();
@@ -171,7 +174,7 @@ absl::Status TopCommand(const TopOptions& options) {
   bool keys_end = false;
   for (;;) {
     const absl::Time next = absl::Now() + absl::Seconds(options.interval);
-    absl::StatusOr<UiState> state = FetchState(url);
+    absl::StatusOr<UiState> state = FetchState(url, options.api_key);
     if (state.ok()) {
       view.state = *std::move(state);
       view.known = true;

@@ -9,6 +9,7 @@ namespace interlace {
 
 struct TopOptions {
   std::string url = "http://127.0.0.1:8000";
+  std::string api_key;  // empty: none
   bool once = false;
   double interval = 1;  // seconds
 };

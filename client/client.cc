@@ -109,23 +109,30 @@ void FillTargets(const v1::ExplainReply& reply, RequestReport* report) {
 
 struct Client::Stub {
   std::unique_ptr<v1::Inference::Stub> inference;
+  std::string authorization;  // empty: none
+  void Prepare(absl::Duration deadline, grpc::ClientContext* context) const {
+    SetDeadline(deadline, context);
+    if (!authorization.empty()) context->AddMetadata("authorization", authorization);
+  }
 };
 
 Client::Client(std::unique_ptr<Stub> stub) : stub_(std::move(stub)) {}
 Client::~Client() = default;
 
-std::unique_ptr<Client> Client::Connect(const std::string& address) {
+std::unique_ptr<Client> Client::Connect(const std::string& address, const ClientAccess& access) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   auto stub = std::make_unique<Stub>();
-  stub->inference =
-      v1::Inference::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+  const auto credentials = access.tls ? grpc::SslCredentials({access.root_certificates, access.key, access.certificate})
+                                      : grpc::InsecureChannelCredentials();
+  stub->inference = v1::Inference::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
+  if (!access.api_key.empty()) stub->authorization = "Bearer " + access.api_key;
   return std::unique_ptr<Client>(new Client(std::move(stub)));
 }
 
 absl::StatusOr<ClientResult> Client::Generate(absl::string_view prompt, const ClientOptions& options, OnText on_text) {
   grpc::ClientContext context;
-  SetDeadline(options.deadline, &context);
+  stub_->Prepare(options.deadline, &context);
   v1::GenerateRequest request;
   request.set_request_id(options.request_id);
   request.set_text(std::string(prompt));
@@ -138,7 +145,7 @@ absl::StatusOr<ClientResult> Client::Generate(absl::string_view prompt, const Cl
 absl::StatusOr<ClientResult> Client::Chat(const std::vector<ClientMessage>& messages, const ClientOptions& options,
                                           OnText on_text) {
   grpc::ClientContext context;
-  SetDeadline(options.deadline, &context);
+  stub_->Prepare(options.deadline, &context);
   v1::ChatRequest request;
   request.set_request_id(options.request_id);
   for (const ClientMessage& message : messages) {
@@ -154,7 +161,7 @@ absl::StatusOr<ClientResult> Client::Chat(const std::vector<ClientMessage>& mess
 
 absl::StatusOr<ClientModel> Client::Model() {
   grpc::ClientContext context;
-  SetDeadline(absl::Seconds(10), &context);
+  stub_->Prepare(absl::Seconds(10), &context);
   v1::Model model;
   RETURN_IF_ERROR(FromGrpcStatus(stub_->inference->GetModel(&context, v1::GetModelRequest(), &model)));
   return ClientModel{model.id(), model.context(), model.vocab(), model.layers()};
@@ -162,7 +169,7 @@ absl::StatusOr<ClientModel> Client::Model() {
 
 absl::StatusOr<RequestReport> Client::Explain(absl::string_view request_id) {
   grpc::ClientContext context;
-  SetDeadline(absl::Seconds(10), &context);
+  stub_->Prepare(absl::Seconds(10), &context);
   v1::ExplainRequest request;
   request.set_request_id(std::string(request_id));
   v1::ExplainReply reply;

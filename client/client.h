@@ -69,6 +69,14 @@ struct ClientResult {
   absl::Duration total;
 };
 
+// What a server that does not take anybody asks for.
+struct ClientAccess {
+  std::string api_key;            // empty: none
+  bool tls = false;               // to a server that has a certificate
+  std::string root_certificates;  // PEM, of authorities that may have signed it; empty: the machine's
+  std::string certificate, key;   // PEM, of this client, where the server wants that; empty: none
+};
+
 struct ClientModel {
   std::string id;
   int32_t context = 0;
@@ -126,7 +134,7 @@ struct RequestReport {
 class Client {
  public:
   // `address` is host:port of the gRPC door. Connects lazily; a coordinator that is away shows in the first call.
-  static std::unique_ptr<Client> Connect(const std::string& address);
+  static std::unique_ptr<Client> Connect(const std::string& address, const ClientAccess& access = {});
   ~Client();
 
   // Text as it comes; `on_text` returns false to cancel (the call then answers Cancelled).

@@ -33,6 +33,11 @@ struct Config {
     std::string host = "127.0.0.1";
     int64_t http_port = 8000;
     int64_t grpc_port = 50051;
+    std::string api_keys;
+    std::string api_key;
+    std::string keyless = "metrics";
+    std::string tls_cert, tls_key, tls_client_ca;
+    absl::Duration drain_timeout = absl::Seconds(30);
   } server;
   struct {
     bool ui = true;
@@ -41,6 +46,8 @@ struct Config {
     int64_t max_choices = 1024;
     bool request_templates = false;
     std::string cors = "auto";
+    Bytes all_bodies{int64_t{256} << 20};
+    int64_t max_connections = 16384;
   } http;
   struct {
     std::string listen = "127.0.0.1:7070";
@@ -99,7 +106,8 @@ struct Config {
     int64_t chunk_tokens = 256;
     int64_t step_tokens = 512;
     int64_t max_running = 64;
-    int64_t max_waiting = 256;
+    int64_t max_waiting = 16384;
+    absl::Duration max_queue_time = absl::Seconds(300);
     int64_t max_recomputes = 8;
     int64_t draft_tokens = 0;
     std::string release = "now";

@@ -20,10 +20,16 @@ absl::Status CheckTokens(const ReplicaShape& shape, const Request& request) {
 
 }  // namespace
 
-absl::Status Admit(const ReplicaShape& shape, const AdmissionLimits& limits, int32_t waiting, Request* request) {
-  if (waiting >= limits.max_waiting) {
+absl::Status Admit(const ReplicaShape& shape, const AdmissionLimits& limits, const QueueAhead& ahead,
+                   Request* request) {
+  if (ahead.waiting >= limits.max_waiting) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(waiting, " requests are waiting (sched.max_waiting=", limits.max_waiting, ")"));
+        absl::StrCat(ahead.waiting, " requests are waiting (sched.max_waiting=", limits.max_waiting, ")"));
+  }
+  if (ahead.time() > limits.max_queue_time) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        ahead.waiting, " requests are waiting: the next would start in about ", absl::ToInt64Seconds(ahead.time()),
+        " s (sched.max_queue_time=", absl::FormatDuration(limits.max_queue_time), ")"));
   }
   const auto prompt = static_cast<int32_t>(request->prompt.size());
   if (prompt == 0) return absl::InvalidArgumentError("the prompt is empty");

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "coordinator/explanation.h"
 #include "coordinator/request.h"
 #include "coordinator/snapshot.h"
@@ -22,6 +23,9 @@ struct EngineLoad {
   int32_t blocks_cached = 0;  // sealed blocks that no request uses
   int32_t blocks = 0;
   bool draining = false;
+  absl::Duration turnover;  // of late, mean time from one start to the next; zero: not known
+  absl::Duration
+      queue_room;  // until the queue, which is full, takes a request; zero: it does now, or that is not known
 };
 
 // Implemented by ReplicaLoop (coordinator/replica_loop.h), by a scripted fake in tests. Any thread.

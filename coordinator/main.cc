@@ -1,11 +1,14 @@
 // interlace-coordinator: the front doors and the scheduler of a cluster.
+#include <malloc.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <sstream>
 
 #include "absl/strings/numbers.h"
@@ -23,12 +26,15 @@
 #include "common/status_macros.h"
 #include "coordinator/cluster_service.h"
 #include "coordinator/cost_file.h"
+#include "coordinator/front/api_error.h"
 #include "coordinator/front/generation.h"
 #include "coordinator/front/grpc_server.h"
 #include "coordinator/front/http_front.h"
 #include "coordinator/front/inference_service.h"
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/readiness.h"
+#include "coordinator/front/tenants.h"
+#include "coordinator/front/tls_files.h"
 #include "coordinator/front/tool_syntax.h"
 #include "coordinator/replica_loop.h"
 #include "coordinator/stats_log.h"
@@ -44,7 +50,6 @@ namespace {
 constexpr int64_t kMostRankMessage = int64_t{1} << 20;    // to the port of ranks, whoever sends it
 constexpr int64_t kMostLinkMessage = int64_t{256} << 20;  // of plans and results
 constexpr absl::Duration kDial = absl::Seconds(2);        // for each address of a rank
-constexpr absl::Duration kDrain = absl::Seconds(30);      // for running requests
 constexpr absl::Duration kClosing = absl::Seconds(5);     // for answers on their way to clients
 constexpr absl::Duration kStats = absl::Seconds(10);      // between two lines of StatsLog
 constexpr absl::Duration kKeepCosts = absl::Minutes(3);   // between two writes of what the cost model has learned
@@ -106,6 +111,25 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
   return absl::PermissionDeniedError(absl::StrCat("--ready-file ", written.message()));
 }
 
+bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
+
+// As many descriptors as the system gives; connections take at most all but those that ranks, files and the other door
+// need.
+size_t ConnectionsFor(int64_t wanted) {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  const rlim_t before = limit.rlim_cur;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) limit.rlim_cur = before;
+  const auto have = static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, rlim_t{1} << 30));
+  const int64_t most = std::max<int64_t>(1, have - std::max<int64_t>(128, have / 8));
+  LOG(INFO) << "descriptors" << Field("limit", have) << Field("http_connections", std::min(wanted, most));
+  if (wanted <= most) return static_cast<size_t>(wanted);
+  LOG(WARNING) << "fewer HTTP connections than http.max_connections: raise the limit of descriptors (ulimit -Hn)"
+               << Field("wanted", wanted) << Field("possible", most);
+  return static_cast<size_t>(most);
+}
+
 void KeepCosts(ReplicaLoop& loop, CostFile& file) {
   const absl::StatusOr<LearnedCosts> learned = loop.Learned();
   if (!learned.ok() || learned->latest() == nullptr) return;
@@ -114,12 +138,17 @@ void KeepCosts(ReplicaLoop& loop, CostFile& file) {
 }
 
 // Until a signal of the set comes, the log says how busy the replica is, and what was learned is kept every now and
-// then, so that a crash loses little of it.
-int AwaitSignal(const sigset_t& signals, ReplicaLoop& loop, CostFile& file, StatsLog& stats, Clock& clock) {
+// then, so that a crash loses little of it. SIGHUP reloads and is no end.
+int AwaitSignal(const sigset_t& signals, ReplicaLoop& loop, CostFile& file, StatsLog& stats, Clock& clock,
+                const std::function<void()>& reload) {
   const timespec patience{.tv_sec = absl::ToInt64Seconds(kStats), .tv_nsec = 0};
   absl::Time kept = clock.Now();
   for (;;) {
     const int signal = sigtimedwait(&signals, nullptr, &patience);
+    if (signal == SIGHUP) {
+      reload();
+      continue;
+    }
     if (signal > 0) return signal;
     if (errno != EAGAIN) continue;
     stats.Tick(clock.Now(), loop.Load());
@@ -187,7 +216,14 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
        .traces = spans != nullptr,
        .metrics = &metrics},
       *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
-  InferenceService inference(intake);
+  Tenants tenants({.file = config.server.api_keys, .key = config.server.api_key}, clock, metrics);
+  RETURN_IF_ERROR(tenants.Read());
+  const TlsFiles tls{config.server.tls_cert, config.server.tls_key, config.server.tls_client_ca};
+  if (!tenants.on() && !IsLoopback(config.server.host)) {
+    LOG(WARNING) << "whoever reaches the doors may use them: set server.api_keys or server.api_key"
+                 << Field("host", config.server.host);
+  }
+  InferenceService inference(intake, &tenants);
 
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks,
                    GrpcServer::Listen({.host = cluster_at.first,
@@ -201,34 +237,52 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                    GrpcServer::Listen({.host = config.server.host,
                                        .port = static_cast<int>(config.server.grpc_port),
                                        .setting = "server.grpc_port=N",
-                                       .max_message = config.request.max_body.value},
+                                       .max_message = config.request.max_body.value,
+                                       .tls = tls},
                                       &inference));
   ASSIGN_OR_RETURN(const std::unique_ptr<HttpFront> http,
                    HttpFront::Listen({.host = config.server.host,
                                       .port = static_cast<int>(config.server.http_port),
                                       .ui = config.http.ui,
                                       .cors = config.http.cors,
-                                      .max_body = config.request.max_body.value},
+                                      .keyless = config.server.keyless,
+                                      .tenants = &tenants,
+                                      .tls = tls,
+                                      .max_body = config.request.max_body.value,
+                                      .all_bodies = static_cast<size_t>(config.http.all_bodies.value),
+                                      .max_connections = ConnectionsFor(config.http.max_connections)},
                                      intake, metrics));
-  ReadinessWatch readiness(loop, [&grpc](bool ready) { grpc->SetServing("interlace.v1.Inference", ready); });
-
   const std::string http_at = HostPort(config.server.host, http->port());
   const std::string grpc_at = HostPort(config.server.host, grpc->port());
   const std::string ranks_at = HostPort(cluster_at.first, ranks->port());
-  RETURN_IF_ERROR(
-      WriteReadyFile(ready_file, absl::StrCat("http=", http_at, "\ngrpc=", grpc_at, "\ncluster=", ranks_at, "\n")));
+  const std::string doors = absl::StrCat("http=", http_at, "\ngrpc=", grpc_at, "\ncluster=", ranks_at, "\n");
+  RETURN_IF_ERROR(WriteReadyFile(ready_file, absl::StrCat(doors, "serving=false\n")));
+  ReadinessWatch readiness(loop, [&](bool ready) {
+    grpc->SetServing("interlace.v1.Inference", ready);
+    const absl::Status written =
+        WriteReadyFile(ready_file, absl::StrCat(doors, "serving=", ready ? "true" : "false", "\n"));
+    if (!written.ok()) LOG(WARNING) << "readiness is not told" << written;
+  });
   LOG(INFO) << "coordinator ready" << Field("http", http_at) << Field("grpc", grpc_at) << Field("cluster", ranks_at)
             << Field("model", model.name) << Field("context", model.facts.context);
 
   StatsLog stats(metrics);
   stats.Tick(clock.Now(), loop.Load());
-  const int signal = AwaitSignal(stop_signals, loop, cost_file, stats, clock);
+  const int signal = AwaitSignal(stop_signals, loop, cost_file, stats, clock, [&] {
+    const absl::Status keys = tenants.Read();  // it says in the log what is wrong with the file
+    const absl::Status files = http->ReloadTls();
+    metrics.Set("interlace_tls_stale", files.ok() ? 0 : 1);
+    if (!files.ok()) LOG(ERROR) << "the files of TLS cannot be used; the old ones stay" << files;
+    if (keys.ok() && files.ok()) LOG(INFO) << "API keys and the files of TLS were read again";
+  });
   pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
-  LOG(INFO) << "draining" << Field("signal", signal);
+  LOG(INFO) << "draining" << Field("signal", signal)
+            << Field("at_most", absl::FormatDuration(config.server.drain_timeout));
   grpc->SetServing("", false);
-  if (!loop.Drain(kDrain)) {
+  if (!loop.Drain(config.server.drain_timeout)) {
     LOG(WARNING) << "requests still run at the end of the drain; they end with an error";
-    inference.EndStreams(absl::UnavailableError("the server stopped before the answer was complete"));
+    inference.EndStreams(
+        WithCode(absl::UnavailableError("the server stopped before the answer was complete"), "server_stopping"));
   }
   KeepCosts(loop, cost_file);
   http->Stop(kClosing);
@@ -248,13 +302,17 @@ int main(int argc, char** argv) {
   std::vector<std::string> settings;
   app.add_option("--config", file, "configuration file");
   app.add_option("--set", settings, "field=value, see `interlace config`");
-  app.add_option("--ready-file", ready_file, "written once the doors are open: http=, grpc=, cluster= HOST:PORT");
+  app.add_option(
+      "--ready-file", ready_file,
+      "written once the doors are open: http=, grpc=, cluster= HOST:PORT, and serving=true while all ranks are there");
   CLI11_PARSE(app, argc, argv);
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);  // else the allocator learns to keep the memory of large bodies for itself
 
   sigset_t stop_signals;  // blocked before any thread starts, taken by this one
   sigemptyset(&stop_signals);
   sigaddset(&stop_signals, SIGINT);
   sigaddset(&stop_signals, SIGTERM);
+  sigaddset(&stop_signals, SIGHUP);  // stops nothing: files are read again
   pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
 
   const auto run = [&]() -> absl::Status {

@@ -82,15 +82,19 @@ void ReplicaLoop::Publish() {
   formed_ = false;
 }
 
+AdmissionLimits ReplicaLoop::Limits() const {
+  return {options_.scheduler.context,
+          options_.max_waiting,
+          options_.max_queue_time,
+          {options_.scheduler.fixed_keep, options_.scheduler.chunk_tokens}};
+}
+
 absl::Status ReplicaLoop::Submit(Request request) {
   {
     absl::MutexLock lock(&mutex_);
     if (draining_) return absl::UnavailableError("the server is draining");
     if (!shape_) return absl::UnavailableError("no replica is ready: ranks are still loading or lost");
-    const AdmissionLimits limits{options_.scheduler.context,
-                                 options_.max_waiting,
-                                 {options_.scheduler.fixed_keep, options_.scheduler.chunk_tokens}};
-    RETURN_IF_ERROR(Admit(*shape_, limits, load_.waiting + submitted_, &request));
+    RETURN_IF_ERROR(Admit(*shape_, Limits(), {load_.waiting + submitted_, load_.turnover}, &request));
     ++submitted_;
   }
   if (inbox_.Push(std::move(request))) return absl::OkStatus();
@@ -136,6 +140,7 @@ EngineLoad ReplicaLoop::Load() {
   load.waiting += submitted_;
   load.ranks = options_.ranks;
   load.draining = draining_;
+  load.queue_room = QueueAhead{load.waiting, load.turnover}.Room(Limits());
   return load;
 }
 
@@ -151,6 +156,7 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   ReplicaLoop::Options options;
   options.ranks = static_cast<int32_t>(config.cluster.stages * config.cluster.tensor_ranks);
   options.max_waiting = static_cast<int32_t>(config.sched.max_waiting);
+  if (config.sched.max_queue_time > absl::ZeroDuration()) options.max_queue_time = config.sched.max_queue_time;
   Scheduler::Options& scheduler = options.scheduler;
   scheduler.chunk_tokens = static_cast<int32_t>(config.sched.chunk_tokens);
   scheduler.step_tokens = static_cast<int32_t>(config.sched.step_tokens);

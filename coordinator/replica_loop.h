@@ -23,7 +23,8 @@ class ReplicaLoop final : public Engine {
   struct Options {
     Scheduler::Options scheduler;
     int32_t ranks = 1;
-    int32_t max_waiting = 256;
+    int32_t max_waiting = 16384;
+    absl::Duration max_queue_time = absl::InfiniteDuration();
   };
   ReplicaLoop(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics, PlanChannel& channel);
   ~ReplicaLoop() override;
@@ -76,6 +77,7 @@ class ReplicaLoop final : public Engine {
   void Run();
   void Handle(Event event);
   void Publish();
+  AdmissionLimits Limits() const;
 
   const Options options_;
   Clock& clock_;

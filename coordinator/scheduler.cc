@@ -271,6 +271,10 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   if (ended_.size() > 256) ended_.pop_front();
   tenants_.Ended(request.targets.tenant, sequence.generated() - sequence.max_tokens);
   if (end.status.ok() && request.max_tokens > 0) lengths_.Ended(sequence.generated());
+  if (sequence.started != absl::InfinitePast()) {
+    const absl::Duration ran = now - sequence.started;
+    mean_run_ = mean_run_ == absl::ZeroDuration() ? ran : mean_run_ + (ran - mean_run_) / 16;
+  }
   if (placement_) {
     if (sequence.phase == Phase::kRunning) Halt(sequence);
     placement_->Release(sequence);
@@ -346,6 +350,7 @@ EngineLoad Scheduler::Load() const {
   load.waiting = static_cast<int32_t>(waiting_.size());
   load.parked = begun_waiting_;
   load.running = static_cast<int32_t>(sequences_.size() - waiting_.size());
+  load.turnover = mean_run_ / std::max(1, load.running);
   if (!placement_) return load;
   load.ranks_ready = static_cast<int32_t>(shape()->stages.size());
   const KvBudget& budget = placement_->budget();

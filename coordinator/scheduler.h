@@ -280,6 +280,7 @@ class Scheduler {
   std::string cost_key_;               // of the present one, or the last
   CostModel cost_;
   LengthHistory lengths_;
+  absl::Duration mean_run_;  // of requests that ended, from start to end; the last ones weigh most. Zero: none did
   ForecastError forecast_error_;
   ForecastError step_error_;      // of steps, from one to the next
   TenantLedger tenants_;

@@ -10,17 +10,19 @@
 #   tiers     TIER_KILLS (200) deaths each of a RocksDB writer and a kvstore under load; sick and full disks, also of a cluster
 #   poison    requests that nobody can serve, and a request that ranks die of
 #   lm_eval   the package lm_eval on a task of 200 items, against transformers' loglikelihoods
+#   streams   STREAMS (1000) at once with the settings as shipped, then MINUTES (10) of mixed clients: nothing may grow
+#   openapi   FUZZ (10000) requests that schemathesis makes of /openapi.json: no 500, and no answer that is not described
 #   sanitize  the unit tests under AddressSanitizer and ThreadSanitizer (tests/sanitize.sh)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly all=(exact kills tiers poison lm_eval sanitize)
+readonly all=(exact kills tiers poison lm_eval streams openapi sanitize)
 readonly seed="${SEED:-1}" out="out/nightly"
 parts=("${@:-${all[@]}}")
 for part in "${parts[@]}"; do
   case " ${all[*]} " in
     *" $part "*) ;;
-    *) sed -n '2,13p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,15p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done
 mkdir -p "$out"
@@ -80,6 +82,8 @@ for part in "${parts[@]}"; do
     exact) "$python" tests/nightly/exact.py --seed "$seed" --tokens "${TOKENS:-50000}" ;;
     kills) "$python" tests/nightly/kills.py --seed "$seed" --kills "${KILLS:-100}" ;;
     poison) "$python" tests/nightly/poison.py --seed "$seed" ;;
+    streams) "$python" tests/nightly/streams.py --seed "$seed" --streams "${STREAMS:-1000}" --minutes "${MINUTES:-10}" ;;
+    openapi) "$python" tests/nightly/openapi.py --seed "$seed" --requests "${FUZZ:-10000}" ;;
     tiers) tiers ;;
     lm_eval) lm_eval ;;
     sanitize) sanitize ;;

@@ -30,6 +30,7 @@ class Bpe : public TokenModel {
   void set_whole_pieces_first(bool on) { whole_pieces_first_ = on; }
   // Appends the tokens of one piece. O(n log n) in its bytes.
   void Encode(absl::string_view piece, std::vector<int32_t>* out) const override;
+  bool Covers(unsigned char byte) const override { return !characters_ && byte_ids_[byte] >= 0; }
 
  private:
   // What merging starts from.

@@ -217,23 +217,27 @@ absl::StatusOr<std::string> ChatTemplate::Render(const ChatInput& input) const {
 
 namespace {
 
-std::vector<int32_t> Encoded(Text& text, const Tokenizer& tokenizer) {
+absl::StatusOr<std::vector<int32_t>> Encoded(Text& text, const Tokenizer& tokenizer, size_t most) {
   text.marks.resize(text.bytes.size(), 0);
+  if (tokenizer.SurelyLonger(text.bytes, text.marks, /*special=*/true, most)) {
+    return absl::OutOfRangeError(absl::StrCat("messages: they have more than ", most, " tokens"));
+  }
   return tokenizer.EncodeAround(text.bytes, text.marks);
 }
 
 }  // namespace
 
 absl::StatusOr<std::vector<int32_t>> ChatTemplate::Encode(absl::Span<const ChatMessage> messages,
-                                                          const Tokenizer& tokenizer,
-                                                          bool add_generation_prompt) const {
+                                                          const Tokenizer& tokenizer, bool add_generation_prompt,
+                                                          size_t most) const {
   ASSIGN_OR_RETURN(Text text, Rendering(*state_).Run(messages, add_generation_prompt));
-  return Encoded(text, tokenizer);
+  return Encoded(text, tokenizer, most);
 }
 
-absl::StatusOr<std::vector<int32_t>> ChatTemplate::Encode(const ChatInput& input, const Tokenizer& tokenizer) const {
+absl::StatusOr<std::vector<int32_t>> ChatTemplate::Encode(const ChatInput& input, const Tokenizer& tokenizer,
+                                                          size_t most) const {
   ASSIGN_OR_RETURN(Text text, Rendering(*state_).Run(input));
-  return Encoded(text, tokenizer);
+  return Encoded(text, tokenizer, most);
 }
 
 }  // namespace interlace

@@ -46,6 +46,7 @@ struct ChatTemplateSource {
 // messages, tools and variables is told apart through the whole rendering, so Encode reads no control token out of it.
 class ChatTemplate {
  public:
+  static constexpr size_t kAnyLength = ~size_t{0};
   using WallClock = int64_t (*)();  // seconds since 1970, for templates that write the date
 
   // From tokenizer.chat_template. NotFound if the file has none; InvalidArgument or Unimplemented names file, field and
@@ -65,10 +66,12 @@ class ChatTemplate {
   // for plain messages, also if a role is none that a family has.
   absl::StatusOr<std::string> Render(absl::Span<const ChatMessage> messages, bool add_generation_prompt = true) const;
   absl::StatusOr<std::string> Render(const ChatInput& input) const;
-  // Render, encoded: control tokens where the template wrote them, nowhere else.
+  // Render, encoded: control tokens where the template wrote them, nowhere else. OutOfRange: what is rendered surely
+  // has more than `most` tokens, see Tokenizer::SurelyLonger.
   absl::StatusOr<std::vector<int32_t>> Encode(absl::Span<const ChatMessage> messages, const Tokenizer& tokenizer,
-                                              bool add_generation_prompt = true) const;
-  absl::StatusOr<std::vector<int32_t>> Encode(const ChatInput& input, const Tokenizer& tokenizer) const;
+                                              bool add_generation_prompt = true, size_t most = kAnyLength) const;
+  absl::StatusOr<std::vector<int32_t>> Encode(const ChatInput& input, const Tokenizer& tokenizer,
+                                              size_t most = kAnyLength) const;
 
  private:
   struct State;

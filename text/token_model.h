@@ -15,6 +15,11 @@ class TokenModel {
   virtual ~TokenModel() = default;
   // Appends the tokens of one piece.
   virtual void Encode(absl::string_view piece, std::vector<int32_t>* out) const = 0;
+  // Whether such a byte is part of a token wherever it stands. False where that depends, or is not known.
+  virtual bool Covers(unsigned char byte) const {
+    static_cast<void>(byte);
+    return false;
+  }
 };
 
 }  // namespace interlace

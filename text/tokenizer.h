@@ -40,6 +40,12 @@ class Tokenizer {
   // With control tokens, but for those that `data` marks a byte of: it has one byte for each of `text`, not zero for
   // what came from users. What merges across such a border merges.
   std::vector<int32_t> EncodeAround(absl::string_view text, absl::string_view data) const;
+  // Whether the text surely has more than `most` tokens, told by its bytes or by its first part: what is looked at
+  // grows with `most`, and not with the text. False says nothing. `data`: as in EncodeAround, or empty.
+  bool SurelyLonger(absl::string_view text, absl::string_view data, bool special, size_t most) const;
+  // Where a part of the text begins whose encoding ends with the last `tokens` tokens of the text; 0: where the text
+  // does.
+  size_t TailFor(absl::string_view text, size_t tokens) const;
   // The bytes of one token; empty for control tokens unless `special`, and for ids beyond the
   // vocabulary: many models have more rows than their tokenizer has pieces, and one of those may be sampled. Where a
   // space mark begins a token, its space is there even if the token begins a text; see Decode.

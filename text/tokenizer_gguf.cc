@@ -86,6 +86,10 @@ class TokenizerGguf {
     }
     RETURN_IF_ERROR(ReadMerges(alphabet, bpe.get()));
     parts_->model = std::move(bpe);
+    parts_->keeps_bytes = true;
+    for (const std::string& piece : parts_->pieces) {
+      parts_->longest_piece = std::max(parts_->longest_piece, piece.size());
+    }
     return absl::OkStatus();
   }
 

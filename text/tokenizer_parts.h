@@ -26,6 +26,8 @@ struct Tokenizer::Parts {
 
   std::vector<std::string> pieces;  // bytes of each token
   std::vector<bool> control;
+  bool keeps_bytes = false;        // the pretokenizer drops and changes none
+  size_t longest_piece = 0;        // bytes
   bool drops_first_space = false;  // encoding puts a space before a text, so decoding a whole text drops one
   int32_t bos = -1, eos = -1;
   bool add_bos = false, add_eos = false;
@@ -35,6 +37,8 @@ struct Tokenizer::Parts {
   void CollectStopTokens();
   // generation_config.json may name more, as Llama 3's does. InvalidArgument names the file.
   absl::Status AddEndTokens(const TokenizerFiles& files);
+  // A text has so many tokens at least, told by its bytes alone; 0 where they do not tell.
+  size_t FewestTokens(absl::string_view text) const;
   void EncodePlain(absl::string_view text, bool at_start, std::vector<int32_t>* ids) const;
 };
 

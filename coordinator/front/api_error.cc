@@ -65,12 +65,11 @@ ApiError ToApiError(const absl::Status& status) {
   }
   error.type = error.http == 429 ? "rate_limit_error" : error.http >= 500 ? "server_error" : "invalid_request_error";
   error.param = PayloadOf(status, kParam);
-  error.retry = error.http == 429 || error.http == 500 || error.http == 503;
+  error.retry = error.http == 409 || error.http == 429 || error.http == 500 || error.http == 503;
   error.shed_reason = PayloadOf(status, kShedReason);
-  if (error.shed_reason.empty()) return error;
   int64_t ms = 0;
   if (absl::SimpleAtoi(PayloadOf(status, kRetryMs), &ms)) error.retry_after = absl::Milliseconds(ms);
-  error.retry = !status.GetPayload(kHopeless);
+  if (!error.shed_reason.empty()) error.retry = !status.GetPayload(kHopeless);
   return error;
 }
 
@@ -90,8 +89,14 @@ absl::Status ForClients(const RequestEnd& end) {
   if (!end.shed) return status;
   status = WithCode(std::move(status), "predicted_slo_miss");
   status.SetPayload(kShedReason, absl::Cord(end.shed->reason));
-  status.SetPayload(kRetryMs, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(end.shed->retry_after))));
+  status = WithRetryAfter(std::move(status), end.shed->retry_after);
   if (end.shed->hopeless) status.SetPayload(kHopeless, absl::Cord());
+  return status;
+}
+
+absl::Status WithRetryAfter(absl::Status status, absl::Duration wait) {
+  const absl::Duration whole = absl::Ceil(wait, absl::Milliseconds(1));  // who comes sooner comes too soon
+  status.SetPayload(kRetryMs, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(whole))));
   return status;
 }
 

@@ -14,13 +14,12 @@ namespace interlace {
 struct ApiError {
   int http = 500;
   std::string message;
-  std::string type;   // invalid_request_error, rate_limit_error, server_error
-  std::string param;  // the field at fault; empty: none
-  std::string code;   // context_length_exceeded, ...; empty: none
-  bool retry = true;  // false: the same request can only fail again
-  // Of a request that was shed by prediction; empty reason: it was not.
-  std::string shed_reason;
-  absl::Duration retry_after;
+  std::string type;            // invalid_request_error, rate_limit_error, server_error
+  std::string param;           // the field at fault; empty: none
+  std::string code;            // context_length_exceeded, ...; empty: none
+  bool retry = true;           // false: the same request can only fail again
+  std::string shed_reason;     // of a request that was shed by prediction; empty: it was not
+  absl::Duration retry_after;  // when to ask again; zero: not known
 };
 ApiError ToApiError(const absl::Status& status);
 
@@ -31,6 +30,8 @@ absl::Status BadField(absl::string_view field, absl::string_view why);
 absl::Status ForClients(absl::Status status);
 // The status of an ended request, which remembers why it was shed, if it was.
 absl::Status ForClients(const RequestEnd& end);
+// The same status, with when to ask again.
+absl::Status WithRetryAfter(absl::Status status, absl::Duration wait);
 // The same status, with a machine-readable `code`.
 absl::Status WithCode(absl::Status status, absl::string_view code);
 

@@ -3,6 +3,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <cstdint>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,7 @@ namespace {
 
 constexpr size_t kPiece = 64 << 10;           // bytes
 constexpr int kGzipOrZlib = 15 + 32;          // zlib's windowBits: either header
+constexpr int kRaw = -15;                     // none
 constexpr size_t kLongest = size_t{1} << 30;  // of what zlib's 32 bits can count
 
 absl::Status TooLarge(size_t most) {
@@ -22,6 +24,13 @@ absl::Status TooLarge(size_t most) {
 
 absl::Status Damaged(const char* why) {
   return absl::InvalidArgumentError(absl::StrCat("the body is not what its Content-Encoding says: ", why));
+}
+
+// "deflate" means zlib's format, and some clients send its content without the header.
+bool IsRaw(absl::string_view name, absl::string_view body) {
+  if (name != "deflate" || body.size() < 2) return false;
+  const auto first = static_cast<uint8_t>(body[0]), second = static_cast<uint8_t>(body[1]);
+  return (first & 0x0f) != Z_DEFLATED || (first * 256 + second) % 31 != 0;
 }
 
 // Several members of gzip in a row are one text.
@@ -56,7 +65,8 @@ absl::StatusOr<std::string> DecodeBody(absl::string_view encoding, absl::string_
   }
   if (body.size() > kLongest) return TooLarge(most);
   z_stream stream{};
-  if (inflateInit2(&stream, kGzipOrZlib) != Z_OK) return absl::InternalError("zlib cannot begin");
+  if (inflateInit2(&stream, IsRaw(name, body) ? kRaw : kGzipOrZlib) != Z_OK)
+    return absl::InternalError("zlib cannot begin");
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(body.data()));
   stream.avail_in = static_cast<uInt>(body.size());
   std::string out;

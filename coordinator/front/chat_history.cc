@@ -41,6 +41,7 @@ absl::Status ReadCall(const Json& call, absl::string_view where, MessageText* me
                      : arguments->is_string() ? arguments->get<std::string>()
                                               : Printed(*arguments);
   if (absl::StripAsciiWhitespace(text).empty()) text = "{}";
+  RETURN_IF_ERROR(CheckArguments(text, absl::StrCat(where, ".tool_calls")));
   message->AddCall(id == nullptr ? "" : id->get<std::string>(), name->get<std::string>(), text);
   return absl::OkStatus();
 }
@@ -65,6 +66,7 @@ absl::StatusOr<std::string> ReadMessage(const Json& item, const std::string& whe
     const Json* value = Member(item, field);
     if (value != nullptr && !value->empty()) return BadField(where, absl::StrCat(field, " is not supported here"));
   }
+  RETURN_IF_ERROR(CheckTexts(item, {"name", "tool_call_id"}, where));
   MessageText message(name == "developer" ? "system" : name);  // its newer name
   const Json* content = Member(item, "content");
   if (content == nullptr && name != "assistant") return BadField(where, "has no content");
@@ -142,6 +144,22 @@ absl::StatusOr<std::string> ReadTextParts(const Json& content, absl::Span<const 
   return text;
 }
 
+absl::Status CheckTexts(const Json& json, std::initializer_list<const char*> fields, absl::string_view where) {
+  for (const char* field : fields) {
+    const Json* value = Member(json, field);
+    if (value != nullptr && !value->is_string()) {
+      return BadField(where, absl::StrCat(field, " must be a string, not ", Shown(*value)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckArguments(absl::string_view arguments, absl::string_view where) {
+  if (IsObject(arguments)) return absl::OkStatus();
+  return BadField(where, absl::StrCat("the arguments of a call must be a JSON object, not ",
+                                      Shown(Json(std::string(arguments.substr(0, 80))))));
+}
+
 MessageText::MessageText(absl::string_view role) : text_(absl::StrCat("{\"role\":", JsonString(role))) {}
 
 void MessageText::Add(absl::string_view name, absl::string_view json) {
@@ -152,7 +170,7 @@ void MessageText::AddCall(absl::string_view id, absl::string_view name, absl::st
   absl::StrAppend(&calls_, calls_.empty() ? "" : ",", "{");
   if (!id.empty()) absl::StrAppend(&calls_, "\"id\":", JsonString(id), ",");
   absl::StrAppend(&calls_, "\"type\":\"function\",\"function\":{\"name\":", JsonString(name),
-                  ",\"arguments\":", IsObject(arguments) ? std::string(arguments) : JsonString(arguments), "}}");
+                  ",\"arguments\":", arguments, "}}");
 }
 
 std::string MessageText::Finish() && {

@@ -1,6 +1,7 @@
 // Messages and tools of OpenAI's chat bodies, checked and written as chat templates take them; pure functions.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,12 +37,17 @@ absl::Status ForceCall(const std::string& name, const std::vector<std::string>& 
 absl::StatusOr<std::string> ReadTextParts(const Json& content, absl::Span<const absl::string_view> types,
                                           absl::string_view where);
 
+// InvalidArgument: one of these members of `json` is there and is no text.
+absl::Status CheckTexts(const Json& json, std::initializer_list<const char*> fields, absl::string_view where);
+// InvalidArgument: the arguments of a call in a history are no JSON object, or nest too deep to stand in a larger one.
+absl::Status CheckArguments(absl::string_view arguments, absl::string_view where);
+
 // One message as a template reads it. Pieces of JSON are written as they are.
 class MessageText {
  public:
   explicit MessageText(absl::string_view role);
   void Add(absl::string_view name, absl::string_view json);
-  // `arguments`: JSON, or any other text, which then stays one.
+  // `arguments`: JSON, as CheckArguments wants it.
   void AddCall(absl::string_view id, absl::string_view name, absl::string_view arguments);
   std::string Finish() &&;
 

@@ -9,7 +9,10 @@
 namespace interlace {
 namespace {
 
-constexpr char kReadable[] = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry";
+constexpr char kReadable[] =
+    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, x-ratelimit-limit-requests, "
+    "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
+    "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
 bool IsLoopback(absl::string_view host) {
   return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");

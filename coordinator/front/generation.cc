@@ -122,8 +122,15 @@ absl::Status ByField(const absl::Status& status) {
   return BadField("messages", status.message());
 }
 
+absl::Status TooLong(absl::string_view field, size_t most) {
+  return WithCode(BadField(field, absl::StrCat("this model's maximum context length is ", most,
+                                               " tokens, one of which is generated; these are more")),
+                  "context_length_exceeded");
+}
+
 // A chat's tokens, of which the engine wants one at least.
-absl::StatusOr<std::vector<int32_t>> Some(absl::StatusOr<std::vector<int32_t>> ids) {
+absl::StatusOr<std::vector<int32_t>> Some(absl::StatusOr<std::vector<int32_t>> ids, size_t most) {
+  if (absl::IsOutOfRange(ids.status())) return TooLong("messages", most);
   if (!ids.ok()) return ByField(ids.status());
   if (ids->empty()) return BadField("messages", "the chat template makes no text of them");
   return ids;
@@ -136,49 +143,50 @@ absl::Status NoTemplate() {
 
 }  // namespace
 
-absl::StatusOr<std::vector<int32_t>> Intake::EncodeChat(const ChatInput& chat, const PromptForm& form) const {
+absl::StatusOr<std::vector<int32_t>> Intake::EncodeChat(const ChatInput& chat, const PromptForm& form,
+                                                        size_t most) const {
   if (chat_template_ == nullptr) return NoTemplate();
   if (!chat.tools.empty() && options_.tools == nullptr) {
     return BadField("tools",
                     "this model's chat template does not say how it calls tools; leave them out, or name the way with "
                     "--set http.tool_parser");
   }
-  if (form.chat_template.empty()) return Some(chat_template_->Encode(chat, tokenizer_));
+  if (form.chat_template.empty()) return Some(chat_template_->Encode(chat, tokenizer_, most), most);
   if (!options_.request_templates) {
     return BadField("chat_template", "requests may not bring one here: --set http.request_templates=true allows it");
   }
   const absl::StatusOr<ChatTemplate> own = chat_template_->WithText(form.chat_template);
   if (!own.ok()) return BadField("chat_template", own.status().message());
-  return Some(own->Encode(chat, tokenizer_));
+  return Some(own->Encode(chat, tokenizer_, most), most);
 }
 
-absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, const PromptForm& form) const {
+absl::StatusOr<std::vector<int32_t>> Intake::Encode(const Prompt& prompt, const PromptForm& form, size_t most) const {
   if (const auto* ids = std::get_if<std::vector<int32_t>>(&prompt)) {
     if (ids->empty()) return BadField(form.field, "holds no tokens");
     RETURN_IF_ERROR(CheckTokens(form.field, *ids));
     return *ids;
   }
-  if (const auto* chat = std::get_if<ChatInput>(&prompt)) return EncodeChat(*chat, form);
+  if (const auto* chat = std::get_if<ChatInput>(&prompt)) return EncodeChat(*chat, form, most);
   if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&prompt)) {
     if (chat_template_ == nullptr) return NoTemplate();
-    return Some(chat_template_->Encode(*messages, tokenizer_, form.add_generation_prompt));
+    return Some(chat_template_->Encode(*messages, tokenizer_, form.add_generation_prompt, most), most);
   }
   const std::string& text = std::get<std::string>(prompt);
+  if (tokenizer_.SurelyLonger(text, {}, form.parse_special, most)) return TooLong(form.field, most);
   std::vector<int32_t> ids = form.add_special_tokens ? tokenizer_.EncodePrompt(text, form.parse_special)
                                                      : tokenizer_.Encode(text, form.parse_special);
   if (ids.empty()) return BadField(form.field, "is empty");
   return ids;
 }
 
-absl::StatusOr<std::vector<int32_t>> Intake::EncodePrompt(const GenerationSpec& spec, const Prompt& prompt) const {
-  if (spec.suffix.empty()) return Encode(prompt, spec.form);
+absl::StatusOr<std::vector<int32_t>> Intake::EncodeBetween(const GenerationSpec& spec, const Prompt& prompt) const {
   ASSIGN_OR_RETURN(const FimMarks marks, FindFimMarks(tokenizer_));
   PromptForm bare = spec.form;
   bare.add_special_tokens = false;
   std::vector<int32_t> before;
   const auto* text = std::get_if<std::string>(&prompt);
   if (text == nullptr || !text->empty()) {
-    ASSIGN_OR_RETURN(before, Encode(prompt, bare));
+    ASSIGN_OR_RETURN(before, Encode(prompt, bare, static_cast<size_t>(options_.context)));
   }
   std::vector<int32_t> ids;
   if (spec.form.add_special_tokens && tokenizer_.add_bos()) ids.push_back(tokenizer_.bos());
@@ -191,13 +199,75 @@ absl::StatusOr<std::vector<int32_t>> Intake::EncodePrompt(const GenerationSpec& 
   return ids;
 }
 
-absl::Status Intake::Truncate(const GenerationSpec& spec, std::vector<int32_t>* prompt) const {
-  if (!spec.truncate_prompt_tokens) return absl::OkStatus();
+absl::StatusOr<std::vector<int32_t>> Intake::EncodeFor(const GenerationSpec& spec, const Prompt& prompt) const {
+  const bool between = !spec.suffix.empty();
+  if (!spec.truncate_prompt_tokens) {
+    return between ? EncodeBetween(spec, prompt) : Encode(prompt, spec.form, static_cast<size_t>(options_.context));
+  }
   const int64_t room = options_.context - spec.max_tokens.value_or(1);
-  const int64_t keep = *spec.truncate_prompt_tokens == -1 ? std::max<int64_t>(1, room) : *spec.truncate_prompt_tokens;
-  const int64_t more = static_cast<int64_t>(prompt->size()) - keep;
-  if (more > 0) prompt->erase(prompt->begin(), prompt->begin() + more);
+  const int64_t most = *spec.truncate_prompt_tokens == -1 ? room : *spec.truncate_prompt_tokens;
+  const auto keep = static_cast<size_t>(std::max<int64_t>(1, most));
+  absl::StatusOr<std::vector<int32_t>> ids;
+  const auto* text = std::get_if<std::string>(&prompt);
+  const size_t tail = text == nullptr || between ? 0 : tokenizer_.TailFor(*text, keep);
+  ids = between    ? EncodeBetween(spec, prompt)
+        : tail > 0 ? tokenizer_.Encode(absl::string_view(*text).substr(tail), spec.form.parse_special)
+                   : Encode(prompt, spec.form);
+  if (ids.ok() && ids->size() > keep) ids->erase(ids->begin(), ids->end() - static_cast<ptrdiff_t>(keep));
+  return ids;
+}
+
+absl::Status Intake::CheckWanted(const GenerationSpec& spec, absl::Time deadline) const {
+  if (spec.left != nullptr && spec.left->load()) return absl::CancelledError("the client is gone");
+  if (clock_.Now() < deadline) return absl::OkStatus();
+  return absl::DeadlineExceededError("the deadline passed before the request was read");
+}
+
+absl::Status Intake::ApplyTenant(const GenerationSpec& spec, Request* request) const {
+  if (spec.pass == nullptr) return absl::OkStatus();
+  const Tenant& tenant = spec.pass->tenant();
+  const std::string& model = spec.model.empty() ? options_.model : spec.model;
+  if (!tenant.MayAskFor(model)) {
+    return WithCode(
+        absl::NotFoundError(absl::StrCat("model '", model.substr(0, 200), "' is not among those that tenant ",
+                                         tenant.name(), " may ask for")),
+        "model_not_found");
+  }
+  request->targets.priority = static_cast<int32_t>(tenant.PriorityFor(request->targets.priority));
+  std::string& name = request->targets.tenant;
+  if (tenant.is_operator()) {
+    if (name.empty()) name = tenant.name();
+    return absl::OkStatus();
+  }
+  if (!name.empty() && name != tenant.name()) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "fairness_id: '", name, "' is not the tenant of this key, which is '", tenant.name(), "'; leave it out"));
+  }
+  name = tenant.name();
+  // No salt of a client has a NUL, so no tenant's can be another's.
+  request->salt = absl::StrCat(name, absl::string_view("\0", 1), spec.salt);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> Intake::HoldName(const GenerationSpec& spec, std::shared_ptr<void>* held) {
+  std::string name = spec.name.empty() ? DrawName() : spec.name;
+  const std::string other = spec.name_is_shared ? absl::StrCat(name, "-", DrawName().substr(0, 8)) : "";
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!names_.insert(name).second) {
+      if (!spec.name_is_shared) {
+        return WithCode(absl::AlreadyExistsError(absl::StrCat("request_id: '", name, "' is under way already")),
+                        "duplicate_request_id");
+      }
+      name = other;
+      names_.insert(name);
+    }
+  }
+  *held = std::shared_ptr<void>(nullptr, [this, name](void*) {
+    absl::MutexLock lock(&mutex_);
+    names_.erase(name);
+  });
+  return name;
 }
 
 OutputForm Intake::FormOf(const GenerationSpec& spec, const std::vector<int32_t>& prompt) const {
@@ -274,10 +344,16 @@ absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t pro
                               spec.max_tokens == 0 ? "" : ", one of which is generated", "; the prompt has ", prompt)),
         "context_length_exceeded");
   }
+  const int64_t least = spec.min_tokens.value_or(0);
+  if (least > room) {
+    return WithCode(BadField("min_tokens", absl::StrCat("the prompt has ", prompt, " tokens, which leaves ", room,
+                                                        " of the ", least, " that are asked for at least")),
+                    "context_length_exceeded");
+  }
   if (!spec.max_tokens) {
     const int64_t usual = spec.usual_max_tokens.value_or(room);
     const int64_t wanted = options_.default_max_tokens > 0 ? options_.default_max_tokens : usual;
-    return static_cast<int32_t>(std::min(wanted, room));
+    return static_cast<int32_t>(std::min(std::max(wanted, least), room));
   }
   if (*spec.max_tokens <= room) return static_cast<int32_t>(*spec.max_tokens);
   return WithCode(BadField("max_tokens", absl::StrCat("this model's maximum context length is ", options_.context,
@@ -287,31 +363,44 @@ absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t pro
 }
 
 absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor& executor, TextStream::Ready ready) {
-  const absl::Time arrival = clock_.Now();
+  const absl::Time arrival = spec.arrival.value_or(clock_.Now());
   RETURN_IF_ERROR(CheckModel(spec.model));
   RETURN_IF_ERROR(CheckSpec(spec));
+  Request shared;
+  shared.arrival = arrival;
+  shared.deadline = arrival + DeadlineOf(spec);
+  shared.targets = TargetsOf(spec.targets, options_.default_targets);
+  shared.salt = spec.salt;
+  RETURN_IF_ERROR(ApplyTenant(spec, &shared));
   std::vector<std::vector<int32_t>> prompts;
   std::vector<int32_t> max_tokens;
   size_t prompt_tokens = 0;
   for (const Prompt& prompt : spec.prompts) {
-    ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodePrompt(spec, prompt));
-    RETURN_IF_ERROR(Truncate(spec, &ids));
+    RETURN_IF_ERROR(CheckWanted(spec, shared.deadline));
+    ASSIGN_OR_RETURN(std::vector<int32_t> ids, EncodeFor(spec, prompt));
     ASSIGN_OR_RETURN(const int32_t most, MaxTokens(spec, ids.size()));
     prompt_tokens += ids.size();
     prompts.push_back(std::move(ids));
     max_tokens.push_back(most);
   }
+  if (spec.pass != nullptr) {
+    const int64_t answers = spec.max_tokens.value_or(0) * static_cast<int64_t>(prompts.size()) * spec.n;
+    RETURN_IF_ERROR(spec.pass->Charge(static_cast<int64_t>(prompt_tokens) + answers));
+  }
 
-  GenerationRun run(spec.name.empty() ? DrawName() : spec.name, static_cast<int32_t>(prompt_tokens), spec.n);
+  std::shared_ptr<void> held_name;
+  ASSIGN_OR_RETURN(std::string name, HoldName(spec, &held_name));
+  GenerationRun run(std::move(name), static_cast<int32_t>(prompt_tokens), spec.n);
+  run.held_name_ = std::move(held_name);
   run.output_ = FormOf(spec, prompts[0]);
   const std::vector<int32_t> marks = MarksOf(run.output_);
   for (size_t p = 0; spec.echo && p < prompts.size(); ++p) {
     const auto* text = std::get_if<std::string>(&spec.prompts[p]);
-    run.echoes_.push_back(text != nullptr ? *text : tokenizer_.Decode(prompts[p], /*special=*/true));
+    const bool whole = text != nullptr && !spec.truncate_prompt_tokens;
+    run.echoes_.push_back(whole ? *text : tokenizer_.Decode(prompts[p], /*special=*/true));
   }
   if (spec.prompt_logprobs) run.prompts_ = prompts;
   const uint64_t seed = spec.seed ? *spec.seed : Draw();
-  Request shared;
   shared.max_tokens_given = spec.max_tokens.has_value();
   ASSIGN_OR_RETURN(SharedConstraint constraint, ConstraintFor(spec, run.output_));
   if (!spec.ignore_eos || constraint) shared.stop_tokens = tokenizer_.stop_tokens();
@@ -324,10 +413,6 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   shared.pooled = spec.pooled;
   ASSIGN_OR_RETURN(shared.sampling, SamplingOf(SamplingFor(spec), tokenizer_, shared.stop_tokens, seed));
   shared.sampling.constraint = std::move(constraint);
-  shared.arrival = arrival;
-  shared.deadline = arrival + DeadlineOf(spec);
-  shared.targets = TargetsOf(spec.targets, options_.default_targets);
-  shared.salt = spec.salt;
   if (options_.traces) shared.trace = spec.trace ? *spec.trace : TraceContext{Draw(), Draw()};
   for (size_t choice = 0; choice < prompts.size() * spec.n; ++choice) {
     const size_t p = choice / spec.n;
@@ -349,6 +434,8 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     run.streams_.push_back(std::move(stream));
   }
   RETURN_IF_ERROR(SubmitWaiting(run));
+  if (spec.pass != nullptr) spec.pass->Use(static_cast<int64_t>(prompt_tokens));
+  run.pass_ = spec.pass;
   return run;
 }
 
@@ -389,7 +476,9 @@ void Intake::NoteServed(absl::Duration total) {
 }
 
 absl::Duration Intake::RetryAfter() {
-  const int32_t running = std::max(1, engine_.Load().running);
+  const EngineLoad load = engine_.Load();
+  if (load.queue_room > absl::ZeroDuration()) return std::max(load.queue_room, absl::Milliseconds(100));
+  const int32_t running = std::max(1, load.running);
   absl::MutexLock lock(&mutex_);
   return std::clamp(mean_total_ / running, absl::Milliseconds(100), absl::Seconds(30));
 }

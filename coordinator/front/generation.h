@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "checkpoint/generation_config.h"
@@ -21,6 +22,7 @@
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/sampling_spec.h"
 #include "coordinator/front/target_spec.h"
+#include "coordinator/front/tenants.h"
 #include "coordinator/front/text_stream.h"
 #include "coordinator/front/tool_syntax.h"
 #include "text/chat_template.h"
@@ -43,8 +45,9 @@ inline constexpr int32_t kMostOfAPrompt = 16;  // choices
 
 // What a client asked for. Unset: the server's default, else OpenAI's.
 struct GenerationSpec : SamplingSpec {
-  std::string name;   // the client's request id; empty: drawn
-  std::string model;  // empty: the one that is served
+  std::string name;             // the client's request id; empty: drawn
+  bool name_is_shared = false;  // others may have it too: a request under way with this name gives this one another
+  std::string model;            // empty: the one that is served
   std::vector<Prompt> prompts;
   int32_t n = 1;  // choices of each prompt; the i-th has seed + i
   std::optional<int64_t> max_tokens;
@@ -68,6 +71,9 @@ struct GenerationSpec : SamplingSpec {
   TargetSpec targets;
   std::string salt;
   std::optional<TraceContext> trace;  // as the caller says; none: a new one, if spans are exported
+  std::optional<absl::Time> arrival;              // of the intake's clock; unset: when it starts
+  std::shared_ptr<TenantPass> pass;               // where keys are needed: of its tenant
+  std::shared_ptr<const std::atomic<bool>> left;  // null, or set once nobody waits for the answer
 };
 
 // The choices of one request under way, in order: those of the first prompt, then those of the second, ...
@@ -79,7 +85,10 @@ class GenerationRun {
   GenerationRun(GenerationRun&&) = default;
   GenerationRun& operator=(GenerationRun&&) = delete;
   ~GenerationRun() {
-    for (const std::shared_ptr<TextStream>& stream : streams_) stream->Close();
+    for (const std::shared_ptr<TextStream>& stream : streams_) {
+      stream->Close();
+      if (pass_ != nullptr) pass_->Use(stream->taken());
+    }
   }
   const std::string& name() const { return name_; }
   int32_t prompt_tokens() const { return prompt_tokens_; }  // each prompt counted once
@@ -104,8 +113,10 @@ class GenerationRun {
   std::vector<std::string> echoes_;            // by prompt
   std::vector<std::vector<int32_t>> prompts_;  // where their scores are wanted
   std::vector<std::shared_ptr<TextStream>> streams_;
-  std::deque<Request> waiting_;  // of the last choices: those that the engine does not have yet
-  size_t running_ = 0;           // choices that it has
+  std::shared_ptr<TenantPass> pass_;  // null: no keys are needed
+  std::shared_ptr<void> held_name_;   // while it lives, no other request gets the name
+  std::deque<Request> waiting_;       // of the last choices: those that the engine does not have yet
+  size_t running_ = 0;                // choices that it has
 };
 
 // Owned by main, used by all doors; any thread, though tokenising a long prompt takes long: not on an event loop.
@@ -139,8 +150,10 @@ class Intake {
   absl::Status NoteEnd(GenerationRun& run);
 
   absl::Status CheckModel(absl::string_view model) const;
-  // The tokens of a prompt, as Start makes them.
-  absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt, const PromptForm& form = {}) const;
+  // The tokens of a prompt, as Start makes them. InvalidArgument with the code context_length_exceeded: surely more
+  // than `most`, which is seen without reading all of it.
+  absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt, const PromptForm& form = {},
+                                              size_t most = ChatTemplate::kAnyLength) const;
   // InvalidArgument names the first id outside the vocabulary.
   absl::Status CheckTokens(absl::string_view field, absl::Span<const int32_t> tokens) const;
   // Knows requests by their name and by the id in an OpenAI answer ("chatcmpl-" + name).
@@ -149,9 +162,11 @@ class Intake {
   std::string DrawName();
   // From a door, when a request ended well.
   void NoteServed(absl::Duration total);
-  // When a place in the queue may be free: mean time of a request over the number that run side by side.
+  // When a place in the queue may be free: by the engine's prediction, else the mean time of a request over the number
+  // that run side by side.
   absl::Duration RetryAfter();
 
+  absl::Time Now() { return clock_.Now(); }
   const Options& options() const { return options_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
   Engine& engine() { return engine_; }
@@ -160,11 +175,17 @@ class Intake {
   // From the arrival on: the call's deadline or the one that the client wrote, whichever comes first.
   absl::Duration DeadlineOf(const GenerationSpec& spec) const;
   absl::Status CheckSpec(const GenerationSpec& spec) const;
-  absl::StatusOr<std::vector<int32_t>> EncodeChat(const ChatInput& chat, const PromptForm& form) const;
-  // The prompt of a request, filled in the middle if it has a suffix.
-  absl::StatusOr<std::vector<int32_t>> EncodePrompt(const GenerationSpec& spec, const Prompt& prompt) const;
-  // Its last tokens, if the request wants no more.
-  absl::Status Truncate(const GenerationSpec& spec, std::vector<int32_t>* prompt) const;
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(const ChatInput& chat, const PromptForm& form, size_t most) const;
+  // Filled in the middle: between the prompt and the request's suffix.
+  absl::StatusOr<std::vector<int32_t>> EncodeBetween(const GenerationSpec& spec, const Prompt& prompt) const;
+  // One prompt of a request: its tokens, or its last ones if the request wants no more.
+  absl::StatusOr<std::vector<int32_t>> EncodeFor(const GenerationSpec& spec, const Prompt& prompt) const;
+  // Not in time, or not wanted any more.
+  absl::Status CheckWanted(const GenerationSpec& spec, absl::Time deadline) const;
+  // Whose request it is, where keys are needed: tenant, salt and priority become the key's.
+  absl::Status ApplyTenant(const GenerationSpec& spec, Request* request) const;
+  // The name, held until the last copy of `held` is gone.
+  absl::StatusOr<std::string> HoldName(const GenerationSpec& spec, std::shared_ptr<void>* held);
   OutputForm FormOf(const GenerationSpec& spec, const std::vector<int32_t>& prompt) const;
   // Fields that the request leaves open are as the model's authors want them.
   SamplingSpec SamplingFor(const GenerationSpec& spec) const;
@@ -187,6 +208,7 @@ class Intake {
   const std::unique_ptr<Entropy> entropy_;  // protected by mutex_
   absl::Duration mean_total_;               // protected by mutex_; of served requests, the last ones weigh most
   GrammarStore grammars_;
+  absl::flat_hash_set<std::string> names_;  // protected by mutex_; of requests under way
 };
 
 // Letters, digits and signs of ASCII, 1 to 200: fit to stand in a header and on a command line.

@@ -3,6 +3,9 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
 
 #include <algorithm>
 #include <limits>
@@ -18,6 +21,26 @@ std::string HostPort(const std::string& host, int port) {
   return bare ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
 
+namespace {
+
+constexpr unsigned kLookAtFiles = 5;  // seconds
+
+std::shared_ptr<grpc::ServerCredentials> Credentials(const TlsFiles& files) {
+  if (!files.on()) return grpc::InsecureServerCredentials();
+  namespace tls = grpc::experimental;
+  tls::TlsServerCredentialsOptions options(std::make_shared<tls::FileWatcherCertificateProvider>(
+      files.key, files.certificate, files.client_ca, kLookAtFiles));
+  options.watch_identity_key_cert_pairs();
+  options.set_check_call_host(false);
+  if (!files.client_ca.empty()) {
+    options.watch_root_certs();
+    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return tls::TlsServerCredentials(options);
+}
+
+}  // namespace
+
 GrpcServer::GrpcServer() = default;
 GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
 
@@ -27,8 +50,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Listen(const Options& op
   std::unique_ptr<GrpcServer> server(new GrpcServer);
   const std::string address = HostPort(options.host, options.port);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(
-      address, options.credentials == nullptr ? grpc::InsecureServerCredentials() : options.credentials, &server->port_);
+  builder.AddListeningPort(address, options.credentials == nullptr ? Credentials(options.tls) : options.credentials,
+                           &server->port_);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
                              static_cast<int>(absl::ToInt64Milliseconds(options.greet_within)));
   builder.RegisterService(service);

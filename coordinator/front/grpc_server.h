@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "coordinator/front/tls_files.h"
 
 namespace grpc {
 class Server;
@@ -25,6 +26,7 @@ class GrpcServer {
     int port = 0;                                         // 0: any free one
     std::string setting;                                  // what chooses the address, for the error text
     int64_t max_message = 0;                              // bytes received in one message; negative: unlimited
+    TlsFiles tls;                                         // looked at again every few seconds
     absl::Duration keepalive = absl::InfiniteDuration();  // between pings; a peer that answers none for as long is gone
     absl::Duration greet_within = absl::Seconds(10);      // else a connection is ended
     std::shared_ptr<grpc::ServerCredentials> credentials;  // null: anybody may call, in the clear

@@ -6,14 +6,17 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
+#include <boost/asio/ssl/context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <set>
 
 #include "absl/synchronization/mutex.h"
 #include "common/executor.h"
+#include "coordinator/front/byte_budget.h"
 #include "coordinator/front/cors.h"
 #include "coordinator/front/http_front.h"
+#include "coordinator/front/intake_lanes.h"
 #include "coordinator/front/routes.h"
 
 namespace interlace {
@@ -38,17 +41,19 @@ class LoopExecutor final : public Executor {
   boost::asio::io_context& loop_;
 };
 
-// Owned by the front's door. Members are destroyed from the last to the first: the worker runs out before the loop
+// Owned by the front's door. Members are destroyed from the last to the first: the lanes run out before the loop
 // dies; with the loop die the sessions that it still holds, and these use what is declared before it.
 struct HttpContext {
   HttpContext(const HttpFront::Options& o, Intake& i, const Metrics& metrics)
-      : options(o), intake(i), routes(i, metrics, o.ui), cors(o.cors, o.host) {}
+      : options(o), intake(i), routes(i, metrics, o.ui, o.keyless), cors(o.cors, o.host) {}
   ~HttpContext() { ended = true; }
 
   const HttpFront::Options options;
   Intake& intake;
   const Routes routes;
   const CorsPolicy cors;
+  ByteBudget bodies{options.all_bodies};           // thread: the loop's
+  std::shared_ptr<boost::asio::ssl::context> tls;  // thread: the loop's; null: in the clear. Of connections to come
   absl::Mutex mutex;
   size_t open = 0;                  // protected by mutex; sessions
   std::set<HttpSession*> sessions;  // thread: the loop's
@@ -58,7 +63,7 @@ struct HttpContext {
   boost::asio::io_context loop{1};
   boost::asio::steady_timer room{loop};  // cancelled when a session ends
   LoopExecutor on_loop{loop};
-  ThreadExecutor worker{"http-intake", 65536};
+  IntakeLanes lanes{"intake"};
 };
 
 }  // namespace interlace

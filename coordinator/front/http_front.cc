@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "common/status_macros.h"
 #include "common/thread.h"
 #include "coordinator/front/http_context.h"
 #include "coordinator/front/http_session.h"
@@ -24,6 +25,7 @@ using net::ip::tcp;
 
 namespace {
 
+constexpr size_t kRefusals = 64;                         // connections beyond the limit that are being told so
 constexpr absl::Duration kLastWords = absl::Seconds(2);  // for the error events of streams that are cut
 
 }  // namespace
@@ -35,7 +37,15 @@ class HttpFront::Door {
       : context_(options, intake, metrics), acceptor_(context_.loop), work_(context_.loop.get_executor()) {}
   ~Door() { Stop(absl::ZeroDuration()); }
 
+  absl::Status ReloadTls() {
+    if (!context_.options.tls.on()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(std::shared_ptr<net::ssl::context> tls, MakeTlsContext(context_.options.tls));
+    context_.on_loop.Post([this, tls = std::move(tls)]() mutable { context_.tls = std::move(tls); });
+    return absl::OkStatus();
+  }
+
   absl::Status Listen() {
+    RETURN_IF_ERROR(ReloadTls());  // before the first connection: it is posted before the acceptor's coroutine
     const Options& options = context_.options;
     error_code error;
     tcp::resolver resolver(context_.loop);
@@ -103,7 +113,8 @@ class HttpFront::Door {
   net::awaitable<void> Accept() {
     error_code error;
     while (!context_.stopping) {
-      if (context_.sessions.size() >= context_.options.max_connections) {
+      const size_t most = context_.options.max_connections;
+      if (context_.sessions.size() >= most + kRefusals) {
         context_.room.expires_at(net::steady_timer::time_point::max());
         co_await context_.room.async_wait(Into(error));
         continue;
@@ -111,7 +122,7 @@ class HttpFront::Door {
       tcp::socket socket(context_.loop);
       co_await acceptor_.async_accept(socket, Into(error));
       if (!error) {
-        HttpSession::Start(std::move(socket), context_);
+        HttpSession::Start(std::move(socket), context_, /*refused=*/context_.sessions.size() >= most);
       } else if (acceptor_.is_open()) {  // out of descriptors, most likely: they come back as sessions end
         LOG(WARNING) << "HTTP accept failed" << Field("error", error.message());
         context_.room.expires_after(std::chrono::milliseconds(200));
@@ -138,6 +149,7 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Listen(const Options& opti
   return std::unique_ptr<HttpFront>(new HttpFront(std::move(door)));
 }
 
+absl::Status HttpFront::ReloadTls() { return door_->ReloadTls(); }
 int HttpFront::port() const { return door_->port(); }
 void HttpFront::Stop(absl::Duration patience) { door_->Stop(patience); }
 

@@ -1,5 +1,6 @@
 #include "coordinator/front/http_session.h"
 
+#include <atomic>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/string.hpp>
@@ -34,12 +35,14 @@ constexpr int kSendBuffer = 128 << 10;
 struct HttpSession::Opening {
   absl::StatusOr<ApiRequest> request = absl::UnknownError("not parsed");
   std::optional<absl::StatusOr<GenerationRun>> run;
+  const std::shared_ptr<std::atomic<bool>> left = std::make_shared<std::atomic<bool>>(false);
   bool done = false;  // thread: the loop's
 };
 
 HttpSession::HttpSession(tcp::socket socket, HttpContext& context)
     : context_(context),
       stream_(std::move(socket)),
+      body_(context.bodies),
       writer_(stream_, context.options.write_timeout),
       wake_(context.loop) {
   wake_.expires_at(Instant::max());
@@ -55,10 +58,10 @@ HttpSession::~HttpSession() {
   --context_.open;
 }
 
-void HttpSession::Start(tcp::socket socket, HttpContext& context) {
+void HttpSession::Start(tcp::socket socket, HttpContext& context, bool refused) {
   auto session = std::make_shared<HttpSession>(std::move(socket), context);
   HttpSession* self = session.get();
-  net::co_spawn(context.loop, self->Run(), [session](std::exception_ptr thrown) {
+  net::co_spawn(context.loop, self->Run(refused), [session](std::exception_ptr thrown) {
     if (thrown == nullptr) return;
     try {
       std::rethrow_exception(thrown);
@@ -73,11 +76,20 @@ void HttpSession::Stop() {
   if (idle_) stream_.socket().cancel(ignored);
 }
 
-net::awaitable<void> HttpSession::Run() {
+net::awaitable<void> HttpSession::Run(bool refused) {
   error_code ignored;
   stream_.socket().set_option(tcp::no_delay(true), ignored);
   stream_.socket().set_option(net::socket_base::send_buffer_size(kSendBuffer), ignored);
-  bool more = true;
+  if (refused) {
+    writer_.question().name = context_.intake.DrawName();
+    if (context_.tls == nullptr) {
+      co_await writer_.Reply(ErrorReply(WithCode(
+          absl::UnavailableError("too many connections are open; ask again in a moment"), "too_many_connections")));
+    }
+    co_await Linger();
+    co_return;
+  }
+  bool more = context_.tls == nullptr || co_await Secure();
   while (more && !context_.stopping) {
     more = co_await ReadRequest();
     if (!more) break;
@@ -85,6 +97,27 @@ net::awaitable<void> HttpSession::Run() {
     more = writer_.lives_on();
   }
   co_await Linger();
+}
+
+net::awaitable<bool> HttpSession::Secure() {
+  constexpr char kHandshake = 0x16;  // what each TLS connection begins with
+  char first = 0;
+  error_code error;
+  stream_.ExpireAfter(absl::ToChronoMilliseconds(context_.options.handshake_timeout));
+  co_await stream_.socket().async_receive(net::buffer(&first, 1), net::socket_base::message_peek, Into(error));
+  if (!error && first != kHandshake) {
+    stream_.ExpireNever();
+    writer_.question().name = context_.intake.DrawName();
+    co_await writer_.Reply(ErrorReply(400, "this port speaks TLS: ask https:// and not http://", "tls_required"));
+    co_return false;
+  }
+  if (!error) {
+    stream_.Secure(context_.tls);
+    co_await stream_.async_handshake(Into(error));
+  }
+  stream_.ExpireNever();
+  if (error) writer_.set_gone();
+  co_return !error;
 }
 
 net::awaitable<bool> HttpSession::ReadRequest() {
@@ -95,9 +128,11 @@ net::awaitable<bool> HttpSession::ReadRequest() {
   question_ = {};
   writer_.question() = {};
   named_ = false;
+  caller_.reset();
+  pass_.reset();
   if (buffer_.size() == 0) {
     idle_ = true;
-    stream_.expires_after(absl::ToChronoMilliseconds(context_.options.idle_timeout));
+    stream_.ExpireAfter(absl::ToChronoMilliseconds(context_.options.idle_timeout));
     const size_t bytes = co_await stream_.async_read_some(buffer_.prepare(4096), Into(error));
     idle_ = false;
     if (error) {
@@ -106,18 +141,20 @@ net::awaitable<bool> HttpSession::ReadRequest() {
     }
     buffer_.commit(bytes);
   }
-  stream_.expires_after(absl::ToChronoMilliseconds(context_.options.header_timeout));
+  stream_.ExpireAfter(absl::ToChronoMilliseconds(context_.options.header_timeout));
   co_await http::async_read_header(stream_, buffer_, *parser_, Into(error));
   if (!error) {
     NoteRequest();
-    stream_.expires_after(absl::ToChronoMilliseconds(context_.options.body_timeout));
-    if (!parser_->is_done() && boost::beast::iequals(parser_->get()[http::field::expect], "100-continue")) {
-      static const std::string go_on = "HTTP/1.1 100 Continue\r\n\r\n";
-      co_await net::async_write(stream_, net::buffer(go_on), Into(error));
+    const absl::Status caller = Identify();
+    if (!caller.ok()) {
+      stream_.ExpireNever();
+      writer_.question().keep_alive = false;  // its body is not read
+      co_await writer_.Reply(Refusal(caller));
+      co_return false;
     }
+    co_await ReadBody(&error);
   }
-  if (!error) co_await http::async_read(stream_, buffer_, *parser_, Into(error));
-  stream_.expires_never();
+  stream_.ExpireNever();
   if (error) {
     co_await RefuseBroken(error);
     co_return false;
@@ -125,6 +162,18 @@ net::awaitable<bool> HttpSession::ReadRequest() {
   request_ = parser_->release();
   question_.body = request_.body();
   co_return true;
+}
+
+net::awaitable<void> HttpSession::ReadBody(error_code* error) {
+  stream_.ExpireAfter(absl::ToChronoMilliseconds(context_.options.body_timeout));
+  if (!parser_->is_done() && boost::beast::iequals(parser_->get()[http::field::expect], "100-continue")) {
+    static const std::string go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    co_await net::async_write(stream_, net::buffer(go_on), Into(*error));
+  }
+  while (!*error && !parser_->is_done()) {
+    co_await http::async_read_some(stream_, buffer_, *parser_, Into(*error));
+    if (!*error && !body_.Hold(parser_->get().body().size())) *error = net::error::no_buffer_space;
+  }
 }
 
 // What the headers say.
@@ -136,7 +185,11 @@ void HttpSession::NoteRequest() {
   question_.method = std::string(message.method_string());
   asked.head = question_.method == "HEAD";
   if (asked.head) question_.method = "GET";
-  const auto target = message.target();
+  auto target = message.target();
+  if (const size_t scheme = target.find("://"); !target.starts_with('/') && scheme != target.npos) {
+    target.remove_prefix(std::min(target.size(), target.find('/', scheme + 3)));  // as a proxy is asked
+    if (target.empty()) target = "/";
+  }
   question_.path = std::string(target.substr(0, target.find_first_of("?#")));
   const auto query = target.substr(std::min(target.size(), question_.path.size() + 1));
   question_.query = std::string(query.substr(0, query.find('#')));
@@ -155,6 +208,11 @@ net::awaitable<void> HttpSession::RefuseBroken(error_code error) {
   if (error == http::error::body_limit) {
     reply = ErrorReply(413, absl::StrCat("the body is larger than request.max_body=", context_.options.max_body),
                        "body_too_large");
+  } else if (error == net::error::no_buffer_space) {
+    reply = ErrorReply(
+        WithCode(absl::UnavailableError(absl::StrCat("the bodies that are being read hold all of http.all_bodies=",
+                                                     context_.options.all_bodies, " bytes; ask again in a moment")),
+                 "too_many_bodies"));
   } else if (error == http::error::header_limit || error == http::error::buffer_overflow) {
     reply = ErrorReply(431, absl::StrCat("the headers are larger than ", kHeaderLimit, " bytes"), "headers_too_large");
   } else if (error.category() == http::make_error_code(http::error::bad_method).category() &&
@@ -196,6 +254,13 @@ net::awaitable<void> HttpSession::AnswerRequest() {
     co_await AnswerPreflight();
     co_return;
   }
+  const absl::Status counted = Count();
+  if (!counted.ok()) {
+    NoteLimits();
+    if (context_.stopping) writer_.question().keep_alive = false;
+    co_await writer_.Reply(Refusal(counted));
+    co_return;
+  }
   const RouteKind kind = context_.routes.KindOf(question_);
   if (kind == RouteKind::kGeneration) {
     co_await Generate(*context_.routes.ProtocolOf(question_));
@@ -205,7 +270,7 @@ net::awaitable<void> HttpSession::AnswerRequest() {
   if (kind == RouteKind::kQuick) {
     *reply = context_.routes.Answer(question_);
   } else {
-    context_.worker.Post([self = shared_from_this(), reply] {
+    context_.lanes.Post(request_.body().size(), [self = shared_from_this(), reply] {
       const absl::Status decoded = self->DecodeRequest();
       HttpReply answer = decoded.ok() ? self->context_.routes.Answer(self->question_) : ErrorReply(decoded);
       self->context_.on_loop.Post([self, reply, answer = std::move(answer)]() mutable {
@@ -215,6 +280,8 @@ net::awaitable<void> HttpSession::AnswerRequest() {
     });
     while (!*reply) co_await Wait();
   }
+  body_.Hold(0);
+  NoteLimits();
   if (context_.stopping) writer_.question().keep_alive = false;
   co_await writer_.Reply(**std::move(reply));
 }
@@ -222,8 +289,9 @@ net::awaitable<void> HttpSession::AnswerRequest() {
 net::awaitable<void> HttpSession::Generate(const ProtocolRow& protocol) {
   auto opening = std::make_shared<Opening>();
   Watch();
-  context_.worker.Post([self = shared_from_this(), opening, &protocol] {
-    const absl::Status decoded = self->DecodeRequest();
+  const absl::Time arrival = context_.intake.Now();
+  context_.lanes.Post(request_.body().size(), [self = shared_from_this(), opening, arrival, &protocol] {
+    absl::Status decoded = opening->left->load() ? absl::CancelledError("the client is gone") : self->DecodeRequest();
     opening->request = decoded.ok() ? protocol.parse(self->question_.body) : decoded;
     if (opening->request.ok()) {
       const absl::Status headers = ReadTargetHeaders(
@@ -240,7 +308,11 @@ net::awaitable<void> HttpSession::Generate(const ProtocolRow& protocol) {
       GenerationSpec& spec = opening->request->spec;
       const std::string& name = self->writer_.question().name;
       if (self->named_) spec.name = name;
-      if (spec.name.empty()) spec.name = name;  // the one that errors are answered under
+      spec.name_is_shared = self->named_ || spec.name.empty();  // proxies name all requests of a trace alike
+      if (spec.name.empty()) spec.name = name;                  // the one that errors are answered under
+      spec.arrival = arrival;
+      spec.pass = std::move(self->pass_);
+      spec.left = opening->left;
       opening->run.emplace(
           self->context_.intake.Start(spec, self->context_.on_loop, [weak = std::weak_ptr<HttpSession>(self)] {
             if (auto session = weak.lock()) session->Wake();
@@ -251,13 +323,19 @@ net::awaitable<void> HttpSession::Generate(const ProtocolRow& protocol) {
       self->Wake();
     });
   });
-  while (!opening->done) co_await Wait();
+  while (!opening->done) {
+    co_await Wait();
+    if (writer_.gone()) opening->left->store(true);
+  }
+  NoteLimits();
+  body_.Hold(0);
   request_.body() = std::string();
   question_.body = {};
   const absl::Status status = opening->request.ok() ? opening->run->status() : opening->request.status();
   if (status.ok()) {
     GenerationRun& run = **opening->run;
-    writer_.question().name = run.name();
+    opening->request->spec.pass.reset();  // the run has it
+    if (!named_) writer_.question().name = run.name();
     Delivery delivery(*opening->request, run, context_.intake);
     last_write_ = std::chrono::steady_clock::now();
     co_await Deliver(delivery, protocol);
@@ -271,7 +349,7 @@ net::awaitable<void> HttpSession::Generate(const ProtocolRow& protocol) {
 net::awaitable<void> HttpSession::Deliver(Delivery& d, const ProtocolRow& protocol) {
   while (d.open() && !writer_.gone()) {
     if (context_.closing) {
-      d.Fail(absl::UnavailableError("the server stopped before the answer was complete"));
+      d.Fail(WithCode(absl::UnavailableError("the server stopped before the answer was complete"), "server_stopping"));
       break;
     }
     bool progress = false;
@@ -346,13 +424,14 @@ net::awaitable<void> HttpSession::WriteError(absl::Status status, const Protocol
 // Closing with unread bytes in the socket would reset the connection and take our last answer with it.
 net::awaitable<void> HttpSession::Linger() {
   error_code error;
+  stream_.ExpireAfter(kLinger);
+  if (stream_.secure() && !writer_.gone()) co_await stream_.async_shutdown(Into(error));
   stream_.socket().shutdown(tcp::socket::shutdown_send, error);
   if (!writer_.gone() && !error) {
     buffer_.clear();
-    stream_.expires_after(kLinger);
-    while (!error) co_await stream_.async_read_some(buffer_.prepare(16384), Into(error));
+    while (!error) co_await stream_.socket().async_read_some(buffer_.prepare(16384), Into(error));
   }
-  stream_.close();
+  stream_.Close();
 }
 
 net::awaitable<void> HttpSession::Wait(Instant limit) {
@@ -365,7 +444,7 @@ void HttpSession::Watch() {
   watch_wanted_ = true;
   if (watching_ || buffer_.size() >= kReadAhead) return;
   watching_ = true;
-  stream_.socket().async_read_some(buffer_.prepare(4096), [self = shared_from_this()](error_code error, size_t bytes) {
+  stream_.async_read_some(buffer_.prepare(4096), [self = shared_from_this()](error_code error, size_t bytes) {
     self->watching_ = false;
     self->buffer_.commit(bytes);
     if (error && error != net::error::operation_aborted) self->writer_.set_gone();

@@ -17,10 +17,10 @@ namespace net = boost::asio;
 namespace http = boost::beast::http;
 using boost::system::error_code;
 
-void HttpWriter::BeginWrite() { stream_.expires_after(absl::ToChronoMilliseconds(write_timeout_)); }
+void HttpWriter::BeginWrite() { stream_.ExpireAfter(absl::ToChronoMilliseconds(write_timeout_)); }
 
 void HttpWriter::EndWrite(bool failed) {
-  stream_.expires_never();
+  stream_.ExpireNever();
   if (failed) gone_ = true;
 }
 
@@ -72,11 +72,14 @@ net::awaitable<void> HttpWriter::WriteBody(std::string bytes) {
   if (gone_) co_return;
   if (question_.version >= 11) bytes = absl::StrCat(absl::Hex(bytes.size()), "\r\n", bytes, "\r\n");
   error_code error;
-  // Nearly always the system takes it at once; then no timer is set and nobody is suspended, of which a token each time
-  // would cost more than its bytes.
-  if (!stream_.socket().non_blocking()) stream_.socket().non_blocking(true, error);
-  const size_t taken = error ? 0 : stream_.socket().write_some(net::buffer(bytes), error);
-  if (taken == bytes.size()) co_return;
+  size_t taken = 0;
+  if (!stream_.secure()) {
+    // Nearly always the system takes it at once; then no timer is set and nobody is suspended, of which a token each
+    // time would cost more than its bytes.
+    if (!stream_.socket().non_blocking()) stream_.socket().non_blocking(true, error);
+    taken = error ? 0 : stream_.socket().write_some(net::buffer(bytes), error);
+    if (taken == bytes.size()) co_return;
+  }
   BeginWrite();
   co_await net::async_write(stream_, net::buffer(bytes) + taken, Into(error));
   EndWrite(error.failed());

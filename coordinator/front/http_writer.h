@@ -4,11 +4,11 @@
 #include <utility>  // before Asio, whose headers of this version need it
 //
 #include <boost/asio/awaitable.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "coordinator/front/door_stream.h"
 #include "coordinator/front/routes.h"
 
 namespace interlace {
@@ -29,8 +29,7 @@ class HttpWriter {
     std::vector<std::pair<std::string, std::string>> headers;  // of any answer
   };
 
-  HttpWriter(boost::beast::tcp_stream& stream, absl::Duration write_timeout)
-      : stream_(stream), write_timeout_(write_timeout) {}
+  HttpWriter(DoorStream& stream, absl::Duration write_timeout) : stream_(stream), write_timeout_(write_timeout) {}
 
   Question& question() { return question_; }
   Async<void> Reply(HttpReply reply);
@@ -52,7 +51,7 @@ class HttpWriter {
   void BeginWrite();
   void EndWrite(bool failed);
 
-  boost::beast::tcp_stream& stream_;
+  DoorStream& stream_;
   const absl::Duration write_timeout_;
   Question question_;
   bool gone_ = false;

@@ -1,6 +1,7 @@
 #include "coordinator/front/inference_service.h"
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -44,13 +45,16 @@ using StreamSet = std::set<EventWriter*>;
 // The reactor of one Generate or Chat call.
 // Holds itself until gRPC is done with it. Its state belongs to the `streams` executor: gRPC's calls are posted there.
 // One write is in flight; what the client does not take stays in the TextStream, whose backlog is bounded. The trap:
-// both executors outlive the call.
+// the executor and the intake's threads outlive the call.
 class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
                           public std::enable_shared_from_this<EventWriter> {
  public:
   // `open` holds the writer until gRPC is done with it; thread: that of `streams`.
-  static EventWriter* Open(grpc::CallbackServerContext* context, GenerationSpec spec, Intake& intake, Executor& slow,
-                           Executor& streams, StreamSet& open);
+  static std::shared_ptr<EventWriter> Open(grpc::CallbackServerContext* context, Intake& intake, Executor& streams,
+                                           StreamSet& open);
+  void Begin(const GenerationSpec& spec);  // on an intake's thread
+  // Set once nobody waits for the answer.
+  std::shared_ptr<std::atomic<bool>> left() const { return left_; }
   EventWriter(grpc::CallbackServerContext* context, Intake& intake, Executor& streams, StreamSet& open)
       : context_(*context), intake_(intake), streams_(streams), open_(open) {}
   // On `streams`: the call ends with `why` once what it has is written.
@@ -61,7 +65,6 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   void OnDone() override;
 
  private:
-  void Begin(const GenerationSpec& spec);  // on `slow`
   void Begun(absl::StatusOr<GenerationRun> run);
   void Advance();
   void Convert(TextEvent event);
@@ -75,17 +78,17 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   std::optional<GenerationRun> run_;      // none: not begun, or over
   std::deque<v1::GenerateEvent> events_;  // the front one may be in flight
   std::optional<absl::Status> final_;
+  const std::shared_ptr<std::atomic<bool>> left_ = std::make_shared<std::atomic<bool>>(false);
   bool writing_ = false;
   bool finished_ = false;
 };
 
-EventWriter* EventWriter::Open(grpc::CallbackServerContext* context, GenerationSpec spec, Intake& intake,
-                               Executor& slow, Executor& streams, StreamSet& open) {
+std::shared_ptr<EventWriter> EventWriter::Open(grpc::CallbackServerContext* context, Intake& intake, Executor& streams,
+                                               StreamSet& open) {
   auto writer = std::make_shared<EventWriter>(context, intake, streams, open);
   writer->self_ = writer;
   streams.Post([writer] { writer->open_.insert(writer.get()); });
-  slow.Post([writer, spec = std::move(spec)] { writer->Begin(spec); });
-  return writer.get();
+  return writer;
 }
 
 void EventWriter::Begin(const GenerationSpec& spec) {
@@ -124,12 +127,14 @@ void EventWriter::Advance() {
   }
 }
 
-// Why a request was shed, and when to ask again, stand in the trailing metadata, under the names of HTTP's headers.
+// When to ask again, and why a request was shed, stand in the trailing metadata, under the names of HTTP's headers.
 void EventWriter::EndCall() {
   const ApiError error = ToApiError(*final_);
+  if (error.retry_after > absl::ZeroDuration()) {
+    context_.AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(error.retry_after)));
+  }
   if (!error.shed_reason.empty()) {
     context_.AddTrailingMetadata("x-interlace-shed-reason", error.shed_reason);
-    context_.AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(error.retry_after)));
     if (!error.retry) context_.AddTrailingMetadata("x-should-retry", "false");
   }
   Finish(ToGrpcStatus(*final_));
@@ -181,6 +186,7 @@ void EventWriter::OnWriteDone(bool ok) {
 }
 
 void EventWriter::OnCancel() {
+  left_->store(true);
   streams_.Post([self = shared_from_this()] {
     if (self->finished_) return;
     self->run_.reset();  // cancels the request
@@ -304,7 +310,8 @@ class InferenceService::OpenStreams {
   StreamSet set;
 };
 
-InferenceService::InferenceService(Intake& intake) : intake_(intake), open_(std::make_unique<OpenStreams>()) {}
+InferenceService::InferenceService(Intake& intake, Tenants* tenants)
+    : intake_(intake), tenants_(tenants), open_(std::make_unique<OpenStreams>()) {}
 InferenceService::~InferenceService() = default;
 
 void InferenceService::EndStreams(const absl::Status& why) {
@@ -313,29 +320,76 @@ void InferenceService::EndStreams(const absl::Status& why) {
   });
 }
 
-grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(grpc::CallbackServerContext* context,
-                                                                        const v1::GenerateRequest* request) {
-  GenerationSpec spec = SpecOf(*request);
+absl::StatusOr<std::shared_ptr<Tenant>> InferenceService::CallerOf(const grpc::CallbackServerContext& context) const {
+  if (tenants_ == nullptr || !tenants_->on()) return nullptr;
+  const auto& metadata = context.client_metadata();
+  const auto value = [&](const char* name) {
+    const auto found = metadata.find(name);
+    return found == metadata.end() ? absl::string_view()
+                                   : absl::string_view(found->second.data(), found->second.size());
+  };
+  const absl::string_view key = BearerKey(value("authorization"));
+  return tenants_->Find(key.empty() ? value("x-api-key") : key);
+}
+
+grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Open(grpc::CallbackServerContext* context, size_t bytes,
+                                                                    GenerationSpec spec) {
   SetDeadline(*context, &spec);
   SetTrace(*context, &spec);
-  return EventWriter::Open(context, std::move(spec), intake_, slow_, streams_, open_->set);
+  const std::shared_ptr<EventWriter> writer = EventWriter::Open(context, intake_, streams_, open_->set);
+  spec.arrival = intake_.Now();
+  spec.left = writer->left();
+  const absl::StatusOr<std::shared_ptr<Tenant>> caller = CallerOf(*context);
+  absl::Status refused = caller.status();
+  if (refused.ok() && *caller != nullptr) {
+    absl::StatusOr<std::shared_ptr<TenantPass>> pass = (*caller)->Enter();
+    refused = pass.status();
+    if (pass.ok()) spec.pass = *std::move(pass);
+  }
+  if (refused.ok()) {
+    lanes_.Post(bytes, [writer, spec = std::move(spec)] { writer->Begin(spec); });
+  } else {
+    streams_.Post([writer, refused] { writer->End(refused); });
+  }
+  return writer.get();
+}
+
+bool InferenceService::MayAsk(grpc::CallbackServerContext* context, grpc::ServerUnaryReactor* reactor,
+                              std::shared_ptr<Tenant>* caller) {
+  absl::StatusOr<std::shared_ptr<Tenant>> found = CallerOf(*context);
+  absl::Status status = found.status();
+  if (status.ok() && *found != nullptr) status = (*found)->CountRequest();
+  if (!status.ok()) {
+    const ApiError error = ToApiError(status);
+    if (error.retry_after > absl::ZeroDuration()) {
+      context->AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(error.retry_after)));
+    }
+    reactor->Finish(ToGrpcStatus(status));
+    return false;
+  }
+  *caller = *std::move(found);
+  return true;
+}
+
+grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(grpc::CallbackServerContext* context,
+                                                                        const v1::GenerateRequest* request) {
+  return Open(context, request->ByteSizeLong(), SpecOf(*request));
 }
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Chat(grpc::CallbackServerContext* context,
                                                                     const v1::ChatRequest* request) {
-  GenerationSpec spec = SpecOf(*request);
-  SetDeadline(*context, &spec);
-  SetTrace(*context, &spec);
-  return EventWriter::Open(context, std::move(spec), intake_, slow_, streams_, open_->set);
+  return Open(context, request->ByteSizeLong(), SpecOf(*request));
 }
 
 grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest*,
                                                      v1::Model* reply) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  std::shared_ptr<Tenant> caller;
+  if (!MayAsk(context, reactor, &caller)) return reactor;
   reply->set_id(intake_.options().model);
   reply->set_context(intake_.options().context);
   reply->set_vocab(intake_.tokenizer().vocab_size());
   reply->set_layers(intake_.options().layers);
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
 }
@@ -344,7 +398,9 @@ grpc::ServerUnaryReactor* InferenceService::GetModel(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request, v1::TokenizeReply* reply) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  slow_.Post([this, reactor, request, reply] {
+  std::shared_ptr<Tenant> caller;
+  if (!MayAsk(context, reactor, &caller)) return reactor;
+  lanes_.Post(request->text().size(), [this, reactor, request, reply] {
     const std::vector<int32_t> ids = intake_.tokenizer().Encode(request->text(), request->special());
     reply->mutable_ids()->Assign(ids.begin(), ids.end());
     reactor->Finish(grpc::Status::OK);
@@ -355,8 +411,13 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* InferenceService::Explain(grpc::CallbackServerContext* context,
                                                     const v1::ExplainRequest* request, v1::ExplainReply* reply) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  slow_.Post([this, reactor, request, reply] {
-    const absl::StatusOr<Explanation> explanation = intake_.Explain(request->request_id());
+  std::shared_ptr<Tenant> caller;
+  if (!MayAsk(context, reactor, &caller)) return reactor;
+  lanes_.Post(request->request_id().size(), [this, reactor, request, reply, caller = std::move(caller)] {
+    absl::StatusOr<Explanation> explanation = intake_.Explain(request->request_id());
+    if (explanation.ok() && !MaySee(caller.get(), *explanation)) {
+      explanation = absl::NotFoundError(absl::StrCat("no request '", request->request_id(), "' is known"));
+    }
     if (explanation.ok()) Fill(*explanation, reply);
     reactor->Finish(ToGrpcStatus(explanation.status()));
   });

@@ -8,6 +8,8 @@
 #include "absl/status/status.h"
 #include "common/executor.h"
 #include "coordinator/front/generation.h"
+#include "coordinator/front/intake_lanes.h"
+#include "coordinator/front/tenants.h"
 #include "proto/inference.grpc.pb.h"
 
 namespace interlace {
@@ -17,7 +19,8 @@ namespace interlace {
 // engine outlive it.
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  explicit InferenceService(Intake& intake);
+  // `tenants`: whose keys count; null: none is needed. Outlives it.
+  explicit InferenceService(Intake& intake, Tenants* tenants = nullptr);
   ~InferenceService() override;
 
   // Every stream that is open ends with `why` behind the events it has.
@@ -36,11 +39,18 @@ class InferenceService final : public v1::Inference::CallbackService {
 
  private:
   class OpenStreams;
+  // Null where no key is needed. Unauthenticated: the call has none, or nobody's.
+  absl::StatusOr<std::shared_ptr<Tenant>> CallerOf(const grpc::CallbackServerContext& context) const;
+  grpc::ServerWriteReactor<v1::GenerateEvent>* Open(grpc::CallbackServerContext* context, size_t bytes,
+                                                    GenerationSpec spec);
+  // Whether a call that generates nothing may go on; if not, it was ended.
+  bool MayAsk(grpc::CallbackServerContext* context, grpc::ServerUnaryReactor* reactor, std::shared_ptr<Tenant>* caller);
 
   Intake& intake_;
+  Tenants* const tenants_;
   const std::unique_ptr<OpenStreams> open_;
   ThreadExecutor streams_{"grpc-streams", 65536};  // moves text to the wire
-  ThreadExecutor slow_{"grpc-intake", 65536};      // tokenises, waits for the scheduler; posts to streams_
+  IntakeLanes lanes_{"grpc-intake"};               // tokenise, wait for the scheduler; post to streams_
 };
 
 }  // namespace interlace

@@ -57,6 +57,8 @@ absl::Status ReadBlock(const Json& block, bool assistant, const std::string& whe
   }
   if (!assistant && *type == "tool_result") return ReadResult(block, where, out);
   if (assistant && *type == "tool_use" && TextMember(block, "name") != nullptr) {
+    RETURN_IF_ERROR(CheckTexts(block, {"id"}, where));
+    if (const Json* input = Member(block, "input")) RETURN_IF_ERROR(CheckArguments(Printed(*input), where));
     out->calls.push_back(&block);
     return absl::OkStatus();
   }
@@ -134,6 +136,7 @@ absl::Status ReadTools(const Json& json, ChatInput* input, std::vector<std::stri
     if (name == nullptr || name->empty() || schema == nullptr || !schema->is_object()) {
       return BadField("tools", "a tool needs a name and an input_schema");
     }
+    RETURN_IF_ERROR(CheckTexts(tool, {"description", "type"}, "tools"));
     const std::string* description = TextMember(tool, "description");
     out.push_back(absl::StrCat(R"({"type":"function","function":{"name":)", JsonString(*name), R"(,"description":)",
                                JsonString(description == nullptr ? "" : *description), R"(,"parameters":)",

@@ -52,6 +52,8 @@ const std::string* TextMember(const Json& json, const char* field) {
 class History {
  public:
   absl::Status Add(const Json& item, const std::string& where) {
+    if (!item.is_object()) return BadField(where, "must be an object");
+    RETURN_IF_ERROR(CheckTexts(item, {"type", "role"}, where));
     const std::string* type = TextMember(item, "type");
     if (type == nullptr || *type == "message") return AddMessage(item, where);
     if (*type == "function_call") return AddCall(item, where);
@@ -114,6 +116,9 @@ class History {
     if (TextMember(item, "call_id") == nullptr || TextMember(item, "name") == nullptr) {
       return BadField(where, "a function_call needs a call_id and a name");
     }
+    RETURN_IF_ERROR(CheckTexts(item, {"arguments", "id"}, where));
+    const std::string* arguments = TextMember(item, "arguments");
+    if (arguments != nullptr && !arguments->empty()) RETURN_IF_ERROR(CheckArguments(*arguments, where));
     turn().calls.push_back(&item);
     return absl::OkStatus();
   }
@@ -176,6 +181,7 @@ absl::Status ReadTools(const Json& json, ChatInput* chat, std::vector<std::strin
     if (type == nullptr || *type != "function" || name == nullptr || name->empty()) {
       return BadField("tools", "only tools {\"type\": \"function\", \"name\": ...} are supported");
     }
+    RETURN_IF_ERROR(CheckTexts(tool, {"description"}, "tools"));
     const Json* parameters = Member(tool, "parameters");
     if (parameters != nullptr && !parameters->is_object()) return BadField("tools", "parameters must be a JSON schema");
     const std::string* description = TextMember(tool, "description");

@@ -11,6 +11,7 @@
 #include "coordinator/front/messages_answer.h"
 #include "coordinator/front/messages_json.h"
 #include "coordinator/front/openai_reply.h"
+#include "coordinator/front/openapi.h"
 #include "coordinator/front/readiness.h"
 #include "coordinator/front/server_json.h"
 #include "coordinator/front/tokenize_json.h"
@@ -70,6 +71,7 @@ struct Routes::Row {
   absl::string_view path;  // one that ends in '/' takes whatever follows
   RouteKind kind;
   HttpReply (Routes::*answer)(const HttpQuestion&) const;
+  RouteAccess access = RouteAccess::kKey;
 };
 
 const std::vector<Routes::Row>& Routes::Table() {
@@ -77,17 +79,18 @@ const std::vector<Routes::Row>& Routes::Table() {
     auto* rows = new std::vector<Row>{
         {"GET", "/v1/models", RouteKind::kQuick, &Routes::Models},
         {"GET", "/v1/models/", RouteKind::kQuick, &Routes::Model},
-        {"GET", "/health", RouteKind::kQuick, &Routes::Health},
-        {"GET", "/ping", RouteKind::kQuick, &Routes::Health},
-        {"POST", "/ping", RouteKind::kQuick, &Routes::Health},
-        {"GET", "/ready", RouteKind::kQuick, &Routes::Health},
+        {"GET", "/health", RouteKind::kQuick, &Routes::Health, RouteAccess::kAnybody},
+        {"GET", "/ping", RouteKind::kQuick, &Routes::Health, RouteAccess::kAnybody},
+        {"POST", "/ping", RouteKind::kQuick, &Routes::Health, RouteAccess::kAnybody},
+        {"GET", "/ready", RouteKind::kQuick, &Routes::Health, RouteAccess::kAnybody},
         {"GET", "/load", RouteKind::kQuick, &Routes::Load},
-        {"GET", "/metrics", RouteKind::kQuick, &Routes::MetricsText},
-        {"GET", "/version", RouteKind::kQuick, &Routes::Version},
+        {"GET", "/metrics", RouteKind::kQuick, &Routes::MetricsText, RouteAccess::kOperator},
+        {"GET", "/version", RouteKind::kQuick, &Routes::Version, RouteAccess::kAnybody},
+        {"GET", "/openapi.json", RouteKind::kQuick, &Routes::OpenApi, RouteAccess::kAnybody},
         {"GET", "/debug/requests/", RouteKind::kSlow, &Routes::Explain},
-        {"GET", "/ui", RouteKind::kQuick, &Routes::UiPageText},
-        {"GET", "/ui/state", RouteKind::kSlow, &Routes::UiState},
-        {"GET", "/ui/explain", RouteKind::kSlow, &Routes::UiExplain},
+        {"GET", "/ui", RouteKind::kQuick, &Routes::UiPageText, RouteAccess::kOperator},
+        {"GET", "/ui/state", RouteKind::kSlow, &Routes::UiState, RouteAccess::kOperator},
+        {"GET", "/ui/explain", RouteKind::kSlow, &Routes::UiExplain, RouteAccess::kOperator},
         {"POST", "/tokenize", RouteKind::kSlow, &Routes::Tokenize},
         {"POST", "/detokenize", RouteKind::kSlow, &Routes::Detokenize},
         {"GET", "/tokenizer_info", RouteKind::kQuick, &Routes::TokenizerInfo},
@@ -134,6 +137,16 @@ const ProtocolRow* Routes::ProtocolOf(const HttpQuestion& question) {
   return nullptr;
 }
 
+RouteAccess Routes::AccessOf(const HttpQuestion& question) const {
+  const Row* row = Find(question);
+  if (row == nullptr) return RouteAccess::kKey;
+  for (absl::string_view keyless : absl::StrSplit(keyless_, ',', absl::SkipWhitespace())) {
+    const std::string path = absl::StrCat("/", absl::StripAsciiWhitespace(keyless));
+    if (row->path == path || absl::StartsWith(row->path, absl::StrCat(path, "/"))) return RouteAccess::kAnybody;
+  }
+  return row->access;
+}
+
 HttpReply Routes::Answer(const HttpQuestion& question) const {
   const Row* row = Find(question);
   return row == nullptr ? Missing(question) : (this->*row->answer)(question);
@@ -171,6 +184,14 @@ HttpReply Routes::MetricsText(const HttpQuestion&) const {
 
 HttpReply Routes::Version(const HttpQuestion&) const { return Ok(VersionJson(INTERLACE_VERSION)); }
 
+HttpReply Routes::OpenApi(const HttpQuestion&) const { return Ok(OpenApiJson(INTERLACE_VERSION)); }
+
+std::vector<std::pair<absl::string_view, absl::string_view>> Routes::Paths() {
+  std::vector<std::pair<absl::string_view, absl::string_view>> paths;
+  for (const Row& row : Table()) paths.emplace_back(row.method, row.path);
+  return paths;
+}
+
 // Only what can be served now is listed: routers take this path as model-aware readiness.
 HttpReply Routes::Models(const HttpQuestion&) const {
   const Intake::Options& model = intake_.options();
@@ -190,10 +211,16 @@ HttpReply Routes::Model(const HttpQuestion& question) const {
   return Ok(ModelJson({model.model, model.context, model.created}));
 }
 
+absl::StatusOr<Explanation> Routes::ExplainTo(const Tenant* caller, absl::string_view name) const {
+  absl::StatusOr<Explanation> explanation = intake_.Explain(name);
+  if (!explanation.ok() || MaySee(caller, *explanation)) return explanation;
+  return absl::NotFoundError(absl::StrCat("no request '", name.substr(0, 200), "' is known"));
+}
+
 HttpReply Routes::Explain(const HttpQuestion& question) const {
   const std::string name =
       Unescaped(absl::string_view(question.path).substr(absl::string_view("/debug/requests/").size()));
-  const absl::StatusOr<Explanation> explanation = intake_.Explain(name);
+  const absl::StatusOr<Explanation> explanation = ExplainTo(question.caller, name);
   return explanation.ok() ? Ok(ExplanationJson(*explanation)) : ErrorReply(explanation.status());
 }
 
@@ -225,7 +252,7 @@ HttpReply Routes::UiState(const HttpQuestion&) const {
 HttpReply Routes::UiExplain(const HttpQuestion& question) const {
   const std::string name = QueryValue(question.query, "id");
   if (name.empty()) return ErrorReply(absl::InvalidArgumentError("id is missing: ask for /ui/explain?id=REQUEST"));
-  const absl::StatusOr<Explanation> explanation = intake_.Explain(name);
+  const absl::StatusOr<Explanation> explanation = ExplainTo(question.caller, name);
   return explanation.ok() ? OkUnstored(ExplanationJson(*explanation)) : ErrorReply(explanation.status());
 }
 
@@ -284,8 +311,8 @@ HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after) {
   if (!error.shed_reason.empty()) {
     reply.headers.emplace_back("x-interlace-shed-reason", error.shed_reason);
     reply.headers.emplace_back("x-llm-d-request-dropped-reason", error.shed_reason);
-    retry_after = error.retry_after;
   }
+  if (error.retry_after > absl::ZeroDuration()) retry_after = error.retry_after;
   if (error.http == 429 || error.http == 503) {
     AddRetryAfter(retry_after > absl::ZeroDuration() ? retry_after : absl::Seconds(1), &reply);
   }

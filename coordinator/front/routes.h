@@ -11,6 +11,7 @@
 #include "common/metrics.h"
 #include "coordinator/front/generation.h"
 #include "coordinator/front/protocols.h"
+#include "coordinator/front/tenants.h"
 
 namespace interlace {
 
@@ -19,6 +20,7 @@ struct HttpQuestion {
   std::string path;    // without the query
   std::string query;   // what follows '?', without it
   absl::string_view body;
+  const Tenant* caller = nullptr;  // whose key came with it; null: none is needed
 };
 
 struct HttpReply {
@@ -34,14 +36,26 @@ enum class RouteKind {
   kGeneration,  // Answer is not for it: ProtocolOf says what is
 };
 
+// Who may ask, where keys are needed.
+enum class RouteAccess {
+  kAnybody,   // without a key
+  kKey,       // with any tenant's
+  kOperator,  // with an operator's: it tells of everybody's requests
+};
+
 // Any thread. Owned by the HTTP front.
 class Routes {
  public:
-  // `ui`: whether /ui and what belongs to it exist.
-  Routes(Intake& intake, const Metrics& metrics, bool ui) : intake_(intake), metrics_(metrics), ui_(ui) {}
+  // `ui`: whether /ui and what belongs to it exist. `keyless`: names such as "metrics,ui" of what needs no key besides.
+  Routes(Intake& intake, const Metrics& metrics, bool ui, std::string keyless)
+      : intake_(intake), metrics_(metrics), ui_(ui), keyless_(std::move(keyless)) {}
   // kQuick for a path or a method that does not exist: Answer then says 404 or 405.
   RouteKind KindOf(const HttpQuestion& question) const;
+  // kKey for a path that does not exist.
+  RouteAccess AccessOf(const HttpQuestion& question) const;
   HttpReply Answer(const HttpQuestion& question) const;
+  // Methods and paths of all that there is; a path that ends in '/' takes whatever follows.
+  static std::vector<std::pair<absl::string_view, absl::string_view>> Paths();
   // Null unless it is a kGeneration.
   static const ProtocolRow* ProtocolOf(const HttpQuestion& question);
 
@@ -54,6 +68,7 @@ class Routes {
   HttpReply Health(const HttpQuestion&) const;
   HttpReply MetricsText(const HttpQuestion&) const;
   HttpReply Version(const HttpQuestion&) const;
+  HttpReply OpenApi(const HttpQuestion&) const;
   HttpReply Load(const HttpQuestion&) const;
   HttpReply Models(const HttpQuestion&) const;
   HttpReply Model(const HttpQuestion& question) const;
@@ -65,6 +80,8 @@ class Routes {
   HttpReply Detokenize(const HttpQuestion& question) const;
   HttpReply TokenizerInfo(const HttpQuestion&) const;
   HttpReply CountTokens(const HttpQuestion& question) const;
+  // NotFound too for the request of another tenant.
+  absl::StatusOr<Explanation> ExplainTo(const Tenant* caller, absl::string_view name) const;
   HttpReply Missing(const HttpQuestion& question) const;
 
   // One answer serves all who look at the state within this time: the scheduler is not asked more often, however many
@@ -74,6 +91,7 @@ class Routes {
   Intake& intake_;
   const Metrics& metrics_;
   const bool ui_;
+  const std::string keyless_;
   mutable absl::Mutex mutex_;
   mutable std::string state_;                              // protected by mutex_
   mutable absl::Time state_until_ = absl::InfinitePast();  // protected by mutex_

@@ -76,6 +76,8 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   std::vector<float> TakePooled();
   // No event and no `ready` from now on; cancels the request unless it ended. Idempotent.
   void Close();
+  // Tokens that Take has given. The executor's thread.
+  int32_t taken() const { return taken_; }
 
  private:
   struct Pending {

@@ -186,14 +186,31 @@ class AdmissionTest : public testing::Test {
     return request;
   }
   absl::Status Try(Request request, int32_t waiting = 0) {
-    const absl::Status status = Admit(shape_, limits_, waiting, &request);
+    const absl::Status status = Admit(shape_, limits_, {waiting, turnover_}, &request);
     max_tokens_ = request.max_tokens;
     return status;
   }
   ReplicaShape shape_ = ShapeOf(MakeRanks(2, 1, 8, /*slots=*/16, /*frames=*/0));  // 8 blocks of 8 tokens
   AdmissionLimits limits_{.context = 100, .max_waiting = 3, .placement = {.fixed_keep = -1, .chunk_tokens = 32}};
+  absl::Duration turnover_;
   int32_t max_tokens_ = 0;  // after the last Try
 };
+
+TEST_F(AdmissionTest, AQueueIsAsLongAsItsTime) {
+  limits_.max_waiting = 1000;
+  limits_.max_queue_time = absl::Seconds(10);
+  EXPECT_OK(Try(Ask(1, 1), 999));  // nothing is known of how long they take
+  turnover_ = absl::Milliseconds(100);
+  EXPECT_OK(Try(Ask(1, 1), 100));
+  EXPECT_THAT(Try(Ask(1, 1), 101), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("about 10 s")));
+  // Who asks again when the queue is said to have room is taken, and not before.
+  for (int32_t waiting = 0; waiting < 1500; waiting += 7) {
+    const QueueAhead now{waiting, turnover_};
+    const auto started = static_cast<int32_t>(absl::ToDoubleSeconds(now.Room(limits_)) / 0.1 + 0.5);
+    EXPECT_OK(Try(Ask(1, 1), waiting - started)) << waiting;
+    if (started > 0) EXPECT_FALSE(Try(Ask(1, 1), waiting - started + 1).ok()) << waiting;
+  }
+}
 
 TEST_F(AdmissionTest, FieldsThatAreWrongAreNamed) {
   EXPECT_THAT(Try(Ask(0, 1)), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("empty")));

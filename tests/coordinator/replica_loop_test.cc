@@ -131,6 +131,20 @@ TEST_F(ReplicaLoopTest, RefusesMoreThanMayWait) {
   EXPECT_OK(Submit(1, 9));
 }
 
+TEST_F(ReplicaLoopTest, TheQueueIsAsLongAsItsTime) {
+  options_.scheduler.max_running = 1;
+  options_.max_queue_time = absl::Nanoseconds(1);
+  Start();
+  for (int i = 0; i < 3; ++i) ASSERT_OK(Submit(1, 9)) << "how long they take is not known";
+  ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.running == 1 && load.waiting == 2; }));
+  EXPECT_EQ(loop_->Load().queue_room, absl::ZeroDuration());
+  loop_->Stop(RequestId{1});
+  ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.turnover > absl::ZeroDuration(); }));
+  EXPECT_THAT(Submit(1, 9), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("sched.max_queue_time=1ns")));
+  const EngineLoad load = loop_->Load();
+  EXPECT_EQ(load.queue_room, load.waiting * load.turnover);
+}
+
 TEST_F(ReplicaLoopTest, DrainsWhatRunsAndRefusesTheRest) {
   Start();
   ASSERT_OK(Submit(5, 9));

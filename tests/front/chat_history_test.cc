@@ -27,7 +27,7 @@ TEST(ChatHistoryTest, HistoriesWithCallsAreAccepted) {
       {"role":"assistant","content":null,"reasoning_content":"hm","tool_calls":[
         {"id":"c1","type":"function","function":{"name":"f","arguments":"{\"z\": 1, \"a\": [2]}"}},
         {"id":"c2","type":"function","function":{"name":"g","arguments":""}},
-        {"type":"function","function":{"name":"h","arguments":"not json"}}]},
+        {"type":"function","function":{"name":"h","arguments":{"b":1}}}]},
       {"role":"tool","tool_call_id":"c1","content":"3"},
       {"role":"assistant","refusal":null}])");
   ASSERT_OK(request);
@@ -36,8 +36,19 @@ TEST(ChatHistoryTest, HistoriesWithCallsAreAccepted) {
             R"({"role":"assistant","content":"","reasoning_content":"hm","tool_calls":[)"
             R"({"id":"c1","type":"function","function":{"name":"f","arguments":{"z": 1, "a": [2]}}},)"
             R"({"id":"c2","type":"function","function":{"name":"g","arguments":{}}},)"
-            R"({"type":"function","function":{"name":"h","arguments":"not json"}}]},)"
+            R"({"type":"function","function":{"name":"h","arguments":{"b":1}}}]},)"
             R"({"role":"tool","content":"3","tool_call_id":"c1"},{"role":"assistant","content":""}])");
+}
+
+TEST(ChatHistoryTest, ACallInAHistoryHasAnObjectOfArguments) {
+  for (const char* arguments : {R"("not json")", R"("{\"a\": 1")", R"("[1]")", R"("7")", "[1]", "7"}) {
+    const absl::Status status =
+        Chat(absl::StrCat(R"("messages":[{"role":"assistant","tool_calls":[{"type":"function","function":{"name":"f",)",
+                          R"("arguments":)", arguments, "}}]}]"))
+            .status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << arguments;
+    EXPECT_EQ(ToApiError(status).param, "messages[0].tool_calls") << arguments;
+  }
 }
 
 TEST(ChatHistoryTest, ToolsKeepTheOrderOfTheirMembers) {

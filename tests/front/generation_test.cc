@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <fstream>
 #include <functional>
@@ -423,6 +424,102 @@ TEST(IntakeTest, LettersOfTheTemplateAreNotTheLastMessage) {
   const absl::StatusOr<std::vector<int32_t>> ids = rig.intake.Encode(chat);
   ASSERT_OK(ids);
   EXPECT_THAT(TestText().tokenizer->Decode(*ids, true), ::testing::EndsWith("<|im_start|>assistant\nim"));
+}
+
+TEST(IntakeTest, AnEchoIsWhatIsLeftOfThePrompt) {
+  Rig rig;
+  GenerationSpec spec;
+  spec.prompts.emplace_back("one two three four");
+  spec.echo = true;
+  EXPECT_EQ(rig.Start(spec)->echo(0), "one two three four");
+  spec.truncate_prompt_tokens = 2;
+  EXPECT_EQ(rig.Start(spec)->echo(0), " three four");
+}
+
+TEST(IntakeTest, OfALongTextItsTailIsReadForItsLastTokens) {
+  Rig rig;
+  GenerationSpec spec;
+  std::string text;
+  while (text.size() < 1000000) absl::StrAppend(&text, "one two ", text.size(), " three ");
+  spec.prompts.emplace_back(text);
+  spec.truncate_prompt_tokens = 100;
+  ASSERT_OK(rig.Start(spec));
+  const std::vector<int32_t> all = TestText().tokenizer->Encode(text, false);
+  EXPECT_EQ(rig.engine.Await(0).prompt, std::vector<int32_t>(all.end() - 100, all.end()));
+}
+
+TEST(IntakeTest, TheLeastTokensFitWhatThePromptLeaves) {
+  Rig rig;
+  GenerationSpec spec = Ids(10);
+  spec.usual_max_tokens = 16;
+  spec.min_tokens = 40;
+  ASSERT_OK(rig.Start(spec));
+  EXPECT_EQ(rig.engine.Await(0).max_tokens, 40) << "a default is no wish";
+  for (const int64_t most : {int64_t{kTestContext} - 9, int64_t{1} << 31, int64_t{1} << 62}) {
+    spec.min_tokens = most;
+    const ApiError error = ToApiError(rig.Start(spec).status());
+    EXPECT_EQ(error.http, 400) << most;
+    EXPECT_EQ(error.param, "min_tokens") << most;
+  }
+  spec.min_tokens = kTestContext - 10;
+  ASSERT_OK(rig.Start(spec));
+  EXPECT_EQ(rig.engine.Await(1).max_tokens, kTestContext - 10);
+}
+
+TEST(IntakeTest, TwoRequestsUnderWayNeverHaveOneName) {
+  Rig rig;
+  GenerationSpec spec = Ids(10);
+  spec.name = "mine";
+  {
+    const absl::StatusOr<GenerationRun> first = rig.Start(spec);
+    ASSERT_OK(first);
+    const ApiError error = ToApiError(rig.Start(spec).status());
+    EXPECT_EQ(error.http, 409);
+    EXPECT_EQ(error.code, "duplicate_request_id");
+    EXPECT_TRUE(error.retry);
+    spec.name_is_shared = true;  // as of a proxy, which names all requests of a trace alike
+    const absl::StatusOr<GenerationRun> second = rig.Start(spec), third = rig.Start(spec);
+    ASSERT_OK(second);
+    ASSERT_OK(third);
+    EXPECT_THAT(second->name(), ::testing::StartsWith("mine-"));
+    EXPECT_NE(second->name(), third->name());
+    EXPECT_EQ(rig.engine.Await(1).name, second->name());
+    spec.name_is_shared = false;
+  }
+  EXPECT_OK(rig.Start(spec)) << "the first has ended";
+}
+
+TEST(IntakeTest, WhatNobodyWaitsForIsNotRead) {
+  Rig rig;
+  GenerationSpec spec = Ids(10);
+  const auto left = std::make_shared<std::atomic<bool>>(false);
+  spec.left = left;
+  ASSERT_OK(rig.Start(spec));
+  left->store(true);
+  EXPECT_EQ(rig.Start(spec).status().code(), absl::StatusCode::kCancelled);
+  spec.left = nullptr;
+  spec.arrival = rig.clock.Now() - absl::Seconds(3);
+  spec.targets.deadline_ms = 2000;
+  EXPECT_EQ(rig.Start(spec).status().code(), absl::StatusCode::kDeadlineExceeded) << "it waited for longer";
+  spec.targets.deadline_ms = 200000;
+  ASSERT_OK(rig.Start(spec));
+  EXPECT_EQ(rig.engine.Await(1).arrival, *spec.arrival);
+}
+
+TEST(IntakeTest, ATextThatIsFarTooLongIsRefusedByItsField) {
+  Rig rig;
+  std::string text;
+  while (text.size() < 2000000) text += "one two three ";
+  GenerationSpec spec;
+  spec.prompts = {std::string("a"), text};
+  ApiError error = ToApiError(rig.Start(spec).status());
+  EXPECT_EQ(error.param, "prompt");
+  EXPECT_EQ(error.code, "context_length_exceeded");
+  spec.prompts = {std::vector<ChatMessage>{{"user", text}}};
+  error = ToApiError(rig.Start(spec).status());
+  EXPECT_EQ(error.param, "messages");
+  EXPECT_EQ(error.code, "context_length_exceeded");
+  EXPECT_EQ(rig.engine.submitted(), 0u);
 }
 
 TEST(IntakeTest, AnotherModelIsNotFound) {

@@ -16,9 +16,10 @@ using ::testing::HasSubstr;
 
 Json JsonOf(const HttpAnswer& answer) { return Json::parse(answer.body, nullptr, false); }
 
-std::string Gzip(const std::string& text) {
+// `bits`: zlib's windowBits.
+std::string Compress(const std::string& text, int bits) {
   z_stream stream{};
-  CHECK(deflateInit2(&stream, 9, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) == Z_OK);
+  CHECK(deflateInit2(&stream, 9, Z_DEFLATED, bits, 8, Z_DEFAULT_STRATEGY) == Z_OK);
   std::string out(deflateBound(&stream, text.size()) + 64, '\0');
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
   stream.avail_in = static_cast<uInt>(text.size());
@@ -29,6 +30,8 @@ std::string Gzip(const std::string& text) {
   deflateEnd(&stream);
   return out;
 }
+
+std::string Gzip(const std::string& text) { return Compress(text, 15 + 16); }
 
 TEST(HttpRulesTest, SmallEndpoints) {
   HttpRig rig;
@@ -138,6 +141,19 @@ TEST(HttpRulesTest, BodiesMayBeCompressed) {
   EXPECT_EQ(client.Read().status, 200);
   client.Post("/v1/completions", body, "Content-Encoding: br\r\n");
   EXPECT_EQ(client.Read().status, 415);
+}
+
+// Some clients call zlib's format deflate, as they should, and some its content alone.
+TEST(HttpRulesTest, DeflateMeansEither) {
+  HttpRig rig;
+  HttpClient client(rig.port());
+  const std::string body = R"({"prompt":"Hello"})";
+  client.Post("/tokenize", body);
+  const std::string plain = client.Read().body;
+  for (const int bits : {15, -15}) {
+    client.Post("/tokenize", Compress(body, bits), "Content-Encoding: deflate\r\n");
+    EXPECT_EQ(client.Read().body, plain) << bits;
+  }
 }
 
 TEST(HttpRulesTest, CompressedBodiesAreBoundedAndMayBeDamaged) {

@@ -6,10 +6,15 @@
 
 #include <chrono>
 #include <cmath>
+#include <fstream>
 #include <functional>
+#include <iterator>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/front/grpc_server.h"
+#include "coordinator/front/tenants.h"
+#include "tests/front/test_certificate.h"
 #include "tests/front/text_model.h"
 #include "tests/status_matchers.h"
 
@@ -498,6 +503,117 @@ TEST(InferenceServiceTest, ShutdownCancelsWhatItsPatienceDoesNotCover) {
   rig.server->Shutdown(absl::Milliseconds(10));
   EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
   EXPECT_FALSE(reader->Finish().ok());
+}
+
+// ---- keys
+
+struct KeyedGrpcRig : GrpcRig {
+  KeyedGrpcRig() {
+    const std::string path = absl::StrCat(testing::TempDir(), "/grpc-keys.json");
+    std::ofstream(path) << R"({"tenants":[{"name":"acme","keys":["sk-acme"],"concurrent":1},
+                                         {"name":"beta","keys":["sk-beta"]}]})";
+    tenants.emplace(Tenants::Options{.file = path}, clock, metrics);
+    CHECK(tenants->Read().ok());
+    absl::StatusOr<std::unique_ptr<GrpcServer>> listening =
+        GrpcServer::Listen({.host = "127.0.0.1", .setting = "server.grpc_port=N", .max_message = 1 << 20},
+                           &keyed.emplace(intake, &*tenants));
+    CHECK(listening.ok());
+    keyed_server = *std::move(listening);
+    stub = v1::Inference::NewStub(
+        grpc::CreateChannel(absl::StrCat("127.0.0.1:", keyed_server->port()), grpc::InsecureChannelCredentials()));
+  }
+  ~KeyedGrpcRig() { keyed_server->Shutdown(absl::ZeroDuration()); }
+  // The status of a call with this metadata, of each method.
+  std::vector<grpc::StatusCode> Codes(const char* name, const std::string& value) {
+    std::vector<grpc::StatusCode> codes;
+    const auto with = [&](grpc::ClientContext& context) -> grpc::ClientContext* {
+      if (name != nullptr) context.AddMetadata(name, value);
+      return &context;
+    };
+    grpc::ClientContext contexts[5];
+    v1::Model model;
+    v1::TokenizeReply tokens;
+    v1::ExplainReply explained;
+    codes.push_back(stub->GetModel(with(contexts[0]), {}, &model).error_code());
+    codes.push_back(stub->Tokenize(with(contexts[1]), {}, &tokens).error_code());
+    codes.push_back(stub->Explain(with(contexts[2]), {}, &explained).error_code());
+    codes.push_back(stub->Generate(with(contexts[3]), {})->Finish().error_code());
+    codes.push_back(stub->Chat(with(contexts[4]), {})->Finish().error_code());
+    return codes;
+  }
+  Metrics metrics{"m"};
+  std::optional<Tenants> tenants;
+  std::optional<InferenceService> keyed;
+  std::unique_ptr<GrpcServer> keyed_server;
+};
+
+TEST(GrpcKeysTest, EachMethodNeedsOne) {
+  KeyedGrpcRig rig;
+  const std::vector<grpc::StatusCode> refused(5, grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(rig.Codes(nullptr, ""), refused);
+  EXPECT_EQ(rig.Codes("authorization", "Bearer sk-no"), refused);
+  EXPECT_EQ(rig.Codes("x-api-key", "sk-no"), refused);
+  for (const auto& [name, value] :
+       {std::pair<const char*, const char*>{"authorization", "Bearer sk-acme"}, {"x-api-key", "sk-acme"}}) {
+    for (const grpc::StatusCode code : rig.Codes(name, value))
+      EXPECT_NE(code, grpc::StatusCode::UNAUTHENTICATED) << name;
+  }
+}
+
+TEST(GrpcKeysTest, TenantAndLimitsAreThoseOfTheKey) {
+  KeyedGrpcRig rig;
+  v1::GenerateRequest ask;
+  ask.set_text("a");
+  grpc::ClientContext first, second, third;
+  for (grpc::ClientContext* context : {&first, &second}) context->AddMetadata("authorization", "Bearer sk-acme");
+  third.AddMetadata("authorization", "Bearer sk-beta");
+  auto running = rig.stub->Generate(&first, ask);
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(request.targets.tenant, "acme");
+  const grpc::Status refused = rig.stub->Generate(&second, ask)->Finish();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(second.GetServerTrailingMetadata().count("retry-after-ms"), 1u);
+  ask.mutable_targets()->set_fairness_id("acme");
+  EXPECT_EQ(rig.stub->Generate(&third, ask)->Finish().error_code(), grpc::StatusCode::PERMISSION_DENIED);
+  request.sink->OnEnd(EndOf(request, 0));
+  v1::GenerateEvent event;
+  while (running->Read(&event)) {
+  }
+  EXPECT_TRUE(running->Finish().ok());
+}
+
+// ---- TLS
+
+TEST(GrpcTlsTest, SpeaksTlsWhereItHasACertificate) {
+  TestAuthority authority(absl::StrCat(testing::TempDir(), "/grpc-tls"));
+  const TestCertificate server = authority.Sign("server"), client = authority.Sign("client");
+  const auto read = [](const std::string& path) {
+    std::ifstream file(path);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  for (const bool mutual : {false, true}) {
+    IntakeRig intake;
+    InferenceService service(intake.intake);
+    const auto listening = GrpcServer::Listen({.host = "127.0.0.1",
+                                               .setting = "server.grpc_port=N",
+                                               .max_message = 1 << 20,
+                                               .tls = {server.certificate, server.key, mutual ? authority.file() : ""}},
+                                              &service);
+    ASSERT_OK(listening);
+    const auto ask = [&](std::shared_ptr<grpc::ChannelCredentials> credentials) {
+      const auto stub =
+          v1::Inference::NewStub(grpc::CreateChannel(absl::StrCat("localhost:", (*listening)->port()), credentials));
+      grpc::ClientContext context;
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+      v1::Model model;
+      return stub->GetModel(&context, {}, &model).error_code();
+    };
+    const std::string ca = read(authority.file());
+    EXPECT_EQ(ask(grpc::InsecureChannelCredentials()), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_EQ(ask(grpc::SslCredentials({ca, "", ""})), mutual ? grpc::StatusCode::UNAVAILABLE : grpc::StatusCode::OK);
+    EXPECT_EQ(ask(grpc::SslCredentials({ca, read(client.key), read(client.certificate)})), grpc::StatusCode::OK);
+    (*listening)->Shutdown(absl::ZeroDuration());
+  }
 }
 
 }  // namespace

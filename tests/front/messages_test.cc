@@ -63,6 +63,13 @@ TEST(ParseMessagesTest, BadFieldsAreNamed) {
       {"messages.0", R"("max_tokens":1,"messages":[7])"},
       {"messages.0", R"("max_tokens":1,"messages":[{"role":"user","content":[{"type":"image"}]}])"},
       {"messages.0", R"("max_tokens":1,"messages":[{"role":"user","content":[{"type":"tool_result"}]}])"},
+      {"messages.0",
+       R"("max_tokens":1,"messages":[{"role":"assistant","content":[{"type":"tool_use","id":5,"name":"f",)"
+       R"("input":{}}]}])"},
+      {"messages.0",
+       R"("max_tokens":1,"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"f",)"
+       R"("input":"x"}]}])"},
+      {"tools", R"("max_tokens":1,"tools":[{"name":"w","description":5,"input_schema":{}}],)" + user},
       {"tools", R"("max_tokens":1,"tools":[{"type":"web_search_20250305","name":"w"}],)" + user},
       {"tools", R"("max_tokens":1,"tools":[{"name":"w"}],)" + user},
       {"tool_choice", R"("max_tokens":1,"tool_choice":{"type":"any"},)" + user},

@@ -53,7 +53,7 @@ SEAMS = {
 THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|sodium|openssl|zstd|immintrin|xgrammar)')
 GRPC = re.compile(r'#include [<"](grpc|google/protobuf)')
 GRPC_HEADERS = ("_service.h", "rank_stream.h", "grpc_status.h", "attach_stream.h")
-OWN_LIBRARY = ("coordinator/front/http_context.h", "coordinator/front/http_session.h", "coordinator/front/http_writer.h",
+OWN_LIBRARY = ("coordinator/front/door_stream.h", "coordinator/front/http_context.h", "coordinator/front/http_session.h", "coordinator/front/http_writer.h",
                "coordinator/front/json_fields.h")
 BANNED = re.compile(r"(?i)(manager|util|helper|handler|impl|misc)")
 
@@ -61,7 +61,8 @@ BANNED = re.compile(r"(?i)(manager|util|helper|handler|impl|misc)")
 def metrics_page() -> str:
     """docs/metrics.md out of the catalogue in common/metrics.h."""
     source = (ROOT / "common/metrics.h").read_text()
-    rows = re.findall(r'\{"([^"]+)",\s*MetricKind::k(\w+),\s*"([^"]*)",\s*"([^"]*)"\}', source)
+    rows = [(name, kind, labels, "".join(re.findall(r'"([^"]*)"', meaning))) for name, kind, labels, meaning in re.findall(
+        r'\{"([^"]+)",\s*MetricKind::k(\w+),\s*"([^"]*)",((?:\s*"[^"]*")+)\}', source)]
     lines = ["# Metrics", "", "Generated from `common/metrics.h` by `python3 tests/lint/lint.py --write-metrics`.",
              "`/metrics` serves them on the HTTP port; every series has the label `model_name`.", "",
              "| series | kind | labels | meaning |", "|---|---|---|---|"]

@@ -106,9 +106,11 @@ void SimCluster::CheckLoss() {
 absl::Status SimCluster::Submit(Request request) {
   if (!published_) return absl::UnavailableError("no replica is ready: ranks are still loading or lost");
   const Scheduler::Options& options = world_.scenario.options;
-  const AdmissionLimits limits{
-      options.context, world_.scenario.max_waiting, {options.fixed_keep, options.chunk_tokens}};
-  const absl::Status admitted = Admit(*published_, limits, scheduler_->Load().waiting + submitted_, &request);
+  const AdmissionLimits limits{options.context,
+                               world_.scenario.max_waiting,
+                               absl::InfiniteDuration(),
+                               {options.fixed_keep, options.chunk_tokens}};
+  const absl::Status admitted = Admit(*published_, limits, {scheduler_->Load().waiting + submitted_, {}}, &request);
   if (!admitted.ok()) return admitted;
   ++submitted_;
   Post([this, request = std::move(request)](Scheduler& scheduler) {

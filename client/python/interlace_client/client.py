@@ -45,9 +45,16 @@ class Stream:
 class Client:
     """A connection to a coordinator's gRPC door. Thread-safe, like the channel under it."""
 
-    def __init__(self, address: str):
-        self._channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+    def __init__(self, address: str, api_key: Optional[str] = None, root_certificates: Optional[bytes] = None):
+        """root_certificates: PEM, of the authorities of a server that speaks TLS; b"": the machine's; None: no TLS."""
+        options = [("grpc.max_receive_message_length", -1)]
+        if root_certificates is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(root_certificates or None)
+            self._channel = grpc.secure_channel(address, credentials, options=options)
         self._stub = rpc.InferenceStub(self._channel)
+        self._metadata = [("authorization", f"Bearer {api_key}")] if api_key else None
 
     def close(self) -> None:
         self._channel.close()
@@ -69,7 +76,7 @@ class Client:
         request = pb.ChatRequest(request_id=request_id, sampling=pb.SamplingOptions(**options),
                                  targets=pb.Targets(**(targets or {})))
         request.messages.extend(pb.ChatMessage(role=m["role"], content=m["content"]) for m in messages)
-        return Stream(self._stub.Chat(request, timeout=timeout))
+        return Stream(self._stub.Chat(request, timeout=timeout, metadata=self._metadata))
 
     def generate(self, prompt: str = "", tokens: Optional[Sequence[int]] = None, timeout: float = 600,
                  request_id: str = "", targets: Optional[Dict] = None, **options) -> Stream:
@@ -80,13 +87,13 @@ class Client:
             request.tokens.ids.extend(tokens)
         else:
             request.text = prompt
-        return Stream(self._stub.Generate(request, timeout=timeout))
+        return Stream(self._stub.Generate(request, timeout=timeout, metadata=self._metadata))
 
     def tokenize(self, text: str) -> List[int]:
-        return list(self._stub.Tokenize(pb.TokenizeRequest(text=text)).ids)
+        return list(self._stub.Tokenize(pb.TokenizeRequest(text=text), metadata=self._metadata).ids)
 
     def model(self) -> pb.Model:
-        return self._stub.GetModel(pb.GetModelRequest())
+        return self._stub.GetModel(pb.GetModelRequest(), metadata=self._metadata)
 
     def explain(self, request_id: str) -> pb.ExplainReply:
-        return self._stub.Explain(pb.ExplainRequest(request_id=request_id))
+        return self._stub.Explain(pb.ExplainRequest(request_id=request_id), metadata=self._metadata)
