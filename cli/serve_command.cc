@@ -24,6 +24,8 @@
 #include "common/secret_file.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
+#include "model/checkpoint.h"
+#include "model/shard_spec.h"
 
 namespace interlace {
 namespace {
@@ -83,7 +85,8 @@ class LocalCluster {
       return absl::PermissionDeniedError(absl::StrCat("the state folder ", options_.state_folder, " cannot be made: ",
                                                       error.message(), "; choose another with --state"));
     }
-    absl::Status status = MakeSecret();
+    absl::Status status = CheckModel();
+    if (status.ok()) status = MakeSecret();
     if (status.ok()) status = StartAll();
     if (status.ok()) PrintDoors();
     if (status.ok()) status = Watch();
@@ -93,6 +96,15 @@ class LocalCluster {
 
  private:
   std::string Path(const std::string& name) const { return absl::StrCat(options_.state_folder, "/", name); }
+
+  // What the ranks would refuse once they had started.
+  absl::Status CheckModel() const {
+    ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config_.model.path));
+    RETURN_IF_ERROR(CheckLayers(config_, facts.layers));
+    if (config_.cluster.tensor_ranks == 1) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(config_.model.path));
+    return SplitTensors(checkpoint->spec(), 0, static_cast<int32_t>(config_.cluster.tensor_ranks)).status();
+  }
 
   // The processes of this run know each other by it, and nobody else knows it. A cluster that has one keeps it.
   absl::Status MakeSecret() {
@@ -159,8 +171,6 @@ class LocalCluster {
   }
 
   absl::Status StartAll() {
-    ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config_.model.path));
-    RETURN_IF_ERROR(CheckLayers(config_, facts.layers));
     if (options_.kvstore) {
       RETURN_IF_ERROR(StartKvstore("127.0.0.1:0"));
       RETURN_IF_ERROR(Await("the kvstore starts", [&] {

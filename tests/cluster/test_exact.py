@@ -1,4 +1,7 @@
 """The same tokens, bit for bit, however the cluster is cut and wherever the KV lives."""
+import os
+import signal
+
 import pytest
 
 from cluster import Cluster, run_ids
@@ -40,6 +43,31 @@ def test_same_tokens(expected, tmp_path, pp, keep, tier, chunk):
         cluster.await_nothing_held()
     finally:
         cluster.stop()
+
+
+def test_same_tokens_of_ranks_that_share_a_stage(tmp_path):
+    """Sums of parts have bits of their own: those of three ranks a stage, however else the cluster is cut, and though
+    one of the ranks dies on the way."""
+    from interlace_client import Client
+    seen = []
+    for flags in (["--keep-layers", "30"],
+                  ["--pp", "2", "--keep-layers", "15", "--rocksdb", str(tmp_path / "rocksdb"), "--set", "sched.chunk_tokens=16"]):
+        cluster = Cluster("--tp", "3", "--device-kv", "48MiB", *flags)
+        try:
+            with Client(cluster.grpc) as client:
+                streams = [client.generate(p, max_tokens=TOKENS, temperature=0) for p in PROMPTS]
+                for stream in streams:
+                    stream.text()
+                seen.append([stream.token_ids for stream in streams])
+                cut = client.generate(PROMPTS[3], max_tokens=TOKENS, temperature=0)
+                for count, _ in enumerate(cut):
+                    if count == 10:
+                        os.kill(cluster.child("worker-1"), signal.SIGKILL)
+                assert cut.token_ids == streams[3].token_ids
+            cluster.await_nothing_held()
+        finally:
+            cluster.stop()
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("pp", [2, 3])

@@ -44,6 +44,7 @@ def test_any_log_will_do(settings):
 @pytest.mark.parametrize("flags, reason", [
     (["--pp", "99999999999"], "cluster.stages='99999999999' is out of range"),
     (["--pp", "31"], "cluster.stages=31 is more than the 30 layers"),
+    (["--tp", "2"], "9 heads that share 3 KV heads cannot be split over 2 tensor-parallel ranks"),
     (["--keep-layers", "99"], "kv.keep_layers=99 is more than the 30 layers"),
     (["--set", "kv.tiers=,"], "kv.tiers=',' has an empty entry"),
     (["--set", "cluster.rank_timeout=0s"], "cluster.rank_timeout='0s' is out of range"),
