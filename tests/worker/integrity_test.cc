@@ -134,6 +134,45 @@ TEST(WorkerIntegrityTest, EveryFaultAtOnceOnScarceDevices) {
   }
 }
 
+// Ranks that share a stage damage and lose blocks each for itself. What one has lost is worth nothing on the others, whose
+// sums hold its parts: had they gone on, or sealed what follows, other streams would come of it.
+TEST(WorkerIntegrityTest, WhatOneRankOfAStageLosesAllHaveLost) {
+  const std::string points =
+      "kv.flip_at_rest:0.004,kv.flip_in_flight:0.004,kv.swap_layer:0.004,kv.swap_request:0.004,kv.read_lost:0.004";
+  const auto shared = [](int stages, const char* keep) {
+    Config config = TinyConfig();
+    config.kv.keep_layers = keep;
+    config.cluster.stages = stages;
+    config.cluster.tensor_ranks = 2;
+    config.sched.chunk_tokens = 13;
+    return config;
+  };
+  Rig clean(shared(1, "5"));
+  const std::vector<Answer> expected = clean.clients().Run(Asks(), false);
+  int32_t recomputes = 0;
+  for (const char* tiers : {"", "rocksdb"}) {
+    for (const int stages : {1, 2}) {
+      for (const int slots : {50, 300}) {
+        Config config = shared(stages, "auto");
+        config.kv.tiers = tiers;
+        config.kv.device_bytes.value = slots * kSlotBytes / 2;  // a rank has half of the heads
+        config.kv.rocksdb_dir = TestPath("rocksdb");
+        config.kv.rocksdb_bytes.value = 64 << 20;
+        if (!config.kv.tiers.empty()) config.kv.host_bytes.value = 100 * kStoredBytes;
+        std::filesystem::remove_all(config.kv.rocksdb_dir);
+        {
+          Rig rig(config, points, 5);
+          const std::vector<Answer> answers = rig.clients().Run(Asks(), true);
+          ExpectSameStreams(expected, answers, absl::StrCat("tiers=", tiers, " stages=", stages, " slots=", slots));
+          recomputes += Recomputes(answers);
+        }
+        std::filesystem::remove_all(config.kv.rocksdb_dir);
+      }
+    }
+  }
+  EXPECT_GT(recomputes, 0) << "nothing was lost: this shows nothing";
+}
+
 TEST(WorkerIntegrityTest, HopelessDamageEndsWithAStatus) {
   for (absl::string_view point : kFaultPoints) {
     Config config = TinyConfig();
