@@ -101,7 +101,7 @@ absl::Status Checkpoint::ReadGguf(const GgufFile& file) {
         !file.Tensor(absl::StrReplaceAll(name, {{".ffn_up.", ".ffn_gate."}})).ok()) {
       ours = absl::StrReplaceAll(name, {{".ffn_up.", ".ffn_gate_up."}});
     }
-    RETURN_IF_ERROR(Add(name_, name, ours, tensor, stacked ? from.dims[2] : 1));
+    RETURN_IF_ERROR(Add(name_, name, ours, tensor, stacked ? from.dims[2] : 0));
   }
   return absl::OkStatus();
 }
@@ -112,12 +112,12 @@ absl::Status Checkpoint::Add(absl::string_view file, absl::string_view given, co
     return absl::InvalidArgumentError(absl::StrCat(file, ": tensor ", Quoted(given), " appears twice"));
   };
   absl::string_view stem = name;
-  if (absl::ConsumeSuffix(&stem, "_exps.weight") && depth >= 1 && depth <= kMostExperts) {
+  if (depth > 0 && depth <= kMostExperts && absl::ConsumeSuffix(&stem, "_exps.weight")) {
     const size_t bytes = tensor.data.size() / static_cast<size_t>(depth);
     for (int64_t e = 0; e < depth; ++e) {
       CheckpointTensor expert = tensor;
       expert.data = tensor.data.subspan(static_cast<size_t>(e) * bytes, bytes);
-      RETURN_IF_ERROR(Add(file, given, absl::StrCat(stem, ".", e, ".weight"), expert, 1));
+      RETURN_IF_ERROR(Add(file, given, absl::StrCat(stem, ".", e, ".weight"), expert, 0));
     }
     return absl::OkStatus();
   }
@@ -153,7 +153,7 @@ absl::Status Checkpoint::AddParts(absl::string_view file, absl::string_view give
       part.data = tensor.data.subspan(begin * row_bytes, static_cast<size_t>(part_rows) * row_bytes);
     }
     begin += static_cast<size_t>(part_rows);
-    RETURN_IF_ERROR(Add(file, given, absl::StrCat(stem, name, suffix), part, 1));
+    RETURN_IF_ERROR(Add(file, given, absl::StrCat(stem, name, suffix), part, 0));
   }
   return absl::OkStatus();
 }
@@ -176,7 +176,7 @@ absl::Status Checkpoint::ReadFolder(const std::string& folder) {
   ASSIGN_OR_RETURN(const Matrices quantised, TakeQuantised(opened.config, &tensors));
   for (const auto& [name, tensor] : quantised) {
     ASSIGN_OR_RETURN(const std::string ours, NameOf(name_, name));
-    if (!ours.empty()) RETURN_IF_ERROR(Add(name_, name, ours, tensor, 1));
+    if (!ours.empty()) RETURN_IF_ERROR(Add(name_, name, ours, tensor, 0));
   }
   for (const auto& [name, from] : tensors) RETURN_IF_ERROR(AddPlain(from.file->name(), name, *from.tensor));
   // A head that is tied is the embedding, though some files keep a copy of it.
@@ -206,7 +206,7 @@ absl::Status Checkpoint::AddPlain(const std::string& file, const std::string& na
   const CheckpointTensor tensor{DTypeOf(from.dtype), from.dtype,
                                 from.shape.size() > 1 ? from.shape[from.shape.size() - 2] : 1, from.shape.back(),
                                 from.data};
-  return Add(file, name, ours, tensor, stacked ? from.shape[0] : 1);
+  return Add(file, name, ours, tensor, stacked ? from.shape[0] : 0);
 }
 
 void Checkpoint::Drop(absl::Span<const std::byte> part) const {

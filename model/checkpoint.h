@@ -66,7 +66,8 @@ class Checkpoint {
   absl::Status AddPlain(const std::string& file, const std::string& name, const SafetensorsTensor& from);
   // The canonical name of a folder's tensor; empty: it is no part of the text model.
   absl::StatusOr<std::string> NameOf(absl::string_view file, absl::string_view given) const;
-  // `file` and `given` are for messages: whose tensor it is, and its name there.
+  // `file` and `given` are for messages: whose tensor it is, and its name there. `depth`: how many experts lie one
+  // behind another; 0: it is no such stack.
   absl::Status Add(absl::string_view file, absl::string_view given, const std::string& name,
                    const CheckpointTensor& tensor, int64_t depth);
   absl::Status AddParts(absl::string_view file, absl::string_view given, absl::string_view stem,

@@ -45,8 +45,8 @@ struct ArchInput {
   absl::FunctionRef<void(int64_t, int64_t)> progress;
 };
 
-// Unimplemented names a tensor whose type or whose part in the model is not built in; InvalidArgument names a tensor
-// that is missing or has the wrong shape.
+// Unimplemented names an architecture that is not in the table (model/arch/archs.cc), or a tensor whose type or whose
+// part in the model is not built in; InvalidArgument names a tensor that is missing or has the wrong shape.
 absl::StatusOr<std::unique_ptr<ModelArch>> MakeArch(const ArchInput& input);
 
 }  // namespace interlace

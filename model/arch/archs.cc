@@ -162,6 +162,10 @@ absl::Span<const absl::string_view> TextPrefixes(absl::string_view name) {
   return {};
 }
 
-absl::StatusOr<std::unique_ptr<ModelArch>> MakeArch(const ArchInput& input) { return DecoderArch::Make(input); }
+absl::StatusOr<std::unique_ptr<ModelArch>> MakeArch(const ArchInput& input) {
+  const absl::Status known = FindArch(input.spec->architecture, input.checkpoint->name()).status();
+  if (!known.ok()) return known;
+  return DecoderArch::Make(input);
+}
 
 }  // namespace interlace
