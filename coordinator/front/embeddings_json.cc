@@ -1,5 +1,6 @@
 #include "coordinator/front/embeddings_json.h"
 
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <vector>

@@ -37,7 +37,7 @@ std::vector<ReplyToken> PromptReplyTokens(absl::Span<const int32_t> prompt, absl
     tokens[i].scored = false;
   }
   for (const PromptScores& part : scores) {
-    for (int32_t i = 0; i < part.size() && size_t(part.first + i) < tokens.size(); ++i) {
+    for (int32_t i = 0; i < part.size() && part.first + i < static_cast<int32_t>(tokens.size()); ++i) {
       ReplyToken& token = tokens[part.first + i];
       const absl::Span<const TokenScore> of = part.of(i);
       token.scored = true;
