@@ -229,10 +229,18 @@ void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* resu
   const Tensor logits{logits_->data(), DType::kF32, static_cast<int64_t>(rows.size()), options_.limits.vocab};
   arch_->Logits(x, rows, logits);
   result->sampled = sampler_.Sample(asks, logits);
+  // Whether the guesses before the row were right, so that its token counts.
+  const auto counts = [&](size_t i) {
+    const PlanSequence& s = plan.sequences[sequences[i]];
+    for (int32_t d = asks[i].index - s.sample_index; d > 0; --d, --i) {
+      if (result->sampled[i - 1].token != s.tokens[s.tokens.size() - s.drafts + d - 1]) return false;
+    }
+    return true;
+  };
   for (size_t i = 0; i < sequences.size(); ++i) {
     const size_t index = sequences[i];
     pager_->NoteSample(index, result->sampled[i].token);
-    if (result->sampled[i].token >= 0 || asks[i].allowed.empty() || pager_->IsLost(index)) continue;
+    if (result->sampled[i].token >= 0 || asks[i].allowed.empty() || pager_->IsLost(index) || !counts(i)) continue;
     Unmask(plan.sequences[index], index,
            "no token may follow: the constraint, allowed_token_ids, bad_words and logit_bias leave none");
   }
