@@ -20,6 +20,8 @@ if ! cmp -s tests/cluster/requirements.txt "$stamp"; then
   rm -rf out/venv
   python3 -m venv out/venv
   out/venv/bin/pip install --quiet --disable-pip-version-check -r tests/cluster/requirements.txt
+  # It wants an older jiter than openai and anthropic do, and works with theirs.
+  out/venv/bin/pip install --quiet --disable-pip-version-check --no-deps instructor==1.17.0
   cp tests/cluster/requirements.txt "$stamp"
 fi
 step "lint"

@@ -288,10 +288,8 @@ void ModelRunner::Unmask(const PlanSequence& sequence, size_t index, absl::strin
                        LossCause::kRefused, std::string(why)});
 }
 
-void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* result) {
-  std::vector<SampleAsk> asks;
-  std::vector<int32_t> rows;      // of x, one for each ask
-  std::vector<size_t> sequences;  // of each ask
+ModelRunner::SampleRows ModelRunner::RowsToSample(const StepPlan& plan) {
+  SampleRows out;
   int32_t row = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const PlanSequence& s = plan.sequences[i];
@@ -300,24 +298,41 @@ void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* resu
     const SequenceKv& kv = pager_->sequence(i);
     for (int32_t d = 0; d <= s.drafts; ++d) {  // the logits after the last known token, then after each draft
       const int32_t behind = s.drafts - d;
-      rows.push_back(row - 1 - behind);
-      sequences.push_back(i);
-      asks.push_back({s.request, s.attempt, s.sample_index + d, &kv.sampling,
-                      kv.tokens().first(kv.tokens().size() - static_cast<size_t>(behind))});
+      out.rows.push_back(row - 1 - behind);
+      out.sequences.push_back(i);
+      out.asks.push_back({s.request, s.attempt, s.sample_index + d, &kv.sampling,
+                          kv.tokens().first(kv.tokens().size() - static_cast<size_t>(behind))});
       const RowMask* mask = masks_->Find(i, d);
       if (mask == nullptr || !mask->status.ok()) continue;
-      asks.back().allowed = mask->bits;
-      asks.back().must_end = mask->must_end;
+      out.asks.back().allowed = mask->bits;
+      out.asks.back().must_end = mask->must_end;
     }
   }
-  if (asks.empty()) return;
-  const Tensor logits{logits_->data(), DType::kF32, static_cast<int64_t>(rows.size()), options_.limits.vocab};
-  arch_->Logits(x, rows, logits);
-  result->sampled = sampler_.Sample(asks, logits);
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    const size_t index = sequences[i];
-    pager_->NoteSample(index, result->sampled[i].token);
-    if (result->sampled[i].token >= 0 || asks[i].allowed.empty() || pager_->IsLost(index)) continue;
+  return out;
+}
+
+void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* result) {
+  const SampleRows rows = RowsToSample(plan);
+  if (rows.asks.empty()) return;
+  const Tensor logits{logits_->data(), DType::kF32, static_cast<int64_t>(rows.rows.size()), options_.limits.vocab};
+  arch_->Logits(x, rows.rows, logits);
+  result->sampled = sampler_.Sample(rows.asks, logits);
+  NoteSamples(plan, rows, result->sampled);
+}
+
+void ModelRunner::NoteSamples(const StepPlan& plan, const SampleRows& rows, absl::Span<const SampledToken> sampled) {
+  // Whether the guesses before the row were right, so that its token counts.
+  const auto counts = [&](size_t i) {
+    const PlanSequence& s = plan.sequences[rows.sequences[i]];
+    for (int32_t d = rows.asks[i].index - s.sample_index; d > 0; --d, --i) {
+      if (sampled[i - 1].token != s.tokens[s.tokens.size() - s.drafts + d - 1]) return false;
+    }
+    return true;
+  };
+  for (size_t i = 0; i < rows.sequences.size(); ++i) {
+    const size_t index = rows.sequences[i];
+    pager_->NoteSample(index, sampled[i].token);
+    if (sampled[i].token >= 0 || rows.asks[i].allowed.empty() || pager_->IsLost(index) || !counts(i)) continue;
     Unmask(plan.sequences[index], index,
            "no token may follow: the constraint, allowed_token_ids, bad_words and logit_bias leave none");
   }

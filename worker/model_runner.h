@@ -72,9 +72,16 @@ class ModelRunner {
   absl::Status Pool(const StepPlan& plan, const Tensor& x, StepResult* result);
   // Rows whose tokens are constrained: their masks begin to be made.
   void BeginMasks(const StepPlan& plan);
+  struct SampleRows {
+    std::vector<SampleAsk> asks;
+    std::vector<int32_t> rows;      // of the step, one for each ask
+    std::vector<size_t> sequences;  // of the plan, of each ask
+  };
+  SampleRows RowsToSample(const StepPlan& plan);
   void Sample(const StepPlan& plan, const Tensor& x, StepResult* result);
   // They are there; sequences that cannot have theirs are lost.
   void TakeMasks(const StepPlan& plan);
+  void NoteSamples(const StepPlan& plan, const SampleRows& rows, absl::Span<const SampledToken> sampled);
   // Of a sequence that has no token to go on with.
   void Unmask(const PlanSequence& sequence, size_t index, absl::string_view why);
 
