@@ -156,6 +156,8 @@ net::awaitable<bool> HttpSession::ReadRequest() {
   }
   stream_.ExpireNever();
   if (error) {
+    parser_.reset();
+    body_.Hold(0);
     co_await RefuseBroken(error);
     co_return false;
   }

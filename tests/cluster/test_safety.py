@@ -13,6 +13,7 @@ import urllib.request
 import anthropic
 import grpc
 import httpx
+import httpx2  # what the package anthropic is made of
 import openai
 import pytest
 
@@ -72,11 +73,11 @@ def test_openai_over_tls_with_a_key(safe):
 
 
 def test_anthropic_over_tls_with_a_key(safe):
-    client = anthropic.Anthropic(base_url=safe.https, api_key="sk-acme", max_retries=0, http_client=httpx.Client(verify=safe.trust))
+    client = anthropic.Anthropic(base_url=safe.https, api_key="sk-acme", max_retries=0, http_client=httpx2.Client(verify=safe.trust))
     assert client.messages.create(**ASK).usage.output_tokens > 0
     with client.messages.stream(**ASK) as stream:
         assert isinstance("".join(stream.text_stream), str)
-    wrong = anthropic.Anthropic(base_url=safe.https, api_key="sk-wrong", max_retries=0, http_client=httpx.Client(verify=safe.trust))
+    wrong = anthropic.Anthropic(base_url=safe.https, api_key="sk-wrong", max_retries=0, http_client=httpx2.Client(verify=safe.trust))
     with pytest.raises(anthropic.AuthenticationError):
         wrong.messages.create(**ASK)
 

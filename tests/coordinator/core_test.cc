@@ -208,7 +208,9 @@ TEST_F(AdmissionTest, AQueueIsAsLongAsItsTime) {
     const QueueAhead now{waiting, turnover_};
     const auto started = static_cast<int32_t>(absl::ToDoubleSeconds(now.Room(limits_)) / 0.1 + 0.5);
     EXPECT_OK(Try(Ask(1, 1), waiting - started)) << waiting;
-    if (started > 0) EXPECT_FALSE(Try(Ask(1, 1), waiting - started + 1).ok()) << waiting;
+    if (started > 0) {
+      EXPECT_FALSE(Try(Ask(1, 1), waiting - started + 1).ok()) << waiting;
+    }
   }
 }
 
