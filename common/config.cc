@@ -153,7 +153,8 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(cluster, reform_timeout,
             "how long requests wait for a lost rank to come back before they end with an error"),
       FIELD(cluster, secret_file,
-            "file of at least 32 bytes that all processes of the cluster share (openssl rand -hex 32), by which they know "
+            "file of at least 32 bytes that all processes of the cluster share (openssl rand -hex 32), by which they "
+            "know "
             "each other; needed beyond loopback; serve makes one of its own"),
       FIELD(cluster, tls_ca,
             "PEM file of the authority of the certificates that processes of the cluster show each other over gRPC; "
@@ -162,7 +163,8 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(cluster, tls_key, "PEM file of its key"),
       FIELD(cluster, tls_name, "name expected in the certificates of coordinator and kvstore; empty: the host dialled"),
       FIELD(cluster, insecure,
-            "true: processes may listen beyond loopback although the cluster has no secret: whoever reaches them is a member"),
+            "true: processes may listen beyond loopback although the cluster has no secret: whoever reaches them is a "
+            "member"),
       FIELD(coordinator, state,
             "file in which the coordinator keeps what it has learned about the time that steps and transfers take; "
             "empty: nothing is kept"),
@@ -195,7 +197,8 @@ const std::vector<ConfigField>& ConfigSchema() {
           "transports of UCX that may carry them, such as rc,ud; auto: RDMA where the machine has it; none: TCP alone"),
       FIELD(transport, devices, "network devices that UCX may use, such as mlx5_0:1; all: any"),
       FIELD(transport, mac,
-            "which messages between processes carry a keyed check of their body, against changes on the way: control (all "
+            "which messages between processes carry a keyed check of their body, against changes on the way: control "
+            "(all "
             "but activations and KV, whose headers alone do), all, or auto: all, but control on loopback"),
       FIELD(kvstore, listen, "control address of the kvstore"),
       FIELD(kvstore, host_bytes, "memory of the kvstore"),

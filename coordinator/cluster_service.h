@@ -74,11 +74,11 @@ class ClusterService final : public PlanChannel {
     std::shared_ptr<RankStream> stream;
     Liveness liveness;
     absl::Time opened;
-    int32_t stage = -1;             // of a member
-    std::string session;            // with which it registered
+    int32_t stage = -1;                                 // of a member
+    std::string session;                                // with which it registered
     absl::Time confirm_until = absl::InfiniteFuture();  // of a candidate whose link is there
-    LinkId link{};                  // of a candidate or member; else 0
-    std::optional<RankInfo> claim;  // of a candidate
+    LinkId link{};                                      // of a candidate or member; else 0
+    std::optional<RankInfo> claim;                      // of a candidate
   };
   struct Member {
     RankStream* stream;

@@ -169,14 +169,14 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
       *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
 
-  ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks, GrpcServer::Listen({.host = cluster_at.first,
-                                                                                .port = cluster_at.second,
-                                                                                .setting = "cluster.listen=HOST:PORT",
-                                                                                .max_message = kMostRankMessage,
-                                                                                .keepalive = absl::Seconds(1),
-                                                                                .credentials =
-                                                                                    security->ServerCredentials()},
-                                                                               cluster.service()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks,
+                   GrpcServer::Listen({.host = cluster_at.first,
+                                       .port = cluster_at.second,
+                                       .setting = "cluster.listen=HOST:PORT",
+                                       .max_message = kMostRankMessage,
+                                       .keepalive = absl::Seconds(1),
+                                       .credentials = security->ServerCredentials()},
+                                      cluster.service()));
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> grpc,
                    GrpcServer::Listen({.host = config.server.host,
                                        .port = static_cast<int>(config.server.grpc_port),

@@ -43,7 +43,8 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
   if (transport_options.host.empty()) {
     ASSIGN_OR_RETURN(transport_options.host, AddressTowards(config.cluster.coordinator));
   }
-  RETURN_IF_ERROR(security->CheckListen(absl::StrCat("transport.host=", config.transport.host), transport_options.host));
+  RETURN_IF_ERROR(
+      security->CheckListen(absl::StrCat("transport.host=", config.transport.host), transport_options.host));
   ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport, MakeUcxTransport(transport_options));
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   const uint64_t incarnation = entropy->Next();
@@ -62,7 +63,8 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
             << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
             << Field("device_slots", info.device_slots) << Field("host_frames", info.host_frames);
-  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator, .security = security}, *transport, clock, entropy->Fork("intake"));
+  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator, .security = security}, *transport, clock,
+                    entropy->Fork("intake"));
   rank->runner().OnAnswers([&intake] { intake.Report(); });
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;

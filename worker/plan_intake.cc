@@ -30,7 +30,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelTo(const std::string& addr
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 1000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, security.ChannelCredentials(&arguments));
+  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials,
+                   security.ChannelCredentials(&arguments));
   return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
@@ -368,13 +369,12 @@ void PlanIntake::Answer(const std::shared_ptr<Session>& session, const StepResul
 
 // Orders came over the link, so there is one. What does not leave ends the session.
 void PlanIntake::SayOnLink(const std::shared_ptr<Session>& session, std::string bytes) {
-  transport_.Send(
-      *session->Link(), kResultChannel, session->id, {std::make_shared<const std::string>(std::move(bytes))},
-      [session](const absl::Status& status) {
-        if (!status.ok())
-          session->Leave(
-              absl::UnavailableError(absl::StrCat("a result did not reach the coordinator: ", status.message())));
-      });
+  transport_.Send(*session->Link(), kResultChannel, session->id,
+                  {std::make_shared<const std::string>(std::move(bytes))}, [session](const absl::Status& status) {
+                    if (!status.ok())
+                      session->Leave(absl::UnavailableError(
+                          absl::StrCat("a result did not reach the coordinator: ", status.message())));
+                  });
 }
 
 absl::Status PlanIntake::Start(const Started& started) {

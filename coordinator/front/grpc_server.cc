@@ -27,8 +27,9 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Listen(const Options& op
   std::unique_ptr<GrpcServer> server(new GrpcServer);
   const std::string address = HostPort(options.host, options.port);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(
-      address, options.credentials == nullptr ? grpc::InsecureServerCredentials() : options.credentials, &server->port_);
+  builder.AddListeningPort(address,
+                           options.credentials == nullptr ? grpc::InsecureServerCredentials() : options.credentials,
+                           &server->port_);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
                              static_cast<int>(absl::ToInt64Milliseconds(options.greet_within)));
   builder.RegisterService(service);
