@@ -76,7 +76,8 @@ absl::StatusOr<std::shared_ptr<const ClusterSecurity>> ClusterSecurity::Make(con
   const bool some = !options.tls_ca.empty() || !options.tls_cert.empty() || !options.tls_key.empty();
   const bool all = !options.tls_ca.empty() && !options.tls_cert.empty() && !options.tls_key.empty();
   if (some && !all) {
-    return absl::InvalidArgumentError("cluster.tls_ca, cluster.tls_cert and cluster.tls_key go together: give all three");
+    return absl::InvalidArgumentError(
+        "cluster.tls_ca, cluster.tls_cert and cluster.tls_key go together: give all three");
   }
   if (all) RETURN_IF_ERROR(ReadPemFiles(options).status());
   if (options.secret_file.empty() && options.insecure) {
@@ -87,8 +88,8 @@ absl::StatusOr<std::shared_ptr<const ClusterSecurity>> ClusterSecurity::Make(con
   const absl::string_view secret = absl::StripTrailingAsciiWhitespace(text);
   if (secret.size() < kLeastSecret) {
     return absl::FailedPreconditionError(
-        absl::StrCat("cluster.secret_file=", options.secret_file, " holds ", secret.size(), " bytes, and ", kLeastSecret,
-                     " are needed that nobody can guess: openssl rand -hex 32 > FILE"));
+        absl::StrCat("cluster.secret_file=", options.secret_file, " holds ", secret.size(), " bytes, and ",
+                     kLeastSecret, " are needed that nobody can guess: openssl rand -hex 32 > FILE"));
   }
   made->link_key_ = Derive(secret, "interlace.cluster.link.1");
   if (all) return made;
@@ -121,7 +122,7 @@ std::shared_ptr<grpc::ServerCredentials> ClusterSecurity::ServerCredentials() co
   if (!options_.tls_ca.empty()) {
     grpc::experimental::TlsServerCredentialsOptions tls(
         std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(options_.tls_key, options_.tls_cert,
-                                                                            options_.tls_ca, kReadAgain));
+                                                                             options_.tls_ca, kReadAgain));
     tls.watch_root_certs();
     tls.watch_identity_key_cert_pairs();
     tls.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);

@@ -108,11 +108,10 @@ absl::StatusOr<DerivedCertificate> DeriveCertificate(absl::string_view seed) {
       EVP_PKEY_ED25519, nullptr, reinterpret_cast<const unsigned char*>(seed.data()), seed.size()));
   const Key key(EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"));
   if (authority_key == nullptr || key == nullptr) return OpenSslError("making a key");
-  ASSIGN_OR_RETURN(const Certificate authority,
-                   Sign(kAuthorityName, authority_key.get(), nullptr, authority_key.get(),
-                        {{NID_basic_constraints, "critical,CA:TRUE,pathlen:0"},
-                         {NID_key_usage, "critical,keyCertSign"},
-                         {NID_subject_key_identifier, "hash"}}));
+  ASSIGN_OR_RETURN(const Certificate authority, Sign(kAuthorityName, authority_key.get(), nullptr, authority_key.get(),
+                                                     {{NID_basic_constraints, "critical,CA:TRUE,pathlen:0"},
+                                                      {NID_key_usage, "critical,keyCertSign"},
+                                                      {NID_subject_key_identifier, "hash"}}));
   ASSIGN_OR_RETURN(const Certificate certificate,
                    Sign(kDerivedName, key.get(), authority.get(), authority_key.get(),
                         {{NID_basic_constraints, "critical,CA:FALSE"},

@@ -33,8 +33,9 @@ absl::Status CheckFile(int fd, absl::string_view name, size_t most) {
   if (fstat(fd, &about) != 0) return absl::FailedPreconditionError(absl::StrCat(name, ": ", std::strerror(errno)));
   if (!S_ISREG(about.st_mode)) return absl::FailedPreconditionError(absl::StrCat(name, " is not a file"));
   if ((about.st_mode & (S_IRWXO | S_IWGRP)) != 0) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "%s holds a secret, and its mode %03o lets others read or change it; chmod 600 it", name, about.st_mode & 0777));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s holds a secret, and its mode %03o lets others read or change it; chmod 600 it", name,
+                        about.st_mode & 0777));
   }
   if (about.st_size > static_cast<off_t>(most)) {
     return absl::FailedPreconditionError(absl::StrCat(name, " is larger than ", most, " bytes"));

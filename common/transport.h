@@ -34,8 +34,8 @@ constexpr bool IsBulk(Channel channel) {
 // `wrong_key`, a peer that does not know the key; `out_of_turn`, a frame that may not come now; `late`, no handshake in
 // time; `crowd`, too many that have not shown who they are; `tampered`, a frame that the peer did not make so; `order`,
 // one that was sent before, or that another was lost before.
-inline constexpr std::array<absl::string_view, 7> kRefusalCauses = {"garbage",  "wrong_key", "out_of_turn", "late",
-                                                                    "crowd",    "tampered",  "order"};
+inline constexpr std::array<absl::string_view, 7> kRefusalCauses = {"garbage", "wrong_key", "out_of_turn", "late",
+                                                                    "crowd",   "tampered",  "order"};
 using RefusalCounts = std::array<int64_t, kRefusalCauses.size()>;
 
 // Immutable bytes shared between their owner and transfers in flight.

@@ -13,7 +13,6 @@ namespace {
 constexpr size_t kNonceBytes = 12;
 constexpr size_t kMostAtOnce = size_t{1} << 30;  // OpenSSL counts in int
 
-
 void Take(EVP_CIPHER_CTX* context, absl::string_view bytes) {
   for (int took = 0; !bytes.empty();) {
     const size_t some = std::min(bytes.size(), kMostAtOnce);

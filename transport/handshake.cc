@@ -17,12 +17,13 @@ constexpr absl::string_view kListener = "interlace.link.1 listener";
 constexpr absl::string_view kForth = "interlace.link.1 from dialler to listener";
 constexpr absl::string_view kBack = "interlace.link.1 from listener to dialler";
 
-static_assert(Handshake::kProofBytes == crypto_generichash_BYTES && std::tuple_size_v<LinkKey> == Handshake::kProofBytes);
+static_assert(Handshake::kProofBytes == crypto_generichash_BYTES &&
+              std::tuple_size_v<LinkKey> == Handshake::kProofBytes);
 
 LinkKey Hash(const unsigned char* key, size_t key_bytes, absl::string_view text) {
   LinkKey hash;
-  CHECK(crypto_generichash(hash.data(), hash.size(), reinterpret_cast<const unsigned char*>(text.data()), text.size(), key,
-                           key_bytes) == 0);
+  CHECK(crypto_generichash(hash.data(), hash.size(), reinterpret_cast<const unsigned char*>(text.data()), text.size(),
+                           key, key_bytes) == 0);
   return hash;
 }
 
@@ -127,8 +128,8 @@ absl::StatusOr<std::string> Handshake::TakeWelcome(absl::string_view welcome) {
   absl::string_view rest = welcome;
   ASSIGN_OR_RETURN(const Hello hello, Hello::Take(&rest));
   if (rest.size() < kProofBytes) return absl::InvalidArgumentError("a welcome without a proof");
-  RETURN_IF_ERROR(Check(kListener, welcome.substr(0, welcome.size() - kProofBytes),
-                        rest.substr(rest.size() - kProofBytes)));
+  RETURN_IF_ERROR(
+      Check(kListener, welcome.substr(0, welcome.size() - kProofBytes), rest.substr(rest.size() - kProofBytes)));
   rest.remove_suffix(kProofBytes);
   TakeHello(hello);
   session_.peer_fabric = std::string(rest);

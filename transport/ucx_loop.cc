@@ -125,8 +125,7 @@ void UcxTransport::Watch(int fd, uint64_t key, uint32_t interest) {
 }
 
 Peer& UcxTransport::AddPeer(PeerId id, Peer::State state, FileDescriptor socket, const LinkKey& key, bool bulk) {
-  Handshake::Self self{
-      .token = entropy_->Next(), .fabric = fabric_ == nullptr ? "" : fabric_->address(), .bulk = bulk};
+  Handshake::Self self{.token = entropy_->Next(), .fabric = fabric_ == nullptr ? "" : fabric_->address(), .bulk = bulk};
   for (uint64_t& word : self.random) word = entropy_->Next();
   auto peer = std::make_unique<Peer>(Peer{.state = state,
                                           .link = TcpLink(std::move(socket)),
@@ -205,7 +204,8 @@ void UcxTransport::AcceptAll() {
       Watch(listener_.get(), kListenerKey, 0);
     }
     if (!socket.ok()) return;
-    if (strangers_.size() >= kMostStrangers) Refuse(*strangers_.begin(), Cause::kCrowd, "too many connections that do not greet");
+    if (strangers_.size() >= kMostStrangers)
+      Refuse(*strangers_.begin(), Cause::kCrowd, "too many connections that do not greet");
     const bool bulk = WantsBulk(PeerHost(*socket));
     AddPeer(PeerId{++last_peer_}, Peer::State::kAccepted, *std::move(socket), key_, bulk);
   }

@@ -77,11 +77,11 @@ struct Peer {
   enum class State { kDialling, kAccepted, kGreeted, kOpen };
   State state;
   TcpLink link;
-  uint32_t interest;                             // of epoll
-  uint64_t token;                                // which the peer puts into its frames
-  absl::Time greet_until;                        // unless kOpen
+  uint32_t interest;       // of epoll
+  uint64_t token;          // which the peer puts into its frames
+  absl::Time greet_until;  // unless kOpen
   Handshake handshake;
-  std::unique_ptr<FrameMac> to_peer = nullptr;   // once each end knows the other, as everything below
+  std::unique_ptr<FrameMac> to_peer = nullptr;  // once each end knows the other, as everything below
   std::unique_ptr<FrameMac> from_peer = nullptr;
   bool bulk = false;                             // bodies of bulk channels carry a tag too
   std::shared_ptr<Greeting> greeting = nullptr;  // of kDialling

@@ -39,9 +39,9 @@ struct UcxOptions {
 // processes are on one of its fabrics, else over that connection.
 // One thread ("ucx") does all of it, runs handlers and completions, and sleeps when there is nothing to do; while it
 // sleeps, a small message is written by its sender, who then runs the completion too. A message
-// that a peer may not send (before the handshake, not of its making, too large, out of sequence) loses that peer, and so does one that
-// cannot be sent: both ends learn of it. The destructor closes every peer; it must not run on the transport's own
-// thread. InvalidArgument names the field; Unavailable says what the system or UCX refused.
+// that a peer may not send (before the handshake, not of its making, too large, out of sequence) loses that peer, and
+// so does one that cannot be sent: both ends learn of it. The destructor closes every peer; it must not run on the
+// transport's own thread. InvalidArgument names the field; Unavailable says what the system or UCX refused.
 absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(const UcxOptions& options);
 
 // Asks the C library to keep the memory of freed bodies instead of returning it to the system and taking fresh pages

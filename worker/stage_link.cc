@@ -98,7 +98,7 @@ struct StageLink::Inbox {
       gone = absl::OkStatus();
       return;
     }
-    if (message.from != sender) return;  // of a connection that is over, or that never opened
+    if (message.from != sender) return;                       // of a connection that is over, or that never opened
     if (arrived.size() >= kMostWaiting) arrived.pop_front();  // nobody can be waiting for so old a plan
     arrived.push_back({header, std::move(message.body)});
   }

@@ -1,5 +1,5 @@
-// What a tag costs by the size of what it covers, with other codes of the same strength beside it, and what a connection
-// over loopback carries with and without tags on bodies.
+// What a tag costs by the size of what it covers, with other codes of the same strength beside it, and what a
+// connection over loopback carries with and without tags on bodies.
 #include <benchmark/benchmark.h>
 #include <sodium.h>
 
@@ -54,7 +54,8 @@ BENCHMARK(Poly1305)->Arg(64)->Arg(4 << 10)->Arg(1 << 20);
 // Messages with their answers, one at a time: a plan and its result. Then bodies one way, four on their way: KV.
 class Connection {
  public:
-  explicit Connection(const char* mac) : dialler_(*MakeUcxTransport({.mac = mac})), listener_(*MakeUcxTransport({.mac = mac})) {
+  explicit Connection(const char* mac)
+      : dialler_(*MakeUcxTransport({.mac = mac})), listener_(*MakeUcxTransport({.mac = mac})) {
     listener_->Listen(kKvRequestChannel, [this](Message message) {
       listener_->Send(message.from, kKvReplyChannel, "", {}, [](absl::Status) {});
     });

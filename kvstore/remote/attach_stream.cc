@@ -87,7 +87,8 @@ absl::StatusOr<std::unique_ptr<AttachStream>> AttachStream::Open(const Options& 
   // Taken after `stream` was made: when Open fails, the lock is released before the stream waits for its end.
   Progress& progress = *stream->progress_;
   absl::MutexLock lock(&progress.mutex);
-  const bool timely = progress.mutex.AwaitWithTimeout(absl::Condition(&progress, &Progress::AnsweredOrEnded), options.timeout);
+  const bool timely =
+      progress.mutex.AwaitWithTimeout(absl::Condition(&progress, &Progress::AnsweredOrEnded), options.timeout);
   if (!timely) return absl::UnavailableError(absl::StrCat("no answer within ", absl::FormatDuration(options.timeout)));
   if (progress.ended) return progress.status;
   progress.broken = std::move(broken);

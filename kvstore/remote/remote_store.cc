@@ -54,13 +54,12 @@ absl::Status RemoteStore::Attach() {
     if (session != 0 && self != nullptr) self->Detach(session, why);
   };
   Attachment made;
-  ASSIGN_OR_RETURN(made.stream,
-                   AttachStream::Open({.control_address = options_.address,
-                                       .transport_address = transport_.address(),
-                                       .incarnation = incarnation_,
-                                       .timeout = kAttachTimeout,
-                                       .security = options_.security.get()},
-                                      broken));
+  ASSIGN_OR_RETURN(made.stream, AttachStream::Open({.control_address = options_.address,
+                                                    .transport_address = transport_.address(),
+                                                    .incarnation = incarnation_,
+                                                    .timeout = kAttachTimeout,
+                                                    .security = options_.security.get()},
+                                                   broken));
   const AttachStream::Session session = made.stream->session();
   if (session.id == 0) return absl::UnavailableError("the store gave no session");
   made.session = session.id;

@@ -87,8 +87,9 @@ absl::StatusOr<std::unique_ptr<KvTier>> MakeRemoteTier(const TierOptions& option
   if (options.transport == nullptr || options.clock == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("kv.remote='", options.remote, "' needs a transport and a clock"));
   }
-  auto store = std::make_shared<RemoteStore>(RemoteStore::Options{options.remote, options.answer_within, options.security},
-                                             *options.transport, *options.clock);
+  auto store =
+      std::make_shared<RemoteStore>(RemoteStore::Options{options.remote, options.answer_within, options.security},
+                                    *options.transport, *options.clock);
   store->Start();
   return std::make_unique<RemoteTier>(std::move(store));
 }

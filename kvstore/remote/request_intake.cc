@@ -30,8 +30,7 @@ struct RequestIntake::Asked {
   ~Asked() { gate.Leave(); }
 };
 
-RequestIntake::RequestIntake(Transport& transport, KvTier& tier, StoreSessions& sessions,
-                             int64_t max_pending_bytes)
+RequestIntake::RequestIntake(Transport& transport, KvTier& tier, StoreSessions& sessions, int64_t max_pending_bytes)
     : transport_(transport), tier_(tier), sessions_(sessions), max_pending_bytes_(max_pending_bytes) {}
 
 int64_t RequestIntake::RoomBytes() const {

@@ -14,9 +14,8 @@
 namespace interlace {
 
 // Owned by the store server; handles on the transport's thread, replies from whichever thread the tier answers on.
-// A message that is no whole request is counted and ignored; a request of a session that is not there, or is that of another
-// connection, is answered so.
-// The trap: Close before the transport or the tier die.
+// A message that is no whole request is counted and ignored; a request of a session that is not there, or is that of
+// another connection, is answered so. The trap: Close before the transport or the tier die.
 class RequestIntake {
  public:
   // Clients together may have max_pending_bytes on their way; puts beyond them are refused with ResourceExhausted.

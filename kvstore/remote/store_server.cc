@@ -80,8 +80,8 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
     }
     transport_options.host = *std::move(numeric);
   }
-  RETURN_IF_ERROR(options.security->CheckListen(absl::StrCat("transport.host=", options.transport.host),
-                                                transport_options.host));
+  RETURN_IF_ERROR(
+      options.security->CheckListen(absl::StrCat("transport.host=", options.transport.host), transport_options.host));
   transport_options.secret = options.security->link_key();
   absl::StatusOr<std::unique_ptr<Transport>> transport = MakeUcxTransport(transport_options);
   if (!transport.ok()) {
@@ -93,8 +93,8 @@ absl::StatusOr<std::unique_ptr<StoreServer>> StoreServer::Start(const StoreServe
       std::make_unique<RequestIntake>(*parts->transport, *parts->store, *parts->sessions, options.max_pending_bytes);
   parts->transport->Listen(kKvRequestChannel,
                            [intake = parts->intake.get()](Message message) { intake->Handle(std::move(message)); });
-  parts->service = std::make_unique<KvStoreService>(parts->tiers, *parts->sessions, *parts->intake,
-                                                    *parts->transport, entropy->Next());
+  parts->service = std::make_unique<KvStoreService>(parts->tiers, *parts->sessions, *parts->intake, *parts->transport,
+                                                    entropy->Next());
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;

@@ -155,7 +155,8 @@ TEST_F(ClusterSecurityTest, BeyondLoopbackThereMustBeASecret) {
     EXPECT_OK(open.CheckListen("cluster.listen", host)) << host;
   }
   const auto files = *ClusterSecurity::Make(WithFiles(std::string(32, 'c')));
-  for (const char* host : {"0.0.0.0", "10.0.0.1", "::", "[::]", "*", "", "127.0.0.1.example", "127.0.0", "localhost.x"}) {
+  for (const char* host :
+       {"0.0.0.0", "10.0.0.1", "::", "[::]", "*", "", "127.0.0.1.example", "127.0.0", "localhost.x"}) {
     for (const ClusterSecurity* cluster : {&open, files.get()}) {
       EXPECT_THAT(cluster->CheckListen("cluster.listen", host),
                   StatusIs(absl::StatusCode::kInvalidArgument,

@@ -1,5 +1,6 @@
-// Any bytes as any step of a transport's handshake: refused, since no bytes of a stranger are a proof; what a greeting is
-// answered with is no longer than its bound. The first byte says which step; what comes behind it is the step's bytes.
+// Any bytes as any step of a transport's handshake: refused, since no bytes of a stranger are a proof; what a greeting
+// is answered with is no longer than its bound. The first byte says which step; what comes behind it is the step's
+// bytes.
 #include <cstdint>
 #include <string>
 

@@ -274,13 +274,9 @@ TEST(StoreServer, TheSessionOfAnotherConnectionIsNotKnown) {
       [](absl::Status) {});
   ASSERT_OK(stream);
   const uint64_t session = (*stream)->session().id;
-  const std::string put = KvRequest{.op = KvOp::kPut,
-                                    .session = session,
-                                    .id = 1,
-                                    .keys = {Key(1, 1, 1)},
-                                    .lengths = {4},
-                                    .indices = {0}}
-                              .Encode();
+  const std::string put =
+      KvRequest{.op = KvOp::kPut, .session = session, .id = 1, .keys = {Key(1, 1, 1)}, .lengths = {4}, .indices = {0}}
+          .Encode();
   const auto say = [&](Transport& transport, const std::string& header, const std::string& body) {
     const absl::StatusOr<PeerId> peer = transport.Connect(server->transport_address());
     ASSERT_OK(peer);

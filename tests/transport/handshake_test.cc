@@ -101,14 +101,16 @@ TEST(Handshake, AChangeOfAnyByteOnTheWayIsNoticedByWhoReadsIt) {
       Ends ends(7);
       EXPECT_FALSE(ends.Run([&](int number, std::string* bytes) {
                          if (number == message) (*bytes)[at] = static_cast<char>((*bytes)[at] ^ 1);
-                       }).ok())
+                       })
+                       .ok())
           << "message " << message << " byte " << at;
     }
     for (size_t length = 0; length < whole.said[message].size(); ++length) {
       Ends ends(7);
       EXPECT_FALSE(ends.Run([&](int number, std::string* bytes) {
                          if (number == message) bytes->resize(length);
-                       }).ok())
+                       })
+                       .ok())
           << "message " << message << " cut to " << length;
     }
   }
@@ -120,7 +122,8 @@ TEST(Handshake, WhatWasRecordedIsOfNoUse) {
   ASSERT_OK(recorded.Run());
   Ends fresh(12);
   const std::string greeting = fresh.dialler().Greet();
-  EXPECT_THAT(fresh.dialler().TakeWelcome(recorded.said[1]), StatusIs(absl::StatusCode::kPermissionDenied, ::testing::_));
+  EXPECT_THAT(fresh.dialler().TakeWelcome(recorded.said[1]),
+              StatusIs(absl::StatusCode::kPermissionDenied, ::testing::_));
   const absl::StatusOr<std::string> welcome = fresh.listener().TakeGreeting(recorded.said[0]);
   ASSERT_OK(welcome);
   EXPECT_THAT(fresh.listener().TakeConfirm(recorded.said[2]),
@@ -151,7 +154,8 @@ TEST(FrameMac, HoldsForWhatWasSaidAndForNothingElse) {
     ASSERT_TRUE(receiver.Holds(frame, header, body));
     EXPECT_FALSE(other_way.Holds(frame, header, body)) << "sent back to its sender";
     Frame changed = frame;
-    reinterpret_cast<unsigned char*>(&changed)[random() % sizeof changed] ^= static_cast<unsigned char>(1 + random() % 255);
+    reinterpret_cast<unsigned char*>(&changed)[random() % sizeof changed] ^=
+        static_cast<unsigned char>(1 + random() % 255);
     EXPECT_FALSE(receiver.Holds(changed, header, body));
     for (std::string* part : {&header, &body}) {
       if (part->empty()) continue;

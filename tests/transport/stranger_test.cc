@@ -166,7 +166,10 @@ class Eavesdropper {
   // Gets the bytes on their way and how many went before.
   using Edit = std::function<void(size_t before, std::string* bytes)>;
   explicit Eavesdropper(uint16_t to, Edit edit = nullptr)
-      : listener_(*ListenOn("127.0.0.1", 0)), to_(to), edit_(std::move(edit)), thread_("eavesdropper", [this] { Run(); }) {}
+      : listener_(*ListenOn("127.0.0.1", 0)),
+        to_(to),
+        edit_(std::move(edit)),
+        thread_("eavesdropper", [this] { Run(); }) {}
   ~Eavesdropper() {
     shutdown(listener_.get(), SHUT_RDWR);
     thread_.Join();
@@ -253,8 +256,8 @@ TEST(Strangers, RandomBytesToEveryPortOfTheProcess) {
 // Frames that are nearly right: the magic number, then damage anywhere.
 TEST(Strangers, DamagedGreetingsAreRefused) {
   Server server;
-  const std::string good = HandshakeFrame(
-      FrameKind::kGreeting, Handshake(KeyOfListener("", server.address.nonce), {.token = 9}).Greet());
+  const std::string good =
+      HandshakeFrame(FrameKind::kGreeting, Handshake(KeyOfListener("", server.address.nonce), {.token = 9}).Greet());
   for (size_t at = 0; at < good.size(); ++at) {
     if (at >= 6 && at < sizeof(Frame) && !(at >= 8 && at < 12) && !(at >= 16 && at < 24))
       continue;  // of no account here
