@@ -40,8 +40,10 @@ absl::Status SpmParts::FillModel(const Rules& rules) {
 
 absl::Status SpmParts::FillNormalizer(const Rules& rules) {
   if (rules.collapse_spaces) {
-    parts_->normalizer.AddStrip(true, true);
-    RETURN_IF_ERROR(parts_->normalizer.AddPatternReplacement(" {2,}", " "));
+    // Spaces alone, other white space stays; at the end SentencePiece looks at marks, so that one that was typed goes too.
+    for (const auto& [pattern, to] : {std::pair{"\\A +", ""}, {"(?<![ \u2581])[ \u2581]+\\z", ""}, {" {2,}", " "}}) {
+      RETURN_IF_ERROR(parts_->normalizer.AddPatternReplacement(pattern, to));
+    }
   }
   if (rules.space_prefix) parts_->normalizer.AddPrefix(" ");
   parts_->normalizer.AddReplacement(" ", kSpaceMark);

@@ -136,7 +136,7 @@ TEST(TokenizerModelsTest, DamagedFilesNeverCrash) {
       if (tokenizer.ok()) (void)(*tokenizer)->Encode("Some text, 1 2 3\n", true);
     }
   }
-  EXPECT_GT(loaded, 10);
+  EXPECT_GT(loaded, 3);
   EXPECT_GT(refused, 10);
 }
 
