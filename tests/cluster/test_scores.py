@@ -75,6 +75,19 @@ def test_loglikelihoods_are_those_of_transformers(shared, model):
         assert want * got > 0 or abs(want) < 1, (want, got)
 
 
+def test_what_the_model_says_is_the_likeliest(shared, client, model):
+    prompt = json.loads((GOLDEN / "perplexity.json").read_text())["tokens"][:40]
+    said = client.completions.create(model=model, prompt=prompt, max_tokens=6, temperature=0, logprobs=0,
+                                     extra_body={"ignore_eos": True}).choices[0]
+    ids = requests.post(shared.http + "/tokenize", timeout=60, json={"prompt": said.text, "add_special_tokens": False}).json()["tokens"]
+    body = {"model": model, "temperature": 0, "max_tokens": 1, "logprobs": 1, "echo": True}
+    answer = requests.post(shared.http + "/v1/completions", timeout=60, json={**body, "prompt": [prompt + ids]}).json()
+    likelihood, greedy = parse_logprobs(answer, [len(prompt)])[0]
+    assert greedy and likelihood == pytest.approx(sum(said.logprobs.token_logprobs), abs=1e-4)
+    other = requests.post(shared.http + "/v1/completions", timeout=60, json={**body, "prompt": [prompt + ids[::-1]]}).json()
+    assert not parse_logprobs(other, [len(prompt)])[0][1]
+
+
 def test_scores_do_not_depend_on_batch_or_cache(shared, client, model):
     golden = json.loads((GOLDEN / "perplexity.json").read_text())["tokens"]
     prompts = [golden[at:at + length] for at, length in ((0, 300), (0, 200), (50, 31), (600, 333), (7, 1))]
