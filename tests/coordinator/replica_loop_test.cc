@@ -133,6 +133,7 @@ TEST_F(ReplicaLoopTest, RefusesMoreThanMayWait) {
 
 TEST_F(ReplicaLoopTest, TheQueueIsAsLongAsItsTime) {
   options_.scheduler.max_running = 1;
+  options_.max_waiting = 100;
   options_.max_queue_time = absl::Nanoseconds(1);
   Start();
   for (int i = 0; i < 3; ++i) ASSERT_OK(Submit(1, 9)) << "how long they take is not known";
