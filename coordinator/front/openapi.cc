@@ -24,6 +24,11 @@ constexpr absl::string_view kTools =
     R"("function":{"type":"object","required":["name"],"properties":{"name":{"type":"string"},"description":{"type":"string"},)"
     R"("parameters":{"type":"object"}}}}}})";
 
+constexpr absl::string_view kFormat =
+    R"({"type":["object","null"],"required":["type"],"properties":{)"
+    R"("type":{"enum":["text","json_object","json_schema","structural_tag"]}}})";
+constexpr absl::string_view kConstraint = R"({"type":["object","null"]})";
+
 constexpr OpenApiField kModel = {"model", kText, "7"};
 
 // Of every generation.
@@ -63,7 +68,10 @@ constexpr OpenApiField kShared[] = {
 constexpr OpenApiField kChat[] = {
     {"messages", kMessages, "7"},
     {"tools", kTools, "7"},
-    {"tool_choice", R"({"enum":["none","auto"]})", "7"},
+    {"tool_choice", R"({"anyOf":[{"enum":["none","auto","required"]},{"type":"object"}]})", "7"},
+    {"response_format", kFormat, "7"},
+    {"structured_outputs", kConstraint, "7"},
+    {"prompt_logprobs", R"({"type":["integer","null"],"minimum":0,"maximum":20})", "\"a\""},
     {"parallel_tool_calls", kFlag, "7"},
     {"include_reasoning", kFlag, "7"},
     {"add_generation_prompt", kFlag, "7"},
@@ -125,6 +133,14 @@ constexpr OpenApiField kTokenize[] = {
     {"parse_special", kFlag, "7"},
     {"return_token_strs", kFlag, "7"},
 };
+constexpr OpenApiField kEmbeddings[] = {
+    kModel,
+    {"input",
+     R"({"anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"string"}},)"
+     R"({"type":"array","minItems":1,"items":{"type":"integer","minimum":0}}]})",
+     "7"},
+    {"encoding_format", R"({"enum":["float","base64"]})", "7"},
+};
 constexpr OpenApiField kDetokenize[] = {kModel, {"tokens", kIds, "7"}};
 
 constexpr absl::string_view kWantsMessages[] = {"messages"}, kWantsPrompt[] = {"prompt"}, kWantsInput[] = {"input"},
@@ -139,8 +155,10 @@ constexpr OpenApiPath kPaths[] = {
     {"POST", "/v1/messages/count_tokens", "tokens of such a request", kHi, kAnthropic, {}, kWantsMessages},
     {"POST", "/v1/responses", "OpenAI's responses", R"({"input":"hi","max_output_tokens":4})", kResponses, kShared,
      kWantsInput},
+    {"POST", "/v1/embeddings", "the mean of the last hidden states", R"({"input":"hi"})", kEmbeddings, {}, kWantsInput},
     {"POST", "/tokenize", "tokens of a prompt or of messages", R"({"prompt":"hi"})", kTokenize},
     {"POST", "/detokenize", "the text of tokens", R"({"tokens":[1,2]})", kDetokenize, {}, kWantsTokens},
+    {"GET", "/tokenizer_info", "what tokens mark and end texts"},
     {"GET", "/v1/models", "what can be served now"},
     {"GET", "/v1/models/{id}", "one model"},
     {"GET", "/health", "200 when all ranks are there"},
