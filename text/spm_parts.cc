@@ -40,7 +40,8 @@ absl::Status SpmParts::FillModel(const Rules& rules) {
 
 absl::Status SpmParts::FillNormalizer(const Rules& rules) {
   if (rules.collapse_spaces) {
-    // Spaces alone, other white space stays; at the end SentencePiece looks at marks, so that one that was typed goes too.
+    // Spaces alone, other white space stays; at the end SentencePiece looks at marks, so that one that was typed goes
+    // too.
     for (const auto& [pattern, to] : {std::pair{"\\A +", ""}, {"(?<![ \u2581])[ \u2581]+\\z", ""}, {" {2,}", " "}}) {
       RETURN_IF_ERROR(parts_->normalizer.AddPatternReplacement(pattern, to));
     }

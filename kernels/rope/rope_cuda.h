@@ -11,8 +11,9 @@ struct RopeParams {
   const float* frequencies;  // [pairs]
   int32_t heads;
   int32_t head_dim;
-  int32_t pairs;  // rotated, of each head
-  int32_t adjacent;
+  int32_t pairs;   // rotated, of each head
+  int32_t stride;  // between pairs, in elements
+  int32_t apart;   // the two elements of a pair
   float magnitude;
 };
 
@@ -24,8 +25,8 @@ INTERLACE_DEVICE void RopeBlock(const RopeParams& p, Block& block) {
   block.For(static_cast<int64_t>(p.heads) * pairs, [&](int64_t item) {
     const int64_t i = item % pairs;
     float* head = row + item / pairs * p.head_dim;
-    float& first = head[p.adjacent != 0 ? 2 * i : i];
-    float& second = head[p.adjacent != 0 ? 2 * i + 1 : i + pairs];
+    float& first = head[i * p.stride];
+    float& second = head[i * p.stride + p.apart];
     const float angle = position * p.frequencies[i];
     const float c = cosf(angle) * p.magnitude;
     const float s = sinf(angle) * p.magnitude;

@@ -7,13 +7,13 @@ namespace interlace::cuda {
 
 struct SoftCapParams {
   float* x;  // [tokens, width]
-  int64_t width;
+  int32_t width;
   float cap;
 };
 
 template <class Block>
 INTERLACE_DEVICE void SoftCapBlock(const SoftCapParams& p, Block& block) {
-  float* x = p.x + block.x() * p.width;
+  float* x = p.x + block.x() * int64_t{p.width};
   block.For(p.width, [&](int64_t i) { x[i] = p.cap * tanhf(x[i] / p.cap); });
 }
 
