@@ -125,6 +125,7 @@ class Scheduler {
 
   // scheduler_view.cc
   StepView View();
+  absl::Duration UnderWay(absl::Time now) const;
   void Wait(SequenceState& sequence);
   void StopWaiting(SequenceState& sequence);
 
@@ -262,6 +263,7 @@ class Scheduler {
   CostModel cost_;
   LengthHistory lengths_;
   ForecastError forecast_error_;
+  ForecastError step_error_;      // of steps, from one to the next
   TenantLedger tenants_;
   StepDraft draft_;            // what the policy proposes for the plan being made
   int64_t stream_credit_ = 0;  // bytes that former plans might have read from the host

@@ -17,6 +17,12 @@ absl::Duration ComputeTime(const std::vector<StepResult>& results) {
   return absl::Microseconds(slowest);
 }
 
+absl::Duration StallTime(const std::vector<StepResult>& results) {
+  int64_t longest = 0;
+  for (const StepResult& result : results) longest = std::max(longest, result.stall_us);
+  return absl::Microseconds(longest);
+}
+
 constexpr size_t kAhead = 8;  // sequences whose tokens are asked of memory before their turn
 
 }  // namespace
@@ -117,7 +123,10 @@ void Scheduler::LearnTransfer(Route route, int64_t bytes, absl::Duration busy) {
 
 void Scheduler::Commit(InFlight step) {
   placement_->EndPlan(step.plan.id);
-  commit_time_ = clock_.Now();
+  const absl::Time began = std::max(step.sent, std::exchange(commit_time_, clock_.Now()));
+  if (step.follows && cost_.known()) {
+    step_error_.Observe(cost_.Expect(step.work), commit_time_ - began - StallTime(step.results));
+  }
   LearnStep(step.work, ComputeTime(step.results));
   metrics_.steps.Add();
   metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));

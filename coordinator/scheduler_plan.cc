@@ -58,7 +58,7 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   if (known > 0) return std::min({known, options_.chunk_tokens, budget});
   // A stream that drafts does not run ahead: what may follow is guessed from the token that came last.
   const bool follows = options_.draft_tokens == 0 && sequence.pending > 0 && known == 1 - sequence.pending;
-  const bool ends = sequence.generated() + sequence.pending >= sequence.request.max_tokens ||
+  const bool ends = sequence.made() >= sequence.request.max_tokens ||
                     sequence.known + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
 }
@@ -71,6 +71,7 @@ void Scheduler::HoldStreams() {
   std::vector<std::pair<absl::Time, SequenceState*>> streams;
   for (SequenceState* sequence : placement_->streaming()) {
     if (sequence->phase != Phase::kRunning || !sequence->decodes()) continue;
+    if (sequence->made() >= sequence->max_tokens) continue;  // its last token is on its way
     // While its first token is on its way, it waits; a last row of the prompt is computed like those before.
     sequence->held_in = !sequence->begun() && sequence->pending > 0 ? next_plan_ : 0;
     if (sequence->begun()) streams.emplace_back(Due(*sequence), sequence);

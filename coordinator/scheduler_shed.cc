@@ -25,10 +25,7 @@ StepRoom Scheduler::RoomOfSteps(const StepView& view) const {
   for (const SequenceView* sequence : view.running) {
     if (sequence->decodes()) room.beside.Add(sequence->known, 1);
   }
-  // The first of the plans in flight began when the one before it was over; stages work on several at once.
-  for (const auto& [id, step] : in_flight_) room.under_way += cost_.Expect(step.work) / shape()->stages.size();
-  if (!in_flight_.empty()) room.under_way -= view.now - std::max(in_flight_.begin()->second.sent, commit_time_);
-  room.under_way = std::max(absl::ZeroDuration(), room.under_way);
+  room.under_way = view.begins - view.now;
   // Where a stream is late just now, prompts get a few rows only; that passes.
   const auto rows = std::max(draft_.prompt_rows, options_.chunk_tokens);
   room.prompt_rows = std::max(1, std::min(rows, view.rows - static_cast<int32_t>(room.beside.rows)));

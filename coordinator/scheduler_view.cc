@@ -9,6 +9,9 @@ namespace interlace {
 StepView Scheduler::View() {
   StepView view;
   view.now = clock_.Now();
+  view.slowdown = step_error_.usual();
+  view.most_slowdown = step_error_.factor();
+  view.begins = view.now + UnderWay(view.now);
   const std::vector<SequenceState*>& running = RunningInOrder();
   seen_.assign(running.begin(), running.end());
   view.running = seen_;
@@ -29,6 +32,17 @@ StepView Scheduler::View() {
   view.lengths = &lengths_;
   view.options = options_.policy;
   return view;
+}
+
+// How long the plans in flight still take. The first of them began when the one before it was over; stages work on
+// several at once.
+absl::Duration Scheduler::UnderWay(absl::Time now) const {
+  if (in_flight_.empty() || !cost_.known()) return absl::ZeroDuration();
+  absl::Duration left = std::max(in_flight_.begin()->second.sent, commit_time_) - now;
+  for (const auto& [id, step] : in_flight_) {
+    left += step_error_.usual() * cost_.Expect(step.work) / shape()->stages.size();
+  }
+  return std::max(absl::ZeroDuration(), left);
 }
 
 void Scheduler::Wait(SequenceState& sequence) {

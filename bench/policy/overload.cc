@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "common/entropy.h"
@@ -25,10 +26,21 @@ std::vector<PlannedRequest> Arrivals(const OverloadLoad& load) {
   }
 }
 
-bool InTime(const RequestRecord& r, const OverloadLoad& load) {
-  if (r.outcome != LoadOutcome::kOk || r.chunks.empty() || r.chunks[0] - r.sent > load.ttft) return false;
+// Of an answer that came.
+absl::Duration TimePerToken(const RequestRecord& r) {
   const auto gaps = static_cast<int64_t>(r.chunks.size()) - 1;
-  return gaps == 0 || (r.chunks.back() - r.chunks[0]) / gaps <= load.tpot;
+  return gaps == 0 ? absl::ZeroDuration() : (r.chunks.back() - r.chunks[0]) / gaps;
+}
+
+bool InTime(const RequestRecord& r, const OverloadLoad& load) {
+  return r.outcome == LoadOutcome::kOk && !r.chunks.empty() && r.chunks[0] - r.sent <= load.ttft &&
+         TimePerToken(r) <= load.tpot;
+}
+
+double Quantile99(std::vector<double> of) {
+  if (of.empty()) return 0;
+  std::sort(of.begin(), of.end());
+  return of[static_cast<size_t>(0.99 * static_cast<double>(of.size() - 1))];
 }
 
 }  // namespace
@@ -52,7 +64,7 @@ OverloadPoint RunOverload(const Policy& policy, bool shed, const OverloadLoad& l
   const absl::Duration begin = load.duration / 5;
   const double seconds = absl::ToDoubleSeconds(load.duration - begin);
   OverloadPoint point;
-  std::vector<double> ttft;
+  std::vector<double> ttft, tpot;
   double all = 0, early = 0;
   for (const RequestRecord& r : outcome.run.records) {
     if (r.sent < begin) continue;
@@ -62,13 +74,15 @@ OverloadPoint RunOverload(const Policy& policy, bool shed, const OverloadLoad& l
     point.shed += r.outcome == LoadOutcome::kShed ? 1 : 0;
     point.failed += r.outcome != LoadOutcome::kOk && r.outcome != LoadOutcome::kShed ? 1 : 0;
     early += r.outcome == LoadOutcome::kShed && r.ended - r.sent <= load.ttft / 10 ? 1 : 0;
-    if (r.outcome == LoadOutcome::kOk) ttft.push_back(absl::ToDoubleSeconds(r.chunks[0] - r.sent));
+    if (r.outcome != LoadOutcome::kOk || r.chunks.empty()) continue;
+    ttft.push_back(absl::ToDoubleSeconds(r.chunks[0] - r.sent));
+    tpot.push_back(absl::ToDoubleSeconds(TimePerToken(r)));
   }
   point.early = point.shed > 0 ? early / point.shed : 0;
   point.shed /= std::max(1.0, all);
   point.failed /= std::max(1.0, all);
-  std::sort(ttft.begin(), ttft.end());
-  if (!ttft.empty()) point.ttft99 = ttft[static_cast<size_t>(0.99 * static_cast<double>(ttft.size() - 1))];
+  point.ttft99 = Quantile99(std::move(ttft));
+  point.tpot99 = Quantile99(std::move(tpot));
   return point;
 }
 

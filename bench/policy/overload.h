@@ -28,6 +28,7 @@ struct OverloadPoint {
   double failed = 0;   // share of requests that ended otherwise
   double early = 0;    // of those shed, the share that was told within a tenth of its TTFT
   double ttft99 = 0;   // seconds, of those served
+  double tpot99 = 0;   // likewise
 };
 
 // What the machine alone would get through: with every request's KV on the device.

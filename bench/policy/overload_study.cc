@@ -1,6 +1,7 @@
-// overload_study [seeds [policies [ttft_s [rates [unreported [noise]]]]]]: goodput against rate, with shedding and
-// without, in virtual time. Rates are shares of what the machine would get through if memory were no limit; the last
-// two are MachineLaw's, for a machine that the cost model does not know as it is.
+// overload_study [seeds [policies [ttft_s [rates [unreported [noise [prompt [answer [tpot_s [device_bytes]]]]]]]]]]:
+// goodput against rate, with shedding and without, in virtual time. Rates are shares of what the machine would get
+// through if memory were no limit; `unreported` and `noise` are MachineLaw's, for a machine that the cost model does
+// not know as it is; the last ones are OverloadLoad's.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -20,9 +21,13 @@ int Main(int argc, char** argv) {
   load.ttft = absl::Seconds(std::atof(arg(3, "2").c_str()));
   load.law.unreported = std::atof(arg(5, "0").c_str());
   load.law.noise = std::atof(arg(6, "0").c_str());
+  load.prompt = std::atoi(arg(7, "512").c_str());
+  load.answer = std::atoi(arg(8, "128").c_str());
+  load.tpot = absl::Seconds(std::atof(arg(9, "0.15").c_str()));
+  load.device_bytes = std::atof(arg(10, "24e6").c_str());
   const double limit = ComputeLimit(MachineLaw(), load);
-  std::printf("%.2f requests/s are the machine's limit\n%-10s %-5s %5s %9s %9s %7s %7s %7s %8s\n", limit, "policy",
-              "shed", "rate", "goodput", "served", "shed", "failed", "early", "TTFT99");
+  std::printf("%.2f requests/s are the machine's limit\n%-10s %-5s %5s %9s %9s %7s %7s %7s %8s %8s\n", limit, "policy",
+              "shed", "rate", "goodput", "served", "shed", "failed", "early", "TTFT99", "TPOT99");
   for (absl::string_view name : absl::StrSplit(arg(2, "slack,layerkv,fcfs,fair"), ',')) {
     const absl::StatusOr<const Policy*> policy = FindPolicy(name);
     if (!policy.ok()) return 1;
@@ -41,10 +46,11 @@ int Main(int argc, char** argv) {
           mean.failed += one.failed / seeds;
           mean.early += one.early / seeds;
           mean.ttft99 += one.ttft99 / seeds;
+          mean.tpot99 += one.tpot99 / seeds;
         }
-        std::printf("%-10s %-5s %5.2f %7.3f/s %7.3f/s %6.1f%% %6.1f%% %6.1f%% %7.2fs\n", std::string(name).c_str(),
-                    shed ? "yes" : "no", rate, mean.goodput, mean.served, 100 * mean.shed, 100 * mean.failed,
-                    100 * mean.early, mean.ttft99);
+        std::printf("%-10s %-5s %5.2f %7.3f/s %7.3f/s %6.1f%% %6.1f%% %6.1f%% %7.2fs %5.1f ms\n",
+                    std::string(name).c_str(), shed ? "yes" : "no", rate, mean.goodput, mean.served, 100 * mean.shed,
+                    100 * mean.failed, 100 * mean.early, mean.ttft99, 1e3 * mean.tpot99);
         std::fflush(stdout);
       }
     }

@@ -82,10 +82,14 @@ void ForecastError::Observe(absl::Duration needs, absl::Duration took) {
   ratios_[static_cast<size_t>(seen_++ % kKept)] = static_cast<float>(absl::FDivDuration(took, needs));
   if (seen_ < kFewest) return;
   std::array<float, kKept> sorted = ratios_;
-  const auto count = static_cast<size_t>(std::min(seen_, kKept));
-  const auto at = sorted.begin() + static_cast<ptrdiff_t>((1 - kUnsure) * static_cast<double>(count - 1));
-  std::nth_element(sorted.begin(), at, sorted.begin() + static_cast<ptrdiff_t>(count));
-  factor_ = std::clamp<double>(*at, 1, kMostFactor);
+  const auto end = sorted.begin() + static_cast<ptrdiff_t>(std::min(seen_, kKept));
+  const auto quantile = [&](double share) {
+    const auto at = sorted.begin() + static_cast<ptrdiff_t>(share * static_cast<double>(end - sorted.begin() - 1));
+    std::nth_element(sorted.begin(), at, end);
+    return std::clamp<double>(*at, 1, kMostFactor);
+  };
+  factor_ = quantile(1 - kUnsure);
+  usual_ = quantile(0.5);
 }
 
 absl::string_view MissName(Miss miss) {

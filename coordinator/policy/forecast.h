@@ -76,19 +76,21 @@ class RoomQueue {
   int64_t all_ = 0, before_ = 0;  // blocks of all of them, and of the first `resumed_`
 };
 
-// How far forecasts of first tokens were off of late, so that one that is just in time is not believed.
+// How far forecasts of one kind were off of late, so that one that is just in time is not believed.
 class ForecastError {
  public:
-  // A first token came after `took`, where `needs` was forecast.
+  // What was forecast to come after `needs` came after `took`.
   void Observe(absl::Duration needs, absl::Duration took);
   // Nine in ten of the last ones took no longer than this times their forecast; 1 to 2, and 1 while few are known.
   double factor() const { return factor_; }
+  // Five in ten; likewise.
+  double usual() const { return usual_; }
 
  private:
   static constexpr int64_t kKept = 64, kFewest = 8;
   std::array<float, kKept> ratios_{};  // took over needs, in the order in which they came
   int64_t seen_ = 0;
-  double factor_ = 1;
+  double factor_ = 1, usual_ = 1;
 };
 
 // What a request will miss even so.

@@ -8,6 +8,8 @@ namespace {
 
 constexpr double kUnsure = 0.1;  // share of answers that may end before the tokens that are counted on
 
+bool Streams(const SequenceView& sequence) { return sequence.phase == Phase::kRunning && sequence.decodes(); }
+
 }  // namespace
 
 absl::Time Due(const SequenceView& sequence) {
@@ -19,39 +21,46 @@ absl::Time Due(const SequenceView& sequence) {
   return std::min({sequence.deadline, by_pace, by_gap});
 }
 
-absl::Duration AllowedPause(const SequenceView& sequence, absl::Time now, int32_t future, absl::Duration per_token) {
+absl::Duration AllowedPause(const SequenceView& sequence, absl::Time begins, int32_t future, absl::Duration per_token) {
   if (!sequence.begun()) return absl::InfiniteDuration();
   absl::Duration pause = absl::InfiniteDuration();
   if (sequence.tpot < absl::InfiniteDuration()) {
-    const int32_t tokens = sequence.generated() - 1 + future;
-    pause = sequence.tpot * tokens - (now - sequence.first_token) - per_token * future;
+    const int32_t tokens = sequence.made() - 1 + future;
+    pause = kPaceAim * sequence.tpot * tokens - (begins - sequence.first_token) - per_token * future;
   }
-  return std::min(pause, sequence.last_token + sequence.largest_gap - now - per_token);
+  const absl::Time last = sequence.pending > 0 ? begins : sequence.last_token;
+  return std::min(pause, last + sequence.largest_gap - begins - per_token);
 }
 
 StreamPace PaceOf(const StepView& view) {
   StreamPace pace{.allowed = absl::InfiniteDuration()};
   bool any = false;  // has a target
   for (const SequenceView* sequence : view.running) {
-    if (sequence->phase != Phase::kRunning || !sequence->decodes()) continue;
+    if (!Streams(*sequence)) continue;
     pace.work.Add(sequence->known, 1);
     any = any || sequence->paced();
   }
   if (!any) return pace;
-  const absl::Duration per_token = view.cost->Expect(pace.work);
+  // Prompts get a block in each step, however late streams are.
+  StepWork later = pace.work;
+  later.Add(0, view.block_tokens);
+  const absl::Duration per_later_token = view.slowdown * view.cost->Expect(later);
   for (const SequenceView* sequence : view.running) {
-    if (sequence->phase != Phase::kRunning || !sequence->decodes() || !sequence->paced()) continue;
-    const int32_t left = std::max(0, sequence->max_tokens - sequence->generated());
-    const int32_t future = std::max(1, view.lengths->AtLeast(sequence->generated(), kUnsure, left));
+    const int32_t made = sequence->made();
+    if (!Streams(*sequence) || !sequence->paced() || made >= sequence->max_tokens) continue;
+    const int32_t future = std::max(1, view.lengths->AtLeast(made, kUnsure, sequence->max_tokens - made));
     // The pause is what the step takes beyond a token's own time.
-    pace.allowed = std::min(pace.allowed, per_token + AllowedPause(*sequence, view.now, future, per_token));
+    pace.allowed =
+        std::min(pace.allowed, per_later_token + AllowedPause(*sequence, view.begins, future, per_later_token));
   }
   return pace;
 }
 
 int32_t PromptRows(const StepView& view, const StreamPace& pace) {
   if (!view.cost->known() || pace.allowed == absl::InfiniteDuration()) return kAll;
-  return std::max(view.block_tokens, view.cost->RowsWithin(pace.work, /*start=*/0, view.rows, pace.allowed));
+  // RowsWithin leaves room for the error of the cost model alone.
+  const absl::Duration within = pace.allowed * (view.cost->error() / std::max(view.cost->error(), view.most_slowdown));
+  return std::max(view.block_tokens, view.cost->RowsWithin(pace.work, /*start=*/0, view.rows, within));
 }
 
 int32_t RowsThatHide(const CostModel& cost, int32_t start, int32_t most, int64_t bytes) {

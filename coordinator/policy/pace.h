@@ -11,16 +11,22 @@ namespace interlace {
 inline constexpr absl::Duration kNominalTtft = absl::Seconds(2);
 inline constexpr absl::Duration kNominalGap = absl::Seconds(4);
 
+// Share of TPOT that steps aim at: streams that join make the later ones longer, and a stream that has used all of its
+// time can win nothing back with its last token.
+inline constexpr double kPaceAim = 0.98;
+
 // When the sequence's next token is due: the first by its TTFT; a later one so that the mean time per token stays
 // within TPOT, and no later than the largest gap after the one before. The deadline bounds all. Nominal targets where
 // it has none.
 absl::Time Due(const SequenceView& sequence);
 
-// How long the sequence may produce nothing from `now` on, so that after `future` further tokens at `per_token` each
-// its mean time per token is at most TPOT, and no gap is larger than its target:
-//   min(TPOT (N_past + N_future) - (T_past + T_future), last token + largest gap - now - per_token)
-// where N counts the tokens after the first. LayerKV, arXiv 2410.00428, equations 1 and 2. Infinite without targets.
-absl::Duration AllowedPause(const SequenceView& sequence, absl::Time now, int32_t future, absl::Duration per_token);
+// How long the sequence may produce nothing from `begins` on, when what is in flight of it has come, so that after
+// `future` further tokens at `per_token` each its mean time per token is kPaceAim of TPOT, and no gap is larger than
+// its target:
+//   min(aim TPOT (N_past + N_future) - (T_past + T_future), last token + largest gap - begins - per_token)
+// where N counts the tokens after the first. LayerKV, arXiv 2410.00428, equations 1 and 2, where the aim is 1 and the
+// step begins at once. Infinite without targets.
+absl::Duration AllowedPause(const SequenceView& sequence, absl::Time begins, int32_t future, absl::Duration per_token);
 
 // Of the streams that decode.
 struct StreamPace {

@@ -41,6 +41,8 @@ struct SequenceView {
   double key = 0;         // its place in the policy's order: lower first
 
   int32_t generated() const { return known - prompt; }
+  // Tokens of the answer, those in flight among them.
+  int32_t made() const { return generated() + pending; }
   // Known tokens that are in no plan.
   int32_t unscheduled() const { return known - scheduled; }
   // At most one known token is in no plan: a step of one position makes the next one.
@@ -64,6 +66,7 @@ struct PolicyOptions {
 
 struct StepView {
   absl::Time now;
+  absl::Time begins;  // when the step begins that is planned: those in flight are expected to be over by then
   absl::Span<const SequenceView* const> running;
   absl::Span<const SequenceView* const> waiting;  // the first of them, in the policy's order
   int32_t parked = 0;  // requests that wait after their first token, or run with less than all layers
@@ -74,6 +77,9 @@ struct StepView {
   int64_t free_blocks = 0;    // whole ones, all layers, that may be had on the device; the least of the stages
   int64_t device_blocks = 0;  // that it holds in all
   const CostModel* cost = nullptr;
+  // Steps take this times what the cost model expects, from one to the next: what ranks do not count among a step's
+  // time, and noise. Half of them, and nine in ten of them.
+  double slowdown = 1, most_slowdown = 1;
   const LengthHistory* lengths = nullptr;
   PolicyOptions options;
 };

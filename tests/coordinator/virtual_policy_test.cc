@@ -299,6 +299,37 @@ TEST(VirtualPolicy, SheddingKeepsGoodputUnderOverload) {
   SetLogSink(nullptr, LogLevel::kInfo);
 }
 
+// The same where there is room for all, and the time per token is what is short: streams give prompts all of the time
+// that their targets leave, and not more. Steps take as long as expected, or not quite.
+TEST(VirtualPolicy, GoodputHoldsWhereTimePerTokenIsShort) {
+  SetLogSink([](const LogEvent&) {}, LogLevel::kError);
+  for (const double off : {0.0, 0.1}) {
+    OverloadLoad load;
+    load.prompt = 256;
+    load.answer = 64;
+    load.ttft = absl::Seconds(1);
+    load.tpot = absl::Milliseconds(50);
+    load.device_bytes = 200e6;
+    load.law.unreported = load.law.noise = off;
+    const double limit = ComputeLimit(MachineLaw(), load);
+    for (const char* name : {"slack", "fair", "edf", "layerkv"}) {
+      const Policy& policy = **FindPolicy(name);
+      double peak = 0;
+      for (const double rate : {0.5, 0.6, 0.7, 0.8}) {
+        load.rate = rate * limit;
+        peak = std::max(peak, RunOverload(policy, /*shed=*/true, load).goodput);
+      }
+      EXPECT_GT(peak, 0.65 * limit) << name << ", steps off by " << off;
+      for (const double rate : {1.0, 1.5, 3.0}) {
+        load.rate = rate * limit;
+        EXPECT_GT(RunOverload(policy, /*shed=*/true, load).goodput, 0.9 * peak)
+            << name << " at " << rate << ", steps off by " << off;
+      }
+    }
+  }
+  SetLogSink(nullptr, LogLevel::kInfo);
+}
+
 // The same where steps take longer than the ranks say and than those before them: one that is just in time by the
 // forecast is late.
 TEST(VirtualPolicy, SheddingHoldsWhereTheCostModelIsOff) {
