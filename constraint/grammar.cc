@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "constraint/schema_check.h"
 
 namespace interlace {
 namespace {
@@ -84,10 +85,11 @@ xgrammar::CompiledGrammar CompiledBy(xgrammar::GrammarCompiler& compiler, const 
     case ConstraintKind::kJsonObject:
     case ConstraintKind::kJsonSchema: {
       const bool any = constraint.kind == ConstraintKind::kJsonObject;
-      return compiler.CompileJSONSchema(any ? R"({"type":"object","additionalProperties":true})" : constraint.text,
-                                        /*any_whitespace=*/!constraint.compact, /*indent=*/std::nullopt,
-                                        /*separators=*/std::nullopt, /*strict_mode=*/true,
-                                        constraint.compact ? std::nullopt : std::optional(kMostSpaces));
+      return compiler.CompileJSONSchema(
+          any ? R"({"type":"object","additionalProperties":true})" : NarrowedText(constraint.text, /*structure=*/false),
+          /*any_whitespace=*/!constraint.compact, /*indent=*/std::nullopt,
+          /*separators=*/std::nullopt, /*strict_mode=*/true,
+          constraint.compact ? std::nullopt : std::optional(kMostSpaces));
     }
     case ConstraintKind::kRegex:
       return compiler.CompileRegex(constraint.text);
@@ -96,7 +98,7 @@ xgrammar::CompiledGrammar CompiledBy(xgrammar::GrammarCompiler& compiler, const 
     case ConstraintKind::kLark:
       return compiler.CompileLark(constraint.text);
     case ConstraintKind::kStructure:
-      return compiler.CompileStructuralTag(constraint.text);
+      return compiler.CompileStructuralTag(NarrowedText(constraint.text, /*structure=*/true));
   }
   throw std::runtime_error("a constraint of no known kind");
 }

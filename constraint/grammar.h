@@ -2,8 +2,7 @@
 //
 // JSON of kJsonObject and kJsonSchema may have up to kMostSpaces characters of white space between its parts, so that a
 // model writes it as it is used to and cannot go on with spaces for ever; `compact` has none but one behind each comma
-// and colon. Members come in the order in which the schema names them, and none that it does not name, unless
-// additionalProperties says so.
+// and colon. Members come in the order in which the schema names them; where it names any, there are no others.
 #pragma once
 
 #include <cstdint>

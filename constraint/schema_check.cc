@@ -13,6 +13,7 @@ namespace interlace {
 namespace {
 
 using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kDeepest = 64;            // arrays and objects inside each other
 constexpr int kMostNodes = 20000;       // values of the text
@@ -147,7 +148,10 @@ class SchemaWalk {
     if (schema.contains("propertyNames") && (properties || patterns)) {
       return Refuse(where, "\"propertyNames\" is not supported beside properties and patternProperties");
     }
-    if (!schema.contains("required") || !schema["required"].is_array() || others || patterns) return absl::OkStatus();
+    if (!properties && schema.contains("minProperties") && schema["minProperties"] > 1) {  // a name may come twice
+      return Refuse(where, "\"minProperties\" above 1 needs properties beside it");
+    }
+    if (!schema.contains("required") || !schema["required"].is_array()) return absl::OkStatus();
     for (const Json& name : schema["required"]) {
       if (name.is_string() && !(properties && schema["properties"].contains(name.get_ref<const std::string&>()))) {
         return Refuse(where,
@@ -278,7 +282,47 @@ absl::StatusOr<Json> Parsed(absl::string_view text) {
   return json;
 }
 
+// An object that names members has no others, whatever it says: a grammar would write a name among the others once
+// more.
+void Narrow(OrderedJson& schema) {
+  if (!schema.is_object()) return;
+  const auto named = schema.find("properties");
+  const bool names = named != schema.end() && named->is_object() && !named->empty();
+  for (const char* keyword : {"additionalProperties", "unevaluatedProperties"}) {
+    if (names && schema.contains(keyword)) schema[keyword] = false;
+  }
+  for (const char* keyword : kSchemas) {
+    if (schema.contains(keyword)) Narrow(schema[keyword]);
+  }
+  for (const char* keyword : kLists) {
+    if (!schema.contains(keyword) || !schema[keyword].is_array()) continue;
+    for (OrderedJson& below : schema[keyword]) Narrow(below);
+  }
+  for (const char* keyword : kMaps) {
+    if (!schema.contains(keyword) || !schema[keyword].is_object()) continue;
+    for (auto& [name, below] : schema[keyword].items()) Narrow(below);
+  }
+}
+
+void NarrowParts(OrderedJson& format) {
+  if (!format.is_structured()) return;
+  for (auto& [name, value] : format.items()) {
+    if (format.is_object() && (name == "json_schema" || name == "schema")) {
+      Narrow(value);
+    } else {
+      NarrowParts(value);
+    }
+  }
+}
+
 }  // namespace
+
+std::string NarrowedText(absl::string_view text, bool structure) {
+  OrderedJson json = OrderedJson::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return std::string(text);
+  structure ? NarrowParts(json) : Narrow(json);
+  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
 
 absl::Status CheckPattern(absl::string_view pattern, absl::string_view where) {
   if (pattern.size() > kLongestPattern) {

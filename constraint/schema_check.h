@@ -1,6 +1,8 @@
 // What a JSON schema may hold here; pure functions.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
@@ -12,6 +14,10 @@ namespace interlace {
 // whose schemas, patterns and grammars are checked.
 absl::Status CheckSchema(absl::string_view text);
 absl::Status CheckStructure(absl::string_view text);
+
+// The same schema, or structure, whose objects have no members but those that they name, where they name any. Requires:
+// a text that was found good.
+std::string NarrowedText(absl::string_view text, bool structure);
 
 // Of a pattern; `where` begins the message.
 absl::Status CheckPattern(absl::string_view pattern, absl::string_view where);

@@ -82,6 +82,12 @@ TEST_F(GrammarTest, EachKindTakesWhatItSays) {
   const Constraint compact{ConstraintKind::kJsonSchema, kPerson, /*compact=*/true};
   EXPECT_TRUE(Takes(compact, R"({"name": "Ann", "tags": ["a"]})"));
   EXPECT_FALSE(Takes(compact, "{\n\"name\": \"Ann\"}"));
+  // A name that is written twice would be valid in one place and not in the other.
+  const Constraint open{ConstraintKind::kJsonSchema,
+                        R"({"type":"object","properties":{"größe":{"type":"string"}},)"
+                        R"("required":["größe"],"additionalProperties":{"type":"integer"}})"};
+  EXPECT_TRUE(Takes(open, R"({"größe": "x"})"));
+  EXPECT_FALSE(Takes(open, R"({"größe": "x", "größe": 2})"));
   const Constraint object{ConstraintKind::kJsonObject, ""};
   EXPECT_TRUE(Takes(object, R"({"a": [1, {"b": null}], "c": -1.5e3})"));
   EXPECT_FALSE(Takes(object, "[1]"));

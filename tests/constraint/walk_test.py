@@ -32,6 +32,7 @@ REFUSED = [
     ({"$ref": "https://example.com/schema"}, ""),
     ({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b"]}, "required"),
     ({"type": "object", "properties": {"a": {"dependentRequired": {}}}}, "/properties/a"),
+    ({"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2}, "minProperties"),
     ({"type": "strange"}, "strange"),
     ({"type": "string", "pattern": "(a"}, ""),
     ({"type": "string", "pattern": "(?=a)b"}, "ookahead"),
