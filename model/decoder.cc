@@ -102,6 +102,7 @@ void Decoder::WantEnds() {
   if (!shard_.last()) return;
   // The head alone reads what this norm gives, so that the norm may carry the scale of the logits.
   loader_.Norm("output_norm.weight", spec_.width, &output_norm_, spec_.logit_scale);
+  if (spec_.logit_scale != 1) loader_.Norm("output_norm.weight", spec_.width, &hidden_norm_);
   if (head_is_embedding) return;
   loader_.Matrix(spec_.tied_head ? "token_embd.weight" : "output.weight", spec_.vocab, spec_.width, split_.vocab,
                  {0, spec_.width}, &head_);
@@ -254,7 +255,7 @@ void Decoder::Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tens
 
 void Decoder::Hidden(const Tensor& x) {
   CHECK(shard_.last());
-  Norm(x, output_norm_);
+  Norm(x, hidden_norm_.data != nullptr ? hidden_norm_ : output_norm_);
 }
 
 }  // namespace interlace

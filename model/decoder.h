@@ -90,7 +90,8 @@ class Decoder {
   WeightLoader loader_;
   LinearWeight embedding_;  // [vocab, width]; first stage, and last if tied
   LinearWeight head_;       // last stage
-  Tensor output_norm_;      // last stage
+  Tensor output_norm_;      // last stage, with the scale of the logits
+  Tensor hidden_norm_;      // without it, where it is not 1
   std::unique_ptr<DeviceBuffer> weights_, scratch_;
   // [max_tokens, ...]
   Tensor normed_, q_, k_, v_, attended_, gated_, branch_, router_logits_, shared_logits_, slot_weights_;

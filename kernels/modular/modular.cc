@@ -140,8 +140,9 @@ void SoftCap(const SoftCapArgs& args, OpContext on) {
   });
 }
 
+// With a scale of 1 it is the sum that `linear` makes with accumulate, so that parts may be added up by either.
 void ResidualAdd(const ResidualAddArgs& args, OpContext on) {
-  const int64_t scale = ResidueOfWeight(args.scale);
+  const int64_t scale = args.scale == 1 ? 1 : ResidueOfWeight(args.scale);
   ForRows(on, args.x.rows, [&](int64_t row) {
     for (int64_t i = 0; i < args.x.cols; ++i) {
       float& x = args.x.f32_row(row)[i];
