@@ -30,6 +30,7 @@
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/readiness.h"
 #include "coordinator/front/tool_syntax.h"
+#include "coordinator/front/vllm_engine_service.h"
 #include "coordinator/replica_loop.h"
 #include "text/chat_template.h"
 #include "text/model_text.h"
@@ -168,6 +169,11 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
        .sampling = model.text.defaults},
       *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
   InferenceService inference(intake);
+  VllmEngineService vllm({.model_path = config.model.path,
+                          .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
+                          .max_running = static_cast<int32_t>(config.sched.max_running),
+                          .kv_dtype = config.kv.dtype},
+                         intake);
 
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks,
                    GrpcServer::Listen({.host = cluster_at.first,
@@ -181,7 +187,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                    GrpcServer::Listen({.host = config.server.host,
                                        .port = static_cast<int>(config.server.grpc_port),
                                        .setting = "server.grpc_port=N",
-                                       .max_message = config.request.max_body.value},
+                                       .max_message = config.request.max_body.value,
+                                       .also = {&vllm}},
                                       &inference));
   ASSIGN_OR_RETURN(const std::unique_ptr<HttpFront> http,
                    HttpFront::Listen({.host = config.server.host,
@@ -190,7 +197,10 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                                       .cors = config.http.cors,
                                       .max_body = config.request.max_body.value},
                                      intake, metrics));
-  ReadinessWatch readiness(loop, [&grpc](bool ready) { grpc->SetServing("interlace.v1.Inference", ready); });
+  ReadinessWatch readiness(loop, [&grpc](bool ready) {
+    grpc->SetServing("interlace.v1.Inference", ready);
+    grpc->SetServing("vllm.grpc.engine.VllmEngine", ready);
+  });
 
   const std::string http_at = HostPort(config.server.host, http->port());
   const std::string grpc_at = HostPort(config.server.host, grpc->port());
@@ -207,6 +217,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   if (!loop.Drain(kDrain)) {
     LOG(WARNING) << "requests still run at the end of the drain; they end with an error";
     inference.EndStreams(absl::UnavailableError("the server stopped before the answer was complete"));
+    vllm.EndStreams(absl::UnavailableError("the server stopped before the answer was complete"));
   }
   KeepCosts(loop, cost_file);
   http->Stop(kClosing);
