@@ -36,6 +36,7 @@
 #include "coordinator/front/tenants.h"
 #include "coordinator/front/tls_files.h"
 #include "coordinator/front/tool_syntax.h"
+#include "coordinator/front/vllm_engine_service.h"
 #include "coordinator/replica_loop.h"
 #include "coordinator/stats_log.h"
 #include "coordinator/telemetry/otlp_exporter.h"
@@ -224,6 +225,12 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                  << Field("host", config.server.host);
   }
   InferenceService inference(intake, &tenants);
+  VllmEngineService vllm({.model_path = config.model.path,
+                          .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
+                          .max_running = static_cast<int32_t>(config.sched.max_running),
+                          .kv_dtype = config.kv.dtype,
+                          .admit = [&](const grpc::CallbackServerContext& call) { return inference.MayRoute(call); }},
+                         intake);
 
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks,
                    GrpcServer::Listen({.host = cluster_at.first,
@@ -238,7 +245,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                                        .port = static_cast<int>(config.server.grpc_port),
                                        .setting = "server.grpc_port=N",
                                        .max_message = config.request.max_body.value,
-                                       .tls = tls},
+                                       .tls = tls,
+                                       .also = {&vllm}},
                                       &inference));
   ASSIGN_OR_RETURN(const std::unique_ptr<HttpFront> http,
                    HttpFront::Listen({.host = config.server.host,
@@ -259,6 +267,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   RETURN_IF_ERROR(WriteReadyFile(ready_file, absl::StrCat(doors, "serving=false\n")));
   ReadinessWatch readiness(loop, [&](bool ready) {
     grpc->SetServing("interlace.v1.Inference", ready);
+    grpc->SetServing("vllm.grpc.engine.VllmEngine", ready);
     const absl::Status written =
         WriteReadyFile(ready_file, absl::StrCat(doors, "serving=", ready ? "true" : "false", "\n"));
     if (!written.ok()) LOG(WARNING) << "readiness is not told" << written;
@@ -281,8 +290,10 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   grpc->SetServing("", false);
   if (!loop.Drain(config.server.drain_timeout)) {
     LOG(WARNING) << "requests still run at the end of the drain; they end with an error";
-    inference.EndStreams(
-        WithCode(absl::UnavailableError("the server stopped before the answer was complete"), "server_stopping"));
+    const absl::Status stopped =
+        WithCode(absl::UnavailableError("the server stopped before the answer was complete"), "server_stopping");
+    inference.EndStreams(stopped);
+    vllm.EndStreams(stopped);
   }
   KeepCosts(loop, cost_file);
   http->Stop(kClosing);

@@ -55,6 +55,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Listen(const Options& op
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
                              static_cast<int>(absl::ToInt64Milliseconds(options.greet_within)));
   builder.RegisterService(service);
+  for (grpc::Service* other : options.also) builder.RegisterService(other);
   const int most = static_cast<int>(std::min<int64_t>(options.max_message, std::numeric_limits<int>::max()));
   builder.SetMaxReceiveMessageSize(std::max(most, -1));
   builder.SetMaxSendMessageSize(-1);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -18,7 +19,7 @@ class Service;
 namespace interlace {
 
 // Health (grpc.health.v1) and reflection come with it. Owned by main, whose thread calls it; SetServing any thread.
-// The trap: the service must outlive it.
+// The trap: the services must outlive it.
 class GrpcServer {
  public:
   struct Options {
@@ -30,6 +31,7 @@ class GrpcServer {
     absl::Duration keepalive = absl::InfiniteDuration();  // between pings; a peer that answers none for as long is gone
     absl::Duration greet_within = absl::Seconds(10);      // else a connection is ended
     std::shared_ptr<grpc::ServerCredentials> credentials;  // null: anybody may call, in the clear
+    std::vector<grpc::Service*> also = {};  // further services on the same port
   };
   // FailedPrecondition says which address cannot be had and how to choose another.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const Options& options, grpc::Service* service);

@@ -332,6 +332,13 @@ absl::StatusOr<std::shared_ptr<Tenant>> InferenceService::CallerOf(const grpc::C
   return tenants_->Find(key.empty() ? value("x-api-key") : key);
 }
 
+absl::Status InferenceService::MayRoute(const grpc::CallbackServerContext& context) const {
+  const absl::StatusOr<std::shared_ptr<Tenant>> caller = CallerOf(context);
+  if (!caller.ok()) return caller.status();
+  if (*caller == nullptr || (*caller)->is_operator()) return absl::OkStatus();
+  return absl::PermissionDeniedError("this service is for routers: it takes the key of an operator");
+}
+
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Open(grpc::CallbackServerContext* context, size_t bytes,
                                                                     GenerationSpec spec) {
   SetDeadline(*context, &spec);

@@ -25,6 +25,8 @@ class InferenceService final : public v1::Inference::CallbackService {
 
   // Every stream that is open ends with `why` behind the events it has.
   void EndStreams(const absl::Status& why);
+  // Whether the call may speak for everybody, as routers do: where keys are needed, its key must be an operator's.
+  absl::Status MayRoute(const grpc::CallbackServerContext& context) const;
 
   grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(grpc::CallbackServerContext* context,
                                                         const v1::GenerateRequest* request) override;
