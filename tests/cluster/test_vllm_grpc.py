@@ -8,7 +8,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_tools import protoc
 
-from cluster import ROOT, run_ids
+from cluster import ROOT, Cluster, run_ids
 
 PROMPT = "The history of the printing press begins in the fifteenth century, when"
 SERVICE = "vllm.grpc.engine.VllmEngine"
@@ -98,3 +98,24 @@ def test_the_proto_is_that_of_the_gateway(pb, tmp_path):
     methods = {m.name: (m.input_type, m.output_type, m.server_streaming) for m in theirs.service[0].method}
     for method in ours.service[0].method:
         assert methods[method.name] == (method.input_type, method.output_type, method.server_streaming)
+
+
+def test_with_keys_it_takes_an_operators(pb, tmp_path):
+    """A gateway asks for everybody: its limits, its tenants and its right to abort are its own business."""
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"tenants": [{"name": "acme", "keys": ["sk-acme"]}, {"name": "ops", "keys": ["sk-ops"], "operator": true}]}')
+    cluster = Cluster("--set", f"server.api_keys={keys}")
+    try:
+        with grpc.insecure_channel(cluster.grpc) as channel:
+            def ask(*metadata):
+                call = pb.Stub(channel).Generate(pb.GenerateRequest(text="1 2", sampling_params=pb.SamplingParams(max_tokens=2)),
+                                                 timeout=60, metadata=metadata)
+                return [message.WhichOneof("response") for message in call]
+            for metadata, code in [((), grpc.StatusCode.UNAUTHENTICATED),
+                                   ((("authorization", "Bearer sk-acme"),), grpc.StatusCode.PERMISSION_DENIED)]:
+                with pytest.raises(grpc.RpcError) as refused:
+                    ask(*metadata)
+                assert refused.value.code() == code
+            assert ask(("authorization", "Bearer sk-ops"))[-1] == "complete"
+    finally:
+        cluster.stop()
