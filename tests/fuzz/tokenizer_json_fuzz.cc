@@ -6,6 +6,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace interlace;
+  if (size == 0) return 0;  // no file at all
   const std::string json(reinterpret_cast<const char*>(data), size);
   auto tokenizer = Tokenizer::Load(TokenizerFiles{"fuzz", json, "", ""});
   if (!tokenizer.ok()) {
