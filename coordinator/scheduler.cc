@@ -352,7 +352,7 @@ EngineLoad Scheduler::Load() const {
   load.running = static_cast<int32_t>(sequences_.size() - waiting_.size());
   load.turnover = mean_run_ / std::max(1, load.running);
   if (!placement_) return load;
-  load.ranks_ready = static_cast<int32_t>(shape()->stages.size());
+  load.ranks_ready = static_cast<int32_t>(shape()->ranks());
   const KvBudget& budget = placement_->budget();
   const KvAmounts& idle = placement_->directory().idle_room();
   for (size_t s = 0; s < budget.total().size(); ++s) {

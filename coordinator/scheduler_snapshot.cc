@@ -87,7 +87,7 @@ void Scheduler::NoteEnd(const SequenceState& sequence, const RequestEnd& end) {
 void Scheduler::SnapshotReplica(ReplicaSnapshot* snapshot) const {
   const KvBudget& budget = placement_->budget();
   const BlockDirectory& directory = placement_->directory();
-  snapshot->ranks_ready = static_cast<int32_t>(shape()->stages.size());
+  snapshot->ranks_ready = static_cast<int32_t>(shape()->ranks());
   snapshot->layers = shape()->layers;
   snapshot->block_tokens = shape()->block_tokens;
   snapshot->slot_bytes = shape()->slot_bytes;

@@ -83,8 +83,11 @@ class Cluster:
             if len(words) < 3 or words[1].startswith("Z") or "/interlace-" not in words[2]:
                 continue
             name = words[2].rsplit("/interlace-", 1)[1]
-            stage = [word for word in words if word.startswith("cluster.stage=")]
-            found[f"{name}-{stage[0].split('=')[1]}" if name == "worker" and stage else name] = line
+            setting = {key: value for key, _, value in (word.partition("=") for word in words)}
+            if name == "worker":
+                rank = int(setting["cluster.stage"]) * int(setting.get("cluster.tensor_ranks", 1)) + int(setting["cluster.tensor_rank"])
+                name = f"worker-{rank}"
+            found[name] = line
         return found
 
     def child(self, name: str) -> int:
