@@ -282,7 +282,7 @@ class Scheduler {
   LengthHistory lengths_;
   absl::Duration mean_run_;  // of requests that ended, from start to end; the last ones weigh most. Zero: none did
   ForecastError forecast_error_;
-  ForecastError step_error_;      // of steps, from one to the next
+  ForecastError step_error_;  // of steps, from one to the next
   TenantLedger tenants_;
   StepDraft draft_;            // what the policy proposes for the plan being made
   int64_t stream_credit_ = 0;  // bytes that former plans might have read from the host

@@ -58,8 +58,8 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   if (known > 0) return std::min({known, options_.chunk_tokens, budget});
   // A stream that drafts does not run ahead: what may follow is guessed from the token that came last.
   const bool follows = options_.draft_tokens == 0 && sequence.pending > 0 && known == 1 - sequence.pending;
-  const bool ends = sequence.made() >= sequence.request.max_tokens ||
-                    sequence.known + sequence.pending >= options_.context;
+  const bool ends =
+      sequence.made() >= sequence.request.max_tokens || sequence.known + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
 }
 

@@ -70,7 +70,7 @@ struct GenerationSpec : SamplingSpec {
   std::optional<absl::Duration> deadline;  // from now, of the call; the one in `targets` counts too
   TargetSpec targets;
   std::string salt;
-  std::optional<TraceContext> trace;  // as the caller says; none: a new one, if spans are exported
+  std::optional<TraceContext> trace;              // as the caller says; none: a new one, if spans are exported
   std::optional<absl::Time> arrival;              // of the intake's clock; unset: when it starts
   std::shared_ptr<TenantPass> pass;               // where keys are needed: of its tenant
   std::shared_ptr<const std::atomic<bool>> left;  // null, or set once nobody waits for the answer

@@ -31,7 +31,7 @@ class GrpcServer {
     absl::Duration keepalive = absl::InfiniteDuration();  // between pings; a peer that answers none for as long is gone
     absl::Duration greet_within = absl::Seconds(10);      // else a connection is ended
     std::shared_ptr<grpc::ServerCredentials> credentials;  // null: anybody may call, in the clear
-    std::vector<grpc::Service*> also = {};  // further services on the same port
+    std::vector<grpc::Service*> also = {};                 // further services on the same port
   };
   // FailedPrecondition says which address cannot be had and how to choose another.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const Options& options, grpc::Service* service);

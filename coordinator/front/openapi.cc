@@ -24,9 +24,8 @@ constexpr absl::string_view kTools =
     R"("function":{"type":"object","required":["name"],"properties":{"name":{"type":"string"},"description":{"type":"string"},)"
     R"("parameters":{"type":"object"}}}}}})";
 
-constexpr absl::string_view kFormat =
-    R"({"type":["object","null"],"required":["type"],"properties":{)"
-    R"("type":{"enum":["text","json_object","json_schema","structural_tag"]}}})";
+constexpr absl::string_view kFormat = R"({"type":["object","null"],"required":["type"],"properties":{)"
+                                      R"("type":{"enum":["text","json_object","json_schema","structural_tag"]}}})";
 constexpr absl::string_view kConstraint = R"({"type":["object","null"]})";
 
 constexpr OpenApiField kModel = {"model", kText, "7"};

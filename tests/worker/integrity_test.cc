@@ -134,8 +134,8 @@ TEST(WorkerIntegrityTest, EveryFaultAtOnceOnScarceDevices) {
   }
 }
 
-// Ranks that share a stage damage and lose blocks each for itself. What one has lost is worth nothing on the others, whose
-// sums hold its parts: had they gone on, or sealed what follows, other streams would come of it.
+// Ranks that share a stage damage and lose blocks each for itself. What one has lost is worth nothing on the others,
+// whose sums hold its parts: had they gone on, or sealed what follows, other streams would come of it.
 TEST(WorkerIntegrityTest, WhatOneRankOfAStageLosesAllHaveLost) {
   const std::string points =
       "kv.flip_at_rest:0.004,kv.flip_in_flight:0.004,kv.swap_layer:0.004,kv.swap_request:0.004,kv.read_lost:0.004";

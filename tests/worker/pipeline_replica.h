@@ -133,9 +133,9 @@ class PipelineReplica final : public PlanChannel {
       const bool first = r < shared, last = r + shared >= count;
       std::vector<std::string> group;
       for (int64_t t = 0; t < shared; ++t) group.push_back(infos[r / shared * shared + t].collective_address);
-      absl::Status status = stages_[r]->rank->Connect(last ? "" : infos[r + shared].transport_address,
-                                                      last && !first ? infos[r % shared].transport_address : "", group,
-                                                      kEpoch);
+      absl::Status status =
+          stages_[r]->rank->Connect(last ? "" : infos[r + shared].transport_address,
+                                    last && !first ? infos[r % shared].transport_address : "", group, kEpoch);
       if (!status.ok()) return status;
     }
     ReplicaLoop::Options options = *LoopOptions(config, spec().context);
