@@ -168,6 +168,12 @@ class SharedCollective final : public Collective {
 
   static absl::StatusOr<Peer> OpenBoard(const std::string& bytes) {
     ASSIGN_OR_RETURN(const Address address, Address::Decode(bytes));
+    if (address.space != ThisProcessSpace()) {
+      return absl::FailedPreconditionError(
+          "a rank of the group is on another machine, in another process namespace or of another user: ranks that "
+          "share "
+          "a stage (cluster.tensor_ranks) must be processes of one machine and user");
+    }
     ASSIGN_OR_RETURN(SharedSegment board, SharedSegment::Open(address.process, address.descriptor, kPage));
     if (BoardOf(board).nonce.load() != address.nonce) {
       return absl::UnavailableError(
@@ -277,16 +283,6 @@ absl::StatusOr<std::unique_ptr<Collective>> MakeSharedCollective(const SharedCol
   }
   ASSIGN_OR_RETURN(SharedSegment board, SharedSegment::Create(kPage));
   return std::make_unique<SharedCollective>(options, std::move(board), entropy.Next(), clock);
-}
-
-bool CanShareMemory(absl::Span<const std::string> addresses) {
-  std::string space;
-  for (const std::string& bytes : addresses) {
-    const absl::StatusOr<Address> address = Address::Decode(bytes);
-    if (!address.ok() || (!space.empty() && address->space != space)) return false;
-    space = address->space;
-  }
-  return true;
 }
 
 }  // namespace interlace

@@ -7,7 +7,6 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "absl/types/span.h"
 #include "common/clock.h"
 #include "common/entropy.h"
 #include "transport/collective.h"
@@ -25,11 +24,9 @@ struct SharedCollectiveOptions {
 // given was computed there, and is read from there. Parts lie in two places by turns: a rank writes a place again only
 // when all others have come to the exchange after, and so have read it. Memory is new in every epoch: what a rank of an
 // older one still reads never changes under it.
+// Connect fails with FailedPrecondition where an address is of another machine, process namespace or user.
 // `clock` outlives what is made. ResourceExhausted: twice `max_bytes` is more shared memory than the machine has.
 absl::StatusOr<std::unique_ptr<Collective>> MakeSharedCollective(const SharedCollectiveOptions& options,
                                                                  Entropy& entropy, Clock& clock);
-
-// Whether ranks of these addresses can share memory. All of a group get the same answer.
-bool CanShareMemory(absl::Span<const std::string> addresses);
 
 }  // namespace interlace

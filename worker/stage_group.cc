@@ -40,6 +40,7 @@ void StageGroup::Sum(const Tensor& part, const Tensor& y, bool accumulate) {
   if (!Exchange(head_bytes_ + part.bytes())) return;
   for (int32_t r = 0; r < collective_.ranks(); ++r) {
     const Tensor of_rank = PartOf(r, y.rows, y.cols);
+    if (of_rank.data == nullptr) return;
     if (r == 0 && !accumulate) {
       std::memcpy(y.data, of_rank.data, static_cast<size_t>(y.bytes()));
     } else {
@@ -54,15 +55,17 @@ void StageGroup::Join(const Tensor& part, const Tensor& y) {
   for (int32_t r = 0; r < collective_.ranks(); ++r) {
     const auto bytes = static_cast<int64_t>(parts_[static_cast<size_t>(r)].size()) - head_bytes_;
     const int64_t cols = bytes / (y.rows * int64_t{sizeof(float)});
-    CHECK(column + cols <= y.cols);
-    const Tensor of_rank = PartOf(r, y.rows, cols);
+    const Tensor of_rank = PartOf(r, y.rows, std::min(cols, y.cols - column));
+    if (of_rank.data == nullptr) return;
     for (int64_t row = 0; row < y.rows; ++row) {
       std::memcpy(static_cast<float*>(y.data) + row * y.cols + column,
                   static_cast<const float*>(of_rank.data) + row * cols, static_cast<size_t>(cols) * sizeof(float));
     }
     column += cols;
   }
-  CHECK(column == y.cols);
+  if (column != y.cols) {
+    status_ = absl::InternalError(absl::StrCat("ranks of the stage gave ", column, " columns of ", y.cols));
+  }
 }
 
 absl::Status StageGroup::Agree() {
@@ -78,7 +81,13 @@ bool StageGroup::Exchange(int64_t bytes) {
   status_ = parts.status();
   if (!status_.ok()) return false;
   parts_ = *parts;
-  for (const absl::Span<const std::byte> part : parts_) TakeLost(part);
+  for (const absl::Span<const std::byte> part : parts_) {
+    if (static_cast<int64_t>(part.size()) < head_bytes_) {
+      status_ = absl::InternalError("a rank of the stage gave a part without its head");
+      return false;
+    }
+    TakeLost(part);
+  }
   return true;
 }
 
@@ -97,9 +106,14 @@ void StageGroup::TakeLost(absl::Span<const std::byte> part) {
   }
 }
 
-Tensor StageGroup::PartOf(int32_t rank, int64_t rows, int64_t cols) const {
+Tensor StageGroup::PartOf(int32_t rank, int64_t rows, int64_t cols) {
   const absl::Span<const std::byte> part = parts_[static_cast<size_t>(rank)];
-  CHECK(static_cast<int64_t>(part.size()) == head_bytes_ + rows * cols * int64_t{sizeof(float)});
+  const int64_t due = head_bytes_ + rows * cols * int64_t{sizeof(float)};
+  if (static_cast<int64_t>(part.size()) != due) {
+    status_ = absl::InternalError(absl::StrCat("rank ", rank, " of the stage gave ", part.size(), " bytes where ", due,
+                                               " were due: its sched.max_running or sched.step_tokens differs"));
+    return {};
+  }
   return {const_cast<std::byte*>(part.data()) + head_bytes_, DType::kF32, rows, cols};
 }
 

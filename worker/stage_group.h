@@ -33,7 +33,7 @@ class StageGroup final : public TensorGroup {
   void Begin(Epoch epoch, PlanId plan, LayerPager& pager);
   // All ranks know whom any of them lost. Like Sum and Join, it does nothing once an exchange has failed.
   absl::Status Agree();
-  // Of the step so far. Unavailable: another rank is gone or late.
+  // Of the step so far. Unavailable: another rank is gone or late. Internal: its parts are not those of this step.
   const absl::Status& status() const { return status_; }
 
   Tensor Part(int64_t rows, int64_t cols) override;
@@ -45,7 +45,8 @@ class StageGroup final : public TensorGroup {
   bool Exchange(int64_t bytes);
   void TellLost();
   void TakeLost(absl::Span<const std::byte> part);
-  Tensor PartOf(int32_t rank, int64_t rows, int64_t cols) const;
+  // No data, and status_ says why: it is not of this size.
+  Tensor PartOf(int32_t rank, int64_t rows, int64_t cols);
 
   const Options options_;
   Collective& collective_;

@@ -16,9 +16,8 @@ namespace interlace {
 // One end of a link. Owned by ActivationChannel; Send and Receive by the runner, Connect by whoever starts an epoch,
 // the rest by any thread. A message names the stage that sent it and carries a checksum over everything: what comes
 // from elsewhere, or over another connection than the one that opened the epoch, is dropped; what is damaged fails the
-// step. The other end's loss ends a wait at once, and fails the
-// next Send. Messages of an older epoch or plan are dropped, so both ends must agree on the epoch (Start) before a plan
-// runs.
+// step. The other end's loss ends a wait at once, and fails the next Send. Messages of an older epoch or plan are
+// dropped, so both ends must agree on the epoch (Start) before a plan runs.
 class StageLink {
  public:
   struct Options {

@@ -175,10 +175,10 @@ TEST(SharedCollective, AnAddressThatNobodyHasIsRefused) {
 
 TEST(SharedCollective, OnlyProcessesOfOneMachineShareMemory) {
   Group group(3);
-  EXPECT_TRUE(CanShareMemory(group.addresses));
+  EXPECT_OK(group.ranks[0]->Connect(group.addresses, Epoch{1}));
   group.addresses[1].insert(group.addresses[1].find(';') + 1, "elsewhere");
-  EXPECT_FALSE(CanShareMemory(group.addresses));
-  EXPECT_FALSE(CanShareMemory({std::string("ucx1;0;0;1;0;")}));
+  EXPECT_THAT(group.ranks[0]->Connect(group.addresses, Epoch{2}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("cluster.tensor_ranks")));
 }
 
 }  // namespace
