@@ -4,18 +4,14 @@
 #include <grpcpp/security/tls_credentials_options.h>
 #include <sodium.h>
 
-#include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "common/check.h"
 #include "common/derived_certificate.h"
 #include "common/log.h"
+#include "common/loopback.h"
 #include "common/secret_file.h"
 #include "common/state_file.h"
 #include "common/status_macros.h"
@@ -38,17 +34,6 @@ std::string Derive(absl::string_view secret, absl::string_view purpose) {
                            sizeof key) == 0);
   sodium_memzero(key, sizeof key);
   return derived;
-}
-
-bool IsLoopback(absl::string_view host) {
-  if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
-  if (host == "localhost" || host == "::1") return true;
-  const std::vector<absl::string_view> parts = absl::StrSplit(host, '.');
-  const auto is_byte = [](absl::string_view part) {
-    int number = -1;
-    return absl::SimpleAtoi(part, &number) && number >= 0 && number <= 255;
-  };
-  return parts.size() == 4 && parts[0] == "127" && std::all_of(parts.begin(), parts.end(), is_byte);
 }
 
 struct PemFiles {

@@ -21,6 +21,7 @@
 #include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
+#include "common/loopback.h"
 #include "common/metrics.h"
 #include "common/state_file.h"
 #include "common/status_macros.h"
@@ -111,8 +112,6 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& text) {
   if (written.ok()) return written;
   return absl::PermissionDeniedError(absl::StrCat("--ready-file ", written.message()));
 }
-
-bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
 
 // As many descriptors as the system gives; connections take at most all but those that ranks, files and the other door
 // need.

@@ -142,13 +142,6 @@ std::string PeerHost(const FileDescriptor& connection) {
   return getpeername(connection.get(), address, &length) == 0 ? Print(address) : std::string();
 }
 
-bool IsLoopback(const std::string& host) {
-  in_addr four{};
-  if (inet_pton(AF_INET, host.c_str(), &four) == 1) return ntohl(four.s_addr) >> 24 == IN_LOOPBACKNET;
-  in6_addr six{};
-  return inet_pton(AF_INET6, host.c_str(), &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
-}
-
 absl::StatusOr<std::string> AddressTowards(absl::string_view host_port) {
   const size_t colon = host_port.rfind(':');
   if (colon == absl::string_view::npos) {

@@ -41,8 +41,6 @@ absl::StatusOr<FileDescriptor> AcceptFrom(const FileDescriptor& listener);
 
 // The numeric address of the other end of a connection that is made; empty if it is gone.
 std::string PeerHost(const FileDescriptor& connection);
-// Whether a numeric address is this machine's to itself.
-bool IsLoopback(const std::string& host);
 
 // The numeric address that this machine has on the way to "host:port" (or "[v6]:port"): where to listen for those who
 // are reached there. InvalidArgument if the name cannot be resolved.

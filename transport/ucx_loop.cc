@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/log.h"
+#include "common/loopback.h"
 #include "transport/ucx_peers.h"
 
 namespace interlace {

@@ -325,40 +325,47 @@ void PlanIntake::Pulse(Session& session) {
 }
 
 void PlanIntake::RunOrders(const std::shared_ptr<Session>& session) {
-  const absl::Status stopped = absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch");
-  Epoch epoch{};
-  bool broken = true;    // until the first Start
   bool reported = true;  // what the rank holds since its last plan; tiers give blocks back a little later
-  while (true) {
+  for (EpochState state;;) {
     std::optional<Order> order = session->orders.PopWithin(reported ? absl::InfiniteDuration() : kIdleReport);
     if (!order && session->orders.closed()) return;
+    if (order && std::holds_alternative<Drained>(*order)) return session->WritesDone();
     if (!order || std::holds_alternative<ReportAsked>(*order)) {
       session->report_asked = false;
-      if (!broken) Answer(session, rank_.runner().Report(epoch));
+      if (!state.broken) Answer(session, rank_.runner().Report(state.epoch));
       reported = true;
-    } else if (std::holds_alternative<Drained>(*order)) {
-      return session->WritesDone();
     } else if (const Started* started = std::get_if<Started>(&*order)) {
-      epoch = started->epoch;
-      const absl::Status status = Start(*started);
-      broken = !status.ok();
-      if (broken) LOG(ERROR) << "rank cannot start" << Field("epoch", Value(epoch)) << status;
-      if (!broken) LOG(INFO) << "rank started" << Field("epoch", Value(epoch));
-    } else if (const StepPlan& plan = std::get<StepPlan>(*order); plan.epoch == epoch) {
-      if (broken) {
-        Answer(session, {.epoch = plan.epoch, .plan = plan.id, .stage = rank_.info().stage, .status = stopped});
-      } else {
-        const StepResult result = rank_.runner().Execute(plan, [&session] {
-          const Order* const following = session->orders.Front();
-          return following == nullptr ? nullptr : std::get_if<StepPlan>(following);
-        });
-        broken = !result.status.ok();
-        if (broken) LOG(ERROR) << "plan failed" << Field("plan", Value(plan.id)) << result.status;
-        Answer(session, result);
-      }
+      state = RunStart(*started);
+    } else if (const StepPlan& plan = std::get<StepPlan>(*order); plan.epoch == state.epoch) {
+      RunPlan(session, plan, &state);
       reported = false;
     }
   }
+}
+
+PlanIntake::EpochState PlanIntake::RunStart(const Started& started) {
+  const absl::Status status = Start(started);
+  if (status.ok()) LOG(INFO) << "rank started" << Field("epoch", Value(started.epoch));
+  if (!status.ok()) LOG(ERROR) << "rank cannot start" << Field("epoch", Value(started.epoch)) << status;
+  return {started.epoch, !status.ok()};
+}
+
+void PlanIntake::RunPlan(const std::shared_ptr<Session>& session, const StepPlan& plan, EpochState* state) {
+  if (state->broken) {
+    return Answer(session,
+                  {.epoch = plan.epoch,
+                   .plan = plan.id,
+                   .stage = rank_.info().stage,
+                   .tensor_rank = rank_.info().tensor_rank,
+                   .status = absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch")});
+  }
+  const StepResult result = rank_.runner().Execute(plan, [&session] {
+    const Order* const following = session->orders.Front();
+    return following == nullptr ? nullptr : std::get_if<StepPlan>(following);
+  });
+  state->broken = !result.status.ok();
+  if (state->broken) LOG(ERROR) << "plan failed" << Field("plan", Value(plan.id)) << result.status;
+  Answer(session, result);
 }
 
 // Shows the coordinator that the connection is the link of the rank that registered.

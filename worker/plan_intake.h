@@ -70,6 +70,10 @@ class PlanIntake {
   };
   struct ReportAsked {};
   struct Drained {};
+  struct EpochState {
+    Epoch epoch{};
+    bool broken = true;  // until a Start went well, and from the first error on
+  };
   using Order = std::variant<Started, StepPlan, ReportAsked, Drained>;
   struct Session;
 
@@ -84,6 +88,8 @@ class PlanIntake {
   void Confirm(const std::shared_ptr<Session>& session);
   void SayOnLink(const std::shared_ptr<Session>& session, std::string bytes);
   void RunOrders(const std::shared_ptr<Session>& session);
+  EpochState RunStart(const Started& started);
+  void RunPlan(const std::shared_ptr<Session>& session, const StepPlan& plan, EpochState* state);
   void Answer(const std::shared_ptr<Session>& session, const StepResult& result);
   void Pulse(Session& session);
   absl::Status Start(const Started& started);
