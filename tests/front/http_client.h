@@ -49,6 +49,7 @@ class HttpClient {
   // Nothing more is sent; what comes can still be read.
   void EndSending() { shutdown(socket_, SHUT_WR); }
   bool ended() const { return ended_; }
+  int descriptor() const { return socket_; }
   void Send(absl::string_view bytes) {
     while (!bytes.empty()) {
       const ssize_t sent = send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
