@@ -31,7 +31,7 @@ struct OpTap {
 
 absl::string_view OpKindName(OpKind kind) {
   static constexpr absl::string_view kNames[kOpKinds] = {
-      "embedding",       "rms_norm", "rope",         "linear",   "gated_linear", "kv_append",
+      "embedding",       "rms_norm", "rope",         "linear",   "gated_linear", "gate",   "kv_append",
       "paged_attention", "sample",   "residual_add", "soft_cap", "moe_route",    "moe_ffn"};
   return kNames[static_cast<int>(kind)];
 }
@@ -56,6 +56,7 @@ void TappedBackend::Time(Clock& clock, std::vector<OpCall>* calls) {
   table_.rope = &OpTap::Timed<OpKind::kRope, RopeArgs, &OpTable::rope>;
   table_.linear = &OpTap::Timed<OpKind::kLinear, LinearArgs, &OpTable::linear>;
   table_.gated_linear = &OpTap::Timed<OpKind::kGatedLinear, GatedLinearArgs, &OpTable::gated_linear>;
+  table_.gate = &OpTap::Timed<OpKind::kGate, GateArgs, &OpTable::gate>;
   table_.kv_append = &OpTap::Timed<OpKind::kKvAppend, KvAppendArgs, &OpTable::kv_append>;
   table_.paged_attention = &OpTap::Timed<OpKind::kPagedAttention, PagedAttentionArgs, &OpTable::paged_attention>;
   table_.sample = &OpTap::Timed<OpKind::kSample, SampleArgs, &OpTable::sample>;

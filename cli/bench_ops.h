@@ -18,6 +18,7 @@ enum class OpKind : uint8_t {
   kRope,
   kLinear,
   kGatedLinear,
+  kGate,
   kKvAppend,
   kPagedAttention,
   kSample,
@@ -26,7 +27,7 @@ enum class OpKind : uint8_t {
   kMoeRoute,
   kMoeFfn,
 };
-inline constexpr int kOpKinds = 12;
+inline constexpr int kOpKinds = 13;
 absl::string_view OpKindName(OpKind kind);
 
 struct OpCall {

@@ -25,12 +25,12 @@ namespace {
 constexpr int64_t kLeastEach = 100;        // requests of each replica, where their number is not given
 constexpr size_t kMostForCapacity = 2000;  // requests that measure what one replica carries
 
-// "1,10,100" of the flag into numbers above 0.
-absl::StatusOr<std::vector<double>> ParseNumbers(absl::string_view flag, absl::string_view text) {
+// "1,10,100" of the flag into numbers above 0, or 0 too.
+absl::StatusOr<std::vector<double>> ParseNumbers(absl::string_view flag, absl::string_view text, bool zero = false) {
   std::vector<double> numbers;
   for (absl::string_view part : absl::StrSplit(text, ',', absl::SkipEmpty())) {
     double number = 0;
-    if (!absl::SimpleAtod(part, &number) || !(number > 0) || number > 1e6) {
+    if (!absl::SimpleAtod(part, &number) || !(number > 0 || (zero && number == 0)) || number > 1e6) {
       return absl::InvalidArgumentError(
           absl::StrCat(flag, " ", text, ": ", part, " is no number above 0; write it like 1 or 1,10"));
     }
@@ -84,6 +84,7 @@ ScaleSetup SetupOf(const BenchScaleOptions& o, const ScaleModel& model) {
   setup.device.count = o.devices;
   // Tensor parallelism over four, as one serves 70 billion parameters of two bytes, where one device is too small.
   if (o.devices == 0) setup.device.count = model.weight_bytes() > o.device.memory / 2 ? 4 : 1;
+  setup.tier_bandwidth = o.tier;
   setup.block_tokens = o.block_tokens;
   setup.trace_block = o.trace_block;
   setup.options.chunk_tokens = setup.options.step_tokens = o.step_tokens;
@@ -103,6 +104,8 @@ ScaleSetup SetupOf(const BenchScaleOptions& o, const ScaleModel& model) {
 // What one replica carries: fcfs, all requests there from the beginning.
 absl::StatusOr<double> MeasureCapacity(ScaleSetup setup, const std::vector<TraceRow>& rows) {
   ASSIGN_OR_RETURN(setup.policy, FindPolicy("fcfs"));
+  setup.route = &RoutingPolicies()[0];  // there is one replica
+  setup.tier_bandwidth = 0;
   const ScaleLoad load =
       LoadOf(rows, std::min(rows.size(), kMostForCapacity), std::numeric_limits<double>::infinity(), setup.trace_block);
   ASSIGN_OR_RETURN(const ScaleOutcome outcome, RunAtScale(setup, load));
@@ -115,8 +118,9 @@ absl::StatusOr<ScaleRow> RunOne(const ScaleSetup& setup, const std::vector<Trace
   const absl::Time begin = wall.Now();
   ScaleRow row;
   row.policy = std::string(setup.policy->name);
-  row.route = std::string(RouteRuleName(setup.route));
+  row.route = std::string(setup.route->name);
   row.replicas = setup.replicas;
+  row.prefill = setup.prefill;
   row.load = load;
   row.rate = load * capacity * setup.replicas;
   const ScaleLoad offered = LoadOf(rows, requests, row.rate, setup.trace_block);
@@ -132,11 +136,14 @@ void Print(const ScaleRow& r) {
   const ScaleFigures& f = r.figures;
   std::printf(
       "%-8s %-12s %5d %5.2f %7lld %8.2fs %8.2fs %6.0fms %6.0fms %7.2fs %8.2f %9.0f %5.1f%% %5.1f%% %5.1f%% %5.1f%% "
-      "%6.2f %7.0fx\n",
-      r.policy.c_str(), r.route.c_str(), r.replicas, r.load, static_cast<long long>(f.requests), f.ttft.mean,
-      f.ttft.p99, 1e3 * f.tpot.mean, 1e3 * f.tpot.p99, f.largest_gap.p99, f.request_throughput, f.output_throughput,
-      100 * f.attained, 100 * f.hit_rate, 100 * f.busy, 100 * f.stalled, f.parks, r.simulated * r.replicas / r.wall);
+      "%6.2f %5.2f %7.0fx\n",
+      r.policy.c_str(),
+      (r.prefill > 0 ? absl::StrCat(r.route, " ", r.prefill, "+", r.replicas - r.prefill) : r.route).c_str(),
+      r.replicas, r.load, static_cast<long long>(f.requests), f.ttft.mean, f.ttft.p99, 1e3 * f.tpot.mean,
+      1e3 * f.tpot.p99, f.largest_gap.p99, f.request_throughput, f.output_throughput, 100 * f.attained,
+      100 * f.hit_rate, 100 * f.busy, 100 * f.stalled, f.parks, f.busiest, r.simulated * r.replicas / r.wall);
   if (f.failed > 0) std::printf("  %lld requests failed\n", static_cast<long long>(f.failed));
+  if (r.prefill > 0) std::printf("  %.1f%% went from a replica for prompts to one that decodes\n", 100 * f.handed);
   std::fflush(stdout);
 }
 
@@ -153,6 +160,7 @@ void AddFacts(const BenchScaleOptions& o, const ScaleSetup& setup, int64_t devic
        absl::StrFormat("%d tokens on the device, %d on the host", device_tokens, HostTokens(setup.model, d)));
   fact("step", absl::StrFormat("at most %d rows and %d requests; blocks of %d tokens", o.step_tokens, o.max_running,
                                o.block_tokens));
+  if (o.tier > 0) fact("tier that all reach", absl::StrFormat("%.4g GB/s a replica, each way", o.tier / 1e9));
   fact("targets", absl::StrFormat("TTFT %g s, TPOT %g s, largest gap %g s (0: none)", o.ttft, o.tpot, o.gap));
   fact("trace", o.trace);
   fact("load 1", absl::StrFormat("%.4g requests/s a replica%s", report->capacity,
@@ -168,7 +176,11 @@ void AddBenchScaleFlags(CLI::App* command, BenchScaleOptions* o) {
   command->add_option("--model", o->model, "llama-3.1-8b or llama-3.1-70b")->capture_default_str();
   command->add_option("--policies", o->policies, "a list (sched.policy)")->capture_default_str();
   command->add_option("--replicas", o->replicas, "a list")->capture_default_str();
-  command->add_option("--routes", o->routes, "a list of round-robin, least-loaded, prefix")->capture_default_str();
+  command
+      ->add_option("--prefill", o->prefill,
+                   "a list: so many of the replicas compute prompts, and the others decode; 0: all do both")
+      ->capture_default_str();
+  command->add_option("--routes", o->routes, "a list of routing policies (router.policy)")->capture_default_str();
   command->add_option("--loads", o->loads, "a list: offered rate over what the replicas carry")->capture_default_str();
   command->add_option("--requests", o->requests, "of each run")->default_str("the trace's, and 100 for each replica");
   command->add_option("--capacity", o->capacity, "requests/s of one replica, which loads are multiples of")
@@ -185,6 +197,7 @@ void AddBenchScaleFlags(CLI::App* command, BenchScaleOptions* o) {
   scaled("--memory-gb", &o->device.memory, 1e9, "of a device");
   scaled("--host-gb", &o->device.host_memory, 1e9, "host memory for KV, for each device");
   scaled("--link-gb", &o->device.link, 1e9, "to the host, GB/s each way: 64 is PCIe 5 x16, 450 NVLink-C2C");
+  scaled("--tier-gb", &o->tier, 1e9, "to a tier that all replicas reach, GB/s of each, each way; 0: there is none");
   scaled("--bandwidth-share", &o->device.bandwidth_share, 1, "of it that kernels reach");
   scaled("--flops-share", &o->device.flops_share, 1, "likewise");
   scaled("--link-share", &o->device.link_share, 1, "likewise");
@@ -209,13 +222,14 @@ absl::Status BenchScaleCommand(const BenchScaleOptions& o) {
   ASSIGN_OR_RETURN(const ScaleModel model, FindScaleModel(o.model));
   ASSIGN_OR_RETURN(const std::vector<double> loads, ParseNumbers("--loads", o.loads));
   ASSIGN_OR_RETURN(const std::vector<double> replicas, ParseNumbers("--replicas", o.replicas));
+  ASSIGN_OR_RETURN(const std::vector<double> prefills, ParseNumbers("--prefill", o.prefill, /*zero=*/true));
   std::vector<const Policy*> policies;
   for (absl::string_view name : absl::StrSplit(o.policies, ',', absl::SkipEmpty())) {
     ASSIGN_OR_RETURN(policies.emplace_back(), FindPolicy(name));
   }
-  std::vector<RouteRule> routes;
+  std::vector<const RoutingPolicy*> routes;
   for (absl::string_view name : absl::StrSplit(o.routes, ',', absl::SkipEmpty())) {
-    ASSIGN_OR_RETURN(routes.emplace_back(), ParseRouteRule(name));
+    ASSIGN_OR_RETURN(routes.emplace_back(), FindRoutingPolicy(name));
   }
   ASSIGN_OR_RETURN(const std::vector<TraceRow> rows, ReadTrace(o.trace));
   SetLogSink([](const LogEvent&) {}, LogLevel::kError);
@@ -228,24 +242,29 @@ absl::Status BenchScaleCommand(const BenchScaleOptions& o) {
   }
   AddFacts(o, setup, device_tokens, &report);
   for (const auto& [name, value] : report.facts) std::printf("%-16s %s\n", name.c_str(), value.c_str());
-  std::printf("%-8s %-12s %5s %5s %7s %9s %9s %8s %8s %8s %8s %9s %6s %6s %6s %6s %6s %8s\n", "policy", "route", "repl",
-              "load", "reqs", "TTFT", "p99", "TPOT", "p99", "gap99", "req/s", "tok/s", "SLO", "hits", "busy", "stall",
-              "parks", "speed");
+  std::printf("%-8s %-12s %5s %5s %7s %9s %9s %8s %8s %8s %8s %9s %6s %6s %6s %6s %6s %5s %8s\n", "policy", "route",
+              "repl", "load", "reqs", "TTFT", "p99", "TPOT", "p99", "gap99", "req/s", "tok/s", "SLO", "hits", "busy",
+              "stall", "parks", "most", "speed");
   for (double count : replicas) {
     setup.replicas = static_cast<int32_t>(count);
     const auto least = std::max<int64_t>(static_cast<int64_t>(rows.size()), kLeastEach * setup.replicas);
     const auto requests = static_cast<size_t>(o.requests > 0 ? o.requests : least);
-    for (RouteRule route : routes) {
+    for (const RoutingPolicy* route : routes) {
       setup.route = route;
       for (double load : loads) {
         for (const Policy* policy : policies) {
           setup.policy = policy;
-          ASSIGN_OR_RETURN(report.rows.emplace_back(), RunOne(setup, rows, requests, load, report.capacity));
-          Print(report.rows.back());
+          for (double prefill : prefills) {
+            setup.prefill = static_cast<int32_t>(prefill);
+            ASSIGN_OR_RETURN(report.rows.emplace_back(), RunOne(setup, rows, requests, load, report.capacity));
+            Print(report.rows.back());
+          }
         }
       }
     }
   }
+  std::printf("most: time in which the busiest replica computed over the mean; hits of a ceiling of %.1f %%\n",
+              report.rows.empty() ? 0 : 100 * report.rows.back().hit_ceiling);
   std::printf("speed: seconds of all replicas together that were simulated in one second\n");
   if (!o.json.empty()) RETURN_IF_ERROR(WriteLoadFile(o.json, ScaleJson(report)));
   if (!o.html.empty()) RETURN_IF_ERROR(WriteLoadFile(o.html, ScalePage(report)));

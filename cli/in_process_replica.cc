@@ -37,7 +37,8 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
                    Rank::Create(config, entropy->Next(), clock, faults, transport, progress, make_backend));
   RETURN_IF_ERROR(CheckLayers(config, replica->rank_->spec().layers));
   ASSIGN_OR_RETURN(const Policy* const policy, FindPolicy(config.sched.policy));
-  ASSIGN_OR_RETURN(const ReplicaLoop::Options loop_options, LoopOptions(config, replica->rank_->spec().context));
+  ASSIGN_OR_RETURN(const int32_t context, ServedContext(config, replica->rank_->spec().context));
+  ASSIGN_OR_RETURN(const ReplicaLoop::Options loop_options, LoopOptions(config, context));
   replica->loop_ = std::make_unique<ReplicaLoop>(loop_options, *policy, clock, replica->metrics_, *replica);
   InProcessReplica* self = replica.get();
   self->rank_->runner().OnAnswers([self] { self->orders_.TryPush(ReportAsked{}); });

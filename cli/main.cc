@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -20,14 +21,20 @@
 #include "cli/bench_reserve_command.h"
 #include "cli/bench_scale_command.h"
 #include "cli/bench_serve_flags.h"
+#include "cli/bench_skip_command.h"
 #include "cli/bench_transfers_command.h"
 #include "cli/chat_command.h"
 #include "cli/config_command.h"
+#include "cli/doctor_command.h"
+#include "cli/drain_command.h"
+#include "cli/manual_command.h"
 #include "cli/run_command.h"
 #include "cli/sampling_flags.h"
 #include "cli/serve_command.h"
+#include "cli/status_command.h"
 #include "cli/terminal.h"
 #include "cli/top_command.h"
+#include "cli/vllm_flags.h"
 #include "common/config.h"
 #include "common/log_sink.h"
 #include "common/status_macros.h"
@@ -179,6 +186,20 @@ absl::Status ShowConfig(const CommonFlags& flags) {
   return absl::OkStatus();
 }
 
+// What a command that has an exit status of its own answers.
+absl::Status Exit(const absl::StatusOr<int>& answer, int* exit_status) {
+  if (answer.ok()) *exit_status = *answer;
+  return answer.status();
+}
+
+absl::Status Doctor(const CommonFlags& flags, DoctorOptions options, int* exit_status) {
+  ConfigBuilder builder;
+  RETURN_IF_ERROR(flags.Read(&builder));
+  ASSIGN_OR_RETURN(const Config config, builder.Build());
+  options.version = INTERLACE_VERSION;
+  return Exit(DoctorCommand(config, options), exit_status);
+}
+
 // The key of a server that wants one, and the authority of its certificate.
 void AddAccess(CLI::App* command, ClientAccess* access) {
   command->add_option("--api-key", access->api_key, "key that the server wants")->envname("INTERLACE_API_KEY");
@@ -212,6 +233,11 @@ int Main(int argc, char** argv) {
   serve_flags.Short(serve, "--pp,--pipeline-parallel-size", "cluster.stages", "pipeline stages");
   serve_flags.Short(serve, "--tp,--tensor-parallel-size", "cluster.tensor_ranks",
                     "ranks that share each stage's layers");
+  serve_flags.Short(serve, "--replicas,--data-parallel-size", "cluster.replicas",
+                    "copies of the model, each of so many stages and ranks");
+  serve_flags.Short(
+      serve, "--roles", "router.roles",
+      "what each replica is for, prefill:1,decode:1; needs a kvstore, by which KV gets from one to another");
   serve_flags.Short(serve, "--device-kv", "kv.device_bytes", "device KV arena of a rank");
   serve_flags.Short(serve, "--host-kv", "kv.host_bytes", "host KV tier of a rank");
   serve_flags.Short(serve, "--keep-layers", "kv.keep_layers", "layers of each request kept on the device, or auto");
@@ -234,6 +260,7 @@ int Main(int argc, char** argv) {
       ->add_option("--state", serve_options.state_folder,
                    "folder for logs, and for what the coordinator learns of this machine")
       ->capture_default_str();
+  AddVllmFlags(serve, &serve_flags.shorthands);
   serve_flags.AddTo(serve);
   serve->callback([&] { status = Serve(serve_flags, serve_options); });
 
@@ -276,6 +303,7 @@ int Main(int argc, char** argv) {
   run->add_option("-p,--prompt", run_options.prompt, "the prompt")->required();
   run->add_flag("--raw", run_options.raw, "no chat template");
   run->add_option("-n,--max-tokens", run_options.max_tokens, "most tokens of the answer")->capture_default_str();
+  run->add_option("--lora", run_options.lora, "folder of a LoRA adapter (PEFT's) that answers");
   run_sampling.AddTo(run);
   run->add_flag("--ids", run_options.ids, "print token ids");
   run->add_flag("--explain", run_options.explain, "print where the KV of each layer lived");
@@ -304,6 +332,51 @@ int Main(int argc, char** argv) {
   top->add_flag("--once", top_options.once, "print one frame and stop");
   top->add_option("--interval", top_options.interval, "seconds between two looks")->capture_default_str();
   top->callback([&] { status = TopCommand(top_options); });
+
+  int exit_status = 0;
+  StatusOptions status_options;
+  CLI::App* status_of = app.add_subcommand("status", "one page of a running cluster: ranks, requests, KV, rates");
+  status_of->add_option("--url", status_options.url, "HTTP door of the cluster")->capture_default_str();
+  status_of->add_option("--api-key", status_options.api_key, "an operator's key")->envname("INTERLACE_API_KEY");
+  status_of->add_flag("--json", status_options.json, "as JSON");
+  status_of->callback([&] { status = Exit(StatusCommand(status_options), &exit_status); });
+
+  DrainOptions drain_options;
+  CLI::App* drain = app.add_subcommand(
+      "drain", "a running cluster, or a replica of it, takes no new requests, and those that run finish");
+  drain->add_option("--url", drain_options.url, "HTTP door of the cluster")->capture_default_str();
+  drain->add_option("--api-key", drain_options.api_key, "an operator's key")->envname("INTERLACE_API_KEY");
+  drain->add_option_function<std::string>(
+      "--timeout",
+      [&](const std::string& text) {
+        absl::Duration timeout;
+        if (!absl::ParseDuration(text, &timeout) || timeout < absl::ZeroDuration()) {
+          throw CLI::ValidationError("--timeout", absl::StrCat("'", text, "' is not a duration such as 30s or 5m"));
+        }
+        if (timeout < absl::InfiniteDuration()) drain_options.timeout = timeout;
+      },
+      "what runs longer than this ends with an error; without it, all is waited for");
+  drain
+      ->add_option("--replica", drain_options.replica,
+                   "one of several, from 0: it gets nothing new, and what it has goes on at the others")
+      ->check(CLI::NonNegativeNumber)
+      ->excludes("--timeout");
+  drain->add_flag("--resume", drain_options.resume, "takes new requests again, instead");
+  drain->add_flag("!--no-wait", drain_options.wait, "does not wait until nothing is left");
+  drain->callback([&] { status = Exit(DrainCommand(drain_options), &exit_status); });
+
+  CommonFlags doctor_flags;
+  DoctorOptions doctor_options;
+  CLI::App* doctor = app.add_subcommand("doctor", "whether this machine, or a running cluster, is as it should be");
+  doctor->add_option("--url", doctor_options.url, "HTTP door of a running cluster, which is looked at instead");
+  doctor->add_option("--api-key", doctor_options.api_key, "an operator's key")->envname("INTERLACE_API_KEY");
+  doctor->add_flag("--json", doctor_options.json, "as JSON");
+  doctor->add_flag("--quick", doctor_options.quick, "nothing is measured");
+  doctor_flags.Short(doctor, "--rocksdb", "kv.rocksdb_dir", "folder of a RocksDB tier, whose disk is measured");
+  doctor_flags.Short(doctor, "--device-kv", "kv.device_bytes", "device KV arena of a rank");
+  doctor_flags.Short(doctor, "--host-kv", "kv.host_bytes", "host KV tier of a rank");
+  doctor_flags.AddTo(doctor);
+  doctor->callback([&] { status = Doctor(doctor_flags, doctor_options, &exit_status); });
 
   CLI::App* bench = app.add_subcommand("bench", "measure this machine, or a server");
   bench->require_subcommand(1);
@@ -368,7 +441,6 @@ int Main(int argc, char** argv) {
   load_flags.AddTo(bench_serve);
   bench_serve->callback([&] { status = BenchServe(load_flags, argc, argv); });
 
-  int exit_status = 0;
   BenchCompareOptions compare_options;
   CLI::App* compare = bench->add_subcommand("compare", "two results of bench serve; exit status 1 if B is worse");
   compare->add_option("A", compare_options.a, "JSON of bench serve, or of vLLM's --save-detailed")->required();
@@ -442,12 +514,38 @@ int Main(int argc, char** argv) {
   ablation->callback(
       [&] { status = BenchStudy(ablation_flags, ablation_options, &BenchAblationCommand, small_device, argc, argv); });
 
+  CommonFlags skip_flags;
+  BenchSkipOptions skip_options;
+  CLI::App* skip = bench->add_subcommand("skip", "what each sublayer is worth, and drafts that pass some over");
+  add_model(skip, &skip_flags)->required();
+  skip_options.AddTo(skip);
+  skip_flags.AddTo(skip);
+  skip->callback([&] { status = BenchStudy(skip_flags, skip_options, &BenchSkipCommand, {}, argc, argv); });
+
   CommonFlags config_flags;
   CLI::App* config = app.add_subcommand("config", "every setting, its value and where it came from");
   config_flags.AddTo(config);
   config->callback([&] { status = ShowConfig(config_flags); });
 
-  CLI11_PARSE(app, argc, argv);
+  std::string completion_shell;
+  CLI::App* completion = app.add_subcommand("completion", "what a shell reads to complete commands and flags");
+  completion->add_option("SHELL", completion_shell, "bash, zsh or fish")->required();
+  completion->callback([&] { status = CompletionCommand(ReadCommandTree(app), completion_shell); });
+
+  ManOptions man_options;
+  man_options.version = INTERLACE_VERSION;
+  CLI::App* man = app.add_subcommand("man", "the man page of a command: interlace man serve | man -l -");
+  man->add_option("COMMAND", man_options.command, "whose page; without one, that of the tool");
+  man->add_option("--dir", man_options.folder, "folder into which the pages of it and all below it are written");
+  man->callback([&] { status = ManCommand(ReadCommandTree(app), man_options); });
+
+  std::vector<std::string> arguments = WithOurSpelling({argv + 1, argv + argc});
+  std::reverse(arguments.begin(), arguments.end());  // as it takes them
+  try {
+    app.parse(std::move(arguments));
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e);
+  }
   if (!status.ok()) {
     std::fprintf(stderr, "interlace: %s\n", std::string(status.message()).c_str());
     return 1;

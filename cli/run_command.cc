@@ -12,10 +12,13 @@
 #include "cli/terminal.h"
 #include "common/cluster_security.h"
 #include "common/status_macros.h"
+#include "coordinator/front/served_adapters.h"
 #include "transport/ucx_transport.h"
 
 namespace interlace {
 namespace {
+
+constexpr absl::string_view kLora = "lora";  // what --lora's adapter is called here
 
 // Prints tokens as they come.
 class Printer final : public TokenSink {
@@ -47,7 +50,9 @@ class Printer final : public TokenSink {
 
 }  // namespace
 
-absl::Status RunCommand(const Config& config, const RunOptions& options) {
+absl::Status RunCommand(const Config& given, const RunOptions& options) {
+  Config config = given;
+  if (!options.lora.empty()) config.model.adapters = absl::StrCat(kLora, "=", options.lora);
   RealClock clock;
   ASSIGN_OR_RETURN(std::unique_ptr<FaultPoints> faults,
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
@@ -78,6 +83,10 @@ absl::Status RunCommand(const Config& config, const RunOptions& options) {
           absl::StrCat(chat.status().message(), "; --raw continues a prompt without one"));
     }
     ASSIGN_OR_RETURN(request.prompt, chat->Encode({&message, 1}, replica->tokenizer()));
+  }
+  if (!options.lora.empty()) {
+    ASSIGN_OR_RETURN(const ServedAdapters adapters, ReadServedAdapters(config.model.adapters, ""));
+    request.adapter = FindAdapter(adapters, kLora);
   }
   request.max_tokens = options.max_tokens;
   request.stop_tokens = replica->tokenizer().stop_tokens();

@@ -14,6 +14,7 @@ struct RunOptions {
   bool raw = false;  // no chat template
   int32_t max_tokens = 128;
   SamplingSpec sampling;  // greedy unless it says otherwise
+  std::string lora;       // folder of an adapter that answers; empty: the model as it is
   bool ids = false;       // print token ids instead of text
   bool explain = false;   // print the table of layers afterwards
 };

@@ -16,6 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "checkpoint/model_facts.h"
+#include "checkpoint/peft_adapter.h"
 #include "cli/child_process.h"
 #include "cli/restart_backoff.h"
 #include "cli/terminal.h"
@@ -25,6 +26,7 @@
 #include "common/status_macros.h"
 #include "common/thread.h"
 #include "model/checkpoint.h"
+#include "model/lora.h"
 #include "model/shard_spec.h"
 
 namespace interlace {
@@ -101,8 +103,14 @@ class LocalCluster {
   absl::Status CheckModel() const {
     ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config_.model.path));
     RETURN_IF_ERROR(CheckLayers(config_, facts.layers));
-    if (config_.cluster.tensor_ranks == 1) return absl::OkStatus();
+    RETURN_IF_ERROR(ServedContext(config_, facts.context).status());
+    ASSIGN_OR_RETURN(const std::vector<AdapterPlace> adapters, ParseAdapterPlaces(config_.model.adapters));
+    if (config_.cluster.tensor_ranks == 1 && adapters.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(config_.model.path));
+    for (const AdapterPlace& adapter : adapters) {
+      ASSIGN_OR_RETURN(const std::unique_ptr<PeftAdapter> file, PeftAdapter::Open(adapter.folder));
+      RETURN_IF_ERROR(CheckAdapterFits(*file, checkpoint->spec()));
+    }
     return SplitTensors(checkpoint->spec(), 0, static_cast<int32_t>(config_.cluster.tensor_ranks)).status();
   }
 
@@ -204,26 +212,30 @@ class LocalCluster {
     return Start("kvstore", "interlace-kvstore", {absl::StrCat("kvstore.listen=", address)}, true);
   }
 
-  int64_t Ranks() const { return config_.cluster.stages * config_.cluster.tensor_ranks; }
+  int64_t RanksOfReplica() const { return config_.cluster.stages * config_.cluster.tensor_ranks; }
+  int64_t Ranks() const { return config_.cluster.replicas * RanksOfReplica(); }
 
-  // Ranks are numbered stage by stage.
+  // Ranks are numbered replica by replica, stage by stage.
   absl::Status StartRank(int64_t rank) {
-    const int64_t stage = rank / config_.cluster.tensor_ranks, tensor_rank = rank % config_.cluster.tensor_ranks;
-    std::vector<std::string> settings = {absl::StrCat("cluster.coordinator=", doors_["cluster"]),
-                                         absl::StrCat("cluster.stage=", stage),
-                                         absl::StrCat("cluster.tensor_rank=", tensor_rank)};
+    const int64_t replica = rank / RanksOfReplica(), index = rank % RanksOfReplica();
+    const int64_t stage = index / config_.cluster.tensor_ranks, tensor_rank = index % config_.cluster.tensor_ranks;
+    std::vector<std::string> settings = {
+        absl::StrCat("cluster.coordinator=", doors_["cluster"]), absl::StrCat("cluster.replica=", replica),
+        absl::StrCat("cluster.stage=", stage), absl::StrCat("cluster.tensor_rank=", tensor_rank)};
     if (config_.engine.threads == 0) {  // the ranks share this machine's cores
       settings.push_back(absl::StrCat("engine.threads=", std::max<int64_t>(1, AvailableCores() / Ranks())));
     }
     if (!kvstore_address_.empty()) settings.push_back(absl::StrCat("kv.remote=", kvstore_address_));
     if (!config_.kv.rocksdb_dir.empty()) {
       const std::string part = config_.cluster.tensor_ranks == 1 ? "" : absl::StrCat("-tensor-", tensor_rank);
-      settings.push_back(absl::StrCat("kv.rocksdb_dir=", config_.kv.rocksdb_dir, "/stage-", stage, part));
+      const std::string of = config_.cluster.replicas == 1 ? "" : absl::StrCat("/replica-", replica);
+      settings.push_back(absl::StrCat("kv.rocksdb_dir=", config_.kv.rocksdb_dir, of, "/stage-", stage, part));
     }
     return Start(absl::StrCat("worker-", rank), "interlace-worker", settings, false);
   }
 
-  // The coordinator knows when every rank is there; what the ranks' logs say of the weights only fills the bar.
+  // The coordinator knows when every rank of a replica is there, which is enough to begin; what the ranks' logs say of
+  // the weights only fills the bar.
   absl::Status AwaitRanks() {
     ProgressBar bar("weights");
     return Await("weights load", [&] {
@@ -328,6 +340,7 @@ absl::Status ServeCommand(const Config& config, const ServeOptions& options, con
   };
   std::string ranks = shape(config.cluster.stages, "stage");
   if (config.cluster.tensor_ranks > 1) absl::StrAppend(&ranks, " of ", shape(config.cluster.tensor_ranks, "rank"));
+  if (config.cluster.replicas > 1) ranks = absl::StrCat(config.cluster.replicas, " replicas of ", ranks);
   std::printf("%s  %s, %s, %s of device KV each\n", Paint(Colour::kBold, "interlace serve").c_str(),
               config.model.path.c_str(), ranks.c_str(), PrintBytes(config.kv.device_bytes).c_str());
   std::fflush(stdout);

@@ -13,8 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
-#include "bench/serve/load_client_url.h"
-#include "cli/http_get.h"
+#include "cli/http_door.h"
 #include "cli/terminal.h"
 #include "cli/top_frame.h"
 #include "common/status_macros.h"
@@ -25,18 +24,13 @@ namespace {
 constexpr absl::Duration kPatience = absl::Seconds(2);
 constexpr int kPipedWidth = 160;
 
-absl::StatusOr<UiState> FetchState(const LoadUrl& url, const std::string& api_key) {
-  const std::string host = url.host.find(':') == std::string::npos ? url.host : absl::StrCat("[", url.host, "]");
-  ASSIGN_OR_RETURN(const HttpPage page,
-                   HttpGet(absl::StrCat(host, ":", url.port), absl::StrCat(url.base, "/ui/state"), kPatience, api_key));
-  if (page.status == 404) {
+absl::StatusOr<UiState> FetchState(const HttpDoor& door) {
+  const absl::StatusOr<std::string> page = door.Get("/ui/state", kPatience);
+  if (absl::IsNotFound(page.status())) {
     return absl::FailedPreconditionError("there is no /ui/state: the server runs with http.ui=false, or is another");
   }
-  if (page.status == 401 || page.status == 403) {
-    return absl::PermissionDeniedError("/ui/state needs an operator's key: --api-key, or INTERLACE_API_KEY");
-  }
-  if (page.status != 200) return absl::UnavailableError(absl::StrCat("/ui/state answers ", page.status));
-  return ParseUiState(page.body);
+  RETURN_IF_ERROR(page.status());
+  return ParseUiState(*page);
 }
 
 // The screen while `top` runs: another buffer without a cursor, keys one by one and unechoed. All is as it was when
@@ -161,10 +155,10 @@ absl::Status TopCommand(const TopOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("--interval ", options.interval, " is out of range: it must be 0.1 to 3600 seconds"));
   }
-  ASSIGN_OR_RETURN(const LoadUrl url, ParseLoadUrl(options.url));
+  ASSIGN_OR_RETURN(const HttpDoor door, HttpDoor::At(options.url, options.api_key));
   TopView view = ViewOf(options);
   if (options.once) {
-    ASSIGN_OR_RETURN(view.state, FetchState(url, options.api_key));
+    ASSIGN_OR_RETURN(view.state, FetchState(door));
     view.known = true;
     std::printf("%s\n", TopFrame(view, SizeOfTerminal().width, 0).c_str());
     return absl::OkStatus();
@@ -174,7 +168,7 @@ absl::Status TopCommand(const TopOptions& options) {
   bool keys_end = false;
   for (;;) {
     const absl::Time next = absl::Now() + absl::Seconds(options.interval);
-    absl::StatusOr<UiState> state = FetchState(url, options.api_key);
+    absl::StatusOr<UiState> state = FetchState(door);
     if (state.ok()) {
       view.state = *std::move(state);
       view.known = true;

@@ -98,6 +98,7 @@ class Frame {
     if (view_.known) {
       Rates();
       Queue();
+      Replicas();
       Stages();
       Map();
       Targets();
@@ -110,6 +111,24 @@ class Frame {
  private:
   Line NewLine() const { return Line(width_, view_.colour); }
   void Add(const Line& line) { lines_.push_back(line.text()); }
+
+  // Of several, how busy each is.
+  void Replicas() {
+    for (size_t r = 0; r < replica_.replicas.size(); ++r) {
+      const ReplicaRow& row = replica_.replicas[r];
+      Line line = NewLine();
+      line.Put(absl::StrFormat("%-*s", kLabel, absl::StrCat("replica ", r, " ")), kDim);
+      if (row.ranks_ready < row.ranks) {
+        line.Put(absl::StrCat(row.ranks_ready, "/", row.ranks, " ranks"), kYellow);
+      } else {
+        const double held = row.blocks > 0 ? 100.0 * static_cast<double>(row.blocks_held) / row.blocks : 0;
+        line.Put(absl::StrFormat("%d running, %d waiting, %.0f%% of KV held", row.running, row.waiting, held));
+        if (row.role != "both") line.Put(absl::StrCat(", ", row.role));
+        if (row.draining) line.Put(", drained", kYellow);
+      }
+      Add(line);
+    }
+  }
 
   void Head() {
     Line line = NewLine();

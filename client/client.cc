@@ -2,9 +2,15 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <chrono>
+#include <atomic>
 #include <utility>
 
+#include "absl/random/random.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "client/retry.h"
 #include "common/grpc_status.h"
 #include "common/status_macros.h"
 #include "proto/inference.grpc.pb.h"
@@ -12,9 +18,9 @@
 namespace interlace {
 namespace {
 
-void SetDeadline(absl::Duration deadline, grpc::ClientContext* context) {
-  context->set_deadline(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(deadline));
-}
+constexpr int kKeepalive = 2000;  // milliseconds between pings, and until the answer to one
+constexpr int kLooks = 20;        // at one coordinator or another of several, until one leads, count as a try
+constexpr absl::Duration kQuestion = absl::Seconds(10);  // for an answer that is there already
 
 v1::SamplingOptions ToProto(const ClientOptions& options) {
   v1::SamplingOptions out;
@@ -48,39 +54,89 @@ v1::Targets TargetsOf(const ClientOptions& options) {
 
 ClientLogprob FromProto(const v1::TokenLogprob& m) { return {m.id(), m.logprob(), m.text()}; }
 
-absl::StatusOr<ClientResult> Drain(grpc::ClientContext& context, grpc::ClientReader<v1::GenerateEvent>& reader,
-                                   Client::OnText on_text) {
+// What has come of an answer, over all tries.
+struct Progress {
+  std::vector<int32_t> ids;
+  int64_t text_bytes = 0;
   ClientResult result;
+  bool finished = false;
+  bool cancelled = false;  // by the caller
+};
+
+// The last token is left out: it must come again, which shows that this server goes the same way.
+void SetResume(const Progress& progress, v1::Resume* resume) {
+  resume->mutable_ids()->Assign(progress.ids.begin(), progress.ids.end() - 1);
+  resume->set_text_bytes(progress.text_bytes);
+}
+
+ClientToken FromProto(const v1::TokenLogprobs& m) {
+  ClientToken token{.chosen = FromProto(m.chosen())};
+  for (const v1::TokenLogprob& top : m.top()) token.top.push_back(FromProto(top));
+  return token;
+}
+
+// False: the first token is not the one that came before.
+bool TakeTokens(const v1::Tokens& tokens, bool again, Progress* progress) {
+  const int known = again && tokens.ids_size() > 0 ? 1 : 0;
+  if (known == 1 && tokens.ids(0) != progress->ids.back()) return false;
+  progress->ids.insert(progress->ids.end(), tokens.ids().begin() + known, tokens.ids().end());
+  for (int i = known; i < tokens.logprobs_size(); ++i) {
+    progress->result.logprobs.push_back(FromProto(tokens.logprobs(i)));
+  }
+  return true;
+}
+
+void TakeEnd(const v1::Finished& end, Progress* progress) {
+  ClientResult& result = progress->result;
+  progress->finished = true;
+  result.finish_reason = end.reason() == v1::FINISH_REASON_LENGTH ? "length" : "stop";
+  result.prompt_tokens = end.prompt_tokens();
+  result.completion_tokens = end.completion_tokens();
+  result.cached_tokens = end.cached_tokens();
+  result.first_token = absl::Seconds(end.first_token_seconds());
+  result.total = absl::Seconds(end.total_seconds());
+}
+
+// One try. Its status is not the answer's if the caller cancelled.
+absl::Status Drain(grpc::ClientContext& context, grpc::ClientReader<v1::GenerateEvent>& reader, Client::OnText on_text,
+                   Progress* progress) {
   v1::GenerateEvent event;
-  bool finished = false, cancelled = false;
+  bool again = !progress->ids.empty(), elsewhere = false;
   while (reader.Read(&event)) {
-    if (cancelled) continue;  // what was on its way; the caller wants no more
-    result.request_id = event.request_id();
-    for (const v1::TokenLogprobs& m : event.tokens().logprobs()) {
-      ClientToken& token = result.logprobs.emplace_back();
-      token.chosen = FromProto(m.chosen());
-      for (const v1::TokenLogprob& top : m.top()) token.top.push_back(FromProto(top));
+    if (progress->cancelled || elsewhere) continue;  // what was on its way; it is not wanted
+    progress->result.request_id = event.request_id();
+    elsewhere = event.has_tokens() && !TakeTokens(event.tokens(), again, progress);
+    again &= event.tokens().ids_size() == 0;
+    const std::string& text = event.tokens().text();
+    if (!elsewhere && !text.empty()) {
+      progress->text_bytes += static_cast<int64_t>(text.size());
+      progress->cancelled = !on_text(text);
     }
-    if (event.has_tokens() && !event.tokens().text().empty() && !on_text(event.tokens().text())) {
-      cancelled = true;
-      context.TryCancel();
-    }
-    if (event.has_finished()) {
-      const v1::Finished& end = event.finished();
-      finished = true;
-      result.finish_reason = end.reason() == v1::FINISH_REASON_LENGTH ? "length" : "stop";
-      result.prompt_tokens = end.prompt_tokens();
-      result.completion_tokens = end.completion_tokens();
-      result.cached_tokens = end.cached_tokens();
-      result.first_token = absl::Seconds(end.first_token_seconds());
-      result.total = absl::Seconds(end.total_seconds());
-    }
+    elsewhere |= event.has_finished() && again;  // the answer is shorter than what has come
+    if (progress->cancelled || elsewhere) context.TryCancel();
+    if (event.has_finished()) TakeEnd(event.finished(), progress);
   }
   const absl::Status status = FromGrpcStatus(reader.Finish());
-  if (cancelled) return absl::CancelledError("the caller asked for no more text");  // even if the answer was complete
-  RETURN_IF_ERROR(status);
-  if (!finished) return absl::InternalError("the stream ended without saying why");
-  return result;
+  if (elsewhere) {
+    return absl::DataLossError(
+        "the call broke off, and the server that was tried next answers with other tokens than those that had come");
+  }
+  if (status.ok() && !progress->finished) return absl::InternalError("the stream ended without saying why");
+  return status;
+}
+
+CallEnd EndOf(const grpc::ClientContext& context, absl::Status status) {
+  CallEnd end{.status = std::move(status)};
+  const auto& trailing = context.GetServerTrailingMetadata();
+  const auto value = [&](const char* name) {
+    const auto found = trailing.find(name);
+    return found == trailing.end() ? absl::string_view()
+                                   : absl::string_view(found->second.data(), found->second.size());
+  };
+  int64_t after = 0;
+  if (absl::SimpleAtoi(value("retry-after-ms"), &after)) end.retry_after = absl::Milliseconds(after);
+  end.hopeless = value("x-should-retry") == "false";
+  return end;
 }
 
 void FillTargets(const v1::ExplainReply& reply, RequestReport* report) {
@@ -108,72 +164,112 @@ void FillTargets(const v1::ExplainReply& reply, RequestReport* report) {
 }  // namespace
 
 struct Client::Stub {
-  std::unique_ptr<v1::Inference::Stub> inference;
-  std::string authorization;  // empty: none
-  void Prepare(absl::Duration deadline, grpc::ClientContext* context) const {
-    SetDeadline(deadline, context);
+  std::vector<std::unique_ptr<v1::Inference::Stub>> doors;  // one for each address
+  std::atomic<size_t> at{0};                                // the one that is asked first
+  std::string authorization;                                // empty: none
+
+  v1::Inference::Stub& door() const { return *doors[at.load() % doors.size()]; }
+  void Prepare(absl::Time deadline, grpc::ClientContext* context) const {
+    context->set_deadline(absl::ToChronoTime(deadline));
     if (!authorization.empty()) context->AddMetadata("authorization", authorization);
+  }
+
+  // The tries of one answer: `begin` begins a call.
+  template <typename AnyRequest, typename Begin>
+  absl::StatusOr<ClientResult> Answer(AnyRequest request, const ClientOptions& options, OnText on_text, Begin begin) {
+    const absl::Time deadline = absl::Now() + options.deadline;
+    absl::BitGen chance;
+    request.set_request_id(options.request_id);
+    *request.mutable_sampling() = ToProto(options);
+    *request.mutable_targets() = TargetsOf(options);
+    if (options.retries > 0 && !options.seed && options.temperature.value_or(1) > 0) {
+      request.mutable_sampling()->set_seed(absl::Uniform<uint64_t>(chance));
+    }
+    Progress progress;
+    for (;; ++progress.result.tries) {
+      if (!progress.ids.empty()) SetResume(progress, request.mutable_resume());
+      const size_t asked = at.load();
+      grpc::ClientContext context;
+      Prepare(deadline, &context);
+      const absl::Status status =
+          Drain(context, *begin(*doors[asked % doors.size()], context, request), on_text, &progress);
+      // Even if the answer was complete.
+      if (progress.cancelled) return absl::CancelledError("the caller asked for no more text");
+      if (status.ok()) return std::move(progress.result);
+      const int looks = doors.size() > 1 ? kLooks : 1;
+      const int tries = (progress.result.tries + looks - 1) / looks;
+      const std::optional<absl::Duration> wait =
+          RetryIn(EndOf(context, status), tries, options.first_wait, absl::Uniform(chance, 0.0, 1.0));
+      if (tries > options.retries || !wait || absl::Now() + *wait >= deadline) return status;
+      size_t still = asked;  // unless another call has moved on already
+      if (absl::IsUnavailable(status)) at.compare_exchange_strong(still, asked + 1);
+      absl::Notification().WaitForNotificationWithTimeout(*wait);  // nothing ends it sooner
+    }
   }
 };
 
 Client::Client(std::unique_ptr<Stub> stub) : stub_(std::move(stub)) {}
 Client::~Client() = default;
 
-std::unique_ptr<Client> Client::Connect(const std::string& address, const ClientAccess& access) {
+std::unique_ptr<Client> Client::Connect(const std::string& addresses, const ClientAccess& access) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
+  // A server that is back is found soon, and one that hangs is left.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepalive);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepalive);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   auto stub = std::make_unique<Stub>();
   const auto credentials = access.tls ? grpc::SslCredentials({access.root_certificates, access.key, access.certificate})
                                       : grpc::InsecureChannelCredentials();
-  stub->inference = v1::Inference::NewStub(grpc::CreateCustomChannel(address, credentials, arguments));
+  for (const absl::string_view address : absl::StrSplit(addresses, ',')) {
+    stub->doors.push_back(
+        v1::Inference::NewStub(grpc::CreateCustomChannel(std::string(address), credentials, arguments)));
+  }
   if (!access.api_key.empty()) stub->authorization = "Bearer " + access.api_key;
   return std::unique_ptr<Client>(new Client(std::move(stub)));
 }
 
 absl::StatusOr<ClientResult> Client::Generate(absl::string_view prompt, const ClientOptions& options, OnText on_text) {
-  grpc::ClientContext context;
-  stub_->Prepare(options.deadline, &context);
   v1::GenerateRequest request;
-  request.set_request_id(options.request_id);
   request.set_text(std::string(prompt));
-  *request.mutable_sampling() = ToProto(options);
-  *request.mutable_targets() = TargetsOf(options);
-  auto reader = stub_->inference->Generate(&context, request);
-  return Drain(context, *reader, on_text);
+  return stub_->Answer(std::move(request), options, on_text,
+                       [](v1::Inference::Stub& door, grpc::ClientContext& context, const v1::GenerateRequest& asked) {
+                         return door.Generate(&context, asked);
+                       });
 }
 
 absl::StatusOr<ClientResult> Client::Chat(const std::vector<ClientMessage>& messages, const ClientOptions& options,
                                           OnText on_text) {
-  grpc::ClientContext context;
-  stub_->Prepare(options.deadline, &context);
   v1::ChatRequest request;
-  request.set_request_id(options.request_id);
   for (const ClientMessage& message : messages) {
     v1::ChatMessage* out = request.add_messages();
     out->set_role(message.role);
     out->set_content(message.content);
   }
-  *request.mutable_sampling() = ToProto(options);
-  *request.mutable_targets() = TargetsOf(options);
-  auto reader = stub_->inference->Chat(&context, request);
-  return Drain(context, *reader, on_text);
+  return stub_->Answer(std::move(request), options, on_text,
+                       [](v1::Inference::Stub& door, grpc::ClientContext& context, const v1::ChatRequest& asked) {
+                         return door.Chat(&context, asked);
+                       });
 }
 
 absl::StatusOr<ClientModel> Client::Model() {
   grpc::ClientContext context;
-  stub_->Prepare(absl::Seconds(10), &context);
+  stub_->Prepare(absl::Now() + kQuestion, &context);
   v1::Model model;
-  RETURN_IF_ERROR(FromGrpcStatus(stub_->inference->GetModel(&context, v1::GetModelRequest(), &model)));
+  RETURN_IF_ERROR(FromGrpcStatus(stub_->door().GetModel(&context, v1::GetModelRequest(), &model)));
   return ClientModel{model.id(), model.context(), model.vocab(), model.layers()};
 }
 
 absl::StatusOr<RequestReport> Client::Explain(absl::string_view request_id) {
   grpc::ClientContext context;
-  stub_->Prepare(absl::Seconds(10), &context);
+  stub_->Prepare(absl::Now() + kQuestion, &context);
   v1::ExplainRequest request;
   request.set_request_id(std::string(request_id));
   v1::ExplainReply reply;
-  RETURN_IF_ERROR(FromGrpcStatus(stub_->inference->Explain(&context, request, &reply)));
+  RETURN_IF_ERROR(FromGrpcStatus(stub_->door().Explain(&context, request, &reply)));
   RequestReport report{.request_id = reply.request_id(), .state = reply.state(), .status = reply.status()};
   report.prompt_tokens = reply.prompt_tokens();
   report.completion_tokens = reply.completion_tokens();

@@ -3,6 +3,9 @@
 //   auto client = interlace::Client::Connect("127.0.0.1:50051");
 //   absl::Status status = client->Chat({{"user", "Why is the sky blue?"}}, {.max_tokens = 64},
 //                                      [](absl::string_view text) { std::cout << text << std::flush; return true; });
+//
+// A call that breaks off is tried again, at the next address if there are several, and goes on behind what has come:
+// the text is that of a call that was not disturbed.
 #pragma once
 
 #include <cstdint>
@@ -45,6 +48,10 @@ struct ClientOptions {
   std::optional<int32_t> priority;                  // lower is earlier
   std::optional<std::string> tenant;                // who shares fairly with whom
   std::string request_id;                           // empty: the server draws one
+  // After the first try: while a server is away or full, before the deadline. 0: none. If there may be some and the
+  // answer is drawn by chance, the client chooses the seed that is not set.
+  int retries = 8;
+  absl::Duration first_wait = absl::Milliseconds(100);  // before the first of them; it doubles
 };
 
 struct ClientLogprob {
@@ -65,8 +72,9 @@ struct ClientResult {
   int32_t completion_tokens = 0;
   int32_t cached_tokens = 0;          // of the prompt tokens; their KV was there already
   std::vector<ClientToken> logprobs;  // of each token, if asked for
-  absl::Duration first_token;         // as the server measured them
+  absl::Duration first_token;         // as the server measured them, of the last try
   absl::Duration total;
+  int tries = 1;
 };
 
 // What a server that does not take anybody asks for.
@@ -133,12 +141,14 @@ struct RequestReport {
 // thread, between reads: a slow one slows only its own stream, until the server closes it with ResourceExhausted.
 class Client {
  public:
-  // `address` is host:port of the gRPC door. Connects lazily; a coordinator that is away shows in the first call.
-  static std::unique_ptr<Client> Connect(const std::string& address, const ClientAccess& access = {});
+  // `addresses` of gRPC doors: host:port, or several with commas between them, of which the one that served last is
+  // asked first. Connects lazily; a coordinator that is away shows in the first call.
+  static std::unique_ptr<Client> Connect(const std::string& addresses, const ClientAccess& access = {});
   ~Client();
 
   // Text as it comes; `on_text` returns false to cancel (the call then answers Cancelled).
   using OnText = absl::FunctionRef<bool(absl::string_view)>;
+  // DataLoss: another try went another way, since that server computes otherwise; what has come is good.
   absl::StatusOr<ClientResult> Generate(absl::string_view prompt, const ClientOptions& options, OnText on_text);
   absl::StatusOr<ClientResult> Chat(const std::vector<ClientMessage>& messages, const ClientOptions& options,
                                     OnText on_text);

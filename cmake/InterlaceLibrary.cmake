@@ -69,6 +69,35 @@ function(interlace_set_folder target)
   set_target_properties(${target} PROPERTIES INTERLACE_FOLDER ${folder})
 endfunction()
 
+# What most files include is read once. A file still names all that it uses: INTERLACE_PRECOMPILED=OFF builds without, and
+# where code is made for more than the baseline (kernels/, the CUDA backend) nothing is precompiled at all.
+option(INTERLACE_PRECOMPILED "read the headers that most files include once" ON)
+set(INTERLACE_COMMON_HEADERS
+  <algorithm> <array> <atomic> <cmath> <cstdint> <deque> <filesystem> <fstream> <functional> <map> <memory> <optional> <set> <string>
+  <utility> <vector> <absl/container/flat_hash_map.h> <absl/container/inlined_vector.h> <absl/functional/any_invocable.h>
+  <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/str_format.h> <absl/strings/str_join.h> <absl/strings/str_split.h>
+  <absl/synchronization/mutex.h> <absl/time/time.h> <absl/types/span.h>)
+function(interlace_precompile target kind)
+  if(NOT INTERLACE_PRECOMPILED)
+    return()
+  endif()
+  if(NOT TARGET interlace_precompiled_${kind})
+    add_library(interlace_precompiled_${kind} OBJECT ${PROJECT_SOURCE_DIR}/cmake/precompiled.cc)
+    target_link_libraries(interlace_precompiled_${kind} PRIVATE absl::flat_hash_map absl::inlined_vector absl::any_invocable
+      absl::statusor absl::strings absl::str_format absl::synchronization absl::time absl::span Threads::Threads)
+    target_compile_options(interlace_precompiled_${kind} PRIVATE ${INTERLACE_WARNINGS})
+    target_precompile_headers(interlace_precompiled_${kind} PRIVATE ${INTERLACE_COMMON_HEADERS})
+    if(kind STREQUAL "test")
+      # As executables are compiled, and not as an object library is by itself.
+      set_target_properties(interlace_precompiled_test PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+      target_compile_options(interlace_precompiled_test PRIVATE -fPIE)
+      target_link_libraries(interlace_precompiled_test PRIVATE GTest::gmock GTest::gtest)
+      target_precompile_headers(interlace_precompiled_test PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
+    endif()
+  endif()
+  target_precompile_headers(${target} REUSE_FROM interlace_precompiled_${kind})
+endfunction()
+
 function(interlace_library name)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS;LIBS" ${ARGN})
   add_library(${name} STATIC ${ARG_SRCS})
@@ -77,6 +106,10 @@ function(interlace_library name)
   target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PUBLIC ${ARG_DEPS} ${ARG_LIBS})
   target_compile_options(${name} PRIVATE ${INTERLACE_WARNINGS})
+  get_target_property(folder ${name} INTERLACE_FOLDER)
+  if(NOT folder STREQUAL "kernels")
+    interlace_precompile(${name} library)
+  endif()
 endfunction()
 
 function(interlace_executable name)
@@ -97,6 +130,7 @@ function(interlace_test name)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_options(${name} PRIVATE ${INTERLACE_WARNINGS})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  interlace_precompile(${name} test)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()

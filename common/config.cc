@@ -110,6 +110,7 @@ ConfigField Field(absl::string_view name, Get get, Bounds<T> bounds, absl::strin
 constexpr Bounds<int64_t> kPort{0, 65535};
 constexpr Bounds<int64_t> kStages{1, 1024};  // a model has fewer layers; which it has, serve and the coordinator know
 constexpr Bounds<int64_t> kTensorRanks{1, 256};
+constexpr Bounds<int64_t> kReplicas{1, 1024};
 constexpr Bounds<int64_t> kCount{1, std::numeric_limits<int32_t>::max()};
 constexpr Bounds<int64_t> kCountOrNone{0, std::numeric_limits<int32_t>::max()};
 constexpr Bounds<int64_t> kTokensOfAStep{1, 1 << 20};
@@ -117,6 +118,7 @@ constexpr Bounds<Bytes> kMessage{{1}, {std::numeric_limits<int32_t>::max()}};  /
 constexpr Bounds<Bytes> kMemory{{1}, {int64_t{1} << 60}};
 // A wait of nothing would be over before it began.
 const Bounds<absl::Duration> kWait{absl::Milliseconds(1), absl::Hours(24 * 365)};
+const Bounds<absl::Duration> kLease{absl::Milliseconds(200), absl::Hours(1)};
 // As the doors take them.
 const Bounds<absl::Duration> kTarget{absl::Microseconds(1), absl::Hours(24 * 365)};
 
@@ -134,6 +136,11 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(model, path, "GGUF file of the model, or folder with config.json and model.safetensors"),
       FIELD(model, name, "name under which clients ask for the model; empty: the file's name"),
       FIELD(model, chat_template, "file of a Jinja chat template to use instead of the model's; empty: the model's"),
+      FIELD(model, adapters,
+            "LoRA adapters that requests may ask for by name, folders as PEFT saves them: NAME=FOLDER,NAME=FOLDER; "
+            "empty: none"),
+      BOUNDED(model, max_len, kCountOrNone,
+              "tokens of a prompt and its answer together, no more than the model's context; 0: all of that"),
       FIELD(server, host, "address on which HTTP and gRPC listen"),
       BOUNDED(server, http_port, kPort, "OpenAI HTTP port; 0 picks a free one"),
       BOUNDED(server, grpc_port, kPort, "gRPC port; 0 picks a free one"),
@@ -161,9 +168,13 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(http, max_connections, kCount,
               "connections; above it 503. Fewer if the system gives the process fewer descriptors"),
       FIELD(cluster, listen, "address on which the coordinator takes ranks"),
-      FIELD(cluster, coordinator, "coordinator address that a rank dials"),
-      BOUNDED(cluster, stages, kStages, "pipeline stages of the replica"),
+      FIELD(cluster, coordinator,
+            "coordinator address that a rank dials; of several, with commas, it serves the one that leads"),
+      BOUNDED(cluster, stages, kStages, "pipeline stages of a replica"),
       BOUNDED(cluster, tensor_ranks, kTensorRanks, "ranks that share the layers of each stage, by heads and columns"),
+      BOUNDED(cluster, replicas, kReplicas,
+              "copies of the model, each of so many stages and ranks; requests are routed to those that are there"),
+      FIELD(cluster, replica, "replica that this rank is part of, from 0"),
       FIELD(cluster, stage, "pipeline stage of this rank, from 0"),
       FIELD(cluster, tensor_rank, "which of those that share the stage this rank is, from 0"),
       BOUNDED(cluster, rank_timeout, kWait, "how long a plan may run before its rank counts as lost"),
@@ -185,6 +196,40 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(coordinator, state,
             "file in which the coordinator keeps what it has learned about the time that steps and transfers take; "
             "empty: nothing is kept"),
+      FIELD(
+          election, backend,
+          "where the coordinators of a cluster agree on which of them leads: etcd, kubernetes, or none: this one leads "
+          "alone"),
+      FIELD(election, endpoints,
+            "addresses of etcd, HOST:PORT with commas; or the URL of Kubernetes' API server, empty: that of the pod's "
+            "own "
+            "cluster"),
+      FIELD(
+          election, key,
+          "key of the leader's record in etcd, or NAMESPACE/NAME of a Lease of Kubernetes; each cluster has one of its "
+          "own"),
+      BOUNDED(
+          election, lease, kLease,
+          "how long the leader's record stays unchanged before another coordinator takes the lead; the same for all "
+          "of them"),
+      FIELD(election, host, "host under which clients reach this coordinator's doors; empty: server.host"),
+      FIELD(election, tls_ca,
+            "PEM file of the authority of etcd's certificates, empty: etcd is spoken to in the clear; or of the API "
+            "server's, empty: the pod's own"),
+      FIELD(election, tls_cert, "PEM file of the certificate that is shown to etcd; empty: none is"),
+      FIELD(election, tls_key, "PEM file of its key"),
+      FIELD(router, policy, "which of several replicas a request goes to: prefix, load, slack, session or round_robin"),
+      FIELD(
+          router, roles,
+          "what each of several replicas is for, in the order of their numbers: prefill:2,decode:2 (prefill, decode or "
+          "both); empty: all do both. Needs a kvstore that all ranks reach (kv.tiers=remote)"),
+      FIELD(cache, responses,
+            "whether the answers of greedy requests are kept and serve others of the same tenant: off; exact, for the "
+            "same prompt; semantic, also for prompts like it, which now and then gives a wrong answer "
+            "(docs/response-cache.md)"),
+      BOUNDED(cache, bytes, kMemory, "memory of answers that are kept"),
+      BOUNDED(cache, ttl, kWait, "how long an answer is kept"),
+      FIELD(cache, error, "share of requests that may get the answer to a prompt that only seemed alike, 0.001 to 0.2"),
       FIELD(engine, backend, "cpu or cuda"),
       BOUNDED(engine, threads, (Bounds<int64_t>{0, 4096}), "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
@@ -205,6 +250,12 @@ const std::vector<ConfigField>& ConfigSchema() {
           "bytes a second of an emulated link between device and host, for experiments on machines where both are the "
           "same memory; 0: none"),
       BOUNDED(kv, read_timeout, kWait, "how long a tier may take to give a block before it counts as not held"),
+      FIELD(kv_events, grpc,
+            "true: SubscribeKvEvents of VllmEngine tells routers which blocks lie on the device and on the host "
+            "(docs/kv-events.md)"),
+      FIELD(kv_events, zmq, "HOST:PORT on which the same is published over ZeroMQ as vLLM does; empty: it is not"),
+      FIELD(kv_events, zmq_replay, "HOST:PORT on which a ZeroMQ reader may ask for what it missed; empty: none"),
+      FIELD(kv_events, topic, "first frame of what is published, such as kv@POD@MODEL"),
       FIELD(transport, host,
             "numeric address on which a rank takes plans and activations, and a kvstore KV; the coordinator and the "
             "other ranks must reach it; 0.0.0.0: all of the machine's; empty: of a rank, the one from which it reaches "
@@ -235,7 +286,10 @@ const std::vector<ConfigField>& ConfigSchema() {
             "how long the queue may be: until a request that comes would start, by what others took of late; above it "
             "clients get 429 and when to ask again; 0: as long as sched.max_waiting allows"),
       BOUNDED(sched, max_recomputes, kCountOrNone, "times one request may be rolled back for lost KV before it fails"),
-      BOUNDED(sched, draft_tokens, kCountOrNone, "tokens guessed a step from what the request said before; 0: none"),
+      FIELD(sched, speculate,
+            "guesses of what a stream says next, verified so that no token changes: off; ngram, from what it said "
+            "before; self, by passes over some of the model's layers; auto, whichever pays"),
+      BOUNDED(sched, draft_tokens, kCountOrNone, "the most tokens that a stream guesses a step; 0: none"),
       FIELD(sched, release,
             "when clients get tokens: now, or pace: of a request with a TPOT no sooner than that asks, so that what "
             "comes "
@@ -325,12 +379,27 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
     return refuse("cluster.tensor_rank", c.cluster.tensor_rank,
                   absl::StrCat("must lie in [0, ", c.cluster.tensor_ranks, ")"));
   }
+  if (!c.kv_events.zmq_replay.empty() && c.kv_events.zmq.empty()) {
+    return refuse("kv_events.zmq_replay", c.kv_events.zmq_replay,
+                  "gives again what is published on kv_events.zmq, which is empty; set both");
+  }
+  if (c.cluster.replica < 0 || c.cluster.replica >= c.cluster.replicas) {
+    return refuse("cluster.replica", c.cluster.replica,
+                  absl::StrCat("must lie in [0, ", c.cluster.replicas, "); raise cluster.replicas"));
+  }
   if (c.kv.block_tokens < 8 || c.kv.block_tokens > 256 || c.kv.block_tokens % 8 != 0) {
     return refuse("kv.block_tokens", c.kv.block_tokens, "must be a multiple of 8 from 8 to 256");
   }
   int64_t keep = 0;
   if (c.kv.keep_layers != "auto" && (!absl::SimpleAtoi(c.kv.keep_layers, &keep) || keep < 0)) {
     return refuse("kv.keep_layers", c.kv.keep_layers, "must be auto or a number of layers");
+  }
+  double error = 0;
+  if (c.cache.responses != "off" && c.cache.responses != "exact" && c.cache.responses != "semantic") {
+    return refuse("cache.responses", c.cache.responses, "must be off, exact or semantic");
+  }
+  if (!absl::SimpleAtod(c.cache.error, &error) || !(error >= 0.001 && error <= 0.2)) {
+    return refuse("cache.error", c.cache.error, "must be a share from 0.001 to 0.2");
   }
   std::set<absl::string_view> tiers;
   const std::vector<absl::string_view> named = absl::StrSplit(c.kv.tiers, ',');
@@ -361,6 +430,15 @@ absl::Status CheckLayers(const Config& config, int32_t layers) {
                                                    config.model.path, "; give a lower number, or auto"));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<int32_t> ServedContext(const Config& config, int32_t context) {
+  if (config.model.max_len <= context) {
+    return config.model.max_len == 0 ? context : static_cast<int32_t>(config.model.max_len);
+  }
+  return absl::InvalidArgumentError(absl::StrCat("model.max_len=", config.model.max_len, " is more than the ", context,
+                                                 " tokens of the context of ", config.model.path,
+                                                 "; give a lower number, or 0 for all of them"));
 }
 
 std::string ConfigBuilder::OriginOf(absl::string_view name) const {

@@ -28,6 +28,8 @@ struct Config {
     std::string path;
     std::string name;
     std::string chat_template;
+    std::string adapters;
+    int64_t max_len = 0;
   } model;
   struct {
     std::string host = "127.0.0.1";
@@ -54,6 +56,8 @@ struct Config {
     std::string coordinator = "127.0.0.1:7070";
     int64_t stages = 1;
     int64_t tensor_ranks = 1;
+    int64_t replicas = 1;
+    int64_t replica = 0;
     int64_t tensor_rank = 0;
     int64_t stage = 0;
     absl::Duration rank_timeout = absl::Seconds(60);
@@ -66,8 +70,33 @@ struct Config {
     bool insecure = false;
   } cluster;
   struct {
+    std::string policy = "prefix";
+    std::string roles;
+  } router;
+  struct {
+    std::string responses = "off";
+    Bytes bytes{int64_t{64} << 20};
+    absl::Duration ttl = absl::Hours(1);
+    std::string error = "0.01";
+  } cache;
+  struct {
+    bool index = true;
+    Bytes index_bytes{int64_t{64} << 20};
+    std::string file;
+    int64_t layer = 1;
+    std::string explore = "0.02";
+  } skip;
+  struct {
     std::string state;
   } coordinator;
+  struct {
+    std::string backend = "none";
+    std::string endpoints;
+    std::string key = "interlace/leader";
+    absl::Duration lease = absl::Milliseconds(1500);
+    std::string host;
+    std::string tls_ca, tls_cert, tls_key;
+  } election;
   struct {
     std::string backend = "cpu";
     int64_t threads = 0;
@@ -100,6 +129,12 @@ struct Config {
     Bytes rocksdb_bytes{int64_t{4} << 30};
   } kvstore;
   struct {
+    bool grpc = false;
+    std::string zmq;
+    std::string zmq_replay;
+    std::string topic;
+  } kv_events;
+  struct {
     std::string policy = "slack";
     std::string reserve = "quantile";
     int64_t max_parked = 16;
@@ -109,7 +144,8 @@ struct Config {
     int64_t max_waiting = 16384;
     absl::Duration max_queue_time = absl::Seconds(300);
     int64_t max_recomputes = 8;
-    int64_t draft_tokens = 0;
+    std::string speculate = "off";
+    int64_t draft_tokens = 8;
     std::string release = "now";
     bool shed = false;
   } sched;
@@ -168,6 +204,9 @@ class ConfigBuilder {
 
 // InvalidArgument if the configuration asks for more of a model than its `layers`: stages, or layers kept.
 absl::Status CheckLayers(const Config& config, int32_t layers);
+
+// Tokens of a prompt and its answer together: model.max_len, else the model's `context`, beyond which it may not go.
+absl::StatusOr<int32_t> ServedContext(const Config& config, int32_t context);
 
 // "32MiB" -> 33554432; plain digits are bytes. K, M, G, T and KiB.. are powers of 1024; KB.. are powers of 1000.
 absl::Status ParseBytes(absl::string_view text, Bytes* out);

@@ -2,14 +2,10 @@
 #pragma once
 
 #include <optional>
-#include <string>
 
-#include "absl/functional/function_ref.h"
+#include "common/control_groups.h"
 
 namespace interlace {
-
-// The contents of a file; nullopt if it cannot be read.
-using ReadSystemFile = absl::FunctionRef<std::optional<std::string>(const std::string& path)>;
 
 // Cores' worth of time that this process may use, 2.5 say: the least that its control group and the groups around it
 // set, by cpu.max (version 2) or cpu.cfs_quota_us over cpu.cfs_period_us (version 1). nullopt: no group sets a limit.

@@ -60,13 +60,20 @@ const MetricBuckets& BucketsOf(absl::string_view name) {
 Metrics::Metrics(std::string model_name) : model_name_(std::move(model_name)) {
   for (const MetricRow& row : kMetrics) families_.emplace_back(row);
   for (const MetricRow& row : kMetrics) {
-    if (row.labels.empty()) Find(row.name, row.kind, {});  // a series without labels shows from the start
+    if (row.labels.empty()) Find(row.name, row.kind, {}).asked_for = false;  // it shows from the start
   }
 }
+
+Metrics::Metrics(Metrics& all, std::string label, std::string value)
+    : all_(&all), view_(std::move(label), std::move(value)) {}
 
 Metrics::~Metrics() = default;
 
 Metrics::Series& Metrics::Find(absl::string_view name, MetricKind kind, MetricLabels labels) {
+  return all_ == nullptr ? FindIn(name, kind, labels, nullptr) : all_->FindIn(name, kind, labels, &view_);
+}
+
+Metrics::Series& Metrics::FindIn(absl::string_view name, MetricKind kind, MetricLabels labels, const ViewLabel* view) {
   absl::MutexLock lock(&mutex_);
   auto family = std::find_if(families_.begin(), families_.end(),
                              [&](const Family& candidate) { return candidate.row.name == name; });
@@ -79,7 +86,10 @@ Metrics::Series& Metrics::Find(absl::string_view name, MetricKind kind, MetricLa
     values.emplace(key, value);
   }
   CHECK_MSG(values.size() == known.size(), std::string(name).c_str());
+  if (view != nullptr) values.insert(*view);
+  family->viewed |= view != nullptr;
   Series& series = family->series[std::move(values)];
+  series.asked_for = true;
   if (kind == MetricKind::kHistogram && series.buckets == nullptr) {
     series.buckets.reset(new Buckets{BucketsOf(name)});
   }
@@ -97,6 +107,7 @@ Metrics::Histogram Metrics::histogram(absl::string_view name, MetricLabels label
 }
 
 std::string Metrics::Text() const {
+  if (all_ != nullptr) return all_->Text();
   std::vector<prometheus::MetricFamily> page;
   absl::MutexLock lock(&mutex_);
   for (const Family& family : families_) {
@@ -105,6 +116,7 @@ std::string Metrics::Text() const {
     out.help = std::string(family.row.meaning);
     out.type = TypeOf(family.row.kind);
     for (const auto& [labels, series] : family.series) {
+      if (family.viewed && !series.asked_for) continue;
       prometheus::ClientMetric& metric = out.metric.emplace_back();
       metric.label.push_back({"model_name", model_name_});
       for (const auto& [key, value] : labels) metric.label.push_back({key, value});
@@ -124,11 +136,17 @@ std::string Metrics::Text() const {
 }
 
 double Metrics::Total(absl::string_view name) const {
+  return all_ == nullptr ? TotalOf(name, nullptr) : all_->TotalOf(name, &view_);
+}
+
+double Metrics::TotalOf(absl::string_view name, const ViewLabel* view) const {
   double total = 0;
   absl::MutexLock lock(&mutex_);
   for (const Family& family : families_) {
     if (family.row.name != name) continue;
     for (const auto& [labels, series] : family.series) {
+      const auto own = view == nullptr ? labels.end() : labels.find(view->first);
+      if (view != nullptr && (own == labels.end() || own->second != view->second)) continue;
       total += series.value.load(std::memory_order_relaxed);
       if (series.buckets == nullptr) continue;
       for (const auto& count : series.buckets->counts)

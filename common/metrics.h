@@ -82,6 +82,9 @@ inline constexpr MetricRow kMetrics[] = {
      "1: the file of API keys could not be used when it was last read, and what was read before counts"},
     {"interlace_tls_stale", MetricKind::kGauge, "",
      "1: the files of TLS could not be used when they were last read, and what was read before is shown"},
+    {"interlace_draining", MetricKind::kGauge, "",
+     "1: new requests are refused and those that run go on, since the server was drained or stops"},
+    {"interlace_drain_cut_total", MetricKind::kCounter, "", "requests that the timeout of a drain ended"},
     {"interlace_slo_requests_total", MetricKind::kCounter, "target,met",
      "ended requests by target (ttft, tpot, largest_gap, deadline) and whether they met it"},
     {"interlace_slo_goodput_requests_total", MetricKind::kCounter, "",
@@ -91,6 +94,21 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_constraints_refused_total", MetricKind::kCounter, "",
      "requests refused since their constraint is broken, too large or not supported"},
     {"interlace_steps_total", MetricKind::kCounter, "", "step plans executed"},
+    {"interlace_draft_tokens_total", MetricKind::kCounter, "drafter", "tokens guessed ahead: ngram or self"},
+    {"interlace_draft_tokens_accepted_total", MetricKind::kCounter, "drafter", "guesses that were right"},
+    {"interlace_response_cache_lookups_total", MetricKind::kCounter, "result",
+     "requests that came to the response cache; result: exact or semantic (an answer that was kept served them), "
+     "explored (one might have, and theirs is compared with it) or miss"},
+    {"interlace_response_cache_bypassed_total", MetricKind::kCounter, "cause",
+     "requests that the response cache has nothing to do with; cause: sampled, choices, scores, tools, resumed or asked"},
+    {"interlace_response_cache_compared_total", MetricKind::kCounter, "result",
+     "answers compared with the one that might have served their request; result: equal or different"},
+    {"interlace_response_cache_entries", MetricKind::kGauge, "", "answers that the response cache keeps"},
+    {"interlace_response_cache_bytes", MetricKind::kGauge, "", "memory of the response cache"},
+    {"interlace_response_cache_removed_total", MetricKind::kCounter, "cause",
+     "answers that the response cache gave up; cause: room or age"},
+    {"interlace_response_cache_saved_seconds_total", MetricKind::kCounter, "",
+     "time that the answers took when they were made, added up over the requests that they served"},
     {"interlace_planned_tokens_total", MetricKind::kCounter, "", "tokens put into step plans, repeated ones included"},
     {"interlace_recomputed_tokens_total", MetricKind::kCounter, "cause",
      "planned tokens that had been planned before; cause: parked, replica lost, or how their KV was lost"},
@@ -109,6 +127,20 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_kv_blocks_held", MetricKind::kGauge, "", "logical KV blocks held by requests"},
     {"interlace_kv_blocks_cached", MetricKind::kGauge, "",
      "sealed KV blocks that no request uses and that may be evicted"},
+    {"interlace_kv_event_batches_total", MetricKind::kCounter, "", "batches of KV events made for routers of others"},
+    {"interlace_kv_events_total", MetricKind::kCounter, "event",
+     "blocks that these say are stored (also where they moved) or removed, and times that all are cleared"},
+    {"interlace_kv_event_blocks", MetricKind::kGauge, "", "blocks that these say lie on the device or the host"},
+    {"interlace_kv_event_readers", MetricKind::kGauge, "",
+     "who follows these: subscriptions over gRPC, and the ZeroMQ socket as one"},
+    {"interlace_kv_event_snapshots_total", MetricKind::kCounter, "",
+     "readers over gRPC that began anew, with all blocks"},
+    {"interlace_kv_event_missed_total", MetricKind::kCounter, "reason",
+     "readers over gRPC that have to begin anew; reason: behind (slower than what is kept) or unknown (they ask for "
+     "what "
+     "is not kept, or not of this process)"},
+    {"interlace_kv_event_replays_total", MetricKind::kCounter, "result",
+     "requests for what was missed over ZeroMQ; result: done, or broken since the reader did not take it"},
     {"interlace_kv_frames_used", MetricKind::kGauge, "stage", "host frames in use after the last step"},
     {"interlace_kv_probe_blocks_total", MetricKind::kCounter, "",
      "blocks that ranks were asked to look for in their tiers"},
@@ -125,8 +157,34 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_refused_peers_total", MetricKind::kCounter, "port,cause",
      "connections between processes that were refused; port rank-N: by the transport of a rank, cause as in "
      "docs/contracts.md (Ports); port ranks: registrations, cause replayed or unconfirmed"},
+    {"interlace_router_requests_total", MetricKind::kCounter, "replica", "requests that were sent to a replica"},
+    {"interlace_router_taken_back_total", MetricKind::kCounter, "replica",
+     "requests that a replica which was lost gave back, to go on elsewhere"},
+    {"interlace_router_prompt_tokens_total", MetricKind::kCounter, "", "tokens of the prompts that were routed"},
+    {"interlace_router_held_tokens_total", MetricKind::kCounter, "",
+     "of these, those whose KV the chosen replica held or was about to, by the router's directory"},
+    {"interlace_router_queued_tokens", MetricKind::kGauge, "replica",
+     "prompt tokens that a replica must compute before the first tokens of requests that were sent there"},
+    {"interlace_router_replicas_ready", MetricKind::kGauge, "", "replicas whose ranks are all there"},
+    {"interlace_router_directory_blocks", MetricKind::kGauge, "", "blocks in the router's directory"},
+    {"interlace_router_seconds", MetricKind::kHistogram, "", "what it took to name and look up a prompt's blocks"},
+    {"interlace_router_hand_overs_total", MetricKind::kCounter, "reason",
+     "requests that went from one replica to another; reason: lost, drain, or decode: their prompt was computed where "
+     "prompts are (router.roles)"},
+    {"interlace_router_hand_over_seconds", MetricKind::kHistogram, "",
+     "from the last token of one replica to the first of the next"},
+    {"interlace_router_parts_total", MetricKind::kCounter, "part",
+     "with router.roles, what replicas were sent; part: prompt, answer, or whole"},
+    {"interlace_router_whole_total", MetricKind::kCounter, "reason",
+     "with router.roles, requests that one replica does alone; reason: short, held, one_token, not_shared, no_prefill, "
+     "no_decode"},
+    {"interlace_router_replica_draining", MetricKind::kGauge, "replica", "1: the replica is drained and gets nothing new"},
     {"interlace_telemetry_spans_total", MetricKind::kCounter, "result",
      "spans of ended requests; result: sent, or dropped since the queue was full or the collector did not take them"},
+    {"interlace_leads", MetricKind::kGauge, "", "1: this coordinator leads its cluster, as the election says"},
+    {"interlace_lead_epoch", MetricKind::kGauge, "", "of whoever leads, as far as it is known here"},
+    {"interlace_election_failures_total", MetricKind::kCounter, "",
+     "reads and writes of the leader's record that its store did not answer in time, or not well"},
     {"interlace_stale_messages_total", MetricKind::kCounter, "kind",
      "results refused for an old epoch or attempt; kind link: those that are not of their rank's session"},
 };
@@ -209,6 +267,9 @@ class Metrics {
 
   // `model_name` becomes a label on every series.
   explicit Metrics(std::string model_name);
+  // A view of `all`: series that are recorded through it bear one label more, whatever their row lists, and a family
+  // that has such series shows none of its own that nobody recorded. `all` outlives it. Total is that of its own.
+  Metrics(Metrics& all, std::string label, std::string value);
   ~Metrics();
 
   // The series of these labels, made if it is new. Copies of a handle are the same series.
@@ -231,15 +292,22 @@ class Metrics {
   struct Series {
     Cell value{0};                     // of a counter or gauge
     std::unique_ptr<Buckets> buckets;  // of a histogram
+    bool asked_for = false;            // else it shows from the start, and nobody has recorded it
   };
   struct Family {
     explicit Family(const MetricRow& r) : row(r) {}
     const MetricRow& row;
     std::map<LabelValues, Series> series;  // its nodes stay where they are
+    bool viewed = false;                   // some of them are a view's
   };
 
+  using ViewLabel = std::pair<std::string, std::string>;
   Series& Find(absl::string_view name, MetricKind kind, MetricLabels labels);
+  Series& FindIn(absl::string_view name, MetricKind kind, MetricLabels labels, const ViewLabel* view);
+  double TotalOf(absl::string_view name, const ViewLabel* view) const;
 
+  Metrics* const all_ = nullptr;  // of a view
+  const ViewLabel view_;
   const std::string model_name_;
   mutable absl::Mutex mutex_;
   std::vector<Family> families_;  // protected by mutex_: which series there are; their values are atomic

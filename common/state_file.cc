@@ -41,4 +41,11 @@ absl::Status ReplaceStateFile(const std::string& path, absl::string_view text) {
       absl::StrCat(path, " cannot be written: ", error ? error.message() : std::string(std::strerror(errno))));
 }
 
+absl::Status RemoveStateFile(const std::string& path) {
+  std::error_code error;
+  std::filesystem::remove(path, error);
+  if (!error) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat(path, " cannot be removed: ", error.message()));
+}
+
 }  // namespace interlace

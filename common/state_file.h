@@ -17,4 +17,7 @@ absl::StatusOr<std::string> ReadStateFile(const std::string& path, size_t most);
 // crash of the machine leaves is one of the two, or damaged: readers check what they read.
 absl::Status ReplaceStateFile(const std::string& path, absl::string_view text);
 
+// OK also if there is none.
+absl::Status RemoveStateFile(const std::string& path);
+
 }  // namespace interlace

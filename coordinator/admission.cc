@@ -8,25 +8,34 @@
 namespace interlace {
 namespace {
 
-absl::Status CheckTokens(const ReplicaShape& shape, const Request& request) {
-  for (size_t i = 0; i < request.prompt.size(); ++i) {
-    const int32_t token = request.prompt[i];
-    if (token >= 0 && token < shape.vocab) continue;
-    return absl::InvalidArgumentError(absl::StrCat("token ", i, " of the prompt is ", token,
+absl::Status CheckTokens(const ReplicaShape& shape, absl::Span<const int32_t> tokens, absl::string_view of) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] >= 0 && tokens[i] < shape.vocab) continue;
+    return absl::InvalidArgumentError(absl::StrCat("token ", i, " of ", of, " is ", tokens[i],
                                                    ", outside the model's vocabulary of ", shape.vocab, " tokens"));
   }
   return absl::OkStatus();
+}
+
+// An answer that goes on has scored its prompt and given its first tokens elsewhere.
+absl::Status CheckHad(const ReplicaShape& shape, const Request& request) {
+  if (request.had.empty()) return absl::OkStatus();
+  if (request.prompt_logprobs >= 0 || request.pooled || request.max_tokens == 0) {
+    return absl::InvalidArgumentError("a request for more than its answer's tokens cannot be resumed");
+  }
+  return CheckTokens(shape, request.had, "the answer so far");
 }
 
 }  // namespace
 
 absl::Status Admit(const ReplicaShape& shape, const AdmissionLimits& limits, const QueueAhead& ahead,
                    Request* request) {
-  if (ahead.waiting >= limits.max_waiting) {
+  const bool resumes = request->resumed != nullptr;  // it was taken once: no queue is too long for it
+  if (!resumes && ahead.waiting >= limits.max_waiting) {
     return absl::ResourceExhaustedError(
         absl::StrCat(ahead.waiting, " requests are waiting (sched.max_waiting=", limits.max_waiting, ")"));
   }
-  if (ahead.time() > limits.max_queue_time) {
+  if (!resumes && ahead.time() > limits.max_queue_time) {
     return absl::ResourceExhaustedError(absl::StrCat(
         ahead.waiting, " requests are waiting: the next would start in about ", absl::ToInt64Seconds(ahead.time()),
         " s (sched.max_queue_time=", absl::FormatDuration(limits.max_queue_time), ")"));
@@ -41,7 +50,8 @@ absl::Status Admit(const ReplicaShape& shape, const AdmissionLimits& limits, con
     return absl::InvalidArgumentError(absl::StrCat("the prompt has ", prompt, " tokens, the context is ",
                                                    limits.context, least > 0 ? ", one of which must be left" : ""));
   }
-  RETURN_IF_ERROR(CheckTokens(shape, *request));
+  RETURN_IF_ERROR(CheckTokens(shape, request->prompt, "the prompt"));
+  RETURN_IF_ERROR(CheckHad(shape, *request));
   request->max_tokens = std::min(request->max_tokens, limits.context - prompt);
   const auto can_run = [&](int32_t tokens) {
     return KvPlacement::CheckCanRun(shape, limits.placement, prompt + tokens);

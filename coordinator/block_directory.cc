@@ -1,20 +1,28 @@
 #include "coordinator/block_directory.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/check.h"
 #include "coordinator/sequence_state.h"
 
 namespace interlace {
 
-BlockEntry& BlockDirectory::Ensure(const BlockId& id, int32_t index) {
+BlockEntry& BlockDirectory::Ensure(const SequenceState& sequence, int32_t block) {
+  const BlockId& id = sequence.ids[block];
   std::unique_ptr<BlockEntry>& entry = entries_[id.low % kParts][id];
   if (entry == nullptr) {
     ++size_;
     entry = std::make_unique<BlockEntry>();
     entry->id = id;
-    entry->index = index;
+    entry->index = block;
     entry->idle = shape_.all;
+    if (observer_ != nullptr) {
+      const BlockId parent = block > 0 ? sequence.ids[block - 1] : BlockId{};
+      const auto size = static_cast<size_t>(shape_.block_tokens);
+      const auto tokens = absl::MakeConstSpan(sequence.tokens).subspan(static_cast<size_t>(block) * size, size);
+      observer_->OnSealed({id, parent, tokens, sequence.request.salt, sequence.request.adapter});
+    }
   }
   return *entry;
 }
@@ -50,6 +58,22 @@ void BlockDirectory::Update(BlockEntry& entry, Change change) {
   std::list<BlockEntry*>& on_device = entry.holds > 0 ? held_on_device_ : idle_on_device_;
   Enlist(entry, &entry.on_device, device.empty() ? nullptr : &on_device);
   Enlist(entry, &entry.on_host, host.empty() ? nullptr : &idle_on_host_);
+  if (observer_ != nullptr) Tell(entry);
+}
+
+void BlockDirectory::Tell(BlockEntry& entry) {
+  std::optional<KvMedium> medium;
+  const LayerSet there = entry.placed() - entry.arriving;
+  if (there.Contains(shape_.unbounded.empty() ? shape_.all : shape_.unbounded)) {
+    medium = entry.device.Contains(there) ? KvMedium::kDevice : KvMedium::kHost;
+  }
+  const std::optional<KvMedium> before = std::exchange(entry.told, medium);
+  if (medium == before) return;
+  if (medium) {
+    observer_->OnStored(entry.id, *medium);
+  } else {
+    observer_->OnRemoved(entry.id, *before);
+  }
 }
 
 LayerSet BlockDirectory::IdleLayers(const BlockEntry& entry) const {
@@ -105,6 +129,7 @@ void BlockDirectory::SetPlaces(BlockEntry& entry, const LayerSet& device, const 
 void BlockDirectory::Erase(BlockEntry& entry) {
   CHECK(entry.users.empty() && entry.holds == 0 && entry.placed().empty());
   --size_;
+  if (observer_ != nullptr) observer_->OnErased(entry.id);
   entries_[entry.id.low % kParts].erase(BlockId(entry.id));  // the key outlives its entry
 }
 

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
+#include "coordinator/kv_observer.h"
 #include "coordinator/replica_shape.h"
 #include "kvstore/block_id.h"
 #include "kvstore/layer_set.h"
@@ -33,7 +35,8 @@ struct BlockEntry {
 
  private:
   friend class BlockDirectory;
-  LayerSet idle;  // layers that no user sees
+  LayerSet idle;                 // layers that no user sees
+  std::optional<KvMedium> told;  // where the observer knows it to lie
   struct Listing {
     std::list<BlockEntry*>* list = nullptr;  // of the directory's; null: in none
     std::list<BlockEntry*>::iterator at;
@@ -44,8 +47,9 @@ struct BlockEntry {
 // Entries live until Erase; a pointer stays valid that long. Owned by KvPlacement; thread: the replica's.
 class BlockDirectory {
  public:
-  explicit BlockDirectory(const ReplicaShape& shape)
-      : shape_(shape), idle_room_(shape.stages.size()), by_layer_(shape.layers) {}
+  // The observer may be null: nobody is told; else it outlives the directory.
+  explicit BlockDirectory(const ReplicaShape& shape, KvObserver* observer = nullptr)
+      : shape_(shape), observer_(observer), idle_room_(shape.stages.size()), by_layer_(shape.layers) {}
 
   BlockEntry* Find(const BlockId& id) const {
     const Entries& entries = entries_[id.low % kParts];
@@ -54,8 +58,8 @@ class BlockDirectory {
   }
   // The id is about to be looked up: its part of the table, which is large, is asked of memory.
   void Prefetch(const BlockId& id) const { entries_[id.low % kParts].prefetch(id); }
-  // The entry of the id, new and placed nowhere if there was none.
-  BlockEntry& Ensure(const BlockId& id, int32_t index);
+  // The entry of the sequence's block, new and placed nowhere if there was none.
+  BlockEntry& Ensure(const SequenceState& sequence, int32_t block);
   void AddUser(BlockEntry& entry, SequenceState* user);
   // A block that its last user leaves becomes the last to be evicted.
   void RemoveUser(BlockEntry& entry, SequenceState* user);
@@ -105,10 +109,13 @@ class BlockDirectory {
   void Update(BlockEntry& entry, Change change);
   void Count(const LayerSet& device, const LayerSet& host, int sign);
   void Lie(BlockEntry& entry, const LayerSet& device, const LayerSet& host);
+  // What the observer does not know yet of where the block lies.
+  void Tell(BlockEntry& entry);
   static void Enlist(BlockEntry& entry, BlockEntry::Listing* listing, std::list<BlockEntry*>* list);
   LayerSet IdleLayers(const BlockEntry& entry) const;
 
   const ReplicaShape& shape_;
+  KvObserver* const observer_;
   // By a part of the id, which is a digest and as good as random. A table that grows moves all it holds at once: a
   // quarter of a million entries would make a step wait for 4 ms. Small parts do not grow in the same steps.
   struct PartOfId {

@@ -14,6 +14,7 @@
 namespace interlace {
 namespace {
 
+constexpr int kFormings = 20;       // bits of an epoch that count the formings of one lead
 constexpr size_t kMostFormer = 64;  // incarnations remembered of a place
 constexpr char kRefusedPeers[] = "interlace_refused_peers_total";
 
@@ -46,9 +47,29 @@ class ClusterService::Service final : public v1::Cluster::CallbackService {
   grpc::ServerBidiReactor<v1::FromRank, v1::ToRank>* Attach(grpc::CallbackServerContext* context) override {
     return RankStream::Open(owner_, context).get();  // holds itself until the stream is done
   }
+  grpc::ServerUnaryReactor* Lead(grpc::CallbackServerContext* context, const v1::LeadRequest*,
+                                 v1::LeadReply* reply) override {
+    const std::optional<uint64_t> epoch = owner_.LeadEpoch();
+    reply->set_leads(epoch.has_value());
+    reply->set_lead_epoch(epoch.value_or(0));
+    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
 
  private:
   ClusterService& owner_;
+};
+
+class ClusterService::Channel final : public PlanChannel {
+ public:
+  Channel(ClusterService& owner, int32_t replica) : owner_(owner), replica_(replica) {}
+  void Send(const StepPlan& plan) override { owner_.Send(replica_, plan); }
+  void Reset(const absl::Status& why) override { owner_.Reset(replica_, why); }
+
+ private:
+  ClusterService& owner_;
+  const int32_t replica_;
 };
 
 ClusterService::ClusterService(const Options& options, Transport& transport, Clock& clock, Metrics& metrics)
@@ -58,12 +79,15 @@ ClusterService::ClusterService(const Options& options, Transport& transport, Clo
       replayed_(metrics.counter(kRefusedPeers, {{"port", "ranks"}, {"cause", "replayed"}})),
       unconfirmed_(metrics.counter(kRefusedPeers, {{"port", "ranks"}, {"cause", "unconfirmed"}})),
       service_(std::make_unique<Service>(*this)),
+      replicas_(static_cast<size_t>(options.replicas)),
       epoch_(options.first_epoch),
-      links_(transport, options.stages * options.tensor_ranks, clock, metrics,
+      links_(transport, options.replicas * Ranks(), clock, metrics,
              {.opened = [this](LinkId id, absl::Status status) { OnLinked(id, status); },
               .lost = [this](LinkId id, absl::Status why) { OnLinkLost(id, why); },
               .result = [this](LinkId id, absl::string_view bytes) { OnResult(id, bytes); }}),
-      watch_("ranks", [this] { Run(); }) {}
+      watch_("ranks", [this] { Run(); }) {
+  for (int32_t r = 0; r < options.replicas; ++r) replicas_[static_cast<size_t>(r)].channel.reset(new Channel(*this, r));
+}
 
 ClusterService::~ClusterService() {
   {
@@ -73,7 +97,11 @@ ClusterService::~ClusterService() {
   watch_.Join();
 }
 
-void ClusterService::Connect(ReplicaLoop* loop) { loop_ = loop; }
+PlanChannel& ClusterService::channel(int32_t replica) { return *replicas_[static_cast<size_t>(replica)].channel; }
+void ClusterService::Connect(int32_t replica, ReplicaLoop* loop) {
+  absl::MutexLock lock(&mutex_);
+  replicas_[static_cast<size_t>(replica)].loop = loop;
+}
 grpc::Service* ClusterService::service() { return service_.get(); }
 
 // One thread at a time, so that what was decided first is done first: the loop must not hear of a forming before it
@@ -95,12 +123,12 @@ void ClusterService::CarryOut() {
 
 void ClusterService::Order(const Member& member, SharedBytes order) {
   Do([this, link = streams_.at(member.stream).link, order = std::move(order)]() mutable {
-    links_.Send(link, std::move(order));
+    if (options_.leads()) links_.Send(link, std::move(order));  // asked last: this thread may have stood still
   });
 }
 
 void ClusterService::Dismiss(Stream& stream, const absl::Status& why, bool abandon) {
-  stream.index = -1;
+  stream.place = -1;
   stream.claim.reset();
   stream.confirm_until = absl::InfiniteFuture();
   Do([this, to = stream.stream, link = std::exchange(stream.link, LinkId{}), why, abandon] {
@@ -110,20 +138,27 @@ void ClusterService::Dismiss(Stream& stream, const absl::Status& why, bool aband
 }
 
 absl::Status ClusterService::CheckIncarnation(const RankInfo& rank) const {
-  const auto former = former_.find(rank.index());
-  if (!members_.contains(rank.index()) || former == former_.end() || !former->second.contains(rank.incarnation)) {
+  const auto former = former_.find(PlaceOf(rank));
+  if (!members_.contains(PlaceOf(rank)) || former == former_.end() || !former->second.contains(rank.incarnation)) {
     return absl::OkStatus();
   }
-  return absl::AlreadyExistsError(absl::StrCat(Name(rank.index()), " is held by a newer rank"));
+  return absl::AlreadyExistsError(absl::StrCat(Name(PlaceOf(rank)), " is held by a newer rank"));
 }
 
 absl::Status ClusterService::CheckClaim(const RankInfo& rank) const {
+  RETURN_IF_ERROR(following_);
   if (draining_) return absl::UnavailableError("the coordinator is draining");
-  std::map<int32_t, const RankInfo*> others;
-  for (const auto& [index, member] : members_) {
-    if (index != rank.index()) others[index] = &member.rank;
+  const ReplicaTerms terms{options_.stages,   options_.tensor_ranks, options_.model_digest,
+                           options_.adapters, options_.block_tokens, options_.replicas};
+  RETURN_IF_ERROR(CheckTerms(rank, terms));
+  std::map<int32_t, const RankInfo*> others;  // of its replica
+  for (const auto& [place, member] : members_) {
+    if (member.rank.replica != rank.replica) {
+      RETURN_IF_ERROR(CheckAlike(rank, member.rank));
+    } else if (place != PlaceOf(rank)) {
+      others[member.rank.index()] = &member.rank;
+    }
   }
-  const ReplicaTerms terms{options_.stages, options_.tensor_ranks, options_.model_digest, options_.block_tokens};
   RETURN_IF_ERROR(CheckFit(rank, terms, others));
   return CheckIncarnation(rank);
 }
@@ -158,8 +193,8 @@ absl::Status ClusterService::OnRegister(RankStream* stream, const RankInfo& rank
     open->second.claim = rank;
     open->second.link = link;
   }
-  if (links_.Open(link, rank.index(), rank.transport_address, session)) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat("too many ranks register for ", Name(rank.index()), " at once"));
+  if (links_.Open(link, PlaceOf(rank), rank.transport_address, session)) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("too many ranks register for ", Name(PlaceOf(rank)), " at once"));
 }
 
 void ClusterService::OnLinked(LinkId id, const absl::Status& status) {
@@ -175,7 +210,7 @@ void ClusterService::OnLinked(LinkId id, const absl::Status& status) {
         stream->confirm_until = clock_.Now() + options_.register_within;
         // Tells the rank which connection is its link. One that was lost before PlanLinks knew it is found out by this.
         v1::Order order;
-        order.mutable_linked();
+        order.mutable_linked()->set_lead_epoch(lead_epoch_);
         Do([this, id, bytes = BytesOf(order)]() mutable { links_.Send(id, std::move(bytes)); });
       } else {
         Dismiss(*stream, fit, false);
@@ -202,7 +237,7 @@ void ClusterService::OnLinkLost(LinkId id, const absl::Status& why) {
     Stream* const stream = FindStream(id);
     if (stream == nullptr) return;
     const absl::Status lost = absl::UnavailableError(absl::StrCat("its plan link was lost: ", why.message()));
-    stream->index >= 0 ? Remove(stream->index, lost, false) : Dismiss(*stream, lost, false);
+    stream->place >= 0 ? Remove(stream->place, lost, false) : Dismiss(*stream, lost, false);
   }
   CarryOut();
 }
@@ -216,72 +251,84 @@ ClusterService::Stream* ClusterService::FindStream(LinkId id) {
 
 void ClusterService::MakeMember(Stream& stream) {
   const RankInfo rank = *std::exchange(stream.claim, std::nullopt);
-  const int32_t index = rank.index();
-  const auto held = members_.find(index);
+  const int32_t place = PlaceOf(rank);
+  const auto held = members_.find(place);
   if (held != members_.end()) {
-    std::set<uint64_t>& former = former_[index];
+    std::set<uint64_t>& former = former_[place];
     if (former.size() >= kMostFormer) former.erase(former.begin());
     if (held->second.rank.incarnation != rank.incarnation) former.insert(held->second.rank.incarnation);
-    Remove(index, absl::AbortedError(absl::StrCat(Name(index), " was taken over by a newer rank")), false);
+    Remove(place, absl::AbortedError(absl::StrCat(Name(place), " was taken over by a newer rank")), false);
   }
-  former_[index].erase(rank.incarnation);
-  stream.index = index;
+  former_[place].erase(rank.incarnation);
+  stream.place = place;
   stream.confirm_until = absl::InfiniteFuture();
-  members_.emplace(index, Member{stream.stream.get(), rank});
+  members_.emplace(place, Member{stream.stream.get(), rank});
+  ++replicas_[static_cast<size_t>(rank.replica)].members;
   Do([rank] {
-    LOG(INFO) << "rank registered" << Field("stage", Value(rank.stage)) << Field("stages", rank.stages)
-              << Field("tensor_rank", rank.tensor_rank) << Field("tensor_ranks", rank.tensor_ranks)
-              << Field("slots", rank.device_slots) << Field("frames", rank.host_frames);
+    LOG(INFO) << "rank registered" << Field("replica", rank.replica) << Field("stage", Value(rank.stage))
+              << Field("stages", rank.stages) << Field("tensor_rank", rank.tensor_rank)
+              << Field("tensor_ranks", rank.tensor_ranks) << Field("slots", rank.device_slots)
+              << Field("frames", rank.host_frames);
   });
-  FormIfComplete();
+  FormIfComplete(rank.replica);
 }
 
-std::string ClusterService::Name(int32_t index) const { return NameOfRank(index, options_.tensor_ranks); }
+std::string ClusterService::Name(int32_t place) const {
+  const std::string name = NameOfRank(place % Ranks(), options_.tensor_ranks);
+  return options_.replicas == 1 ? name : absl::StrCat("replica ", place / Ranks(), ", ", name);
+}
 
 // A rank hands its activations to the one of the next stage that has the same heads, and shares its layers with those
 // of its own stage.
 void ClusterService::FillStart(Epoch epoch, const RankInfo& rank, v1::Start* start) const {
   start->set_epoch(Value(epoch));
-  const auto address = [this](int32_t index) { return members_.at(index).rank.transport_address; };
+  const auto member = [this, &rank](int32_t index) -> const RankInfo& {
+    return members_.at(rank.replica * Ranks() + index).rank;
+  };
+  const auto address = [&](int32_t index) { return member(index).transport_address; };
   const bool last = Value(rank.stage) + 1 == options_.stages;
   if (!last) start->set_next_stage_address(address(rank.index() + options_.tensor_ranks));
   if (last && Value(rank.stage) > 0) start->set_first_stage_address(address(rank.tensor_rank));
   const int32_t first = rank.index() - rank.tensor_rank;
   for (int32_t t = 0; options_.tensor_ranks > 1 && t < options_.tensor_ranks; ++t) {
-    start->add_collective_addresses(members_.at(first + t).rank.collective_address);
+    start->add_collective_addresses(member(first + t).collective_address);
   }
 }
 
-void ClusterService::FormIfComplete() {
-  if (formed_ || static_cast<int32_t>(members_.size()) < options_.stages * options_.tensor_ranks) return;
-  formed_ = true;
-  const Epoch epoch{epoch_++};
+void ClusterService::FormIfComplete(int32_t number) {
+  Replica& replica = replicas_[static_cast<size_t>(number)];
+  if (replica.formed || replica.members < Ranks()) return;
+  replica.formed = true;
+  const Epoch epoch = replica.epoch = Epoch{epoch_++};
   std::vector<RankInfo> ranks;
-  for (auto& [index, member] : members_) {
+  for (auto& [place, member] : members_) {
+    if (member.rank.replica != number) continue;
     ranks.push_back(member.rank);
     v1::Order order;
     FillStart(epoch, member.rank, order.mutable_start());
     Order(member, BytesOf(order));
   }
-  Do([loop = loop_, epoch, ranks = std::move(ranks)]() mutable { loop->OnFormed(epoch, std::move(ranks)); });
+  Do([loop = replica.loop, epoch, ranks = std::move(ranks)]() mutable { loop->OnFormed(epoch, std::move(ranks)); });
 }
 
-void ClusterService::Remove(int32_t index, const absl::Status& why, bool abandon) {
-  const auto member = members_.find(index);
+void ClusterService::Remove(int32_t place, const absl::Status& why, bool abandon) {
+  const auto member = members_.find(place);
+  Replica& replica = replicas_[static_cast<size_t>(member->second.rank.replica)];
   Dismiss(streams_.at(member->second.stream), why, abandon);
   members_.erase(member);
-  if (!std::exchange(formed_, false) || draining_) return;
-  Do([loop = loop_, name = Name(index), why] {
+  --replica.members;
+  if (!std::exchange(replica.formed, false) || draining_) return;
+  Do([loop = replica.loop, name = Name(place), why] {
     LOG(WARNING) << "rank gone" << Field("rank", name) << why;
     loop->OnLost(absl::UnavailableError(absl::StrCat("the rank of ", name, " is gone: ", why.message())));
   });
 }
 
-absl::StatusOr<StepResult> ClusterService::OfRank(int32_t index, StepResult result) const {
-  const RankInfo& rank = members_.at(index).rank;
+absl::StatusOr<StepResult> ClusterService::OfRank(int32_t place, StepResult result) const {
+  const RankInfo& rank = members_.at(place).rank;
   if (result.stage == rank.stage && result.tensor_rank == rank.tensor_rank) return result;
   return absl::InvalidArgumentError(absl::StrCat("a result names stage ", Value(result.stage), ", tensor rank ",
-                                                 result.tensor_rank, "; this rank is that of ", Name(index)));
+                                                 result.tensor_rank, "; this rank is that of ", Name(place)));
 }
 
 void ClusterService::OnResult(LinkId id, absl::string_view bytes) {
@@ -290,16 +337,19 @@ void ClusterService::OnResult(LinkId id, absl::string_view bytes) {
   absl::StatusOr<StepResult> result = absl::InvalidArgumentError("a rank sent bytes that are no result");
   if (wire.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) result = DecodeResult(wire);
   int32_t vocab = 0;  // of the rank
+  ReplicaLoop* loop = nullptr;
   {
     absl::MutexLock lock(&mutex_);
     Stream* const stream = FindStream(id);
-    if (stream == nullptr || stream->index < 0) return;  // of a rank that was put out
-    const int32_t index = stream->index;
-    if (result.ok()) result = OfRank(index, *std::move(result));
+    if (stream == nullptr || stream->place < 0) return;  // of a rank that was put out
+    const int32_t place = stream->place;
+    if (result.ok()) result = OfRank(place, *std::move(result));
     if (result.ok()) {
-      vocab = members_.at(index).rank.vocab;
+      const RankInfo& rank = members_.at(place).rank;
+      vocab = rank.vocab;
+      loop = replicas_[static_cast<size_t>(rank.replica)].loop;
     } else {
-      Remove(index, result.status(), false);
+      Remove(place, result.status(), false);
     }
   }
   if (!result.ok()) return CarryOut();
@@ -307,7 +357,7 @@ void ClusterService::OnResult(LinkId id, absl::string_view bytes) {
     LOG(ERROR) << "a rank chose tokens outside the vocabulary" << Field("stage", Value(result->stage))
                << Field("tokens", unknown) << Field("vocab", vocab);
   }
-  loop_->OnResult(*std::move(result));
+  loop->OnResult(*std::move(result));
 }
 
 void ClusterService::OnOpened(std::shared_ptr<RankStream> stream) {
@@ -328,15 +378,15 @@ void ClusterService::OnHeard(RankStream* stream) {
 
 void ClusterService::OnHeartbeat(RankStream* stream, const v1::Heartbeat& heartbeat) {
   RefusalCounts more{};
-  int32_t index = -1;
+  int32_t place = -1;
   {
     absl::MutexLock lock(&mutex_);
     const auto open = streams_.find(stream);
-    if (open == streams_.end() || open->second.index < 0) return;
-    index = open->second.index;
-    auto& [incarnation, known] = refused_[index];
-    if (incarnation != members_.at(index).rank.incarnation) known = {};
-    incarnation = members_.at(index).rank.incarnation;
+    if (open == streams_.end() || open->second.place < 0) return;
+    place = open->second.place;
+    auto& [incarnation, known] = refused_[place];
+    if (incarnation != members_.at(place).rank.incarnation) known = {};
+    incarnation = members_.at(place).rank.incarnation;
     const size_t said = std::min(more.size(), static_cast<size_t>(heartbeat.refused_size()));
     for (size_t cause = 0; cause < said; ++cause) {
       const int64_t count = heartbeat.refused(static_cast<int>(cause));
@@ -346,7 +396,7 @@ void ClusterService::OnHeartbeat(RankStream* stream, const v1::Heartbeat& heartb
   for (size_t cause = 0; cause < more.size(); ++cause) {
     if (more[cause] <= 0) continue;
     metrics_.Add(kRefusedPeers, static_cast<double>(more[cause]),
-                 {{"port", absl::StrCat("rank-", index)}, {"cause", kRefusalCauses[cause]}});
+                 {{"port", absl::StrCat("rank-", place)}, {"cause", kRefusalCauses[cause]}});
   }
 }
 
@@ -356,7 +406,7 @@ void ClusterService::OnGone(RankStream* stream) {
     const auto open = streams_.find(stream);
     if (open == streams_.end()) return;
     const absl::Status why = absl::UnavailableError("its stream ended");
-    open->second.index >= 0 ? Remove(open->second.index, why, false) : Dismiss(open->second, why, false);
+    open->second.place >= 0 ? Remove(open->second.place, why, false) : Dismiss(open->second, why, false);
     streams_.erase(open);
   }
   CarryOut();
@@ -371,7 +421,7 @@ absl::Time ClusterService::Watch() {
       if (stream.liveness.IsSilent(now)) {
         const absl::Status why = absl::UnavailableError(
             absl::StrCat("the rank was silent for ", absl::FormatDuration(stream.liveness.silence())));
-        stream.index >= 0 ? Remove(stream.index, why, true) : Dismiss(stream, why, true);
+        stream.place >= 0 ? Remove(stream.place, why, true) : Dismiss(stream, why, true);
         stream.liveness.Heard(now);  // its end is on the way
       } else if (stream.link == LinkId{} && now >= stream.opened + options_.register_within) {
         Dismiss(stream, absl::DeadlineExceededError("a rank must register at once"), true);
@@ -398,23 +448,54 @@ void ClusterService::Run() {
   }
 }
 
-void ClusterService::Send(const StepPlan& plan) {
+void ClusterService::Send(int32_t number, const StepPlan& plan) {
   v1::Order order;
   EncodePlan(plan, order.mutable_plan());
   const SharedBytes bytes = BytesOf(order);
   {
     absl::MutexLock lock(&mutex_);
-    if (!formed_ || Value(plan.epoch) + 1 != epoch_) return;  // the loop is about to hear that the replica is lost
-    for (const auto& [index, member] : members_) Order(member, bytes);
+    const Replica& replica = replicas_[static_cast<size_t>(number)];
+    if (!replica.formed || plan.epoch != replica.epoch) return;  // the loop is about to hear that the replica is lost
+    const int32_t end = (number + 1) * Ranks();
+    for (auto it = members_.lower_bound(number * Ranks()); it != members_.end() && it->first < end; ++it) {
+      Order(it->second, bytes);
+    }
   }
   CarryOut();
 }
 
-void ClusterService::Reset(const absl::Status& why) {
+std::optional<uint64_t> ClusterService::LeadEpoch() {
+  if (!options_.leads()) return std::nullopt;
+  absl::MutexLock lock(&mutex_);
+  return following_.ok() && !draining_ ? std::optional(lead_epoch_) : std::nullopt;
+}
+
+void ClusterService::Lead(uint64_t lead_epoch) {
+  absl::MutexLock lock(&mutex_);
+  following_ = absl::OkStatus();
+  lead_epoch_ = lead_epoch;
+  epoch_ = std::max(epoch_, lead_epoch << kFormings);
+}
+
+void ClusterService::Follow(const absl::Status& why) {
   {
     absl::MutexLock lock(&mutex_);
-    formed_ = false;  // which the loop knows: no OnLost
+    following_ = why;
     while (!members_.empty()) Remove(members_.begin()->first, why, false);
+    for (auto& [key, stream] : streams_) {
+      if (stream.claim) Dismiss(stream, why, false);
+    }
+  }
+  CarryOut();
+}
+
+void ClusterService::Reset(int32_t number, const absl::Status& why) {
+  {
+    absl::MutexLock lock(&mutex_);
+    replicas_[static_cast<size_t>(number)].formed = false;  // which the loop knows: no OnLost
+    for (int32_t place = number * Ranks(); place < (number + 1) * Ranks(); ++place) {
+      if (members_.contains(place)) Remove(place, why, false);
+    }
   }
   CarryOut();
 }
@@ -426,7 +507,7 @@ void ClusterService::Drain() {
     v1::Order order;
     order.mutable_drain();
     const SharedBytes bytes = BytesOf(order);
-    for (const auto& [index, member] : members_) Order(member, bytes);
+    for (const auto& [place, member] : members_) Order(member, bytes);
     for (auto& [key, stream] : streams_) {
       if (stream.claim) Dismiss(stream, absl::UnavailableError("the coordinator is draining"), false);
     }

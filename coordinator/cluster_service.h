@@ -1,10 +1,11 @@
-// ClusterService: the coordinator's end of the ranks' streams and plan links; forms the replica out of those that
+// ClusterService: the coordinator's end of the ranks' streams and plan links; forms replicas out of those that
 // register.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
 
 #include <deque>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -30,38 +31,48 @@ namespace interlace {
 class ReplicaLoop;
 class RankStream;
 
-// Callback service `Cluster`, and the PlanChannel of the replica. Owned by main; threads of gRPC, of the plan links and
-// the replica's. Reactions are quick: they convert and post. Connect before the server starts, Drain before it shuts
-// down.
-// A rank that registers is a candidate until it has shown on its plan link that the session is its own, and then a
-// member: a registration that was recorded and is sent again changes nothing. A member counts as gone when its
+// Callback service `Cluster`, and the PlanChannel of each replica. Owned by main; threads of gRPC, of the plan links
+// and the replicas'. Reactions are quick: they convert and post. Connect before the server starts, Drain before it
+// shuts down. A rank that registers is a candidate until it has shown on its plan link that the session is its own, and
+// then a member: a registration that was recorded and is sent again changes nothing. A member counts as gone when its
 // stream or its link ends, which ends the other too, or when its stream has been silent for Options::liveness.silence.
 // A candidate for a place that is held takes it from the holder, which is its own former self (or somebody's mistake:
 // the one that was put out may not come back while the newer one holds the place).
 // No call leaves this class under its lock: what a reaction decides is queued under it and carried out after it, in the
 // order of the decisions.
-class ClusterService final : public PlanChannel {
+class ClusterService {
  public:
   struct Options {
-    int32_t stages = 1;
+    int32_t replicas = 1;      // that there may be; each is formed when all its ranks are there
+    int32_t stages = 1;        // of each
     int32_t tensor_ranks = 1;  // of each stage
     std::string model_digest;
+    std::vector<std::string> adapters;  // RankInfo's
     int32_t block_tokens = 16;
     uint64_t first_epoch = 1;  // main gives one that grows from start to start, so that ranks tell a new coordinator's
+    // Whether it may act now; any thread. Once it says no, no order leaves, and Follow comes.
+    std::function<bool()> leads = [] { return true; };
     Liveness::Options liveness;
     absl::Duration register_within = absl::Seconds(5);  // of the stream, and to confirm, of the plan link
   };
   // `transport` outlives this object, and nothing else listens on its result channel.
   ClusterService(const Options& options, Transport& transport, Clock& clock, Metrics& metrics);
-  ~ClusterService() override;
+  ~ClusterService();
 
-  // Where results and changes of membership go; outlives the service's streams.
-  void Connect(ReplicaLoop* loop);
+  // Where plans of the replica go.
+  PlanChannel& channel(int32_t replica);
+  // Where its results and changes of membership go; outlives the service's streams. For each replica, before the server
+  // starts.
+  void Connect(int32_t replica, ReplicaLoop* loop);
   // To register with the ServerBuilder; valid as long as this object.
   grpc::Service* service();
 
-  void Send(const StepPlan& plan) override;
-  void Reset(const absl::Status& why) override;
+  // Takes ranks from now on, in the epochs of this lead. Before the first Lead or Follow it takes them as one that
+  // leads alone.
+  void Lead(uint64_t lead_epoch);
+  // Lets its ranks go, and takes none until Lead: they are told `why`, which is not OK.
+  void Follow(const absl::Status& why);
+
   // Tells every rank that no more plans come, refuses new ones, and returns when every stream has ended.
   void Drain();
   // Heartbeats to whom nothing was said, ends of streams that are silent. Called by the service's own thread; returns
@@ -71,11 +82,12 @@ class ClusterService final : public PlanChannel {
  private:
   friend class RankStream;
   class Service;
+  class Channel;
   struct Stream {
     std::shared_ptr<RankStream> stream;
     Liveness liveness;
     absl::Time opened;
-    int32_t index = -1;                                 // RankInfo's, of a member
+    int32_t place = -1;                                 // of a member
     std::string session;                                // with which it registered
     absl::Time confirm_until = absl::InfiniteFuture();  // of a candidate whose link is there
     LinkId link{};                                      // of a candidate or member; else 0
@@ -84,6 +96,13 @@ class ClusterService final : public PlanChannel {
   struct Member {
     RankStream* stream;
     RankInfo rank;
+  };
+  struct Replica {
+    std::unique_ptr<PlanChannel> channel;
+    ReplicaLoop* loop = nullptr;
+    int32_t members = 0;
+    bool formed = false;
+    Epoch epoch{};  // in which it was formed last
   };
   using Action = absl::AnyInvocable<void()>;
 
@@ -98,6 +117,11 @@ class ClusterService final : public PlanChannel {
   void OnLinkLost(LinkId id, const absl::Status& why);
   void OnResult(LinkId id, absl::string_view bytes);
   void OnConfirmed(LinkId id);
+  // Nothing: it does not lead.
+  std::optional<uint64_t> LeadEpoch();
+  // From the replicas' channels, on their threads.
+  void Send(int32_t replica, const StepPlan& plan);
+  void Reset(int32_t replica, const absl::Status& why);
 
   void Run();
   // The stream whose link it is; null if it is gone.
@@ -105,13 +129,16 @@ class ClusterService final : public PlanChannel {
   absl::Status CheckClaim(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckIncarnation(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MakeMember(Stream& stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FormIfComplete() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FormIfComplete(int32_t replica) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FillStart(Epoch epoch, const RankInfo& rank, v1::Start* start) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::string Name(int32_t index) const;
+  // Ranks of one replica. A rank's place is counted over all replicas: replica by replica, stage by stage.
+  int32_t Ranks() const { return options_.stages * options_.tensor_ranks; }
+  int32_t PlaceOf(const RankInfo& rank) const { return rank.replica * Ranks() + rank.index(); }
+  std::string Name(int32_t place) const;
   // InvalidArgument: it is not that of the member.
-  absl::StatusOr<StepResult> OfRank(int32_t index, StepResult result) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<StepResult> OfRank(int32_t place, StepResult result) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The member's stream is closed, or abandoned if nothing can be said to it any more.
-  void Remove(int32_t index, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remove(int32_t place, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The stream is over, and so is its link: the rank is told, or not.
   void Dismiss(Stream& stream, const absl::Status& why, bool abandon) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckSession(const RankStream* stream, const std::string& session) const
@@ -125,16 +152,17 @@ class ClusterService final : public PlanChannel {
   Metrics& metrics_;
   const Metrics::Counter replayed_, unconfirmed_;  // registrations
   std::unique_ptr<Service> service_;
-  ReplicaLoop* loop_ = nullptr;
   absl::Mutex mutex_;
+  std::vector<Replica> replicas_;                 // protected by mutex_, but for what is set before the server starts
   std::map<RankStream*, Stream> streams_;         // open ones; protected by mutex_, as everything below
-  std::map<int32_t, Member> members_;             // by RankInfo::index, as everything below
+  std::map<int32_t, Member> members_;             // by place, as everything below
   std::map<int32_t, std::set<uint64_t>> former_;  // incarnations put out by a newer one
   std::map<int32_t, std::pair<uint64_t, RefusalCounts>> refused_;  // incarnation, and what it has said
   std::deque<Action> actions_;
   bool acting_ = false;
   uint64_t epoch_;  // of the next forming
-  bool formed_ = false;
+  uint64_t lead_epoch_ = 0;
+  absl::Status following_;  // OK: it leads
   bool draining_ = false;
   bool stopping_ = false;
   uint64_t last_link_ = 0;

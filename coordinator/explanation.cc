@@ -14,6 +14,7 @@ struct Row {
   absl::string_view name, text;
 };
 constexpr Row kRows[] = {
+    {DecisionKind::kRouted, "routed", "routed to $3"},
     {DecisionKind::kQueued, "queued", "queued: $0 others wait, $1 hold KV"},
     {DecisionKind::kNoRoom, "no_room", "waits for room: $0 blocks wanted, $1 free"},
     {DecisionKind::kReserved, "reserved",
@@ -56,9 +57,11 @@ constexpr Row kRows[] = {
     {DecisionKind::kLostBlock, "lost_block", "layer $0 block $1 lost: computed again from position $2 ($3)"},
     {DecisionKind::kNewAttempt, "new_attempt", "begins a new attempt"},
     {DecisionKind::kLostReplica, "lost_replica", "replica lost: $3"},
+    {DecisionKind::kHandedOver, "handed_over", "handed over to other replicas after $0 tokens: $3"},
     {DecisionKind::kFetchFailed, "fetch_failed",
      "a tier could not give back all of $0 blocks that it was said to have; they are computed instead"},
     {DecisionKind::kShed, "shed", "shed ($3): it would take $0 ms from now on if all went well, $1 ms are left"},
+    {DecisionKind::kFromCache, "from_cache", "answered with what an earlier request was answered: $3"},
     {DecisionKind::kEnded, "ended", "ended: $3"},
 };
 static_assert(std::size(kRows) == kDecisionKinds);

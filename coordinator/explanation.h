@@ -40,6 +40,7 @@ struct TimeSpent {
 // Why a request waits, starts, gives way, comes back, or is computed again. Rows of a table in explanation.cc.
 enum class DecisionKind : uint8_t {
   // It waits.
+  kRouted,
   kQueued,
   kNoRoom,
   kReserved,
@@ -73,8 +74,10 @@ enum class DecisionKind : uint8_t {
   kLostBlock,
   kNewAttempt,
   kLostReplica,
+  kHandedOver,
   kFetchFailed,
   kShed,
+  kFromCache,
   kEnded,
 };
 inline constexpr size_t kDecisionKinds = static_cast<size_t>(DecisionKind::kEnded) + 1;

@@ -38,11 +38,11 @@ KvAmounts RingOfBlocks(const ReplicaShape& shape, const LayerSet& kept, int64_t 
 
 }  // namespace
 
-KvPlacement::KvPlacement(ReplicaShape shape, const Options& options)
+KvPlacement::KvPlacement(ReplicaShape shape, const Options& options, KvObserver* observer)
     : shape_(std::move(shape)),
       options_(options),
       budget_(shape_.Total()),
-      directory_(shape_),
+      directory_(shape_, observer),
       late_(shape_.stages.size()) {}
 
 // ---- arithmetic
@@ -124,7 +124,7 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
   sequence.seen_from = shape_.SeenFrom((adopted + fetched) * shape_.block_tokens);
   std::vector<int64_t> lacking(shape_.layers);  // [layer] seen blocks that no slot holds
   for (int32_t b = 0; b < adopted + fetched; ++b) {
-    BlockEntry& entry = directory_.Ensure(sequence.ids[b], b);
+    BlockEntry& entry = directory_.Ensure(sequence, b);
     directory_.AddUser(entry, &sequence);
     sequence.blocks.push_back(&entry);
     (Seen(sequence, b) - entry.device).ForEach([&](LayerId l) { ++lacking[Value(l)]; });
@@ -167,11 +167,12 @@ bool KvPlacement::Start(SequenceState& sequence, int32_t adopted, int32_t fetche
       BlockEntry& entry = *sequence.blocks[b];
       const LayerSet seen = Seen(sequence, b), to_device = (seen & kept) - entry.device;
       const LayerSet from_host = to_device & entry.host, missing = (seen - kept) - entry.placed();
+      // What is on its way does not lie there yet, for whoever observes the directory.
+      directory_.SetArriving(entry, entry.arriving | (to_device - from_host) | missing);
       Place(entry, entry.device | to_device, entry.host | missing);
       Move(entry, MoveKind::kCopyIn, from_host);
       Move(entry, MoveKind::kFetchDevice, to_device - from_host, limits.slack_ms);
       Move(entry, MoveKind::kFetchHost, missing, limits.slack_ms);
-      directory_.SetArriving(entry, entry.arriving | (to_device - from_host) | missing);
     }
     FindFloor();
     CountSealed(sequence);
@@ -246,7 +247,7 @@ void KvPlacement::Seal(SequenceState& sequence, int32_t count, PlanId plan) {
   while (static_cast<int32_t>(sequence.blocks.size()) < count) {
     const auto index = static_cast<int32_t>(sequence.blocks.size());
     CHECK_MSG(sequence.reserved > 0, "a block is sealed that no room was reserved for");
-    BlockEntry& entry = directory_.Ensure(sequence.ids[index], index);
+    BlockEntry& entry = directory_.Ensure(sequence, index);
     const LayerSet device = entry.device | sequence.kept;
     const LayerSet host = entry.host | ((shape_.all - sequence.kept) - entry.placed());
     // A reserved block becomes a sealed one: never more than before. Where another's copy lay already, what was
@@ -327,8 +328,8 @@ void KvPlacement::OnFetched(const FetchAnswer& answer, const LayerSet& uneven) {
   }
   if (entry == nullptr) return;  // forgotten meanwhile
   const LayerSet failed = answer.failed & entry->arriving;
+  Place(*entry, entry->device - failed, entry->host - failed);  // before it counts as having arrived
   directory_.SetArriving(*entry, entry->arriving - (answer.arrived | answer.failed));
-  Place(*entry, entry->device - failed, entry->host - failed);
   EraseIfGone(*entry);
 }
 

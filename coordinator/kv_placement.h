@@ -30,7 +30,8 @@ class KvPlacement {
     int32_t fixed_keep = -1;  // layers that every request keeps; -1: as many as fit
     int32_t chunk_tokens = 256;
   };
-  KvPlacement(ReplicaShape shape, const Options& options);
+  // The observer may be null, else it outlives the placement.
+  KvPlacement(ReplicaShape shape, const Options& options, KvObserver* observer = nullptr);
 
   // OK if a request of `tokens` can run alone; otherwise FailedPrecondition says that it can never run, and what to
   // raise.

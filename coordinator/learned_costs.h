@@ -31,6 +31,10 @@ class LearnedCosts {
 
   const CostModel* Find(absl::string_view key) const;  // null: nothing was learned
   void Put(absl::string_view key, const CostModel& model);
+  // What `other` learned last.
+  void PutLatestOf(const LearnedCosts& other) {
+    if (!other.models_.empty()) Put(other.models_.back().first, other.models_.back().second);
+  }
   // Of the last Put; null: there was none.
   const CostModel* latest() const { return models_.empty() ? nullptr : &models_.back().second; }
   size_t size() const { return models_.size(); }

@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/model_facts.h"
+#include "common/check.h"
 #include "common/clock.h"
 #include "common/cluster_security.h"
 #include "common/config.h"
@@ -27,18 +28,24 @@
 #include "common/status_macros.h"
 #include "coordinator/cluster_service.h"
 #include "coordinator/cost_file.h"
+#include "coordinator/election/candidacy.h"
 #include "coordinator/front/api_error.h"
+#include "coordinator/front/drain_gate.h"
 #include "coordinator/front/generation.h"
 #include "coordinator/front/grpc_server.h"
 #include "coordinator/front/http_front.h"
 #include "coordinator/front/inference_service.h"
+#include "coordinator/front/leader_gate.h"
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/readiness.h"
 #include "coordinator/front/tenants.h"
 #include "coordinator/front/tls_files.h"
 #include "coordinator/front/tool_syntax.h"
 #include "coordinator/front/vllm_engine_service.h"
+#include "coordinator/kv_events/kv_events.h"
 #include "coordinator/replica_loop.h"
+#include "coordinator/response_cache/cached_engine.h"
+#include "coordinator/router/replica_set.h"
 #include "coordinator/stats_log.h"
 #include "coordinator/telemetry/otlp_exporter.h"
 #include "text/chat_template.h"
@@ -93,6 +100,7 @@ absl::StatusOr<ServedModel> LoadServedModel(const Config& config) {
     ASSIGN_OR_RETURN(text.chat_template, ReadTemplate(config.model.chat_template, text.chat_template));
   }
   ASSIGN_OR_RETURN(ModelFacts facts, ReadModelFacts(path));
+  ASSIGN_OR_RETURN(facts.context, ServedContext(config, facts.context));
   const std::string stem = std::filesystem::path(path).lexically_normal().stem().string();
   return ServedModel{std::move(text), std::move(facts), config.model.name.empty() ? stem : config.model.name};
 }
@@ -130,8 +138,15 @@ size_t ConnectionsFor(int64_t wanted) {
   return static_cast<size_t>(most);
 }
 
-void KeepCosts(ReplicaLoop& loop, CostFile& file) {
-  const absl::StatusOr<LearnedCosts> learned = loop.Learned();
+CachedEngine::Options CacheOptions(const Config& config, const std::string& model_digest) {
+  CachedEngine::Options options{.semantic = config.cache.responses == "semantic", .model_digest = model_digest};
+  options.cache = {.most_bytes = config.cache.bytes.value, .ttl = config.cache.ttl};
+  CHECK(absl::SimpleAtod(config.cache.error, &options.cache.error));  // Config has looked at it
+  return options;
+}
+
+void KeepCosts(ReplicaSet& replicas, CostFile& file) {
+  const absl::StatusOr<LearnedCosts> learned = replicas.Learned();
   if (!learned.ok() || learned->latest() == nullptr) return;
   LOG(INFO) << "a step takes " << learned->latest()->ToString();
   file.Keep(*learned);
@@ -139,7 +154,7 @@ void KeepCosts(ReplicaLoop& loop, CostFile& file) {
 
 // Until a signal of the set comes, the log says how busy the replica is, and what was learned is kept every now and
 // then, so that a crash loses little of it. SIGHUP reloads and is no end.
-int AwaitSignal(const sigset_t& signals, ReplicaLoop& loop, CostFile& file, StatsLog& stats, Clock& clock,
+int AwaitSignal(const sigset_t& signals, ReplicaSet& replicas, CostFile& file, StatsLog& stats, Clock& clock,
                 const std::function<void()>& reload) {
   const timespec patience{.tv_sec = absl::ToInt64Seconds(kStats), .tv_nsec = 0};
   absl::Time kept = clock.Now();
@@ -151,23 +166,29 @@ int AwaitSignal(const sigset_t& signals, ReplicaLoop& loop, CostFile& file, Stat
     }
     if (signal > 0) return signal;
     if (errno != EAGAIN) continue;
-    stats.Tick(clock.Now(), loop.Load());
+    stats.Tick(clock.Now(), replicas.engine().Load());
     if (!file.used() || clock.Now() - kept < kKeepCosts) continue;
-    KeepCosts(loop, file);
+    KeepCosts(replicas, file);
     kept = clock.Now();
   }
 }
 
 absl::Status RunCoordinator(const Config& config, const std::string& ready_file, const sigset_t& stop_signals) {
   ASSIGN_OR_RETURN(const ServedModel model, LoadServedModel(config));
+  ASSIGN_OR_RETURN(const ServedAdapters adapters, ReadServedAdapters(config.model.adapters, model.name));
   RETURN_IF_ERROR(CheckLayers(config, model.facts.layers));
   ASSIGN_OR_RETURN(const auto cluster_at, SplitAddress("cluster.listen", config.cluster.listen));
   ASSIGN_OR_RETURN(const Policy* const policy, FindPolicy(config.sched.policy));
+  ASSIGN_OR_RETURN(const RoutingPolicy* const routing, FindRoutingPolicy(config.router.policy));
+  ASSIGN_OR_RETURN(const std::vector<ReplicaRole> roles,
+                   ParseRoles(config.router.roles, static_cast<int32_t>(config.cluster.replicas)));
   ASSIGN_OR_RETURN(const std::shared_ptr<const ClusterSecurity> security, ClusterSecurity::Make(config));
   RETURN_IF_ERROR(security->CheckListen(absl::StrCat("cluster.listen=", config.cluster.listen), cluster_at.first));
   RealClock clock;
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
   Metrics metrics(model.name);
+
+  ASSIGN_OR_RETURN(const std::unique_ptr<Candidacy> candidacy, Candidacy::Make(config, clock, *entropy, metrics));
 
   // Plans and results travel over sockets. It dials the ranks and opens no port; it does not poll, since on a small
   // machine that would take a core from a rank that computes.
@@ -178,13 +199,19 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                                                                                  .connect_timeout = kDial,
                                                                                  .max_body_bytes = kMostLinkMessage,
                                                                                  .spin = absl::ZeroDuration()}));
-  // What is declared later dies first: doors, then the loop they submit to, then the channel the loop sends on.
-  ClusterService cluster({.stages = static_cast<int32_t>(config.cluster.stages),
+  // What is declared later dies first: doors, then the gate and the loop they submit to, then the channel the loop
+  // sends on.
+  ClusterService cluster({.replicas = static_cast<int32_t>(config.cluster.replicas),
+                          .stages = static_cast<int32_t>(config.cluster.stages),
                           .tensor_ranks = static_cast<int32_t>(config.cluster.tensor_ranks),
                           .model_digest = model.facts.digest,
+                          .adapters = DigestsOf(adapters),
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
-                          .first_epoch = static_cast<uint64_t>(WallSeconds()) << 20},
+                          // Else Lead says it: this process may be older or younger than others that lead.
+                          .first_epoch = candidacy->alone() ? static_cast<uint64_t>(WallSeconds()) << 20 : 0,
+                          .leads = [&] { return candidacy->window().Holds(); }},
                          *transport, clock, metrics);
+  if (!candidacy->alone()) cluster.Follow(NotLeader(std::nullopt));
   ASSIGN_OR_RETURN(ReplicaLoop::Options loop_options, LoopOptions(config, model.facts.context));
   CostFile cost_file(config.coordinator.state);
   loop_options.scheduler.learned = cost_file.Read();
@@ -196,12 +223,26 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
         entropy->Fork("spans"));
   }
   loop_options.scheduler.observer = spans.get();
-  ReplicaLoop loop(loop_options, *policy, clock, metrics, cluster);
-  cluster.Connect(&loop);
+  const auto replica_count = static_cast<int32_t>(config.cluster.replicas);
+  ASSIGN_OR_RETURN(const std::unique_ptr<KvEvents> kv_events, KvEvents::Open(config, replica_count, metrics));
+  std::vector<ReplicaSet::Member> members;  // the loops die before the events that they tell of
+  for (int32_t r = 0; r < replica_count; ++r) {
+    members.push_back({&cluster.channel(r), kv_events == nullptr ? nullptr : &kv_events->log().observer(r)});
+  }
+  ReplicaSet replicas({loop_options, policy, routing, roles}, members, clock, metrics);
+  for (int32_t r = 0; r < replica_count; ++r) cluster.Connect(r, &replicas.loop(r));
+  std::unique_ptr<CachedEngine> cached;
+  if (config.cache.responses != "off") {
+    cached = std::make_unique<CachedEngine>(CacheOptions(config, model.facts.digest), replicas.engine(), clock,
+                                            entropy->Fork("response-cache"), metrics);
+  }
+  LeaderGate leader(cached == nullptr ? replicas.engine() : *cached, candidacy->window());
+  DrainGate gate(leader, clock, metrics);
   ASSIGN_OR_RETURN(const ToolSyntax* const tools, FindToolSyntax(config.http.tool_parser, model.chat_template()));
   ASSIGN_OR_RETURN(const bool thinks, Thinks(config.http.reasoning_parser, model.chat_template()));
   Intake intake(
       {.model = model.name,
+       .adapters = adapters,
        .context = model.facts.context,
        .layers = model.facts.layers,
        .created = WallSeconds(),
@@ -214,8 +255,9 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
        .request_templates = config.http.request_templates,
        .sampling = model.text.defaults,
        .traces = spans != nullptr,
+       .caches = cached != nullptr,
        .metrics = &metrics},
-      *model.text.tokenizer, model.chat_template(), loop, clock, entropy->Fork("intake"));
+      *model.text.tokenizer, model.chat_template(), gate, clock, entropy->Fork("intake"));
   Tenants tenants({.file = config.server.api_keys, .key = config.server.api_key}, clock, metrics);
   RETURN_IF_ERROR(tenants.Read());
   const TlsFiles tls{config.server.tls_cert, config.server.tls_key, config.server.tls_client_ca};
@@ -228,7 +270,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
                           .max_running = static_cast<int32_t>(config.sched.max_running),
                           .kv_dtype = config.kv.dtype,
-                          .admit = [&](const grpc::CallbackServerContext& call) { return inference.MayRoute(call); }},
+                          .admit = [&](const grpc::CallbackServerContext& call) { return inference.MayRoute(call); },
+                          .kv_events = config.kv_events.grpc ? &kv_events->log() : nullptr},
                          intake);
 
   ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> ranks,
@@ -253,7 +296,9 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                                       .ui = config.http.ui,
                                       .cors = config.http.cors,
                                       .keyless = config.server.keyless,
+                                      .standby = [&] { return !candidacy->window().Holds(); },
                                       .tenants = &tenants,
+                                      .gate = &gate,
                                       .tls = tls,
                                       .max_body = config.request.max_body.value,
                                       .all_bodies = static_cast<size_t>(config.http.all_bodies.value),
@@ -262,21 +307,33 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   const std::string http_at = HostPort(config.server.host, http->port());
   const std::string grpc_at = HostPort(config.server.host, grpc->port());
   const std::string ranks_at = HostPort(cluster_at.first, ranks->port());
-  const std::string doors = absl::StrCat("http=", http_at, "\ngrpc=", grpc_at, "\ncluster=", ranks_at, "\n");
+  const std::string doors = absl::StrCat("http=", http_at, "\ngrpc=", grpc_at, "\ncluster=", ranks_at, "\n",
+                                         kv_events != nullptr ? kv_events->doors() : "");
   RETURN_IF_ERROR(WriteReadyFile(ready_file, absl::StrCat(doors, "serving=false\n")));
-  ReadinessWatch readiness(loop, [&](bool ready) {
+  ReadinessWatch readiness(gate, [&](bool ready) {
     grpc->SetServing("interlace.v1.Inference", ready);
     grpc->SetServing("vllm.grpc.engine.VllmEngine", ready);
     const absl::Status written =
         WriteReadyFile(ready_file, absl::StrCat(doors, "serving=", ready ? "true" : "false", "\n"));
     if (!written.ok()) LOG(WARNING) << "readiness is not told" << written;
   });
+  candidacy->Stand(AdvertisedDoor(config.election.host, http_at), AdvertisedDoor(config.election.host, grpc_at),
+                   {.lead =
+                        [&](uint64_t epoch) {
+                          replicas.Lead();
+                          cluster.Lead(epoch);
+                        },
+                    .follow =
+                        [&](const std::optional<LeadRecord>& leader) {
+                          cluster.Follow(NotLeader(leader));
+                          if (leader) replicas.Follow(NotLeader(leader));  // its ranks are the other one's from now on
+                        }});
   LOG(INFO) << "coordinator ready" << Field("http", http_at) << Field("grpc", grpc_at) << Field("cluster", ranks_at)
             << Field("model", model.name) << Field("context", model.facts.context);
 
   StatsLog stats(metrics);
-  stats.Tick(clock.Now(), loop.Load());
-  const int signal = AwaitSignal(stop_signals, loop, cost_file, stats, clock, [&] {
+  stats.Tick(clock.Now(), gate.Load());
+  const int signal = AwaitSignal(stop_signals, replicas, cost_file, stats, clock, [&] {
     const absl::Status keys = tenants.Read();  // it says in the log what is wrong with the file
     const absl::Status files = http->ReloadTls();
     metrics.Set("interlace_tls_stale", files.ok() ? 0 : 1);
@@ -287,16 +344,12 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   LOG(INFO) << "draining" << Field("signal", signal)
             << Field("at_most", absl::FormatDuration(config.server.drain_timeout));
   grpc->SetServing("", false);
-  if (!loop.Drain(config.server.drain_timeout)) {
-    LOG(WARNING) << "requests still run at the end of the drain; they end with an error";
-    const absl::Status stopped =
-        WithCode(absl::UnavailableError("the server stopped before the answer was complete"), "server_stopping");
-    inference.EndStreams(stopped);
-    vllm.EndStreams(stopped);
-  }
-  KeepCosts(loop, cost_file);
+  gate.CloseForGood(config.server.drain_timeout);
+  vllm.EndSubscriptions(absl::UnavailableError("the server stops"));
+  KeepCosts(replicas, cost_file);
   http->Stop(kClosing);
   grpc->Shutdown(kClosing);
+  candidacy->Resign();  // ranks go to the next leader; those of one that leads alone are told to end
   cluster.Drain();
   ranks->Shutdown(kClosing);
   LOG(INFO) << "stopped";

@@ -16,15 +16,31 @@ std::vector<int32_t> NgramDrafter::Draft(absl::Span<const int32_t> tokens, int32
   learned_ = std::max(learned_, size - std::min<size_t>(size, 1));
   for (size_t length : {size_t{3}, size_t{2}}) {
     if (size < length) continue;
-    const auto found = ends_.find(RunBefore(tokens, size, length));
-    if (found == ends_.end()) continue;
-    std::vector<int32_t> draft;
-    for (size_t at = found->second; draft.size() < static_cast<size_t>(most); ++at) {
-      draft.push_back(at < size ? tokens[at] : draft[at - size]);
-    }
-    return draft;
+    const Run run = RunBefore(tokens, size, length);
+    if (const auto found = ends_.find(run); found != ends_.end()) return Behind(tokens, found->second, most);
+    const auto expected = expected_ends_.find(run);
+    if (expected == expected_ends_.end()) continue;
+    const auto text = absl::MakeConstSpan(expected_).subspan(expected->second, static_cast<size_t>(most));
+    return {text.begin(), text.end()};
   }
   return {};
+}
+
+std::vector<int32_t> NgramDrafter::Behind(absl::Span<const int32_t> tokens, size_t at, int32_t most) {
+  std::vector<int32_t> draft;
+  for (; draft.size() < static_cast<size_t>(most); ++at) {
+    draft.push_back(at < tokens.size() ? tokens[at] : draft[at - tokens.size()]);
+  }
+  return draft;
+}
+
+void NgramDrafter::Expect(absl::Span<const int32_t> text) {
+  expected_.assign(text.begin(), text.end());
+  for (size_t end = 2; end < text.size(); ++end) {
+    for (size_t length = 2; length <= 3 && length <= end; ++length) {
+      expected_ends_[RunBefore(text, end, length)] = end;
+    }
+  }
 }
 
 }  // namespace interlace

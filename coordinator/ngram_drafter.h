@@ -18,13 +18,20 @@ class NgramDrafter {
   // is none. Where the occurrence is so late that the sequence ends before `most` tokens, the draft goes on with
   // itself: "a b a b" is followed by "a b a b ..". Requires: `tokens` begins with those of the call before.
   std::vector<int32_t> Draft(absl::Span<const int32_t> tokens, int32_t most);
+  // What the sequence may come to say: where its own words say nothing, a draft is what followed its last tokens there.
+  // Once, before the first draft.
+  void Expect(absl::Span<const int32_t> text);
 
  private:
   using Run = std::array<int32_t, 3>;  // of 2: the first is -1, which is no token
   static Run RunBefore(absl::Span<const int32_t> tokens, size_t end, size_t length);
 
+  static std::vector<int32_t> Behind(absl::Span<const int32_t> tokens, size_t at, int32_t most);
+
   absl::flat_hash_map<Run, size_t> ends_;  // the position after its latest occurrence
-  size_t learned_ = 0;                     // runs that end at or before it are in ends_
+  std::vector<int32_t> expected_;
+  absl::flat_hash_map<Run, size_t> expected_ends_;  // likewise in expected_
+  size_t learned_ = 0;                              // runs that end at or before it are in ends_
 };
 
 }  // namespace interlace

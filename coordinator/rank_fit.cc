@@ -11,6 +11,10 @@
 namespace interlace {
 namespace {
 
+std::string AdaptersOf(const std::vector<std::string>& digests) {
+  return digests.empty() ? "none" : absl::StrJoin(digests, ",");
+}
+
 // What all ranks of a replica must have in common: one line a field.
 struct Agreed {
   absl::string_view field;
@@ -20,6 +24,7 @@ constexpr Agreed kAgreed[] = {
     {"cluster.stages", [](const RankInfo& r) { return absl::StrCat(r.stages); }},
     {"cluster.tensor_ranks", [](const RankInfo& r) { return absl::StrCat(r.tensor_ranks); }},
     {"the model's digest", [](const RankInfo& r) { return r.model_digest; }},
+    {"model.adapters, by digest,", [](const RankInfo& r) { return AdaptersOf(r.adapters); }},
     {"the number of its layers", [](const RankInfo& r) { return absl::StrCat(r.layers); }},
     {"kv.block_tokens", [](const RankInfo& r) { return absl::StrCat(r.block_tokens); }},
     {"kv.dtype", [](const RankInfo& r) { return r.dtype; }},
@@ -40,7 +45,10 @@ absl::Status Unfit(absl::string_view field, absl::string_view theirs, absl::stri
 absl::Status CheckAgreed(const RankInfo& rank, const RankInfo& other) {
   for (const Agreed& agreed : kAgreed) {
     const std::string theirs = agreed.of(rank), ours = agreed.of(other);
-    if (theirs != ours) return Unfit(agreed.field, theirs, ours, NameOfRank(other.index(), other.tensor_ranks));
+    if (theirs == ours) continue;
+    std::string whose = NameOfRank(other.index(), other.tensor_ranks);
+    if (other.replica != rank.replica) whose = absl::StrCat("replica ", other.replica, ", ", whose);
+    return Unfit(agreed.field, theirs, ours, whose);
   }
   return absl::OkStatus();
 }
@@ -79,8 +87,11 @@ absl::Status CheckHeads(const RankInfo& rank, const RankInfo& other) {
 
 }  // namespace
 
-absl::Status CheckFit(const RankInfo& rank, const ReplicaTerms& terms,
-                      const std::map<int32_t, const RankInfo*>& others) {
+absl::Status CheckTerms(const RankInfo& rank, const ReplicaTerms& terms) {
+  if (rank.replica >= terms.replicas) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cluster.replica is ", rank.replica, ", the coordinator has cluster.replicas=", terms.replicas));
+  }
   if (rank.stages != terms.stages) {
     return Unfit("cluster.stages", absl::StrCat(rank.stages), absl::StrCat(terms.stages), "the coordinator");
   }
@@ -91,10 +102,21 @@ absl::Status CheckFit(const RankInfo& rank, const ReplicaTerms& terms,
   if (rank.model_digest != terms.model_digest) {
     return Unfit("the model's digest", rank.model_digest, terms.model_digest, "the coordinator");
   }
+  if (rank.adapters != terms.adapters) {
+    return Unfit("model.adapters, by digest,", AdaptersOf(rank.adapters), AdaptersOf(terms.adapters),
+                 "the coordinator");
+  }
   if (rank.block_tokens != terms.block_tokens) {
     return Unfit("kv.block_tokens", absl::StrCat(rank.block_tokens), absl::StrCat(terms.block_tokens),
                  "the coordinator");
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckAlike(const RankInfo& rank, const RankInfo& other) { return CheckAgreed(rank, other); }
+
+absl::Status CheckFit(const RankInfo& rank, const ReplicaTerms& terms,
+                      const std::map<int32_t, const RankInfo*>& others) {
   for (const auto& [index, other] : others) {
     RETURN_IF_ERROR(CheckAgreed(rank, *other));
     RETURN_IF_ERROR(CheckLayers(rank, *other));

@@ -52,11 +52,15 @@ void ReplicaLoop::Handle(Event event) {
     scheduler_.Cancel(cancelled->id, absl::CancelledError("the client is gone"));
   } else if (Stopped* stopped = std::get_if<Stopped>(&event)) {
     scheduler_.Stop(stopped->id);
+  } else if (Leaving* leaving = std::get_if<Leaving>(&event)) {
+    scheduler_.HandOver(leaving->id, leaving->why);
   } else if (Formed* formed = std::get_if<Formed>(&event)) {
     scheduler_.OnFormed(formed->epoch, formed->ranks);
     formed_ = true;
   } else if (Lost* lost = std::get_if<Lost>(&event)) {
     scheduler_.OnLost(lost->why);
+  } else if (Ended* ended = std::get_if<Ended>(&event)) {
+    scheduler_.EndAll(ended->why);
   } else if (StepResult* result = std::get_if<StepResult>(&event)) {
     scheduler_.OnResult(std::move(*result));
   } else if (ExplainQuestion* question = std::get_if<ExplainQuestion>(&event)) {
@@ -72,14 +76,22 @@ void ReplicaLoop::Handle(Event event) {
 }
 
 void ReplicaLoop::Publish() {
-  absl::MutexLock lock(&mutex_);
-  load_ = scheduler_.Load();
-  if (scheduler_.shape() == nullptr) {
-    shape_.reset();
-  } else if (!shape_ || formed_) {
-    shape_ = *scheduler_.shape();
+  bool changed = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    load_ = scheduler_.Load();
+    if (scheduler_.shape() == nullptr) {
+      changed = shape_.has_value();
+      shape_.reset();
+      names_.reset();
+    } else if (!shape_ || formed_) {
+      changed = true;
+      shape_ = *scheduler_.shape();
+      names_ = std::make_shared<const ChainSeed>(shape_->seed);
+    }
+    formed_ = false;
   }
-  formed_ = false;
+  if (changed && options_.changed) options_.changed();
 }
 
 AdmissionLimits ReplicaLoop::Limits() const {
@@ -92,7 +104,6 @@ AdmissionLimits ReplicaLoop::Limits() const {
 absl::Status ReplicaLoop::Submit(Request request) {
   {
     absl::MutexLock lock(&mutex_);
-    if (draining_) return absl::UnavailableError("the server is draining");
     if (!shape_) return absl::UnavailableError("no replica is ready: ranks are still loading or lost");
     RETURN_IF_ERROR(Admit(*shape_, Limits(), {load_.waiting + submitted_, load_.turnover}, &request));
     ++submitted_;
@@ -105,8 +116,10 @@ absl::Status ReplicaLoop::Submit(Request request) {
 
 void ReplicaLoop::Cancel(RequestId id) { inbox_.Push(Cancelled{id}); }
 void ReplicaLoop::Stop(RequestId id) { inbox_.Push(Stopped{id}); }
+void ReplicaLoop::HandOver(RequestId id, absl::Status why) { inbox_.Push(Leaving{id, std::move(why)}); }
 void ReplicaLoop::OnFormed(Epoch epoch, std::vector<RankInfo> ranks) { inbox_.Push(Formed{epoch, std::move(ranks)}); }
 void ReplicaLoop::OnLost(absl::Status why) { inbox_.Push(Lost{std::move(why)}); }
+void ReplicaLoop::EndAll(absl::Status why) { inbox_.Push(Ended{std::move(why)}); }
 void ReplicaLoop::OnResult(StepResult result) { inbox_.Push(std::move(result)); }
 
 template <typename Answer>
@@ -128,7 +141,6 @@ absl::StatusOr<ReplicaSnapshot> ReplicaLoop::Snapshot() {
   if (!snapshot.ok()) return snapshot;
   absl::MutexLock lock(&mutex_);
   snapshot->ranks = options_.ranks;
-  snapshot->draining = draining_;
   return snapshot;
 }
 
@@ -139,17 +151,9 @@ EngineLoad ReplicaLoop::Load() {
   EngineLoad load = load_;
   load.waiting += submitted_;
   load.ranks = options_.ranks;
-  load.draining = draining_;
+  load.names = names_;
   load.queue_room = QueueAhead{load.waiting, load.turnover}.Room(Limits());
   return load;
-}
-
-bool ReplicaLoop::Drain(absl::Duration timeout) {
-  absl::MutexLock lock(&mutex_);
-  draining_ = true;
-  const auto empty = [this]()
-                         ABSL_NO_THREAD_SAFETY_ANALYSIS { return load_.running + load_.waiting + submitted_ == 0; };
-  return mutex_.AwaitWithTimeout(absl::Condition(&empty), timeout);
 }
 
 absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t context) {
@@ -162,7 +166,19 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.step_tokens = static_cast<int32_t>(config.sched.step_tokens);
   scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
-  scheduler.draft_tokens = static_cast<int32_t>(config.sched.draft_tokens);
+  const std::optional<Speculate> speculate = ParseSpeculate(config.sched.speculate);
+  if (!speculate) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sched.speculate='", config.sched.speculate, "' is not known; write off, ngram, self or auto"));
+  }
+  if (*speculate == Speculate::kSelf && options.ranks > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sched.speculate=self: guesses are made by a rank that holds the whole model, and there are ",
+                     options.ranks, " ranks; write ngram or auto, or set cluster.stages=1 and cluster.tensor_ranks=1"));
+  }
+  scheduler.speculate = *speculate;
+  scheduler.draft_tokens = *speculate == Speculate::kOff ? 0 : static_cast<int32_t>(config.sched.draft_tokens);
+  scheduler.adapt_drafts = true;
   if (config.sched.release != "now" && config.sched.release != "pace") {
     return absl::InvalidArgumentError(
         absl::StrCat("sched.release='", config.sched.release, "' is not known; write now or pace"));

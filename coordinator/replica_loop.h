@@ -1,6 +1,7 @@
 // ReplicaLoop: the thread of one replica's scheduler, and what the front doors see of it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <variant>
 #include <vector>
@@ -25,6 +26,7 @@ class ReplicaLoop final : public Engine {
     int32_t ranks = 1;
     int32_t max_waiting = 16384;
     absl::Duration max_queue_time = absl::InfiniteDuration();
+    std::function<void()> changed;  // may be null: the replica was formed, or lost; on the loop's thread
   };
   ReplicaLoop(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics, PlanChannel& channel);
   ~ReplicaLoop() override;
@@ -32,6 +34,7 @@ class ReplicaLoop final : public Engine {
   absl::Status Submit(Request request) override;
   void Cancel(RequestId id) override;
   void Stop(RequestId id) override;
+  void HandOver(RequestId id, absl::Status why) override;
   absl::StatusOr<Explanation> Explain(absl::string_view name) override;
   absl::StatusOr<ReplicaSnapshot> Snapshot() override;
   EngineLoad Load() override;
@@ -42,9 +45,8 @@ class ReplicaLoop final : public Engine {
   void OnFormed(Epoch epoch, std::vector<RankInfo> ranks);
   void OnLost(absl::Status why);
   void OnResult(StepResult result);
-
-  // Refuses new requests from now on; returns when none is left or after `timeout`. True iff none was left.
-  bool Drain(absl::Duration timeout);
+  // Each request that is here ends with `why`, which is not OK: another coordinator serves from now on.
+  void EndAll(absl::Status why);
 
  private:
   struct Cancelled {
@@ -53,11 +55,18 @@ class ReplicaLoop final : public Engine {
   struct Stopped {
     RequestId id;
   };
+  struct Leaving {
+    RequestId id;
+    absl::Status why;
+  };
   struct Formed {
     Epoch epoch;
     std::vector<RankInfo> ranks;
   };
   struct Lost {
+    absl::Status why;
+  };
+  struct Ended {
     absl::Status why;
   };
   template <typename Answer>
@@ -69,8 +78,8 @@ class ReplicaLoop final : public Engine {
   using ExplainQuestion = std::shared_ptr<Question<Explanation>>;
   using LearnedQuestion = std::shared_ptr<Question<LearnedCosts>>;
   using SnapshotQuestion = std::shared_ptr<Question<ReplicaSnapshot>>;
-  using Event = std::variant<Request, Cancelled, Stopped, Formed, Lost, StepResult, ExplainQuestion, LearnedQuestion,
-                             SnapshotQuestion>;
+  using Event = std::variant<Request, Cancelled, Stopped, Leaving, Formed, Lost, Ended, StepResult, ExplainQuestion,
+                             LearnedQuestion, SnapshotQuestion>;
 
   template <typename Answer>
   absl::StatusOr<Answer> Ask(std::shared_ptr<Question<Answer>> question);
@@ -86,10 +95,10 @@ class ReplicaLoop final : public Engine {
   bool formed_ = false;  // since the last Publish; the loop's thread
 
   absl::Mutex mutex_;
-  EngineLoad load_;                    // protected by mutex_
-  std::optional<ReplicaShape> shape_;  // protected by mutex_
-  int32_t submitted_ = 0;              // protected by mutex_; in the inbox, not yet in load_
-  bool draining_ = false;              // protected by mutex_
+  EngineLoad load_;                         // protected by mutex_
+  std::optional<ReplicaShape> shape_;       // protected by mutex_
+  std::shared_ptr<const ChainSeed> names_;  // of it; protected by mutex_
+  int32_t submitted_ = 0;                   // protected by mutex_; in the inbox, not yet in load_
 
   Thread thread_;
 };

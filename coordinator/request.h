@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
+#include "coordinator/served_adapter.h"
 #include "coordinator/targets.h"
 #include "coordinator/trace_context.h"
 #include "proto/plan/step_plan.h"
@@ -36,6 +38,23 @@ struct Shed {
   bool hopeless = false;       // no: with the replica to itself it would miss the target too
 };
 
+// What a response cache may do with a request, as its door says; see coordinator/response_cache/cached_engine.h.
+struct CacheTerms {
+  std::string shape;    // digest of what shapes the answer and the door alone knows; see AnswerShape
+  bool look_up = true;  // an answer that is kept may serve it
+  bool keep = true;     // its answer may be kept
+  bool tools = false;   // it may call tools
+};
+
+// The answer of an earlier request serves one.
+struct CacheHit {
+  bool exact = false;    // their prompts are the same
+  float similarity = 1;  // of their prompts' embeddings, cosine
+};
+
+struct Request;
+struct Resumed;
+
 struct RequestEnd {
   absl::Status status;  // OK: finished for `reason`
   FinishReason reason = FinishReason::kStop;
@@ -58,6 +77,8 @@ class TokenSink {
   // That many tokens of the prompt need not be computed, since their KV is there. Before the first token, if at all;
   // what it says counts for a request that its sink ends by a stop string, since OnEnd is not waited for then.
   virtual void OnCached(int32_t tokens) { static_cast<void>(tokens); }
+  // What comes is an answer that a response cache kept. Before the first token and the end.
+  virtual void OnCacheHit(const CacheHit& hit) { static_cast<void>(hit); }
   virtual void OnTokens(absl::Span<const int32_t> tokens) = 0;  // newly accepted, in order
   // The same for one token of a request that asks for logprobs: its own score, then those of the most likely.
   virtual void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) {
@@ -70,6 +91,9 @@ class TokenSink {
   // Of a request that is pooled, once, before its end.
   virtual void OnPooled(absl::Span<const float> mean) { static_cast<void>(mean); }
   virtual void OnEnd(const RequestEnd& end) = 0;
+  // In place of OnEnd, of a scheduler that hands requests over (Scheduler::Options::hands_over): it cannot go on with
+  // this one, whose tokens so far have been given. `why` is what ends it if nobody else can.
+  virtual void OnHandedOver(Request request, const absl::Status& why);
 };
 
 // A tokenised request. Immutable once submitted. What each step looks at stands first.
@@ -81,15 +105,34 @@ struct Request {
   int32_t prompt_logprobs = -1;  // -1: none; N: scores of the prompt's tokens, and of the N most likely in each place
   int32_t choices = 1;           // that are asked for of its prompt; 0: another of them says so
   bool pooled = false;           // the mean of its last hidden states is wanted; max_tokens is 0
+  bool follows = false;          // another choice of what its client asked for was taken before: it is no new work
   std::shared_ptr<TokenSink> sink;
   std::string name;             // the client's request id, or one drawn by the front door; what explain asks for
   std::vector<int32_t> prompt;  // not empty
-  absl::Time arrival;           // of the scheduler's Clock
+  // The first tokens of the answer, which its client has from a call that broke off: the sink gets those behind them.
+  // Tokens are chosen by the seed and their place in the answer, so they are those that would have come.
+  std::vector<int32_t> had;
+  absl::Time arrival;  // of the scheduler's Clock
   absl::Time deadline;
   Targets targets;
   Sampling sampling;
   std::string salt;
-  TraceContext trace;  // of none, unless spans are exported
+  std::shared_ptr<const ServedAdapter> adapter;  // null: it asks for the model as it is
+  TraceContext trace;                            // of none, unless spans are exported
+  std::string route;                             // of several replicas: why it is on this one
+  std::shared_ptr<const Resumed> resumed;        // it comes from another replica, which got that far; null: it begins
+  std::shared_ptr<const CacheTerms> caching;     // null: of no response cache
+  std::shared_ptr<const std::vector<int32_t>> hint;  // what it may say, to draft from; null: nothing is known
 };
+
+// Empty: of none.
+inline absl::string_view AdapterDigest(const Request& request) {
+  return request.adapter == nullptr ? absl::string_view() : request.adapter->digest;
+}
+
+inline void TokenSink::OnHandedOver(Request request, const absl::Status& why) {
+  static_cast<void>(request);
+  OnEnd({.status = why});
+}
 
 }  // namespace interlace

@@ -19,7 +19,9 @@ Scheduler::Scheduler(const Options& options, const Policy& policy, Clock& clock,
       clock_(clock),
       metrics_(metrics),
       channel_(channel),
-      learned_(options.learned) {}
+      learned_(options.learned) {
+  drafts_.on = !options.adapt_drafts && options.draft_tokens > 0;
+}
 
 Scheduler::~Scheduler() {
   while (!sequences_.empty()) {
@@ -31,6 +33,7 @@ Scheduler::~Scheduler() {
 void Scheduler::RunOnce() {
   ExpireDeadlines();
   WatchRanks();
+  if (ask_again_ <= clock_.Now()) ask_again_ = absl::InfiniteFuture();  // whoever it was is looked at now
   while (std::optional<StepPlan> plan = Plan()) {
     channel_.Send(*plan);
     const PlanId id = plan->id;
@@ -38,7 +41,8 @@ void Scheduler::RunOnce() {
     for (const PlanSequence& s : plan->sequences) work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
     metrics_.planned_tokens.Add(static_cast<double>(work.rows));
     const bool follows = !std::exchange(idle_, false) && !plan->sequences.empty();
-    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), follows, {}});
+    const absl::Duration expected = ExpectInterval(*plan, work);
+    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), expected, drafts_.on, follows, {}});
   }
   if (running_.empty()) idle_ = true;
   ReleaseDue();
@@ -48,24 +52,37 @@ void Scheduler::RunOnce() {
 // ---- events
 
 void Scheduler::Admit(Request request) {
-  metrics_.prompt_tokens.Add(static_cast<double>(request.prompt.size()));
+  const bool resumes = request.resumed != nullptr;
+  if (!resumes) metrics_.prompt_tokens.Add(static_cast<double>(request.prompt.size()));
   deadlines_.emplace(request.deadline, request.id);
   const RequestId id = request.id;
   auto sequence = std::make_unique<SequenceState>(std::move(request));
+  if (resumes) Resume(*sequence);
   sequence->tenant_tag = tenants_.Tag(sequence->request.targets.tenant, sequence->prompt + sequence->max_tokens);
   sequence->explanation.name = sequence->request.name;
   sequence->explanation.targets = sequence->request.targets;
   sequence->explanation.deadline = sequence->request.deadline - sequence->request.arrival;
   const auto waiting = static_cast<int64_t>(waiting_.size());
+  if (!sequence->request.route.empty()) Note(*sequence, DecisionKind::kRouted, {}, sequence->request.route);
   Note(*sequence, DecisionKind::kQueued, {waiting, static_cast<int64_t>(sequences_.size()) - waiting});
   if (placement_) ExtendIds(*sequence);
   if (placement_ && options_.shed) sequence->found = placement_->Match(*sequence, sequence->prompt, PlanId{});
   Wait(*sequence);
-  sequences_.emplace(id, std::move(sequence));
+  adapted_ |= sequence->request.adapter != nullptr;
+  SequenceState& admitted = *sequences_.emplace(id, std::move(sequence)).first->second;
+  if (IsComplete(admitted)) return Finish(admitted, absl::OkStatus(), FinishReason::kLength);
+  if (options_.hands_over && !placement_) HandOver(admitted, NoReplica(), "replica lost");
 }
 
 void Scheduler::Cancel(RequestId id, absl::Status why) {
   if (SequenceState* sequence = Find(id)) Finish(*sequence, std::move(why), FinishReason::kStop);
+}
+
+void Scheduler::EndAll(const absl::Status& why) {
+  std::vector<RequestId> ids;
+  for (const auto& [id, sequence] : sequences_) ids.push_back(id);
+  std::sort(ids.begin(), ids.end());
+  for (const RequestId id : ids) Cancel(id, why);
 }
 
 void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
@@ -73,7 +90,7 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   JudgeLoss(ranks);
   ChooseCosts(ranks);
   const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
-  placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement);
+  placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement, options_.kv_observer);
   fetch_answers_.emplace(shape()->tensor_ranks);
   stage_metrics_.clear();
   for (size_t stage = 0; stage < shape()->stages.size(); ++stage) {
@@ -111,7 +128,10 @@ void Scheduler::OnLost(const absl::Status& why) {
   if (!placement_) return;
   LOG(WARNING) << "replica lost" << why;
   metrics_.losses.Add();
-  metrics_.ranks_ready.Set(0);
+  for (const Metrics::Gauge* held : {&metrics_.ranks_ready, &metrics_.running, &metrics_.blocks_held,
+                                     &metrics_.blocks_cached, &metrics_.usage, &metrics_.host_usage}) {
+    held->Set(0);
+  }
   std::set<SequenceState*, SequenceBefore> met;  // by the loss
   for (const auto& [id, step] : in_flight_) {
     for (const PlanSequence& planned : step.plan.sequences) {
@@ -137,9 +157,16 @@ void Scheduler::OnLost(const absl::Status& why) {
   releases_.clear();  // ranks forget everything at Start
   in_flight_.clear();
   placement_.reset();
+  if (options_.kv_observer != nullptr) options_.kv_observer->OnCleared();
   lost_since_ = clock_.Now();
   lost_why_ = why;
   for (SequenceState* sequence : met) sequence->met_loss = true;
+  if (options_.hands_over) HandAllOver(NoReplica());
+  metrics_.waiting.Set(static_cast<double>(waiting_.size()));
+}
+
+absl::Status Scheduler::NoReplica() const {
+  return absl::UnavailableError(absl::StrCat("no replica serves the model: ", lost_why_.message()));
 }
 
 // Steps of other ranks take another time: the model is theirs, from an earlier run, or a new one.
@@ -172,15 +199,18 @@ void Scheduler::JudgeLoss(absl::Span<const RankInfo> ranks) {
   }
   for (SequenceState* sequence : met) {
     suspects_ = true;
-    if (++sequence->losses < options_.max_losses) continue;
-    metrics_.quarantined.Add();
-    LOG(ERROR) << "request ended: it was in flight at each of the last losses"
-               << Field("request_id", sequence->request.name) << Field("losses", sequence->losses);
-    Finish(*sequence,
-           absl::AbortedError(absl::StrCat("request ", sequence->request.name, " was in flight at ", sequence->losses,
-                                           " losses of the replica, the last time alone: ", lost_why_.message())),
-           FinishReason::kStop);
+    if (++sequence->losses >= options_.max_losses) Quarantine(*sequence, lost_why_);
   }
+}
+
+void Scheduler::Quarantine(SequenceState& sequence, const absl::Status& why) {
+  metrics_.quarantined.Add();
+  LOG(ERROR) << "request ended: it was in flight at each of the last losses"
+             << Field("request_id", sequence.request.name) << Field("losses", sequence.losses);
+  Finish(sequence,
+         absl::AbortedError(absl::StrCat("request ", sequence.request.name, " was in flight at ", sequence.losses,
+                                         " losses of the replica, the last time alone: ", why.message())),
+         FinishReason::kStop);
 }
 
 // ---- time
@@ -214,9 +244,7 @@ void Scheduler::WatchRanks() {
   }
   if (!placement_ && lost_since_ + options_.reform_timeout <= now) {
     while (!waiting_.empty()) {  // everybody, in the order of service
-      Finish(**waiting_.begin(),
-             absl::UnavailableError(absl::StrCat("no replica serves the model: ", lost_why_.message())),
-             FinishReason::kStop);
+      Finish(**waiting_.begin(), NoReplica(), FinishReason::kStop);
     }
   }
 }
@@ -224,6 +252,7 @@ void Scheduler::WatchRanks() {
 absl::Time Scheduler::NextWakeUp() const {
   absl::Time next = deadlines_.empty() ? absl::InfiniteFuture() : deadlines_.begin()->first;
   if (!release_times_.empty()) next = std::min(next, release_times_.begin()->first);
+  next = std::min(next, ask_again_);
   if (!in_flight_.empty()) next = std::min(next, in_flight_.begin()->second.sent + options_.rank_timeout);
   if (!placement_ && !sequences_.empty()) next = std::min(next, lost_since_ + options_.reform_timeout);
   return next;
@@ -275,18 +304,22 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
     const absl::Duration ran = now - sequence.started;
     mean_run_ = mean_run_ == absl::ZeroDuration() ? ran : mean_run_ + (ran - mean_run_) / 16;
   }
+  deliveries_.push_back({request.sink.get(), Delivery::Kind::kEnd, 0, ends_.size()});
+  ends_.push_back({request.sink, std::move(end)});
+  Drop(sequence);
+}
+
+void Scheduler::Drop(SequenceState& sequence) {
   if (placement_) {
     if (sequence.phase == Phase::kRunning) Halt(sequence);
     placement_->Release(sequence);
   }
-  deliveries_.push_back({request.sink.get(), Delivery::Kind::kEnd, 0, ends_.size()});
-  ends_.push_back({request.sink, std::move(end)});
   SetBelow(sequence, Below::kUnknown);
   StopWaiting(sequence);
   order_stale_ |= running_.erase(&sequence) > 0;
   fetching_.erase(std::remove(fetching_.begin(), fetching_.end(), &sequence), fetching_.end());
-  deadlines_.erase({request.deadline, request.id});
-  sequences_.erase(RequestId{request.id});
+  deadlines_.erase({sequence.request.deadline, sequence.request.id});
+  sequences_.erase(RequestId{sequence.request.id});
 }
 
 void Scheduler::RecordEnd(const SequenceState& sequence, const RequestEnd& end, absl::Time now) {
@@ -305,7 +338,7 @@ void Scheduler::RecordEnd(const SequenceState& sequence, const RequestEnd& end, 
   if (!sequence.begun()) return;
   observe(metrics_.prefill_time, sequence.first_token - sequence.started);
   observe(metrics_.decode_time, sequence.last_token - sequence.first_token);
-  if (sequence.generated() > 1) observe(metrics_.per_token, end.timing.tpot);
+  if (sequence.given() > 1) observe(metrics_.per_token, end.timing.tpot);
 }
 
 void Scheduler::Deliver() {
@@ -329,6 +362,9 @@ void Scheduler::Deliver() {
       case Delivery::Kind::kEnd:
         delivery.sink->OnEnd(ends_[delivery.at].end);
         break;
+      case Delivery::Kind::kHandedOver:
+        delivery.sink->OnHandedOver(std::move(handed_over_[delivery.at].request), handed_over_[delivery.at].why);
+        break;
     }
   }
   deliveries_.clear();  // its memory is used again for the next step's
@@ -336,6 +372,7 @@ void Scheduler::Deliver() {
   prompt_scores_.clear();
   pooled_.clear();
   ends_.clear();
+  handed_over_.clear();
 }
 
 SequenceState* Scheduler::Find(RequestId id) {
@@ -352,6 +389,7 @@ EngineLoad Scheduler::Load() const {
   load.running = static_cast<int32_t>(sequences_.size() - waiting_.size());
   load.turnover = mean_run_ / std::max(1, load.running);
   if (!placement_) return load;
+  if (options_.hands_over) FillCosts(&load);
   load.ranks_ready = static_cast<int32_t>(shape()->ranks());
   const KvBudget& budget = placement_->budget();
   const KvAmounts& idle = placement_->directory().idle_room();
@@ -365,6 +403,17 @@ EngineLoad Scheduler::Load() const {
                                             placement_->directory().held_on_device().size() +
                                             placement_->directory().idle_on_host().size());
   return load;
+}
+
+// What a router weighs.
+void Scheduler::FillCosts(EngineLoad* load) const {
+  load->shares_tier = SharesTier();
+  if (!cost_.known()) return;
+  constexpr int32_t kPrompt = 1024;
+  const int64_t block = int64_t{shape()->layers} * shape()->slot_bytes;
+  load->token_seconds = absl::ToDoubleSeconds(cost_.Prefill(0, kPrompt, options_.chunk_tokens)) / kPrompt;
+  load->host_block_seconds = absl::ToDoubleSeconds(cost_.Transfer(Route::kIn, block));
+  load->below_block_seconds = absl::ToDoubleSeconds(cost_.Transfer(Route::kBelow, block));
 }
 
 void Scheduler::CheckInvariants() const {

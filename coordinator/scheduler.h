@@ -19,6 +19,7 @@
 #include "coordinator/cost_model.h"
 #include "coordinator/engine.h"
 #include "coordinator/fetch_answers.h"
+#include "coordinator/kv_observer.h"
 #include "coordinator/kv_placement.h"
 #include "coordinator/learned_costs.h"
 #include "coordinator/policy/forecast.h"
@@ -29,6 +30,8 @@
 #include "coordinator/request_observer.h"
 #include "coordinator/scheduler_metrics.h"
 #include "coordinator/sequence_state.h"
+#include "coordinator/speculation.h"
+#include "coordinator/stream_drafts.h"
 #include "proto/plan/step_plan.h"
 
 namespace interlace {
@@ -55,16 +58,20 @@ class Scheduler {
     int32_t step_tokens = 512;
     int32_t max_running = 64;
     int32_t max_recomputes = 8;
-    int32_t fixed_keep = -1;       // kv.keep_layers; -1: auto
-    int32_t context = 0;           // tokens of the model
-    int32_t draft_tokens = 0;      // guessed per step from what the sequence said before; 0: off
-    bool release_at_pace = false;  // tokens reach clients no sooner than TPOT asks
-    bool shed = false;             // requests that are predicted to miss their TTFT or deadline are ended at once
-    int32_t max_losses = 3;        // of a replica, each meeting the same request at the same place
-    std::string secret;            // of the cluster; part of the names of blocks
+    int32_t fixed_keep = -1;                  // kv.keep_layers; -1: auto
+    int32_t context = 0;                      // tokens of the model
+    int32_t draft_tokens = 0;                 // the most that a stream guesses per step; 0: off
+    Speculate speculate = Speculate::kNgram;  // by which drafters
+    bool adapt_drafts = false;                // by what they gain, down to none; otherwise all that may be guessed is
+    bool release_at_pace = false;             // tokens reach clients no sooner than TPOT asks
+    bool hands_over = false;  // a replica that is lost gives its requests back (TokenSink::OnHandedOver)
+    bool shed = false;        // requests that are predicted to miss their TTFT or deadline are ended at once
+    int32_t max_losses = 3;   // of a replica, each meeting the same request at the same place
+    std::string secret;       // of the cluster; part of the names of blocks
     PolicyOptions policy;
     LearnedCosts learned;                 // by earlier runs
     RequestObserver* observer = nullptr;  // outlives the scheduler; null: nobody is told
+    KvObserver* kv_observer = nullptr;    // likewise
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);
   };
@@ -74,8 +81,12 @@ class Scheduler {
   // Events.
   void Admit(Request request);
   void Cancel(RequestId id, absl::Status why);
+  // Everybody's request ends with `why`.
+  void EndAll(const absl::Status& why);
   // What it has is enough: it ends with OK and kStop.
   void Stop(RequestId id) { Cancel(id, absl::OkStatus()); }
+  // It goes on elsewhere (TokenSink::OnHandedOver); what it has sealed here stays as cache. Requires: hands_over.
+  void HandOver(RequestId id, const absl::Status& why);
   void OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks);
   // The replica is gone: requests go back to waiting with the tokens they have, and run on when it is formed again.
   void OnLost(const absl::Status& why);
@@ -88,6 +99,7 @@ class Scheduler {
 
   EngineLoad Load() const;
   const ReplicaShape* shape() const { return placement_ ? &placement_->shape() : nullptr; }  // null: not formed
+  const BlockDirectory* directory() const { return placement_ ? &placement_->directory() : nullptr; }  // likewise
   absl::StatusOr<Explanation> Explain(absl::string_view name) const;
   // What earlier runs and this one have learned; this one's comes last.
   LearnedCosts Learned() const;
@@ -101,17 +113,19 @@ class Scheduler {
     StepPlan plan;
     StepWork work;
     absl::Time sent;
+    absl::Duration expected;          // from the end of the step before, where drafts adapt
+    bool drafts = false;              // streams do not run ahead of it
     bool follows = false;             // somebody ran ever since the plan before it: ranks should not have to wait
     std::vector<StepResult> results;  // of the stages that answered
   };
   // What a sink gets, in the order in which it came about. There is one for each token, so it is small: scores and ends
   // lie in lists of their own, and the sink is kept alive by its request or by its end, which stands behind.
   struct Delivery {
-    enum class Kind : uint8_t { kCached, kToken, kScored, kPromptScores, kPooled, kEnd };
+    enum class Kind : uint8_t { kCached, kToken, kScored, kPromptScores, kPooled, kEnd, kHandedOver };
     TokenSink* sink;
     Kind kind;
     int32_t value = 0;  // tokens of the prompt, or the token
-    size_t at = 0;      // in scores_, prompt_scores_, pooled_ or ends_
+    size_t at = 0;      // in scores_, prompt_scores_, pooled_, ends_ or handed_over_
   };
   // What a step gave one of its sequences.
   struct Gains {
@@ -123,6 +137,10 @@ class Scheduler {
   struct Ending {
     std::shared_ptr<TokenSink> sink;
     RequestEnd end;
+  };
+  struct HandedOver {
+    Request request;
+    absl::Status why;
   };
   struct PolicyOrder {
     bool operator()(const SequenceState* a, const SequenceState* b) const {
@@ -175,7 +193,7 @@ class Scheduler {
   void FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan);
   static void AskOfPrompt(const SequenceState& sequence, PlanSequence* planned);
   bool Awaited(const SequenceState& sequence, int32_t end) const;
-  void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
+  void GroupByAdapter(StepPlan* plan);
   void Attach(StepPlan* plan);
   bool MayStream(SequenceState& sequence, int64_t* bytes);
   int64_t StreamedBytes(const SequenceState& sequence) const;
@@ -184,6 +202,23 @@ class Scheduler {
                                                 const std::vector<SequenceState*>& running) const;
   bool LinkHasTime() const;
   void GiveWayTo(SequenceState& sequence, SequenceState& victim);
+
+  // scheduler_speculate.cc
+  bool Adapts() const { return options_.adapt_drafts && options_.draft_tokens > 0; }
+  bool MaySelf() const;
+  bool MayNgram() const;
+  bool MayDraft(const SequenceState& sequence) const;
+  int32_t MostDrafts(const SequenceState& sequence) const;
+  StreamDrafts& DraftsOf(SequenceState& sequence);
+  ReplicaDrafts::Self& SelfDrafts(const SequenceState& sequence);
+  void ChooseDrafts();
+  absl::Duration TransferOf(int64_t bytes) const;
+  void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
+  SkipPlan SkipPlanFor(const SequenceState& sequence) const;
+  void NoteDrafts(SequenceState& sequence, const PlanSequence& planned, int32_t accepted);
+  void NoteAccepted(SequenceState& sequence);
+  absl::Duration ExpectInterval(const StepPlan& plan, const StepWork& work);
+  void LearnDrafts(const InFlight& step, absl::Duration interval);
 
   // scheduler_start.cc
   void SetBelow(SequenceState& sequence, Below below);
@@ -223,6 +258,15 @@ class Scheduler {
   void ReleaseDue();
   void ReleaseAll(SequenceState& sequence, absl::Time now);
 
+  // scheduler_handover.cc
+  void Resume(SequenceState& sequence);
+  bool IsComplete(const SequenceState& sequence) const;
+  bool AskAgain(SequenceState& sequence);
+  bool SharesTier() const;
+  void FillCosts(EngineLoad* load) const;
+  void HandAllOver(const absl::Status& why);
+  void HandOver(SequenceState& sequence, const absl::Status& why, absl::string_view cause);
+
   void ChooseCosts(absl::Span<const RankInfo> ranks);
   // scheduler_snapshot.cc
   void NoteEnd(const SequenceState& sequence, const RequestEnd& end);
@@ -231,11 +275,15 @@ class Scheduler {
   void SnapshotReplica(ReplicaSnapshot* snapshot) const;
 
   void JudgeLoss(absl::Span<const RankInfo> ranks);
+  void Quarantine(SequenceState& sequence, const absl::Status& why);
   void ExpireDeadlines();
   void WatchRanks();
+  absl::Status NoReplica() const;
   void Deliver();
   // `ended_by`: the stop token that ended it; may be null.
   void Finish(SequenceState& sequence, absl::Status status, FinishReason reason, SampledToken* ended_by = nullptr);
+  // It is in no queue any more, and its KV is given back; the reference is not valid after it.
+  void Drop(SequenceState& sequence);
   void RecordEnd(const SequenceState& sequence, const RequestEnd& end, absl::Time now);
   void NoteCacheShape();
   SequenceState* Find(RequestId id);
@@ -252,8 +300,9 @@ class Scheduler {
   std::set<std::pair<absl::Time, RequestId>> deadlines_;
   std::set<std::pair<absl::Time, RequestId>> release_times_;  // of the first token that is held back for each request
   absl::flat_hash_map<BlockId, RequestId> computing_;  // blocks of prompts that a running sequence is about to seal
-  std::map<std::string, BlockChain> chains_;           // by salt
-  std::vector<Release> releases_;                      // for the next plan
+  std::map<std::pair<std::string, std::string>, BlockChain> chains_;  // by salt and adapter
+  bool adapted_ = false;                                              // a request with an adapter has come
+  std::vector<Release> releases_;                                     // for the next plan
   std::map<PlanId, InFlight> in_flight_;
   std::unique_ptr<KvPlacement> placement_;     // set while the replica is formed
   std::optional<FetchAnswers> fetch_answers_;  // of the replica that was formed last
@@ -263,6 +312,7 @@ class Scheduler {
   bool idle_ = true;                               // nobody ran when plans were made last
   bool plan_failed_ = false;                       // the replica was lost since a rank hung or failed at a plan
   std::vector<uint64_t> incarnations_;             // of the ranks that formed it last
+  absl::Time ask_again_ = absl::InfiniteFuture();  // the first time at which a request asks the tiers again
   bool suspects_ = false;                          // there may be one
   int32_t asked_ = 0;                              // requests whose probe is not answered
   std::vector<SequenceState*> order_;              // running_, in order, unless order_stale_
@@ -284,12 +334,15 @@ class Scheduler {
   ForecastError forecast_error_;
   ForecastError step_error_;  // of steps, from one to the next
   TenantLedger tenants_;
-  StepDraft draft_;            // what the policy proposes for the plan being made
-  int64_t stream_credit_ = 0;  // bytes that former plans might have read from the host
-  int32_t prompt_rows_ = 0;    // rows that it may still have for prompts
-  int32_t started_ = 0;        // requests that it starts
-  int32_t starts_ = 0;         // requests that may still start with less than all layers
-  int32_t begun_waiting_ = 0;  // of waiting_, those that have had a token
+  ReplicaDrafts drafts_;
+  std::vector<SequenceState*> drafting_;    // of the plan being made: those that may guess, and
+  std::vector<DraftStream> draft_streams_;  // what is known of them
+  StepDraft draft_;                         // what the policy proposes for the plan being made
+  int64_t stream_credit_ = 0;               // bytes that former plans might have read from the host
+  int32_t prompt_rows_ = 0;                 // rows that it may still have for prompts
+  int32_t started_ = 0;                     // requests that it starts
+  int32_t starts_ = 0;                      // requests that may still start with less than all layers
+  int32_t begun_waiting_ = 0;               // of waiting_, those that have had a token
   absl::Time lost_since_ = absl::InfiniteFuture();
   absl::Status lost_why_;
   std::vector<Delivery> deliveries_;
@@ -297,6 +350,7 @@ class Scheduler {
   std::vector<PromptScores> prompt_scores_;
   std::vector<PooledHidden> pooled_;
   std::vector<Ending> ends_;
+  std::vector<HandedOver> handed_over_;
   std::deque<Explanation> ended_;                    // the last 256
   std::pair<std::string, std::string> cache_shape_;  // as vllm:cache_config_info says it
   ReplicaHistory history_{clock_.Now()};

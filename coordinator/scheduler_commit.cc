@@ -10,11 +10,20 @@
 namespace interlace {
 namespace {
 
-// Of a step: the slowest stage's, without what it waited for KV.
+// Of a step: the slowest stage's, without what it waited for KV and what it guessed.
 absl::Duration ComputeTime(const std::vector<StepResult>& results) {
   int64_t slowest = 0;
-  for (const StepResult& result : results) slowest = std::max(slowest, result.run_us - result.stall_us);
+  for (const StepResult& result : results) {
+    slowest = std::max(slowest, result.run_us - result.stall_us - result.draft_us);
+  }
   return absl::Microseconds(slowest);
+}
+
+// Guesses of its own that a rank made.
+absl::Duration DraftTime(const std::vector<StepResult>& results) {
+  int64_t longest = 0;
+  for (const StepResult& result : results) longest = std::max(longest, result.draft_us);
+  return absl::Microseconds(longest);
 }
 
 absl::Duration StallTime(const std::vector<StepResult>& results) {
@@ -65,6 +74,7 @@ void Scheduler::TakeAnswers(const StepResult& result) {
     if (sequence == nullptr || sequence->below != Below::kAsked) continue;
     sequence->probe_answers = std::min(sequence->probe_answers, answer.blocks);
     if (++sequence->ranks_answered < static_cast<int32_t>(shape()->ranks())) continue;
+    if (AskAgain(*sequence)) continue;
     SetBelow(*sequence, Below::kKnown);
     sequence->below_blocks += sequence->probe_answers;
   }
@@ -138,10 +148,13 @@ void Scheduler::LearnTransfer(Route route, int64_t bytes, absl::Duration busy) {
 
 void Scheduler::Commit(InFlight step) {
   placement_->EndPlan(step.plan.id);
-  const absl::Time began = std::max(step.sent, std::exchange(commit_time_, clock_.Now()));
+  const absl::Time before = std::exchange(commit_time_, clock_.Now());
+  const absl::Time began = std::max(step.sent, before);
   if (step.follows && cost_.known()) {
-    step_error_.Observe(cost_.Expect(step.work), commit_time_ - began - StallTime(step.results));
+    step_error_.Observe(cost_.Expect(step.work),
+                        commit_time_ - began - StallTime(step.results) - DraftTime(step.results));
   }
+  LearnDrafts(step, commit_time_ - before);
   LearnStep(step.work, ComputeTime(step.results));
   metrics_.steps.Add();
   if (step.work.rows > 0) metrics_.iteration_tokens.Observe(static_cast<double>(step.work.rows));
@@ -222,7 +235,11 @@ void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned
   }
   if (!planned.sample) return;
   --sequence.pending;
-  if (gains.sampled.size() != static_cast<size_t>(1 + planned.drafts)) {
+  // Of guesses that the rank made itself, it gives those that count.
+  const auto rows = static_cast<size_t>(1 + planned.drafts);
+  const bool whole =
+      planned.own_drafts ? !gains.sampled.empty() && gains.sampled.size() <= rows : gains.sampled.size() == rows;
+  if (!whole) {
     FailStage(sequence,
               absl::StrCat("sampled ", gains.sampled.size(), " tokens where ", 1 + planned.drafts, " were due"));
     return;
@@ -309,8 +326,10 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
   sequence.drafting = false;
   if (planned.drafts > 0) sequence.scheduled = sequence.confirmed;
   const absl::Span<const int32_t> guesses = absl::MakeConstSpan(planned.tokens).last(planned.drafts);
-  for (size_t i = 0; i < sampled.size(); ++i) {
-    if (i > 0 && guesses[i - 1] != sampled[i - 1].token) return;
+  size_t counts = 1;
+  while (counts < sampled.size() && (planned.own_drafts || guesses[counts - 1] == sampled[counts - 1].token)) ++counts;
+  if (planned.drafts > 0) NoteDrafts(sequence, planned, static_cast<int32_t>(counts) - 1);
+  for (size_t i = 0; i < counts; ++i) {
     if (!AcceptToken(sequence, sampled[i])) return;
     if (i > 0) sequence.scheduled = ++sequence.confirmed;
   }
@@ -368,6 +387,7 @@ bool Scheduler::AcceptToken(SequenceState& sequence, SampledToken& sampled) {
   sequence.tokens.push_back(sampled.token);
   ++sequence.known;
   if (sequence.known % shape()->block_tokens == 0) ExtendIds(sequence);
+  NoteAccepted(sequence);
   ++accepted_;
   if (released <= now) AddDelivery(sequence, sampled.token, &sampled.scores);
   const bool full = sequence.known >= options_.context;

@@ -37,6 +37,10 @@ struct SchedulerMetrics {
         quarantined(all.counter("interlace_requests_quarantined_total")),
         steps(all.counter("interlace_steps_total")),
         planned_tokens(all.counter("interlace_planned_tokens_total")),
+        drafted_ngram(all.counter("interlace_draft_tokens_total", {{"drafter", "ngram"}})),
+        drafted_self(all.counter("interlace_draft_tokens_total", {{"drafter", "self"}})),
+        accepted_ngram(all.counter("interlace_draft_tokens_accepted_total", {{"drafter", "ngram"}})),
+        accepted_self(all.counter("interlace_draft_tokens_accepted_total", {{"drafter", "self"}})),
         losses(all.counter("interlace_replica_losses_total")),
         probed_blocks(all.counter("interlace_kv_probe_blocks_total")),
         fetched_ok(all.counter("interlace_kv_fetched_blocks_total", {{"result", "ok"}})),
@@ -77,8 +81,9 @@ struct SchedulerMetrics {
   Metrics::Counter prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, prompt_cached,
       external_queries, external_hits, offload_in, offload_out, offload_time_in, offload_time_out;
   Metrics::Gauge host_usage;
-  Metrics::Counter parks, promotions, quarantined, steps, planned_tokens, losses, probed_blocks, fetched_ok,
-      fetched_missing, bytes_in, bytes_out, busy_in, busy_out, stall, corrupt, missing;
+  Metrics::Counter parks, promotions, quarantined, steps, planned_tokens, drafted_ngram, drafted_self, accepted_ngram,
+      accepted_self, losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out, busy_in, busy_out, stall,
+      corrupt, missing;
   Metrics::Histogram step_seconds, rank_gap, step_compute, step_predicted, step_ratio, ratio_in, ratio_out, ratio_below,
       first_token, between_tokens, total, queue, prefill_time, decode_time, inference_time, per_token, prompt_length,
       answer_length, longest_answer, max_tokens, choices, prompt_computed, iteration_tokens;

@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
-#include "coordinator/ngram_drafter.h"
 #include "coordinator/policy/pace.h"
 #include "coordinator/scheduler.h"
 
@@ -32,8 +31,10 @@ std::optional<StepPlan> Scheduler::Plan() {
   } else {
     if (waiting_.empty()) Raise();
     if (!placement_->streaming().empty()) HoldStreams();
+    ChooseDrafts();
     if (PlanRunning(&plan)) PlanWaiting(&plan);
   }
+  if (adapted_) GroupByAdapter(&plan);
   const bool stuck = plan.sequences.empty() && plan.probes.empty() && in_flight_.empty() && !AwaitsTiers();
   if (stuck && !sequences_.empty() && MakeProgress()) return Plan();
   Attach(&plan);
@@ -57,7 +58,7 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   const int32_t known = sequence.unscheduled();
   if (known > 0) return std::min({known, options_.chunk_tokens, budget});
   // A stream that drafts does not run ahead: what may follow is guessed from the token that came last.
-  const bool follows = options_.draft_tokens == 0 && sequence.pending > 0 && known == 1 - sequence.pending;
+  const bool follows = !drafts_.on && sequence.pending > 0 && known == 1 - sequence.pending;
   const bool ends =
       sequence.made() >= sequence.request.max_tokens || sequence.known + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
@@ -371,7 +372,7 @@ bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* pla
   if (placement_->AnyArriving() && Awaited(sequence, sequence.scheduled + count)) return false;
   if (!placement_->Stream(sequence, sequence.scheduled + count, plan->id)) return false;
   FillPlanned(sequence, count, plan);
-  if (options_.draft_tokens > 0 && sequence.pending == 1 && count == 1) AddDrafts(sequence, budget - 1, plan);
+  if (drafts_.on && sequence.pending == 1 && count == 1) AddDrafts(sequence, budget - 1, plan);
   if (sequence.started != absl::InfinitePast()) return true;
   sequence.started = clock_.Now();
   metrics_.queue.Observe(absl::ToDoubleSeconds(sequence.started - sequence.request.arrival));
@@ -403,6 +404,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   if (!sequence.opened) {
     Opening& opening = planned.opening.emplace();
     opening.sampling = sequence.request.sampling;
+    opening.adapter = std::string(AdapterDigest(sequence.request));
     opening.adopted.assign(sequence.ids.begin(), sequence.ids.begin() + sequence.adopted);
     opening.prefix.assign(sequence.tokens.begin(), sequence.tokens.begin() + planned.start);
   }
@@ -436,25 +438,13 @@ void Scheduler::AskOfPrompt(const SequenceState& sequence, PlanSequence* planned
   ask.targets.assign(sequence.tokens.begin() + from + 1, sequence.tokens.begin() + to + 1);
 }
 
-// The step verifies what the sequence may say next: tokens that followed its last ones before.
-void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan) {
-  PlanSequence& planned = plan->sequences.back();
-  const int32_t left =
-      std::min(sequence.request.max_tokens - sequence.generated(), options_.context - sequence.known) - 1;
-  // A plan samples in as many rows as there may be streams; each stream that may still join it has one.
-  int32_t rows = std::min(options_.max_running, options_.step_tokens) - static_cast<int32_t>(running_.size());
-  for (const PlanSequence& other : plan->sequences) rows -= other.drafts;
-  const int32_t most = std::min({options_.draft_tokens, budget, left, rows});
-  if (planned.tokens[0] == kLastSample || most <= 0) return;
-  if (sequence.drafter == nullptr) sequence.drafter = std::make_unique<NgramDrafter>();
-  const std::vector<int32_t> drafts = sequence.drafter->Draft(sequence.tokens, most);
-  const int32_t end = sequence.scheduled + static_cast<int32_t>(drafts.size());
-  if (drafts.empty() || !placement_->Reserve(sequence, end)) return;
-  if (!placement_->Stream(sequence, end, plan->id)) return;
-  planned.tokens.insert(planned.tokens.end(), drafts.begin(), drafts.end());
-  planned.drafts = static_cast<int32_t>(drafts.size());
-  sequence.scheduled = end;
-  sequence.drafting = true;
+// Rows of one adapter side by side: ranks compute them together.
+void Scheduler::GroupByAdapter(StepPlan* plan) {
+  const auto adapter_of = [&](const PlanSequence& planned) {
+    return AdapterDigest(sequences_.find(planned.request)->second->request);
+  };
+  std::stable_sort(plan->sequences.begin(), plan->sequences.end(),
+                   [&](const PlanSequence& a, const PlanSequence& b) { return adapter_of(a) < adapter_of(b); });
 }
 
 void Scheduler::Attach(StepPlan* plan) {

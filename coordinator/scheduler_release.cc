@@ -10,7 +10,7 @@ namespace interlace {
 // before k times TPOT after the first, so that a pause that the tokens in hand last for is not felt.
 absl::Time Scheduler::ReleaseOf(const SequenceState& sequence, absl::Time now) const {
   if (!sequence.begun() || sequence.tpot == absl::InfiniteDuration()) return now;
-  return std::max(now, sequence.first_token + sequence.tpot * sequence.generated());
+  return std::max(now, sequence.first_token + sequence.tpot * sequence.given());
 }
 
 void Scheduler::Hold(SequenceState& sequence, SampledToken& sampled, absl::Time due) {

@@ -18,13 +18,15 @@ void Scheduler::ExtendIds(SequenceState& sequence) {
   const int32_t block_tokens = shape()->block_tokens;
   const size_t whole = static_cast<size_t>(sequence.known / block_tokens);
   if (sequence.ids.size() >= whole) return;
-  auto chain = chains_.find(sequence.request.salt);
+  const std::pair<std::string, std::string> owner(sequence.request.salt, AdapterDigest(sequence.request));
+  auto chain = chains_.find(owner);
   if (chain == chains_.end()) {
     ChainSeed seed = shape()->seed;
-    seed.salt = sequence.request.salt;
+    seed.salt = owner.first;
+    seed.adapter = owner.second;
     seed.secret = options_.secret;
     if (chains_.size() >= 1024) chains_.clear();  // salts come from clients: the cache of keys is bounded
-    chain = chains_.emplace(sequence.request.salt, BlockChain(seed)).first;
+    chain = chains_.emplace(owner, BlockChain(seed)).first;
   }
   sequence.ids.reserve(sequence.tokens.capacity() / static_cast<size_t>(block_tokens));
   while (sequence.ids.size() < whole) {
@@ -91,6 +93,10 @@ Scheduler::Started Scheduler::TryStart(SequenceState& sequence, const KvPlacemen
     Note(sequence, DecisionKind::kAnotherComputes, {adopted});
     return Started::kLater;
   }
+  if (sequence.ask_again <= clock_.Now()) {
+    sequence.ask_again = absl::InfiniteFuture();
+    SetBelow(sequence, Below::kUnknown);
+  }
   if (!shape()->tiers.empty() && adopted < most && sequence.below == Below::kUnknown) {
     plan->probes.push_back({sequence.request.id, {sequence.ids.begin() + adopted, sequence.ids.begin() + most}});
     metrics_.probed_blocks.Add(most - adopted);
@@ -126,7 +132,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
   sequence.named = sequence.adopted = adopted + fetched;
   sequence.opened = false;
   if (sequence.cached_tokens < 0) {
-    sequence.cached_tokens = sequence.scheduled;
+    sequence.cached_tokens = std::min(sequence.scheduled, sequence.prompt);
     metrics_.prefix_queries.Add(sequence.prompt);
     metrics_.prefix_hits.Add(sequence.cached_tokens);
     metrics_.prompt_cached.Add(sequence.cached_tokens);
@@ -184,7 +190,7 @@ void Scheduler::SettleFetching() {
     placement_->Release(sequence);
     sequence.phase = Phase::kWaiting;
     sequence.below_blocks = 0;
-    sequence.cached_tokens = -1;  // counted again at the next start
+    if (!sequence.begun()) sequence.cached_tokens = -1;  // counted again at the next start
     Wait(sequence);
   }
 }

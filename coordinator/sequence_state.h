@@ -11,10 +11,10 @@
 #include "common/ids.h"
 #include "coordinator/block_directory.h"
 #include "coordinator/explanation.h"
-#include "coordinator/ngram_drafter.h"
 #include "coordinator/policy/step_view.h"
 #include "coordinator/request.h"
 #include "coordinator/request_trace.h"
+#include "coordinator/stream_drafts.h"
 
 namespace interlace {
 
@@ -74,15 +74,16 @@ struct alignas(64) SequenceState : SequenceView {
   Below below = Below::kUnknown;
   int32_t below_blocks = 0;  // from the first on, that replica and tiers hold together
   int32_t ranks_answered = 0;
-  int32_t probe_answers = 0;  // the least of theirs
-  int32_t fetched = 0;        // blocks under way from the tiers
+  int32_t probe_answers = 0;                      // the least of theirs
+  absl::Time ask_again = absl::InfiniteFuture();  // the tiers, since what they said is not all that they will have
+  int32_t fetched = 0;                            // blocks under way from the tiers
   absl::Time fetch_began;
   int32_t scored_rows = 0;                // of the prompt, from 0 on, whose scores have come
   bool met_loss = false;                  // it was in flight at the last loss, which is not judged yet
   int32_t cached_tokens = -1;             // of the prompt, when it first started; -1: not yet
   absl::string_view recompute_cause;      // why positions below computed_before are computed again; a literal
   int32_t faults = 0;                     // losses of KV that were not another's
-  std::unique_ptr<NgramDrafter> drafter;  // null: nothing was drafted yet
+  std::unique_ptr<StreamDrafts> drafts;   // null: nothing was drafted yet
   std::unique_ptr<TokenDeposit> deposit;  // null: no token was ever held back
   absl::Time spending_since;
   Explanation explanation;  // of what is not counted above
@@ -92,15 +93,18 @@ struct alignas(64) SequenceState : SequenceView {
     id = request.id;
     arrival = spending_since = request.arrival;
     deadline = request.deadline;
-    prompt = known = static_cast<int32_t>(request.prompt.size());
+    prompt = static_cast<int32_t>(request.prompt.size());
+    had = static_cast<int32_t>(request.had.size());
+    known = prompt + had;
     max_tokens = request.max_tokens;
     priority = request.targets.priority;
     ttft = request.targets.ttft.value_or(absl::InfiniteDuration());
     tpot = request.targets.tpot.value_or(absl::InfiniteDuration());
     largest_gap = request.targets.largest_gap.value_or(absl::InfiniteDuration());
     // Streams that began together would else copy all their tokens in the same steps. Untouched room costs no memory.
-    tokens.reserve(request.prompt.size() + static_cast<size_t>(std::min(request.max_tokens, kTokensAhead)));
+    tokens.reserve(known + static_cast<size_t>(std::min(request.max_tokens, kTokensAhead)));
     tokens = request.prompt;
+    tokens.insert(tokens.end(), request.had.begin(), request.had.end());
   }
   // Asks for what the next step looks at, some sequences ahead.
   void Prefetch() const {
@@ -118,7 +122,7 @@ struct alignas(64) SequenceState : SequenceView {
     if (!begun()) return;
     timing->first_token = first_token - arrival;
     timing->largest_gap = largest_so_far;
-    if (generated() > 1) timing->tpot = (last_token - first_token) / (generated() - 1);
+    if (given() > 1) timing->tpot = (last_token - first_token) / (given() - 1);
   }
   // The replica is gone, and all that it held. Requires: its placement goes too.
   void ForgetReplica() {
@@ -134,6 +138,7 @@ struct alignas(64) SequenceState : SequenceView {
     charge.clear();
     below = Below::kUnknown;
     below_blocks = 0;
+    ask_again = absl::InfiniteFuture();
   }
   // From `now` on its time goes by `next`: what is summed for its explanation, and the phases of its timeline.
   void Spend(Spending next, absl::Time now) {

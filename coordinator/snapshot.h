@@ -57,6 +57,7 @@ struct RequestSnapshot {
   };
 
   std::string name;
+  int32_t replica = 0;  // where it is
   RequestState state{};
   Targets targets;
   absl::Duration deadline = absl::InfiniteDuration();  // from its arrival
@@ -101,6 +102,18 @@ struct SecondSnapshot {
   friend bool operator==(const SecondSnapshot&, const SecondSnapshot&) = default;
 };
 
+// One of several replicas, in a line.
+struct ReplicaRow {
+  int32_t ranks = 0, ranks_ready = 0;
+  int64_t running = 0, waiting = 0;                        // requests that hold KV, and others
+  int64_t blocks_held = 0, blocks_cached = 0, blocks = 0;  // as in EngineLoad
+  int64_t tokens = 0;                                      // generated, since the coordinator began
+  std::string role = "both";                               // what it is for: both, prefill or decode
+  bool draining = false;                                   // it gets nothing new
+  friend bool operator==(const ReplicaRow&, const ReplicaRow&) = default;
+};
+
+// Of several replicas together, too: stages and layers are then the sums over all that are formed.
 struct ReplicaSnapshot {
   static constexpr size_t kMostRequests = 256;
   static constexpr size_t kMostEnded = 32;
@@ -109,6 +122,7 @@ struct ReplicaSnapshot {
   std::string policy;
   absl::Duration uptime;  // of the coordinator's scheduler
   int32_t ranks = 0, ranks_ready = 0;
+  std::vector<ReplicaRow> replicas;  // by number; none if there is one alone
   bool draining = false;
   // Of the formed replica; none while ranks are missing.
   int32_t layers = 0;

@@ -31,6 +31,7 @@ struct OpTable {
   void (*rope)(const RopeArgs&, OpContext);
   void (*linear)(const LinearArgs&, OpContext);
   void (*gated_linear)(const GatedLinearArgs&, OpContext);
+  void (*gate)(const GateArgs&, OpContext);
   void (*kv_append)(const KvAppendArgs&, OpContext);
   void (*paged_attention)(const PagedAttentionArgs&, OpContext);
   void (*sample)(const SampleArgs&, OpContext);

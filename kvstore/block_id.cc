@@ -34,10 +34,10 @@ std::string IdText(const BlockId& id) {
 }
 
 BlockChain::BlockChain(const ChainSeed& seed) {
-  std::string bytes = "interlace.chain.3";
+  std::string bytes = "interlace.chain.4";
   for (absl::string_view text :
        {absl::string_view(seed.model_digest), absl::string_view(seed.numerics), absl::string_view(seed.dtype),
-        absl::string_view(seed.salt), absl::string_view(seed.secret)}) {
+        absl::string_view(seed.adapter), absl::string_view(seed.salt), absl::string_view(seed.secret)}) {
     AppendText(text, &bytes);
   }
   for (int32_t number : {seed.block_tokens, seed.kv_heads, seed.head_dim}) AppendLittle(number, &bytes);

@@ -35,8 +35,9 @@ struct ChainSeed {
   int32_t block_tokens = 0;
   int32_t kv_heads = 0;  // of the model, all shards together
   int32_t head_dim = 0;
-  std::string salt;    // of the tenant, derived by the server
-  std::string secret;  // of the cluster; empty: none is set
+  std::string adapter;  // digest of the LoRA adapter; empty: none
+  std::string salt;     // of the tenant, derived by the server
+  std::string secret;   // of the cluster; empty: none is set
   friend bool operator==(const ChainSeed&, const ChainSeed&) = default;
 };
 

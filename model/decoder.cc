@@ -4,12 +4,15 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
 #include "common/status_macros.h"
 
 namespace interlace {
 namespace {
+
+constexpr int64_t kTogether = 3;  // products of one x that adapters add to: q, k and v
 
 int64_t Slots(const ExpertSpec& experts) { return experts.top_k + (experts.shared_feed_forward > 0 ? 1 : 0); }
 
@@ -29,6 +32,7 @@ Decoder::Decoder(const ArchInput& input, const TensorSplit& split)
       split_(split),
       backend_(*input.backend),
       group_(input.group),
+      adapters_(input.adapters),
       max_tokens_(input.max_tokens),
       loader_(*input.checkpoint, input.shard, *input.backend) {}
 
@@ -119,6 +123,8 @@ absl::Status Decoder::AllocateScratch() {
   const ExpertSpec& experts = spec_.experts;
   const int64_t slots = Slots(experts), expert_width = experts.count > 0 ? spec_.width : 0;
   const int64_t largest = experts.count > 0 ? std::max(experts.feed_forward, experts.shared_feed_forward) : 0;
+  const int64_t most_rank = adapters_ != nullptr ? adapters_->most_rank() : 0;
+  const bool gates = adapters_ != nullptr && adapters_->adapts_gate();
   const struct {
     Tensor* tensor;
     int64_t rows_per_token, cols;
@@ -128,6 +134,8 @@ absl::Status Decoder::AllocateScratch() {
                 {&v_, 1, split_.kv_heads.size() * spec_.head_dim},
                 {&attended_, 1, split_.heads.size() * spec_.head_dim},
                 {&gated_, 1, split_.feed_forward.size()},
+                {&up_, 1, gates ? split_.feed_forward.size() : 0},
+                {&low_, 1, kTogether * most_rank},
                 {&branch_, 1, spec_.width},
                 {&router_logits_, 1, experts.count},
                 {&shared_logits_, 1, 1},
@@ -183,6 +191,7 @@ void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInpu
   const int64_t n = h.rows;
   const Tensor q = q_.Rows(0, n), k = k_.Rows(0, n), v = v_.Rows(0, n), attended = attended_.Rows(0, n);
   ops.linear({h, {{q, w.q, w.q_bias}, {k, w.k, w.k_bias}, {v, w.v, w.v_bias}}}, on);
+  Adapt(layer, in, h, {{LoraPart::kQ, q}, {LoraPart::kK, k}, {LoraPart::kV, v}});
   if (spec_.parts.qk_norm == QkNorm::kAll) {
     Norm(q, w.q_norm);
     Norm(k, w.k_norm);
@@ -199,15 +208,65 @@ void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInpu
   kv.Attend(layer, q, k, v, attended);
   Reduce(y, accumulate, [&](const Tensor& to, bool add) {
     ops.linear({attended, {{.y = to, .w = w.output, .accumulate = add}}}, on);
+    Adapt(layer, in, attended, {{LoraPart::kOutput, to}});
   });
 }
 
-void Decoder::Ffn(const FfnWeights& w, const Tensor& h, const Tensor& y, bool accumulate) {
-  const Tensor gated = gated_.Rows(0, h.rows);
-  backend_.ops().gated_linear({gated, h, w.gate, w.up, spec_.parts.gate}, backend_.context());
+void Decoder::Ffn(LayerId layer, const FfnWeights& w, const StepInput& in, const Tensor& h, const Tensor& y,
+                  bool accumulate) {
+  const Tensor gated = Gated(layer, w, in, h);
   Reduce(y, accumulate, [&](const Tensor& to, bool add) {
     backend_.ops().linear({gated, {{.y = to, .w = w.down, .accumulate = add}}}, backend_.context());
+    Adapt(layer, in, gated, {{LoraPart::kDown, to}});
   });
+}
+
+Tensor Decoder::Gated(LayerId layer, const FfnWeights& w, const StepInput& in, const Tensor& h) {
+  const OpTable& ops = backend_.ops();
+  const OpContext on = backend_.context();
+  const Tensor gated = gated_.Rows(0, h.rows);
+  const auto adapts = [layer](const LoraAdapter* adapter) { return adapter != nullptr && adapter->AdaptsGate(layer); };
+  if (std::none_of(in.adapters.begin(), in.adapters.end(), adapts)) {
+    ops.gated_linear({gated, h, w.gate, w.up, spec_.parts.gate}, on);
+    return gated;
+  }
+  const Tensor up = up_.Rows(0, h.rows);
+  ops.linear({h, {{gated, w.gate}, {up, w.up}}}, on);
+  Adapt(layer, in, h, {{LoraPart::kGate, gated}, {LoraPart::kUp, up}});
+  ops.gate({gated, up, spec_.parts.gate}, on);
+  return gated;
+}
+
+void Decoder::Adapt(LayerId layer, const StepInput& in, const Tensor& x, std::initializer_list<Adapted> products) {
+  const auto rows = static_cast<int64_t>(in.adapters.size());
+  for (int64_t begin = 0, end = 0; begin < rows; begin = end) {
+    const LoraAdapter* const adapter = in.adapters[begin];
+    while (end < rows && in.adapters[end] == adapter) ++end;
+    if (adapter == nullptr) continue;
+    absl::InlinedVector<Adapted, kTogether> of_rows;
+    for (const Adapted& product : products) of_rows.push_back({product.part, product.y.Rows(begin, end - begin)});
+    AdaptRows(*adapter, layer, x.Rows(begin, end - begin), of_rows);
+  }
+}
+
+void Decoder::AdaptRows(const LoraAdapter& adapter, LayerId layer, const Tensor& x,
+                        absl::Span<const Adapted> products) {
+  absl::InlinedVector<LinearOut, kTogether> narrow;
+  float* next = low_.f32();
+  for (const Adapted& product : products) {
+    const LinearWeight& a = adapter.Find(layer, product.part).a;
+    if (a.data == nullptr) continue;
+    narrow.push_back({{next, DType::kF32, x.rows, a.rows}, a});
+    next += x.rows * a.rows;
+  }
+  if (narrow.empty()) return;
+  backend_.ops().linear({x, narrow}, backend_.context());
+  size_t i = 0;
+  for (const Adapted& product : products) {
+    const LoraWeight& w = adapter.Find(layer, product.part);
+    if (w.a.data == nullptr) continue;
+    backend_.ops().linear({narrow[i++].y, {{.y = product.y, .w = w.b, .accumulate = true}}}, backend_.context());
+  }
 }
 
 void Decoder::Experts(const MoeWeights& w, const Tensor& h, const Tensor& y) {

@@ -1,6 +1,7 @@
 // Decoder: the parts that decoder-only transformers share; DecoderArch puts them together as ModelSpec says.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,7 +60,7 @@ class Decoder {
   void Attention(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv, const Tensor& h,
                  const Tensor& y, bool accumulate);
   // y = or += down(act(gate h) * up h).
-  void Ffn(const FfnWeights& w, const Tensor& h, const Tensor& y, bool accumulate);
+  void Ffn(LayerId layer, const FfnWeights& w, const StepInput& in, const Tensor& h, const Tensor& y, bool accumulate);
   // y += the routed experts of h, times the model's residual_scale; h is not y.
   void Experts(const MoeWeights& w, const Tensor& h, const Tensor& y);
   // x += y, times the model's residual_scale.
@@ -80,12 +81,23 @@ class Decoder {
   // `compute(y, accumulate)` makes y, or adds to it; with several ranks, each its part of it.
   template <typename Compute>
   void Reduce(const Tensor& y, bool accumulate, Compute compute);
+  // A product of a layer and what it has made.
+  struct Adapted {
+    LoraPart part;
+    Tensor y;
+  };
+  // What the rows' adapters add to products of x. Rows of one adapter that stand side by side are computed together.
+  void Adapt(LayerId layer, const StepInput& in, const Tensor& x, std::initializer_list<Adapted> products);
+  void AdaptRows(const LoraAdapter& adapter, LayerId layer, const Tensor& x, absl::Span<const Adapted> products);
+  // act(gate h) * up h, in scratch.
+  Tensor Gated(LayerId layer, const FfnWeights& w, const StepInput& in, const Tensor& h);
 
   const ModelSpec spec_;
   const ShardSpec shard_;
   const TensorSplit split_;
   Backend& backend_;
   TensorGroup* const group_;
+  const LoraSet* const adapters_;  // null: none
   const int32_t max_tokens_;
   WeightLoader loader_;
   LinearWeight embedding_;  // [vocab, width]; first stage, and last if tied
@@ -94,7 +106,8 @@ class Decoder {
   Tensor hidden_norm_;      // without it, where it is not 1
   std::unique_ptr<DeviceBuffer> weights_, scratch_;
   // [max_tokens, ...]
-  Tensor normed_, q_, k_, v_, attended_, gated_, branch_, router_logits_, shared_logits_, slot_weights_;
+  Tensor normed_, q_, k_, v_, attended_, gated_, up_, branch_, router_logits_, shared_logits_, slot_weights_;
+  Tensor low_;                                      // the narrow products of adapters, of up to three parts of a layer
   std::vector<int32_t> slot_experts_;               // [max_tokens, slots]
   Tensor moe_gathered_, moe_gated_, moe_products_;  // [max_tokens * slots, ...]
 };

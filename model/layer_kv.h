@@ -6,7 +6,8 @@
 
 namespace interlace {
 
-// Thread: runner. The trap: q, k, v and out hold the rows of all sequences of the step, in the step's order.
+// Thread: runner. The trap: q, k, v and out hold the rows that the caller computes, in its order: all of a step's, or a
+// draft's.
 class LayerKv {
  public:
   virtual ~LayerKv() = default;

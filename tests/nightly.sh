@@ -7,22 +7,25 @@
 # Parts and what bounds them:
 #   exact     TOKENS (50000) of each model compared with a reference stream, over stages, layers kept, arenas and tiers
 #   kills     KILLS (100) processes of a cluster killed or stopped under eight streams
+#   hosts     LOSSES (300) kills, stops and partitions of two replicas, a kvstore and two coordinators on hosts of their own, during
+#             at least HOST_STREAMS (200) streams that resume; then links that are slow, flap or are cut for a while; needs root
 #   tiers     TIER_KILLS (200) deaths each of a RocksDB writer and a kvstore under load; sick and full disks, also of a cluster
 #   poison    requests that nobody can serve, and a request that ranks die of
 #   lm_eval   the package lm_eval on a task of 200 items, against transformers' loglikelihoods
 #   streams   STREAMS (1000) at once with the settings as shipped, then MINUTES (10) of mixed clients: nothing may grow
 #   openapi   FUZZ (10000) requests that schemathesis makes of /openapi.json: no 500, and no answer that is not described
+#   image     the images of deploy/images made with debootstrap: their programs run as the overlay cpu-demo has them
 #   sanitize  the unit tests under AddressSanitizer and ThreadSanitizer (tests/sanitize.sh)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly all=(exact kills tiers poison lm_eval streams openapi sanitize)
+readonly all=(exact kills hosts tiers poison lm_eval streams openapi image sanitize)
 readonly seed="${SEED:-1}" out="out/nightly"
 parts=("${@:-${all[@]}}")
 for part in "${parts[@]}"; do
   case " ${all[*]} " in
     *" $part "*) ;;
-    *) sed -n '2,15p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,18p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done
 mkdir -p "$out"
@@ -54,6 +57,14 @@ tiers() {
   return $good
 }
 
+hosts() {
+  local good=0
+  "$python" tests/nightly/host_kills.py --seed "$seed" --losses "${LOSSES:-300}" --streams "${HOST_STREAMS:-200}" || good=1
+  "$python" tests/nightly/links.py --seed "$seed" || good=1
+  cat "$out/host_kills.tsv" "$out/links.tsv" >"$out/hosts.tsv" || good=1
+  return $good
+}
+
 # lm_eval brings half a gigabyte of packages: they stay out of the tests' own environment.
 lm_eval() {
   local venv="$out/lm_eval"
@@ -81,16 +92,18 @@ for part in "${parts[@]}"; do
   case "$part" in
     exact) "$python" tests/nightly/exact.py --seed "$seed" --tokens "${TOKENS:-50000}" ;;
     kills) "$python" tests/nightly/kills.py --seed "$seed" --kills "${KILLS:-100}" ;;
+    hosts) hosts ;;
     poison) "$python" tests/nightly/poison.py --seed "$seed" ;;
     streams) "$python" tests/nightly/streams.py --seed "$seed" --streams "${STREAMS:-1000}" --minutes "${MINUTES:-10}" ;;
     openapi) "$python" tests/nightly/openapi.py --seed "$seed" --requests "${FUZZ:-10000}" ;;
     tiers) tiers ;;
     lm_eval) lm_eval ;;
+    image) "$python" tests/nightly/image.py ;;
     sanitize) sanitize ;;
   esac || failed=1
   [ -f "$out/$part.tsv" ] || row "$part" "the part" "ended without a summary" FAILED
 done
 
 printf '\n'
-for part in "${parts[@]}"; do cat "$out/$part.tsv"; done | awk -F'\t' '{ printf "%-9s %-72s %-7s %s\n", $1, $2, $4, $3 }'
+for part in "${parts[@]}"; do cat "$out/$part.tsv"; done | awk -F'\t' '{ printf "%-10s %-72s %-7s %s\n", $1, $2, $4, $3 }'
 exit $failed

@@ -24,6 +24,8 @@ if ! cmp -s tests/cluster/requirements.txt "$stamp"; then
   out/venv/bin/pip install --quiet --disable-pip-version-check --no-deps instructor==1.17.0
   cp tests/cluster/requirements.txt "$stamp"
 fi
+step "promtool"
+bash tests/deploy/fetch_promtool.sh
 step "lint"
 python3 tests/lint/lint.py
 step "tests"

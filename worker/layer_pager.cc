@@ -82,24 +82,48 @@ void LayerPager::Attend(LayerId layer, const Tensor& q, const Tensor& k, const T
   TakeTurn(layer);
   if (!rows_.empty()) backend_.ops().kv_append({options_.shape, k, v, rows_}, backend_.context());
   AwaitTurn(layer);
-  const AttentionSpec& attention = options_.attention[Value(layer)];
-  if (!rows_.empty()) {
-    backend_.ops().paged_attention({.out = out,
-                                    .q = q,
-                                    .shape = options_.shape,
-                                    .sequences = rows_,
-                                    .heads = options_.heads,
-                                    .scale = attention.scale,
-                                    .window = attention.window,
-                                    .soft_cap = attention.soft_cap},
-                                   backend_.context());
-  }
+  Attention(layer, rows_, q, out);
   if (!any_lost_) return;
   (void)backend_.Synchronize();  // an error shows at the end of the step
   for (const Running& running : running_) {
     const Tensor rows = out.Rows(running.row, running.rows);
     if (running.lost) std::memset(rows.data, 0, static_cast<size_t>(rows.bytes()));
   }
+}
+
+void LayerPager::Attention(LayerId layer, absl::Span<const SequenceRows> rows, const Tensor& q, const Tensor& out) {
+  if (rows.empty()) return;
+  const AttentionSpec& attention = options_.attention[Value(layer)];
+  backend_.ops().paged_attention({.out = out,
+                                  .q = q,
+                                  .shape = options_.shape,
+                                  .sequences = rows,
+                                  .heads = options_.heads,
+                                  .scale = attention.scale,
+                                  .window = attention.window,
+                                  .soft_cap = attention.soft_cap},
+                                 backend_.context());
+}
+
+void LayerPager::AttendDraft(LayerId layer, absl::Span<const DraftRow> rows, const Tensor& q, const Tensor& k,
+                             const Tensor& v, const Tensor& out) {
+  {
+    const OwnTime own_time(*this);
+    TakeTail(layer);
+  }
+  const auto l = static_cast<size_t>(Local(layer));
+  rows_.clear();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Running& running = running_[rows[i].sequence];
+    const BlockPointers& pointers = running.kv->pointers;
+    // A slot that the tail took may have been another layer's that was read ahead.
+    if (running.lost || pointers.absent(Local(layer)) > 0) continue;
+    const auto blocks = static_cast<size_t>(BlocksOf(rows[i].position + 1, options_.shape.block_tokens));
+    rows_.push_back({static_cast<int64_t>(i), 1, rows[i].position, {pointers.data() + l * pointers.stride(), blocks}});
+  }
+  if (!rows_.empty()) backend_.ops().kv_append({options_.shape, k, v, rows_}, backend_.context());
+  Attention(layer, rows_, q, out);
+  rows_.resize(active_.size());
 }
 
 void LayerPager::End(LayerId layer) {

@@ -24,6 +24,12 @@ namespace interlace {
 // What a rank refuses of a plan: by index of the sequence, why.
 using Refusals = absl::flat_hash_map<size_t, std::string>;
 
+// A row of a draft pass: the sequence's index into the plan's, and the row's position.
+struct DraftRow {
+  size_t sequence = 0;
+  int32_t position = 0;
+};
+
 // Does with KV what a plan says. Of a step: Open takes the plan's changes; for each layer, Begin starts the reads of
 // blocks that are on the host alone, for this layer and, as far as slots are spare, for all behind it, so that the link
 // is never idle while a later layer of the step needs it; Attend appends, waits for the reads, attends; End seals what
@@ -40,6 +46,7 @@ class LayerPager final : public LayerKv {
     KvBlockShape shape;
     int32_t heads = 0;
     std::vector<AttentionSpec> attention;  // [layers of the model]
+    const LoraSet* adapters = nullptr;     // that openings may name; outlives the pager
   };
   LayerPager(const Options& options, Backend& backend, KvPool& pool, Clock& clock);
   ~LayerPager() override;
@@ -48,6 +55,11 @@ class LayerPager final : public LayerKv {
   void Begin(LayerId layer);
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
   void End(LayerId layer);
+  // Of a draft pass, before the step's first layer: appends k and v, one row for each of `rows`, to the sequences'
+  // tails and attends. Nothing is read and nothing sealed; rows of sequences that are lost, or whose KV of the layer is
+  // not all on the device, are left alone.
+  void AttendDraft(LayerId layer, absl::Span<const DraftRow> rows, const Tensor& q, const Tensor& k, const Tensor& v,
+                   const Tensor& out);
   // The layers are done: sequences that are not lost advance. Then blocks that `next` (null: not known) will read come
   // in, from its first layer on, into slots that neither its moves nor its new blocks need. The next plan that is
   // opened is `next`, unless Reset comes first.
@@ -66,6 +78,10 @@ class LayerPager final : public LayerKv {
   size_t running() const { return running_.size(); }
   // Of the sequence as the plan says it; tokens reach from position 0 to the step's last. Good until the next Open.
   const SequenceKv& sequence(size_t index) const { return *running_[index].kv; }
+  // All that the sequence sees in the layer lies on the device.
+  bool OnDevice(size_t index, LayerId layer) const { return running_[index].kv->pointers.absent(Local(layer)) == 0; }
+  // The guess that the sequence made for one of the step's positions.
+  void NoteDraft(size_t index, int32_t position, int32_t token) { running_[index].kv->SetToken(position, token); }
   void NoteSample(size_t index, int32_t token) { running_[index].kv->last_sample = token; }
   // Of a sequence that pools, for whoever adds to it.
   std::vector<double>& hidden_sum(size_t index) { return running_[index].kv->hidden_sum; }
@@ -132,6 +148,7 @@ class LayerPager final : public LayerKv {
   // Rows from `start` on see nothing of blocks that lie wholly behind a layer's window.
   void SeeFrom(SequenceKv& kv, int32_t start);
   void FindActive();
+  void Attention(LayerId layer, absl::Span<const SequenceRows> rows, const Tensor& q, const Tensor& out);
   void FillRows(LayerId layer);
 
   // Holds blocks [held, seal_to) of the sequence in the pool.

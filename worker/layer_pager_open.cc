@@ -200,6 +200,7 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
     if (kv.sampled_in == PlanId{}) return "tokens: its own last sample, and it has sampled none";
     tokens_[0] = kv.last_sample;  // stages between the first and the last look at no token
   }
+  if (planned.own_drafts) std::replace(tokens_.begin(), tokens_.end(), kOwnDraft, 0);  // until they are made
   kv.Extend(tokens_);
   if (planned.sample) {
     kv.sampled_in = plan_;
@@ -210,6 +211,7 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
 
 void LayerPager::Adopt(SequenceKv& kv, const Opening& opening) {
   kv.sampling = opening.sampling;
+  if (!opening.adapter.empty()) kv.adapter = options_.adapters->Find(opening.adapter);
   kv.Adopt(opening.prefix);
   for (size_t i = 0; i < opening.adopted.size(); ++i) {
     SharedBlock* const block = pool_.Hold(opening.adopted[i], {&kv.pointers, static_cast<int32_t>(i)});

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "common/backoff.h"
 #include "common/clock.h"
 #include "common/cluster_security.h"
 #include "common/config.h"
@@ -15,22 +16,46 @@
 #include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
+#include "common/state_file.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
 #include "transport/tcp_socket.h"
 #include "transport/ucx_transport.h"
+#include "worker/coordinator_dial.h"
 #include "worker/plan_intake.h"
 #include "worker/rank.h"
 
 namespace interlace {
 namespace {
 
-absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
+// Of several coordinators they choose one that leads within a second or two: a rank looks for it more often.
+constexpr Backoff::Options kAmongSeveral{.first = absl::Milliseconds(50), .most = absl::Milliseconds(200)};
+
+// That on the way to the first coordinator whose name is known.
+absl::StatusOr<std::string> AddressTowardsAny(const std::vector<std::string>& coordinators) {
+  absl::StatusOr<std::string> address = absl::InvalidArgumentError("cluster.coordinator is empty: name a coordinator");
+  for (const std::string& coordinator : coordinators) {
+    address = AddressTowards(coordinator);
+    if (address.ok()) break;
+  }
+  return address;
+}
+
+// For probes: there while the rank is attached. What a former process left is gone before weights are read.
+void TellAttached(const std::string& path, bool attached) {
+  if (path.empty()) return;
+  const absl::Status told = attached ? ReplaceStateFile(path, "attached=true\n") : RemoveStateFile(path);
+  if (!told.ok()) LOG(WARNING) << "whether the rank is attached is not told" << Field("ready_file", path) << told;
+}
+
+absl::Status RunWorker(const Config& config, const std::string& ready_file, const sigset_t& stop_signals) {
+  TellAttached(ready_file, false);
   KeepFreedMemory();
   RealClock clock;
   ASSIGN_OR_RETURN(std::unique_ptr<FaultPoints> faults,
                    FaultPoints::Parse(config.fault.points, static_cast<uint64_t>(config.fault.seed)));
   ASSIGN_OR_RETURN(const std::shared_ptr<const ClusterSecurity> security, ClusterSecurity::Make(config));
+  const std::vector<std::string> coordinators = CoordinatorAddresses(config.cluster.coordinator);
   UcxOptions transport_options{.host = config.transport.host,
                                .secret = security->link_key(),
                                .mac = config.transport.mac,
@@ -41,7 +66,7 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
     transport_options.spin = absl::ZeroDuration();
   }
   if (transport_options.host.empty()) {
-    ASSIGN_OR_RETURN(transport_options.host, AddressTowards(config.cluster.coordinator));
+    ASSIGN_OR_RETURN(transport_options.host, AddressTowardsAny(coordinators));
   }
   RETURN_IF_ERROR(
       security->CheckListen(absl::StrCat("transport.host=", config.transport.host), transport_options.host));
@@ -59,12 +84,15 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
                                << Field("of", all);
                    }));
   const RankInfo& info = rank->info();
-  LOG(INFO) << "rank ready" << Field("stage", Value(info.stage)) << Field("stages", info.stages)
-            << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
+  LOG(INFO) << "rank ready" << Field("replica", info.replica) << Field("stage", Value(info.stage))
+            << Field("stages", info.stages) << Field("layers", absl::StrCat(info.layer_begin, "-", info.layer_end - 1))
             << Field("ops", rank->backend().ops().name) << Field("threads", rank->backend().threads())
             << Field("device_slots", info.device_slots) << Field("host_frames", info.host_frames);
-  PlanIntake intake(*rank, {.coordinator = config.cluster.coordinator, .security = security}, *transport, clock,
-                    entropy->Fork("intake"));
+  PlanIntake intake(*rank,
+                    {.coordinator = config.cluster.coordinator,
+                     .security = security,
+                     .backoff = coordinators.size() > 1 ? kAmongSeveral : Backoff::Options()},
+                    *transport, clock, entropy->Fork("intake"));
   rank->runner().OnAnswers([&intake] { intake.Report(); });
   Thread signals("signals", [&intake, stop_signals] {
     int signal = 0;
@@ -72,7 +100,16 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
     LOG(INFO) << "stopping" << Field("signal", signal);
     intake.Stop();
   });
+  Thread watch("attached", [&intake, &ready_file] {
+    for (bool attached = false; intake.AwaitAttachedOtherThan(attached);) {
+      attached = !attached;
+      TellAttached(ready_file, attached);
+    }
+    TellAttached(ready_file, false);
+  });
   const absl::Status status = intake.Run();
+  intake.Stop();  // ends the watch
+  watch.Join();
   rank->runner().OnAnswers(nullptr);
   kill(getpid(), SIGTERM);  // lets the signals thread end when the coordinator drained us
   signals.Join();
@@ -84,10 +121,11 @@ absl::Status RunWorker(const Config& config, const sigset_t& stop_signals) {
 
 int main(int argc, char** argv) {
   CLI::App app("One rank of an Interlace replica: executes the step plans of a coordinator.", "interlace-worker");
-  std::string file;
+  std::string file, ready_file;
   std::vector<std::string> settings;
   app.add_option("--config", file, "configuration file");
   app.add_option("--set", settings, "field=value, see `interlace config`");
+  app.add_option("--ready-file", ready_file, "there while the rank is attached to its coordinator, for probes");
   CLI11_PARSE(app, argc, argv);
 
   sigset_t stop_signals;  // blocked before any thread starts, taken by one thread
@@ -103,11 +141,11 @@ int main(int argc, char** argv) {
     RETURN_IF_ERROR(builder.ReadEnvironment());
     for (const std::string& setting : settings) RETURN_IF_ERROR(builder.Set(setting, "command line"));
     ASSIGN_OR_RETURN(const interlace::Config config, builder.Build());
-    RETURN_IF_ERROR(interlace::InstallLogSink(
-        absl::StrCat("worker-", config.cluster.stage * config.cluster.tensor_ranks + config.cluster.tensor_rank),
-        config.log.level, config.log.format));
+    const auto& place = config.cluster;
+    const int64_t rank = (place.replica * place.stages + place.stage) * place.tensor_ranks + place.tensor_rank;
+    RETURN_IF_ERROR(interlace::InstallLogSink(absl::StrCat("worker-", rank), config.log.level, config.log.format));
     interlace::TakeGrpcLog();
-    return interlace::RunWorker(config, stop_signals);
+    return interlace::RunWorker(config, ready_file, stop_signals);
   };
   const absl::Status status = run();
   if (!status.ok()) {

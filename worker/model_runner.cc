@@ -42,6 +42,7 @@ ModelRunner::ModelRunner(const Options& options, Backend& backend, std::unique_p
       sampler_(backend, options.limits.vocab),
       arch_(std::move(arch)),
       pager_(std::move(pager)),
+      drafter_(options.shard, options.limits.vocab, backend, *arch_, *pager_, sampler_),
       activations_(activations),
       group_(group),
       clock_(clock) {}
@@ -58,15 +59,17 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
 
   pager_->Open(plan, RefusedOf(plan));
   if (group_ != nullptr) group_->Begin(plan.epoch, plan.id, *pager_);
-  BeginMasks(plan);
   pager_->Begin(LayerId{options_.shard.layer_begin});  // the first layer's blocks travel while its input does
+  DraftOwn(plan, &result);
+  BeginMasks(plan);
   const StepInput in = InputOf(plan);
   const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
   result.status = EnterStage(plan, in, x);
   for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end && result.status.ok() && x.rows > 0; ++l) {
     const LayerId layer{l};
     pager_->Begin(layer);
-    arch_->Layer(layer, in, *pager_, x);
+    arch_->Attention(layer, in, *pager_, x);
+    arch_->FeedForward(layer, in, x);
     pager_->End(layer);
     result.status = GroupStatus();
   }
@@ -136,11 +139,23 @@ Refusals ModelRunner::RefusedOf(const StepPlan& plan) const {
   return refused;
 }
 
+void ModelRunner::DraftOwn(const StepPlan& plan, StepResult* result) {
+  if (!options_.limits.whole_model) return;
+  const absl::Time begin = clock_.Now();
+  const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
+  if (drafter_.Run(plan, x, logits_->data())) result->draft_us = absl::ToInt64Microseconds(clock_.Now() - begin);
+}
+
 StepInput ModelRunner::InputOf(const StepPlan& plan) {
   tokens_.clear();
   positions_.clear();
+  adapters_.clear();
+  bool adapted = false;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const size_t rows = plan.sequences[i].tokens.size();
+    const LoraAdapter* const adapter = pager_->IsLost(i) ? nullptr : pager_->sequence(i).adapter;
+    adapters_.insert(adapters_.end(), rows, adapter);
+    adapted |= adapter != nullptr;
     if (pager_->IsLost(i)) {
       tokens_.resize(tokens_.size() + rows);
       positions_.resize(positions_.size() + rows);
@@ -151,7 +166,8 @@ StepInput ModelRunner::InputOf(const StepPlan& plan) {
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     for (size_t r = 0; r < rows; ++r) positions_.push_back(start + static_cast<int32_t>(r));
   }
-  return {tokens_, positions_};
+  if (!adapted) adapters_.clear();
+  return {tokens_, positions_, adapters_};
 }
 
 absl::Status ModelRunner::EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x) {
@@ -317,25 +333,33 @@ void ModelRunner::Sample(const StepPlan& plan, const Tensor& x, StepResult* resu
   const Tensor logits{logits_->data(), DType::kF32, static_cast<int64_t>(rows.rows.size()), options_.limits.vocab};
   arch_->Logits(x, rows.rows, logits);
   result->sampled = sampler_.Sample(rows.asks, logits);
-  NoteSamples(plan, rows, result->sampled);
+  NoteSamples(plan, rows, &result->sampled);
 }
 
-void ModelRunner::NoteSamples(const StepPlan& plan, const SampleRows& rows, absl::Span<const SampledToken> sampled) {
-  // Whether the guesses before the row were right, so that its token counts.
-  const auto counts = [&](size_t i) {
-    const PlanSequence& s = plan.sequences[rows.sequences[i]];
-    for (int32_t d = rows.asks[i].index - s.sample_index; d > 0; --d, --i) {
-      if (sampled[i - 1].token != s.tokens[s.tokens.size() - s.drafts + d - 1]) return false;
-    }
-    return true;
-  };
+void ModelRunner::NoteSamples(const StepPlan& plan, const SampleRows& rows, std::vector<SampledToken>* sampled) {
+  // Whether the guesses before each row were right, so that its token counts.
+  std::vector<bool> counts(rows.sequences.size(), true);
+  for (size_t i = 1; i < rows.sequences.size(); ++i) {
+    const size_t index = rows.sequences[i];
+    if (rows.sequences[i - 1] != index) continue;
+    const SequenceKv& kv = pager_->sequence(index);
+    const size_t known = kv.tokens().size() - static_cast<size_t>(plan.sequences[index].drafts);
+    const auto draft = static_cast<size_t>(rows.asks[i].index - plan.sequences[index].sample_index);
+    counts[i] = counts[i - 1] && (*sampled)[i - 1].token == kv.tokens()[known + draft - 1];
+  }
+  size_t kept = 0;
   for (size_t i = 0; i < rows.sequences.size(); ++i) {
     const size_t index = rows.sequences[i];
-    pager_->NoteSample(index, sampled[i].token);
-    if (sampled[i].token >= 0 || rows.asks[i].allowed.empty() || pager_->IsLost(index) || !counts(i)) continue;
-    Unmask(plan.sequences[index], index,
-           "no token may follow: the constraint, allowed_token_ids, bad_words and logit_bias leave none");
+    pager_->NoteSample(index, (*sampled)[i].token);
+    if ((*sampled)[i].token < 0 && !rows.asks[i].allowed.empty() && !pager_->IsLost(index) && counts[i]) {
+      Unmask(plan.sequences[index], index,
+             "no token may follow: the constraint, allowed_token_ids, bad_words and logit_bias leave none");
+    }
+    if (plan.sequences[index].own_drafts && !counts[i]) continue;
+    if (kept != i) (*sampled)[kept] = std::move((*sampled)[i]);
+    ++kept;
   }
+  sampled->resize(kept);
 }
 
 }  // namespace interlace

@@ -16,6 +16,7 @@
 #include "worker/output_masks.h"
 #include "worker/plan_check.h"
 #include "worker/sampler.h"
+#include "worker/self_drafter.h"
 #include "worker/stage_group.h"
 
 namespace interlace {
@@ -62,7 +63,9 @@ class ModelRunner {
   // On the first of several stages: learns what the last one sampled, as far as the plan needs it or it has come.
   absl::Status TakeSamples(const StepPlan& plan);
   Refusals RefusedOf(const StepPlan& plan) const;
-  // The rows of the step, into tokens_ and positions_. Those of lost sequences are harmless.
+  // Sequences that are to make their own guesses make them.
+  void DraftOwn(const StepPlan& plan, StepResult* result);
+  // The rows of the step, into tokens_, positions_ and adapters_. Those of lost sequences are harmless.
   StepInput InputOf(const StepPlan& plan);
   absl::Status EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x);
   absl::Status LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result);
@@ -81,7 +84,8 @@ class ModelRunner {
   void Sample(const StepPlan& plan, const Tensor& x, StepResult* result);
   // They are there; sequences that cannot have theirs are lost.
   void TakeMasks(const StepPlan& plan);
-  void NoteSamples(const StepPlan& plan, const SampleRows& rows, absl::Span<const SampledToken> sampled);
+  // Of sequences that guessed themselves, samples behind a wrong guess are dropped: who gets the result cannot tell.
+  void NoteSamples(const StepPlan& plan, const SampleRows& rows, std::vector<SampledToken>* sampled);
   // Of a sequence that has no token to go on with.
   void Unmask(const PlanSequence& sequence, size_t index, absl::string_view why);
 
@@ -90,6 +94,7 @@ class ModelRunner {
   Sampler sampler_;
   std::unique_ptr<ModelArch> arch_;
   std::unique_ptr<LayerPager> pager_;
+  SelfDrafter drafter_;
   ActivationChannel* activations_;
   StageGroup* group_;
   Clock& clock_;
@@ -99,7 +104,8 @@ class ModelRunner {
   std::unique_ptr<DeviceBuffer> logits_;  // [max_samples, vocab], last stage: of rows that sample, or of a slice of
                                           // those that are scored
   std::vector<int32_t> tokens_, positions_;
-  absl::Time ended_ = absl::InfinitePast();  // the step before, of this epoch
+  std::vector<const LoraAdapter*> adapters_;  // of the rows; empty: none of them has one
+  absl::Time ended_ = absl::InfinitePast();   // the step before, of this epoch
   std::deque<PlanId> unreturned_;  // first of several stages: plans whose samples have not come back, in order
 };
 

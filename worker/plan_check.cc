@@ -31,6 +31,17 @@ std::string WhyRefused(const ScoreAsk& score, int32_t rows, int32_t vocab) {
   return std::string();
 }
 
+std::string WhyOwnDraftsRefused(const PlanSequence& s, const PlanLimits& limits) {
+  if (!limits.whole_model) return "own_drafts: the rank holds a part of the model alone";
+  if (!s.sample || s.drafts != static_cast<int32_t>(s.tokens.size()) - 1 || s.drafts < 1) {
+    return absl::StrCat("own_drafts: ", s.drafts, " of ", s.tokens.size(), " tokens, where all but one are drafts");
+  }
+  for (size_t i = 1; i < s.tokens.size(); ++i) {
+    if (s.tokens[i] != kOwnDraft) return absl::StrCat("own_drafts: token ", s.tokens[i], " is given");
+  }
+  return std::string();
+}
+
 std::string WhyRefused(const Sampling& sampling, int32_t vocab) {
   const auto known = [vocab](int32_t token) { return token >= 0 && token < vocab; };
   const auto outside = [vocab](absl::string_view field) {
@@ -91,7 +102,11 @@ std::string WhyRefused(const PlanSequence& s, const PlanLimits& limits) {
     return absl::StrCat(field, ": ", token, " is outside the vocabulary of ", limits.vocab);
   };
   if (s.start < 0) return absl::StrCat("start: ", s.start, " is negative");
+  if (s.own_drafts) {
+    if (std::string why = WhyOwnDraftsRefused(s, limits); !why.empty()) return why;
+  }
   for (size_t i = 0; i < s.tokens.size(); ++i) {
+    if (i > 0 && s.own_drafts) break;  // looked at above
     if (!known(s.tokens[i]) && !(i == 0 && s.tokens[0] == kLastSample)) return outside("tokens", s.tokens[i]);
   }
   const auto count = static_cast<int32_t>(s.tokens.size());
@@ -107,6 +122,11 @@ std::string WhyRefused(const PlanSequence& s, const PlanLimits& limits) {
   if (!s.opening) return std::string();
   for (const int32_t token : s.opening->prefix) {
     if (!known(token)) return outside("opening.prefix", token);
+  }
+  if (const std::string& adapter = s.opening->adapter;
+      !adapter.empty() && !absl::c_linear_search(limits.adapters, adapter)) {
+    return absl::StrCat("opening.adapter: this rank has none of digest ", adapter,
+                        "; give ranks and coordinator the same model.adapters");
   }
   return WhyRefused(s.opening->sampling, limits.vocab);
 }

@@ -22,19 +22,6 @@ constexpr absl::Duration kIdleReport = absl::Seconds(1);
 // Orders that wait for the runner. A coordinator has one plan more in flight than there are stages.
 constexpr size_t kMostOrders = 1024;
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> ChannelTo(const std::string& address, const ClusterSecurity& security) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);    // a fresh connection, without an old one's back-off
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);  // how long one attempt may take
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 1000);         // a machine that vanished is noticed
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 1000);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials,
-                   security.ChannelCredentials(&arguments));
-  return grpc::CreateCustomChannel(address, credentials, arguments);
-}
-
 v1::FromRank HeartbeatMessage(const RefusalCounts& refused) {
   v1::FromRank message;
   message.mutable_heartbeat()->mutable_refused()->Assign(refused.begin(), refused.end());
@@ -90,10 +77,10 @@ struct PlanIntake::Session {
     over = true;
     return drained;
   }
-  // Whether it comes from the coordinator of this session, over its link.
+  // Whether it comes from the coordinator of this session, over its link, and before the session's end was decided.
   bool Admits(const Message& message) {
     absl::MutexLock lock(&mutex);
-    if (over || message.header != id) return false;
+    if (over || !ended.ok() || message.header != id) return false;
     if (!link) link = message.from;
     return *link == message.from;
   }
@@ -127,7 +114,8 @@ PlanIntake::PlanIntake(Rank& rank, const Options& options, Transport& transport,
       transport_(transport),
       clock_(clock),
       sessions_(entropy->Fork("sessions")),
-      backoff_(options.backoff, std::move(entropy)) {
+      backoff_(options.backoff, std::move(entropy)),
+      dial_(options.coordinator, options.security) {
   transport_.Listen(kPlanChannel, [this, gate = gate_](Message message) {
     if (!gate->TryEnter()) return;
     OnMessage(message);
@@ -168,6 +156,18 @@ bool PlanIntake::stopped() const {
   return stopped_;
 }
 
+bool PlanIntake::attached() const {
+  absl::MutexLock lock(&mutex_);
+  return attached_;
+}
+
+bool PlanIntake::AwaitAttachedOtherThan(bool known) const {
+  absl::MutexLock lock(&mutex_);
+  const auto over = [this, known]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopped_ || attached_ != known; };
+  mutex_.Await(absl::Condition(&over));
+  return !stopped_;
+}
+
 bool PlanIntake::Wait(absl::Duration time) {
   absl::MutexLock lock(&mutex_);
   return !mutex_.AwaitWithTimeout(absl::Condition(&stopped_), time);
@@ -187,8 +187,8 @@ absl::Status PlanIntake::Run() {
 }
 
 absl::StatusOr<std::shared_ptr<PlanIntake::Session>> PlanIntake::OpenSession() {
-  ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, ChannelTo(options_.coordinator, *options_.security));
-  auto session = std::make_shared<Session>(channel, options_.liveness, clock_.Now(), DrawSession(*sessions_));
+  ASSIGN_OR_RETURN(const CoordinatorDial::Dialled to, dial_.Next());
+  auto session = std::make_shared<Session>(to.channel, options_.liveness, clock_.Now(), DrawSession(*sessions_));
   absl::MutexLock lock(&mutex_);
   if (!stopped_) session_ = session;
   return session_;
@@ -220,6 +220,7 @@ absl::Status PlanIntake::RunSession() {
   {
     absl::MutexLock lock(&mutex_);
     session_ = nullptr;
+    attached_ = false;
     if (stopped_) return absl::OkStatus();
   }
   absl::MutexLock lock(&session->mutex);
@@ -292,6 +293,11 @@ absl::Status PlanIntake::Take(const std::shared_ptr<Session>& current, const v1:
     }
     taken = session.orders.TryPush(Drained{});
   } else if (order.has_linked()) {
+    if (!dial_.MayObey(order.linked().lead_epoch())) {
+      session.End(absl::UnavailableError(absl::StrCat("the coordinator leads in epoch ", order.linked().lead_epoch(),
+                                                      "; this rank has obeyed one of epoch ", dial_.obeyed())));
+      return absl::OkStatus();
+    }
     Confirm(current);
   } else {
     return absl::InvalidArgumentError("the coordinator sent an empty order");
@@ -369,7 +375,11 @@ void PlanIntake::RunPlan(const std::shared_ptr<Session>& session, const StepPlan
 }
 
 // Shows the coordinator that the connection is the link of the rank that registered.
-void PlanIntake::Confirm(const std::shared_ptr<Session>& session) { SayOnLink(session, std::string()); }
+void PlanIntake::Confirm(const std::shared_ptr<Session>& session) {
+  SayOnLink(session, std::string());
+  absl::MutexLock lock(&mutex_);
+  attached_ = session_ == session;
+}
 
 void PlanIntake::Answer(const std::shared_ptr<Session>& session, const StepResult& result) {
   v1::StepResultMessage message;

@@ -20,6 +20,7 @@
 #include "common/log_limit.h"
 #include "common/transport.h"
 #include "proto/plan/step_plan.h"
+#include "worker/coordinator_dial.h"
 #include "worker/rank.h"
 
 namespace interlace::v1 {
@@ -31,15 +32,17 @@ namespace interlace {
 // One session is one gRPC stream, which registers the rank, and one plan link, which the coordinator makes and on which
 // come a Start for each epoch and its plans. Whichever ends first ends the other (the coordinator is gone, silent, or
 // put this rank out); then the rank keeps its weights and registers again, waiting longer from attempt to attempt.
-// Messages on the plan channel that do not bear the session, or come from another connection than the first that bore
-// it, are counted and dropped. Owned by main. Threads of a session: RunSession's caller reads the stream, the
-// transport's takes orders and never waits, "runner" executes and hands its results to the transport, "pulse" says that
-// this rank lives, whatever the runner computes, and ends the session when the coordinator says nothing for
-// Options::liveness.silence. On Start everything of the former epoch is forgotten, plans still queued included.
+// Where there are several coordinators it registers with the one that leads, and never obeys one of an epoch before the
+// highest that it has obeyed. Messages on the plan channel that do not bear the session, or come from another
+// connection than the first that bore it, are counted and dropped. Owned by main. Threads of a session: RunSession's
+// caller reads the stream, the transport's takes orders and never waits, "runner" executes and hands its results to the
+// transport, "pulse" says that this rank lives, whatever the runner computes, and ends the session when the coordinator
+// says nothing for Options::liveness.silence. On Start everything of the former epoch is forgotten, plans still queued
+// included.
 class PlanIntake {
  public:
   struct Options {
-    std::string coordinator;  // "host:port"
+    std::string coordinator;  // "host:port"; of several, with commas, it goes to the one that leads
     std::shared_ptr<const ClusterSecurity> security = std::make_shared<const ClusterSecurity>();
     Liveness::Options liveness;
     Backoff::Options backoff;
@@ -58,6 +61,10 @@ class PlanIntake {
   // Has the runner's thread say what the rank holds and what came true between plans; any thread. Nothing happens
   // before the first Start of a session.
   void Report();
+  // Whether a coordinator holds this rank: it has made the plan link, and the session lasts. Any thread.
+  bool attached() const;
+  // Waits until attached() is other than `known`: true; or until Stop was called: false. Any thread.
+  bool AwaitAttachedOtherThan(bool known) const;
   // Messages on the plan channel that were dropped.
   int64_t strangers() const { return strangers_.load(); }
 
@@ -101,6 +108,7 @@ class PlanIntake {
   Clock& clock_;
   const std::unique_ptr<Entropy> sessions_;  // of Run's thread
   Backoff backoff_;                          // of Run's thread
+  CoordinatorDial dial_;
   std::string told_;  // of Run's thread: the last warning. A coordinator that is away for long fills no log
   const std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();  // the transport's callbacks may outlive this object
   std::atomic<int64_t> strangers_{0};
@@ -108,6 +116,7 @@ class PlanIntake {
   mutable absl::Mutex mutex_;
   std::shared_ptr<Session> session_;  // protected by mutex_
   bool stopped_ = false;              // protected by mutex_
+  bool attached_ = false;             // protected by mutex_; of session_
 };
 
 }  // namespace interlace

@@ -46,14 +46,14 @@ absl::StatusOr<std::vector<std::unique_ptr<KvTier>>> MakeTiers(const Config& con
   return tiers;
 }
 
-absl::StatusOr<DType> KvDType(absl::string_view name) {
+}  // namespace
+
+absl::StatusOr<DType> ParseKvDType(absl::string_view name) {
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
     if (absl::AsciiStrToLower(TraitsOf(dtype).name) == name) return dtype;
   }
   return absl::InvalidArgumentError(absl::StrCat("kv.dtype='", name, "' is unknown; known: f32, f16, bf16, i8"));
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_t incarnation, Clock& clock,
                                                    FaultPoints& faults, Transport* transport,
@@ -66,7 +66,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
     return absl::InvalidArgumentError(
         absl::StrCat("cluster.stages=", config.cluster.stages, " exceeds the model's ", spec.layers, " layers"));
   }
-  ASSIGN_OR_RETURN(const DType kv_dtype, KvDType(config.kv.dtype));
+  ASSIGN_OR_RETURN(const DType kv_dtype, ParseKvDType(config.kv.dtype));
   const auto tensor_rank = static_cast<int32_t>(config.cluster.tensor_rank);
   const auto tensor_ranks = static_cast<int32_t>(config.cluster.tensor_ranks);
   ASSIGN_OR_RETURN(const TensorSplit split, SplitTensors(spec, tensor_rank, tensor_ranks));
@@ -120,13 +120,17 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
                                             largest.vocab.size(), config.cluster.rank_timeout};
     RETURN_IF_ERROR(rank->MakeGroup(group_options, shard, clock));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch, MakeArch({rank->checkpoint_.get(), &spec, shard, &backend,
-                                                              max_tokens, rank->group_.get(), progress}));
+  ASSIGN_OR_RETURN(const std::vector<AdapterPlace> adapters, ParseAdapterPlaces(config.model.adapters));
+  ASSIGN_OR_RETURN(rank->adapters_, LoraSet::Load(adapters, spec, shard, backend));
+  ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,
+                   MakeArch({rank->checkpoint_.get(), &spec, shard, &backend, max_tokens, rank->group_.get(),
+                             rank->adapters_.get(), progress}));
   LayerPager::Options pager_options;
   pager_options.shard = shard;
   pager_options.shape = shape;
   pager_options.heads = static_cast<int32_t>(split.heads.size());
   for (const LayerSpec& layer : spec.layer) pager_options.attention.push_back(layer.attention);
+  pager_options.adapters = rank->adapters_.get();
   auto pager = std::make_unique<LayerPager>(pager_options, backend, *rank->pool_, clock);
   ModelRunner::Options runner_options;
   runner_options.shard = shard;
@@ -134,12 +138,15 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   runner_options.limits.vocab = spec.vocab;
   runner_options.limits.max_tokens = max_tokens;
   runner_options.limits.max_samples = max_samples;
+  runner_options.limits.whole_model = shard.stages == 1 && tensor_ranks == 1;
+  runner_options.limits.adapters = rank->adapters_->digests();
   runner_options.activation_timeout = config.cluster.rank_timeout;
   runner_options.vocabulary = [path = config.model.path] { return ReadVocabulary(path); };
   ASSIGN_OR_RETURN(rank->runner_, ModelRunner::Create(runner_options, backend, std::move(arch), std::move(pager),
                                                       rank->activations_.get(), rank->group_.get(), clock));
 
   RankInfo& info = rank->info_;
+  info.replica = static_cast<int32_t>(config.cluster.replica);
   info.stage = StageId{shard.stage};
   info.stages = shard.stages;
   info.tensor_rank = tensor_rank;
@@ -147,6 +154,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   if (rank->collective_ != nullptr) info.collective_address = rank->collective_->address();
   info.incarnation = incarnation;
   info.model_digest = spec.digest;
+  info.adapters = rank->adapters_->digests();
   info.numerics = absl::StrCat(backend.name(), "/", backend.ops().name);
   if (tensor_ranks > 1) absl::StrAppend(&info.numerics, "/tp", tensor_ranks);  // sums of parts have bits of their own
   info.threads = backend.threads();

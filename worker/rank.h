@@ -15,12 +15,16 @@
 #include "kvstore/kv_arena.h"
 #include "kvstore/kv_pool.h"
 #include "model/checkpoint.h"
+#include "model/lora.h"
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
 #include "worker/model_runner.h"
 #include "worker/stage_group.h"
 
 namespace interlace {
+
+// What kv.dtype says. InvalidArgument lists what is known.
+absl::StatusOr<DType> ParseKvDType(absl::string_view name);
 
 // Owned by main. Thread: created and destroyed on one, runner() used by one. The trap: everything that the constructor
 // takes by reference outlives it.
@@ -62,6 +66,7 @@ class Rank {
   std::unique_ptr<ActivationChannel> activations_;
   std::unique_ptr<Collective> collective_;
   std::unique_ptr<StageGroup> group_;
+  std::unique_ptr<LoraSet> adapters_;
   std::unique_ptr<ModelRunner> runner_;
 };
 

@@ -11,6 +11,7 @@
 #include "kvstore/kv_arena.h"
 #include "kvstore/kv_pool.h"
 #include "kvstore/layer_set.h"
+#include "model/lora.h"
 #include "proto/plan/sampling.h"
 #include "proto/plan/step_plan.h"
 
@@ -39,6 +40,8 @@ class SequenceKv {
   bool CanStart(int32_t start) const { return start <= length_ && start >= shared() * block_tokens_; }
   // The step's tokens, behind position length().
   void Extend(absl::Span<const int32_t> tokens);
+  // One of the step's tokens was guessed meanwhile.
+  void SetToken(int32_t position, int32_t token) { tokens_.at(position) = token; }
   // The step's tokens are computed: they count from now on.
   void Commit() { length_ = end(); }
 
@@ -69,6 +72,7 @@ class SequenceKv {
 
  public:
   Sampling sampling;
+  const LoraAdapter* adapter = nullptr;  // the rank's; null: none
   LayerSet kept;
   bool lost = false;               // nothing of it counts any more; it waits to be released
   PlanId sampled_in{};             // the plan in which it last was to sample; 0: none

@@ -37,6 +37,7 @@ ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup) {
     ++f.requests;
     given[static_cast<size_t>(r.replica)] += r.prompt;
     met += Met(r, setup.targets) ? 1 : 0;
+    f.handed += r.handed ? 1 : 0;
     if (!r.ok) {
       ++f.failed;
       continue;
@@ -60,13 +61,18 @@ ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup) {
   f.output_throughput = tokens / elapsed;
   f.attained = static_cast<double>(met) / static_cast<double>(f.requests);
   f.hit_rate = prompt > 0 ? cached / prompt : 0;
-  f.busy = outcome.busy_seconds / (elapsed * setup.replicas);
+  double busy = 0;
+  for (double seconds : outcome.busy_seconds) busy += seconds;
+  f.busy = busy / (elapsed * setup.replicas);
+  const double most = *std::max_element(outcome.busy_seconds.begin(), outcome.busy_seconds.end());
+  f.busiest = busy > 0 ? most * setup.replicas / busy : 0;
   f.stalled = outcome.stall_seconds / (elapsed * setup.replicas);
   double all = 0;
   for (double one : given) all += one;
   f.unevenness = *std::max_element(given.begin(), given.end()) * setup.replicas / all;
   f.parks = outcome.parks / static_cast<double>(f.requests);
   f.preemptions = outcome.preemptions / static_cast<double>(f.requests);
+  f.handed /= static_cast<double>(f.requests);
   return f;
 }
 
@@ -80,6 +86,7 @@ std::string ScaleJson(const ScaleReport& report) {
     json["runs"].push_back({{"policy", row.policy},
                             {"route", row.route},
                             {"replicas", row.replicas},
+                            {"prefill_replicas", row.prefill},
                             {"load", row.load},
                             {"offered_rate", row.rate},
                             {"requests", f.requests},
@@ -96,8 +103,10 @@ std::string ScaleJson(const ScaleReport& report) {
                             {"busy", f.busy},
                             {"stalled", f.stalled},
                             {"unevenness", f.unevenness},
+                            {"busiest", f.busiest},
                             {"parks_per_request", f.parks},
                             {"preemptions_per_request", f.preemptions},
+                            {"handed_over", f.handed},
                             {"simulated_s", row.simulated},
                             {"wall_s", row.wall}});
   }

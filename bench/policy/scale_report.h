@@ -21,7 +21,9 @@ struct ScaleFigures {
   double busy = 0;                             // share of the replicas' time in which a step was computed
   double stalled = 0;                          // likewise, in which it waited for KV from the host
   double unevenness = 0;                       // prompt tokens of the replica that got most, over the mean
+  double busiest = 0;                          // time in which the busiest replica computed steps, over the mean
   double parks = 0, preemptions = 0;           // per request
+  double handed = 0;                           // share of the requests that went from one replica to another
 };
 ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup);
 
@@ -29,6 +31,7 @@ ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup);
 struct ScaleRow {
   std::string policy, route;
   int32_t replicas = 1;
+  int32_t prefill = 0;     // of these, those that compute prompts alone
   double load = 1;         // offered rate over replicas x capacity of one
   double rate = 0;         // offered, requests/s of all replicas
   double hit_ceiling = 0;  // of the load

@@ -1,4 +1,5 @@
-// Many replicas in one virtual time: the real Scheduler of each, plans executed by roofline arithmetic, one router.
+// Many replicas in one virtual time: the real Scheduler of each, plans executed by roofline arithmetic, and what
+// decides in the real Router: its policies, its book of what replicas do, its directory of what they hold.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,9 @@
 #include "absl/time/time.h"
 #include "bench/policy/scale_load.h"
 #include "bench/policy/scale_model.h"
-#include "bench/policy/scale_route.h"
 #include "coordinator/policy/policy.h"
+#include "coordinator/router/roles.h"
+#include "coordinator/router/routing_policy.h"
 #include "coordinator/scheduler.h"
 
 namespace interlace {
@@ -18,7 +20,9 @@ struct ScaleSetup {
   ScaleModel model;
   ScaleDevice device;
   int32_t replicas = 1;
-  RouteRule route = RouteRule::kPrefix;
+  const RoutingPolicy* route = nullptr;
+  int32_t prefill = 0;        // the first so many replicas compute prompts, and the others decode; 0: all do both
+  double tier_bandwidth = 0;  // bytes/s of each replica, each way, to a tier that all reach; 0: there is none
   const Policy* policy = nullptr;
   Scheduler::Options options;
   Targets targets;            // of every request
@@ -32,21 +36,23 @@ struct ScaleRecord {
   absl::Duration largest_gap;       // between two tokens
   int32_t replica = 0;
   int32_t prompt = 0, cached = 0, tokens = 0;  // cached: of the prompt
+  bool handed = false;                         // its answer was made elsewhere than its first token
   bool ok = false;
 };
 
 struct ScaleOutcome {
   std::vector<ScaleRecord> records;
-  absl::Duration elapsed;    // until the last end
-  double parks = 0;          // times that a running request was set aside
-  double preemptions = 0;    // of these, or in place of these: times that one gave way to another
-  double steps = 0;          // of all replicas
-  double busy_seconds = 0;   // of all replicas: time in which steps were computed
-  double stall_seconds = 0;  // likewise: in which they waited for KV from the host
+  absl::Duration elapsed;            // until the last end
+  double parks = 0;                  // times that a running request was set aside
+  double preemptions = 0;            // of these, or in place of these: times that one gave way to another
+  double steps = 0;                  // of all replicas
+  std::vector<double> busy_seconds;  // by replica: time in which steps were computed
+  double stall_seconds = 0;          // likewise: in which they waited for KV from the host
 };
 
 // Ends when all requests have ended. FailedPrecondition if the model does not fit the device, or a request of the load
-// no replica.
+// no replica; InvalidArgument if prompts are to be computed apart without a
+// tier, or by all.
 absl::StatusOr<ScaleOutcome> RunAtScale(const ScaleSetup& setup, const ScaleLoad& load);
 
 }  // namespace interlace

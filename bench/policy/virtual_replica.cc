@@ -59,6 +59,7 @@ RankInfo VirtualReplica::info() const {
   rank.host_frames = shape_.host_frames;
   rank.slot_bytes = shape_.slot_bytes;
   rank.step_tokens = 1 << 20;
+  if (shape_.tier != nullptr) rank.tiers = {"remote"};
   return rank;
 }
 
@@ -79,6 +80,9 @@ void VirtualReplica::Trace(absl::string_view kind, RequestId request, int32_t fi
 void VirtualReplica::Move(const BlockMove& move) {
   if (move.kind == MoveKind::kCopyIn) traffic_.in += move.layers.size();
   if (move.kind == MoveKind::kCopyOut) traffic_.out += move.layers.size();
+  if (move.kind == MoveKind::kFetchHost || move.kind == MoveKind::kFetchDevice) {
+    fetched_.push_back({move.block, move.layers, {}});
+  }
   if (trace_ == nullptr) return;
   const auto sealed = sealed_by_.find(move.block);
   if (sealed == sealed_by_.end()) return;
@@ -92,6 +96,7 @@ void VirtualReplica::Seal(RequestId request, const SealedNames& names) {
   const int32_t streamed = shape_.layers - known.kept.size();
   traffic_.out += int64_t{count} * streamed;
   known.sealed = names.first + count;
+  if (shape_.tier != nullptr) leaving_.insert(leaving_.end(), names.ids.begin(), names.ids.end());
   if (trace_ == nullptr) return;
   if (streamed > 0) Trace("leave", request, names.first, count, streamed);
   for (int32_t i = 0; i < count; ++i) sealed_by_[names.ids[i]] = {request, names.first + i};
@@ -103,6 +108,51 @@ double VirtualReplica::Noise() {
   const auto uniform = [&] { return (static_cast<double>(entropy_->Next() >> 11) + 1) / 9007199254740993.0; };
   const double radius = std::sqrt(-2 * std::log(uniform()));
   return std::exp(law_.noise * radius * std::cos(6.283185307179586 * uniform()));
+}
+
+void VirtualReplica::Answer(absl::Time at, StepResult result) {
+  const auto after = std::upper_bound(results_.begin(), results_.end(), at,
+                                      [](absl::Time time, const auto& known) { return time < known.first; });
+  results_.emplace(after, at, std::move(result));
+}
+
+// What the tier is asked, and what is fetched of it.
+void VirtualReplica::Probe(const StepPlan& plan) {
+  if (shape_.tier == nullptr) return;
+  const VirtualTier& tier = *shape_.tier;
+  if (!plan.probes.empty()) {
+    const absl::Time at = clock_.Now() + tier.answer;
+    StepResult answers{.epoch = plan.epoch};
+    for (const interlace::Probe& probe : plan.probes) {
+      int32_t held = 0;
+      for (const BlockId& block : probe.blocks) {
+        const auto found = tier.there.find(block);
+        if (found == tier.there.end() || found->second > at) break;
+        ++held;
+      }
+      answers.probed.push_back({probe.request, held});
+    }
+    Answer(at, std::move(answers));
+  }
+  if (fetched_.empty()) return;
+  int64_t extents = 0;
+  for (const FetchAnswer& block : fetched_) extents += block.arrived.size();
+  const double seconds = static_cast<double>(extents * shape_.slot_bytes) / tier.bytes_per_second;
+  tier_in_ = std::max(tier_in_, clock_.Now()) + absl::Seconds(seconds);
+  StepResult arrived{.epoch = plan.epoch};
+  arrived.fetched = std::exchange(fetched_, {});
+  Answer(tier_in_ + tier.answer, std::move(arrived));
+}
+
+// The last layer's part leaves when the step has ended.
+void VirtualReplica::Offer(absl::Time began, absl::Time ended) {
+  if (leaving_.empty()) return;
+  VirtualTier& tier = *shape_.tier;
+  const double bytes = static_cast<double>(leaving_.size()) * shape_.layers * static_cast<double>(shape_.slot_bytes);
+  const absl::Duration all = absl::Seconds(bytes / tier.bytes_per_second);
+  tier_out_ = std::max(std::max(tier_out_, began) + all, ended + all / shape_.layers);
+  for (const BlockId& block : leaving_) tier.there.try_emplace(block, tier_out_);
+  leaving_.clear();
 }
 
 void VirtualReplica::Send(const StepPlan& plan) {
@@ -144,8 +194,11 @@ void VirtualReplica::Send(const StepPlan& plan) {
   result.stall_us = static_cast<int64_t>(1e6 * (took - noise * compute));
   result.transfer_in_us = static_cast<int64_t>(1e6 * link_in);
   result.transfer_out_us = static_cast<int64_t>(1e6 * static_cast<double>(result.bytes_out) / law_.link);
-  free_ = std::max(free_, clock_.Now()) + absl::Seconds(took * (1 + law_.unreported));
-  results_.emplace_back(free_, std::move(result));
+  const absl::Time began = std::max(free_, clock_.Now());
+  free_ = began + absl::Seconds(took * (1 + law_.unreported));
+  Answer(free_, std::move(result));
+  Probe(plan);
+  Offer(began, free_);
 }
 
 void VirtualReplica::Reset(const absl::Status& why) { CHECK_MSG(false, "a virtual replica is never lost"); }

@@ -38,12 +38,20 @@ struct MachineLaw {
   double Compute(const StepWork& work) const;
 };
 
+// A tier that all replicas of a run reach; it forgets nothing. Owned by the run.
+struct VirtualTier {
+  double bytes_per_second = 0;                     // of each replica, each way
+  absl::Duration answer = absl::Milliseconds(1);   // to a question, there and back
+  absl::flat_hash_map<BlockId, absl::Time> there;  // from when on it has a block
+};
+
 struct VirtualShape {
   int32_t layers = 30;
   int32_t block_tokens = 16;
   int64_t slot_bytes = 12288;  // one block of one layer
   int32_t device_slots = 2000;
   int32_t host_frames = 1 << 20;
+  VirtualTier* tier = nullptr;  // null: there is none. Outlives the replica
 };
 
 // One thing that a plan does with the blocks of one request: its sealed blocks first .. first + blocks - 1, in so many
@@ -64,7 +72,8 @@ struct KvTraffic {
 
 // Plans run one after another. A block that a plan reads from the host, be it for one turn or to stay, crosses the link
 // while the step is computed; what does not get through in that time stalls the step. Blocks that leave occupy the way
-// back, which nobody waits for. Owned by RunVirtually; thread: its own.
+// back, which nobody waits for. With a tier, sealed blocks leave for it layer by layer while the step is computed, and
+// what is fetched arrives as its link has time, whatever is computed meanwhile. Owned by RunVirtually; thread: its own.
 class VirtualReplica final : public PlanChannel {
  public:
   // `trace` may be null; it outlives this.
@@ -87,6 +96,9 @@ class VirtualReplica final : public PlanChannel {
   void Move(const BlockMove& move);
   void Seal(RequestId request, const SealedNames& names);
   double Noise();
+  void Answer(absl::Time at, StepResult result);
+  void Probe(const StepPlan& plan);
+  void Offer(absl::Time began, absl::Time ended);
   void Trace(absl::string_view kind, RequestId request, int32_t first, int32_t blocks, int32_t layers);
 
   const MachineLaw law_;
@@ -98,8 +110,11 @@ class VirtualReplica final : public PlanChannel {
   absl::flat_hash_set<RequestId> opened_;
   KvTraffic traffic_;
   absl::flat_hash_map<RequestId, Known> known_;
-  std::deque<std::pair<absl::Time, StepResult>> results_;
-  absl::Time free_ = absl::InfinitePast();  // when the last plan ends
+  std::deque<std::pair<absl::Time, StepResult>> results_;  // by time
+  absl::Time free_ = absl::InfinitePast();                 // when the last plan ends
+  std::vector<BlockId> leaving_;                           // sealed by the plan at hand, for the tier
+  std::vector<FetchAnswer> fetched_;                       // by the plan at hand
+  absl::Time tier_out_ = absl::InfinitePast(), tier_in_ = absl::InfinitePast();  // when its link is free again
   const std::unique_ptr<Entropy> entropy_ = MakeSeededEntropy(1);
 };
 

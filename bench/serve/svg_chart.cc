@@ -157,8 +157,10 @@ std::string Coordinate(double value) {
 
 Ticks NiceTicks(double low, double high, int about, bool log) {
   Ticks ticks;
+  // Equal but for rounding: there is no step between them.
+  const bool one = !(high - low > 1e-9 * std::max(std::abs(low), std::abs(high)));
   if (log) {
-    if (!(high > low)) {
+    if (one) {
       low /= 1.5;
       high *= 1.5;
     }
@@ -180,7 +182,7 @@ Ticks NiceTicks(double low, double high, int about, bool log) {
     ticks.at.assign(candidates.begin() + static_cast<std::ptrdiff_t>(begin),
                     candidates.begin() + static_cast<std::ptrdiff_t>(end) + 1);
   } else {
-    if (!(high > low)) {
+    if (one) {
       const double half = low == 0 ? 0.5 : std::abs(low) / 2;
       low -= half;
       high += half;

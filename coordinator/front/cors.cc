@@ -10,7 +10,9 @@ namespace interlace {
 namespace {
 
 constexpr char kReadable[] =
-    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, x-ratelimit-limit-requests, "
+    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, x-interlace-leader, "
+    "x-interlace-cache, "
+    "x-ratelimit-limit-requests, "
     "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
     "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 

@@ -3,6 +3,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "common/clock.h"
 #include "coordinator/front/protocols.h"
 
@@ -28,7 +29,7 @@ Delivery::Delivery(const ApiRequest& request, GenerationRun& run, Intake& intake
       intake_(intake),
       answer_(MakeAnswer(request, {.protocol = request.protocol,
                                    .name = run.name(),
-                                   .model = intake.options().model,
+                                   .model = request.spec.model.empty() ? intake.options().model : request.spec.model,
                                    .created = WallSeconds(),
                                    .syntax = run.output().syntax,
                                    .echoed = request.echoed})),
@@ -61,6 +62,12 @@ std::optional<Answer::Events> Delivery::Take(size_t choice) {
     Append(answer_->Finish(choice, choices_[choice], usage_), &events);
   }
   return events;
+}
+
+std::string Delivery::CacheLine() const {
+  const std::optional<CacheHit> hit = run_.streams()[0]->cache_hit();
+  if (!hit) return "";
+  return hit->exact ? "exact" : absl::StrFormat("semantic; similarity=%.4f", hit->similarity);
 }
 
 void Delivery::NoteEnd(size_t choice, const TextEvent& event) {

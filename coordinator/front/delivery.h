@@ -26,6 +26,9 @@ class Delivery {
   bool begun() const { return begun_; }                     // a stream's events are under way: no HTTP status any more
   const absl::Status& failure() const { return failure_; }
   const Usage& usage() const { return usage_; }
+  // Of an answer that a response cache keeps, what its header x-interlace-cache says; empty: it was made anew. Known
+  // once an event was taken.
+  std::string CacheLine() const;
 
   // Takes one event of a choice, if there is one. Gives the events of a stream that this makes, those of its begin
   // before them; none if it failed before it began, or if there is nothing to show yet.

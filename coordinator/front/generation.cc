@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "common/status_macros.h"
 #include "constraint/constraint_check.h"
+#include "coordinator/front/answer_shape.h"
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/fim.h"
 #include "coordinator/front/output_constraint.h"
@@ -42,10 +43,13 @@ Intake::Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* 
       entropy_(std::move(entropy)),
       grammars_([this] { return VocabularyOf(tokenizer_); }, clock) {}
 
-absl::Status Intake::CheckModel(absl::string_view model) const {
-  if (model.empty() || model == options_.model) return absl::OkStatus();
-  return WithCode(absl::NotFoundError(
-                      absl::StrCat("model '", model.substr(0, 200), "' is not served here; '", options_.model, "' is")),
+absl::StatusOr<std::shared_ptr<const ServedAdapter>> Intake::FindModel(absl::string_view model) const {
+  if (model.empty() || model == options_.model) return std::shared_ptr<const ServedAdapter>();
+  if (std::shared_ptr<const ServedAdapter> adapter = FindAdapter(options_.adapters, model)) return adapter;
+  std::string others;
+  for (const auto& adapter : options_.adapters) absl::StrAppend(&others, ", '", adapter->name, "'");
+  return WithCode(absl::NotFoundError(absl::StrCat("model '", model.substr(0, 200), "' is not served here; '",
+                                                   options_.model, "'", others, others.empty() ? " is" : " are")),
                   "model_not_found");
 }
 
@@ -60,6 +64,24 @@ absl::Status Intake::CheckTokens(absl::string_view field, absl::Span<const int32
 absl::Duration Intake::DeadlineOf(const GenerationSpec& spec) const {
   if (!spec.targets.deadline_ms) return spec.deadline.value_or(options_.default_deadline);
   return std::min(absl::Milliseconds(*spec.targets.deadline_ms), spec.deadline.value_or(absl::InfiniteDuration()));
+}
+
+absl::Status Intake::CheckResume(const GenerationSpec& spec) const {
+  if (!spec.resume) return absl::OkStatus();
+  const ResumePoint& had = *spec.resume;
+  if (spec.prompts.size() != 1 || spec.n != 1) return BadField("resume", "goes with one prompt and one choice");
+  if (spec.echo || spec.prompt_logprobs || spec.pooled) {
+    return BadField("resume", "does not go with echo, prompt_logprobs or embeddings: they came before the answer");
+  }
+  if (!spec.seed && SamplingFor(spec).temperature.value_or(1) > 0) {
+    return BadField("resume", "needs the seed of the call that broke off, unless temperature is 0");
+  }
+  if (had.text_bytes < 0) return OutOfRange("resume.text_bytes", static_cast<double>(had.text_bytes), "at least 0");
+  const auto most = static_cast<size_t>(spec.max_tokens.value_or(options_.context));
+  if (had.ids.size() > most) {
+    return OutOfRange("resume.ids", static_cast<double>(had.ids.size()), absl::StrCat("at most ", most, " tokens"));
+  }
+  return CheckTokens("resume.ids", had.ids);
 }
 
 absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
@@ -99,6 +121,7 @@ absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
     return OutOfRange("stop_token_ids", static_cast<double>(spec.stop_token_ids.size()), "at most 256 ids");
   }
   RETURN_IF_ERROR(CheckTokens("stop_token_ids", spec.stop_token_ids));
+  RETURN_IF_ERROR(CheckResume(spec));
   RETURN_IF_ERROR(CheckTargets(spec.targets));
   if (DeadlineOf(spec) <= absl::ZeroDuration()) {
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
@@ -364,9 +387,9 @@ absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t pro
 
 absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor& executor, TextStream::Ready ready) {
   const absl::Time arrival = spec.arrival.value_or(clock_.Now());
-  RETURN_IF_ERROR(CheckModel(spec.model));
-  RETURN_IF_ERROR(CheckSpec(spec));
   Request shared;
+  ASSIGN_OR_RETURN(shared.adapter, FindModel(spec.model));
+  RETURN_IF_ERROR(CheckSpec(spec));
   shared.arrival = arrival;
   shared.deadline = arrival + DeadlineOf(spec);
   shared.targets = TargetsOf(spec.targets, options_.default_targets);
@@ -385,7 +408,8 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   }
   if (spec.pass != nullptr) {
     const int64_t answers = spec.max_tokens.value_or(0) * static_cast<int64_t>(prompts.size()) * spec.n;
-    RETURN_IF_ERROR(spec.pass->Charge(static_cast<int64_t>(prompt_tokens) + answers));
+    const int64_t had = spec.resume ? static_cast<int64_t>(spec.resume->ids.size()) : 0;
+    RETURN_IF_ERROR(spec.pass->Charge(static_cast<int64_t>(prompt_tokens) + std::max<int64_t>(0, answers - had)));
   }
 
   std::shared_ptr<void> held_name;
@@ -411,6 +435,8 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   }
   if (spec.prompt_logprobs) shared.prompt_logprobs = static_cast<int32_t>(*spec.prompt_logprobs);
   shared.pooled = spec.pooled;
+  if (spec.resume) shared.had = spec.resume->ids;
+  if (options_.caches) shared.caching = std::make_shared<const CacheTerms>(CacheTermsOf(spec));
   ASSIGN_OR_RETURN(shared.sampling, SamplingOf(SamplingFor(spec), tokenizer_, shared.stop_tokens, seed));
   shared.sampling.constraint = std::move(constraint);
   if (options_.traces) shared.trace = spec.trace ? *spec.trace : TraceContext{Draw(), Draw()};
@@ -422,12 +448,14 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     request.prompt = prompts[p];
     request.max_tokens = max_tokens[p];
     request.choices = choice % spec.n == 0 ? spec.n : 0;
+    request.follows = choice > 0;
     request.sampling.seed = seed + choice % spec.n;
     TextStream::Options options{request.id, static_cast<int32_t>(request.prompt.size()), arrival, spec.stop};
     options.min_tokens = request.sampling.min_tokens;
     options.include_stop = spec.include_stop;
     options.shown = marks;
     options.show_all = !spec.skip_special_tokens;
+    if (spec.resume) options.had = {spec.resume->ids, static_cast<size_t>(spec.resume->text_bytes)};
     auto stream = std::make_shared<TextStream>(std::move(options), tokenizer_, engine_, clock_, executor, ready);
     request.sink = stream;
     run.waiting_.push_back(std::move(request));

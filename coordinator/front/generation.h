@@ -21,6 +21,7 @@
 #include "coordinator/front/constraint_spec.h"
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/sampling_spec.h"
+#include "coordinator/front/served_adapters.h"
 #include "coordinator/front/target_spec.h"
 #include "coordinator/front/tenants.h"
 #include "coordinator/front/text_stream.h"
@@ -41,13 +42,19 @@ struct PromptForm {
   absl::string_view field = "prompt";  // of the request, as errors name it; a literal
 };
 
+// The first part of an answer, which its client has from a call that broke off.
+struct ResumePoint {
+  std::vector<int32_t> ids;  // of its tokens
+  int64_t text_bytes = 0;    // of its text
+};
+
 inline constexpr int32_t kMostOfAPrompt = 16;  // choices
 
 // What a client asked for. Unset: the server's default, else OpenAI's.
 struct GenerationSpec : SamplingSpec {
   std::string name;             // the client's request id; empty: drawn
   bool name_is_shared = false;  // others may have it too: a request under way with this name gives this one another
-  std::string model;            // empty: the one that is served
+  std::string model;            // the model's name or an adapter's; empty: the model
   std::vector<Prompt> prompts;
   int32_t n = 1;  // choices of each prompt; the i-th has seed + i
   std::optional<int64_t> max_tokens;
@@ -67,9 +74,12 @@ struct GenerationSpec : SamplingSpec {
   bool parallel_tool_calls = true;         // more than one call in an answer
   std::optional<ForcedCall> forced_call;   // of one of the tools; the answer is nothing else
   std::optional<ConstraintSpec> constraint;
+  std::optional<ResumePoint> resume;       // the answer goes on behind it
   std::optional<absl::Duration> deadline;  // from now, of the call; the one in `targets` counts too
   TargetSpec targets;
   std::string salt;
+  bool cache_look_up = true;                      // an answer that a response cache keeps may serve it
+  bool cache_keep = true;                         // its answer may be kept there
   std::optional<TraceContext> trace;              // as the caller says; none: a new one, if spans are exported
   std::optional<absl::Time> arrival;              // of the intake's clock; unset: when it starts
   std::shared_ptr<TenantPass> pass;               // where keys are needed: of its tenant
@@ -124,7 +134,8 @@ class GenerationRun {
 class Intake {
  public:
   struct Options {
-    std::string model;  // name that clients use
+    std::string model;             // name that clients use
+    ServedAdapters adapters = {};  // what else clients may ask for by name
     int32_t context = 0;
     int32_t layers = 0;
     int64_t created = 0;             // seconds since 1970
@@ -137,6 +148,7 @@ class Intake {
     bool request_templates = false;     // a request may bring a chat template
     GenerationDefaults sampling = {};   // as the model's authors want it
     bool traces = false;                // spans of requests are exported
+    bool caches = false;                // the engine keeps answers
     Metrics* metrics = nullptr;         // of constraints; null: nobody counts them
   };
   // `chat_template` is null if the model has none.
@@ -149,7 +161,10 @@ class Intake {
   // One choice of the run has ended: the next of those that wait may begin. What Engine::Submit said, if it is final.
   absl::Status NoteEnd(GenerationRun& run);
 
-  absl::Status CheckModel(absl::string_view model) const;
+  // The adapter that a request for `model` is answered with; null: none, it asks for the model itself. NotFound:
+  // neither the model nor an adapter is called so.
+  absl::StatusOr<std::shared_ptr<const ServedAdapter>> FindModel(absl::string_view model) const;
+  absl::Status CheckModel(absl::string_view model) const { return FindModel(model).status(); }
   // The tokens of a prompt, as Start makes them. InvalidArgument with the code context_length_exceeded: surely more
   // than `most`, which is seen without reading all of it.
   absl::StatusOr<std::vector<int32_t>> Encode(const Prompt& prompt, const PromptForm& form = {},
@@ -175,6 +190,8 @@ class Intake {
   // From the arrival on: the call's deadline or the one that the client wrote, whichever comes first.
   absl::Duration DeadlineOf(const GenerationSpec& spec) const;
   absl::Status CheckSpec(const GenerationSpec& spec) const;
+  // One answer whose tokens follow from the request alone.
+  absl::Status CheckResume(const GenerationSpec& spec) const;
   absl::StatusOr<std::vector<int32_t>> EncodeChat(const ChatInput& chat, const PromptForm& form, size_t most) const;
   // Filled in the middle: between the prompt and the request's suffix.
   absl::StatusOr<std::vector<int32_t>> EncodeBetween(const GenerationSpec& spec, const Prompt& prompt) const;

@@ -45,7 +45,7 @@ class LoopExecutor final : public Executor {
 // dies; with the loop die the sessions that it still holds, and these use what is declared before it.
 struct HttpContext {
   HttpContext(const HttpFront::Options& o, Intake& i, const Metrics& metrics)
-      : options(o), intake(i), routes(i, metrics, o.ui, o.keyless), cors(o.cors, o.host) {}
+      : options(o), intake(i), routes(i, metrics, o.gate, o.ui, o.keyless, o.standby), cors(o.cors, o.host) {}
   ~HttpContext() { ended = true; }
 
   const HttpFront::Options options;

@@ -1,12 +1,14 @@
 // HttpFront: the OpenAI HTTP door.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
+#include "coordinator/front/drain_gate.h"
 #include "coordinator/front/generation.h"
 #include "coordinator/front/tenants.h"
 #include "coordinator/front/tls_files.h"
@@ -19,11 +21,13 @@ class HttpFront {
  public:
   struct Options {
     std::string host = "127.0.0.1";
-    int port = 0;                     // 0: any free one
-    bool ui = true;                   // whether /ui is there
-    std::string cors = "auto";        // see CorsPolicy
-    std::string keyless = "metrics";  // what needs no key besides what never does, see Routes
-    Tenants* tenants = nullptr;       // whose keys count; null: none is needed. Outlives the front
+    int port = 0;                                          // 0: any free one
+    bool ui = true;                                        // whether /ui is there
+    std::string cors = "auto";                             // see CorsPolicy
+    std::string keyless = "metrics";                       // what needs no key besides what never does, see Routes
+    std::function<bool()> standby = [] { return false; };  // whether another coordinator leads, or none
+    Tenants* tenants = nullptr;                            // whose keys count; null: none is needed. Outlives the front
+    DrainGate* gate = nullptr;  // what /debug/drain closes; null: there is no such path. Outlives the front
     TlsFiles tls;
     int64_t max_body = int64_t{16} << 20;
     size_t all_bodies = size_t{256} << 20;  // bytes of the bodies that all connections hold together; more are 503

@@ -197,6 +197,7 @@ void HttpSession::NoteRequest() {
   question_.query = std::string(query.substr(0, query.find('#')));
   while (question_.path.size() > 1 && question_.path.back() == '/') question_.path.pop_back();
   const auto origin = message[http::field::origin];
+  question_.of_page = !origin.empty();
   asked.headers = context_.cors.ForAnswer({origin.data(), origin.size()});
   asked.name = std::string(message["x-request-id"]);
   named_ = IsRequestName(asked.name);
@@ -359,7 +360,7 @@ net::awaitable<void> HttpSession::Deliver(Delivery& d, const ProtocolRow& protoc
       const bool begun = d.begun();
       const std::optional<Answer::Events> events = d.Take(i);
       progress |= events.has_value();
-      if (events) co_await WriteEvents(*events, !begun && d.begun());
+      if (events) co_await WriteEvents(d, *events, !begun && d.begun());
     }
     if (!progress) co_await AwaitEvents(d);
   }
@@ -367,9 +368,16 @@ net::awaitable<void> HttpSession::Deliver(Delivery& d, const ProtocolRow& protoc
   co_await FinishDelivery(d, protocol);
 }
 
-net::awaitable<void> HttpSession::WriteEvents(const Answer::Events& events, bool first) {
+// Of an answer that a response cache keeps.
+void HttpSession::NoteCache(const Delivery& d) {
+  const std::string line = d.CacheLine();
+  if (!line.empty()) writer_.question().headers.emplace_back("x-interlace-cache", line);
+}
+
+net::awaitable<void> HttpSession::WriteEvents(const Delivery& d, const Answer::Events& events, bool first) {
   if (first) {
     if (context_.stopping) writer_.question().keep_alive = false;
+    NoteCache(d);
     co_await writer_.StartStream();
   }
   for (const std::string& event : events) co_await writer_.Event(event);
@@ -389,7 +397,7 @@ net::awaitable<void> HttpSession::AwaitEvents(Delivery& d) {
     co_await writer_.Ping();
     last_write_ = std::chrono::steady_clock::now();
   } else {
-    co_await WriteEvents(d.Begin(), /*first=*/true);
+    co_await WriteEvents(d, d.Begin(), /*first=*/true);
   }
 }
 
@@ -408,6 +416,7 @@ net::awaitable<void> HttpSession::FinishDelivery(Delivery& d, const ProtocolRow&
   } else if (!writer_.gone()) {
     HttpReply reply;
     reply.body = d.Whole();
+    NoteCache(d);
     if (context_.stopping) writer_.question().keep_alive = false;
     co_await writer_.Reply(std::move(reply));
   }

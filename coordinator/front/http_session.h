@@ -66,7 +66,8 @@ class HttpSession final : public std::enable_shared_from_this<HttpSession> {
   Async<void> Generate(const ProtocolRow& protocol);
   Async<void> Deliver(Delivery& delivery, const ProtocolRow& protocol);
   // `first`: the head of the stream is not written yet.
-  Async<void> WriteEvents(const Answer::Events& events, bool first);
+  void NoteCache(const Delivery& d);
+  Async<void> WriteEvents(const Delivery& d, const Answer::Events& events, bool first);
   // Waits for something to take. After a while of silence a stream is begun, or kept alive by a comment.
   Async<void> AwaitEvents(Delivery& delivery);
   Async<void> FinishDelivery(Delivery& delivery, const ProtocolRow& protocol);

@@ -9,6 +9,7 @@
 #include <boost/beast/http/write.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "common/clock.h"
 #include "coordinator/front/http_context.h"
 
 namespace interlace {
@@ -16,6 +17,13 @@ namespace interlace {
 namespace net = boost::asio;
 namespace http = boost::beast::http;
 using boost::system::error_code;
+
+namespace {
+
+// As RFC 9110 wants it of every answer of a server that has a clock.
+std::string HttpDate() { return absl::FormatTime("%a, %d %b %Y %H:%M:%S GMT", WallTime(), absl::UTCTimeZone()); }
+
+}  // namespace
 
 void HttpWriter::BeginWrite() { stream_.ExpireAfter(absl::ToChronoMilliseconds(write_timeout_)); }
 
@@ -27,6 +35,7 @@ void HttpWriter::EndWrite(bool failed) {
 net::awaitable<void> HttpWriter::Reply(HttpReply reply) {
   if (gone_) co_return;
   http::response<http::string_body> response(static_cast<http::status>(reply.status), question_.version);
+  response.set(http::field::date, HttpDate());
   response.set(http::field::content_type, reply.content_type);
   response.set("x-request-id", question_.name);
   response.set("request-id", question_.name);
@@ -49,6 +58,7 @@ net::awaitable<void> HttpWriter::Reply(HttpReply reply) {
 net::awaitable<void> HttpWriter::StartStream() {
   if (gone_) co_return;
   http::response<http::empty_body> response(http::status::ok, question_.version);
+  response.set(http::field::date, HttpDate());
   response.set(http::field::content_type, "text/event-stream");
   response.set(http::field::cache_control, "no-cache");
   response.set("x-request-id", question_.name);

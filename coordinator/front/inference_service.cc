@@ -5,7 +5,6 @@
 #include <deque>
 #include <memory>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +12,7 @@
 #include "common/grpc_status.h"
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/inference_spec.h"
+#include "coordinator/front/leader_gate.h"
 
 namespace interlace {
 namespace {
@@ -39,9 +39,6 @@ void Fill(const PromptScores& scores, const Tokenizer& tokenizer, v1::PromptLogp
   }
 }
 
-class EventWriter;
-using StreamSet = std::set<EventWriter*>;
-
 // The reactor of one Generate or Chat call.
 // Holds itself until gRPC is done with it. Its state belongs to the `streams` executor: gRPC's calls are posted there.
 // One write is in flight; what the client does not take stays in the TextStream, whose backlog is bounded. The trap:
@@ -49,14 +46,12 @@ using StreamSet = std::set<EventWriter*>;
 class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
                           public std::enable_shared_from_this<EventWriter> {
  public:
-  // `open` holds the writer until gRPC is done with it; thread: that of `streams`.
-  static std::shared_ptr<EventWriter> Open(grpc::CallbackServerContext* context, Intake& intake, Executor& streams,
-                                           StreamSet& open);
+  static std::shared_ptr<EventWriter> Open(grpc::CallbackServerContext* context, Intake& intake, Executor& streams);
   void Begin(const GenerationSpec& spec);  // on an intake's thread
   // Set once nobody waits for the answer.
   std::shared_ptr<std::atomic<bool>> left() const { return left_; }
-  EventWriter(grpc::CallbackServerContext* context, Intake& intake, Executor& streams, StreamSet& open)
-      : context_(*context), intake_(intake), streams_(streams), open_(open) {}
+  EventWriter(grpc::CallbackServerContext* context, Intake& intake, Executor& streams)
+      : context_(*context), intake_(intake), streams_(streams) {}
   // On `streams`: the call ends with `why` once what it has is written.
   void End(const absl::Status& why);
 
@@ -73,7 +68,6 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   grpc::CallbackServerContext& context_;  // lives until OnDone
   Intake& intake_;
   Executor& streams_;
-  StreamSet& open_;
   std::shared_ptr<EventWriter> self_;     // until OnDone
   std::optional<GenerationRun> run_;      // none: not begun, or over
   std::deque<v1::GenerateEvent> events_;  // the front one may be in flight
@@ -83,11 +77,10 @@ class EventWriter final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   bool finished_ = false;
 };
 
-std::shared_ptr<EventWriter> EventWriter::Open(grpc::CallbackServerContext* context, Intake& intake, Executor& streams,
-                                               StreamSet& open) {
-  auto writer = std::make_shared<EventWriter>(context, intake, streams, open);
+std::shared_ptr<EventWriter> EventWriter::Open(grpc::CallbackServerContext* context, Intake& intake,
+                                               Executor& streams) {
+  auto writer = std::make_shared<EventWriter>(context, intake, streams);
   writer->self_ = writer;
-  streams.Post([writer] { writer->open_.insert(writer.get()); });
   return writer;
 }
 
@@ -133,6 +126,7 @@ void EventWriter::EndCall() {
   if (error.retry_after > absl::ZeroDuration()) {
     context_.AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(error.retry_after)));
   }
+  if (const auto leader = LeaderOf(*final_)) context_.AddTrailingMetadata("x-interlace-leader", leader->grpc);
   if (!error.shed_reason.empty()) {
     context_.AddTrailingMetadata("x-interlace-shed-reason", error.shed_reason);
     if (!error.retry) context_.AddTrailingMetadata("x-should-retry", "false");
@@ -198,10 +192,7 @@ void EventWriter::OnCancel() {
 
 void EventWriter::OnDone() {
   Executor& streams = streams_;
-  streams.Post([self = std::move(self_)] {
-    self->run_.reset();
-    self->open_.erase(self.get());
-  });
+  streams.Post([self = std::move(self_)] { self->run_.reset(); });
 }
 
 void EventWriter::End(const absl::Status& why) {
@@ -304,21 +295,7 @@ void Fill(const Explanation& e, v1::ExplainReply* reply) {
 
 }  // namespace
 
-// Thread: that of the `streams` executor.
-class InferenceService::OpenStreams {
- public:
-  StreamSet set;
-};
-
-InferenceService::InferenceService(Intake& intake, Tenants* tenants)
-    : intake_(intake), tenants_(tenants), open_(std::make_unique<OpenStreams>()) {}
-InferenceService::~InferenceService() = default;
-
-void InferenceService::EndStreams(const absl::Status& why) {
-  streams_.Post([this, why] {
-    for (EventWriter* writer : StreamSet(open_->set)) writer->End(why);
-  });
-}
+InferenceService::InferenceService(Intake& intake, Tenants* tenants) : intake_(intake), tenants_(tenants) {}
 
 absl::StatusOr<std::shared_ptr<Tenant>> InferenceService::CallerOf(const grpc::CallbackServerContext& context) const {
   if (tenants_ == nullptr || !tenants_->on()) return nullptr;
@@ -343,7 +320,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Open(grpc::Callba
                                                                     GenerationSpec spec) {
   SetDeadline(*context, &spec);
   SetTrace(*context, &spec);
-  const std::shared_ptr<EventWriter> writer = EventWriter::Open(context, intake_, streams_, open_->set);
+  const std::shared_ptr<EventWriter> writer = EventWriter::Open(context, intake_, streams_);
   spec.arrival = intake_.Now();
   spec.left = writer->left();
   const absl::StatusOr<std::shared_ptr<Tenant>> caller = CallerOf(*context);

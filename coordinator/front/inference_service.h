@@ -21,10 +21,6 @@ class InferenceService final : public v1::Inference::CallbackService {
  public:
   // `tenants`: whose keys count; null: none is needed. Outlives it.
   explicit InferenceService(Intake& intake, Tenants* tenants = nullptr);
-  ~InferenceService() override;
-
-  // Every stream that is open ends with `why` behind the events it has.
-  void EndStreams(const absl::Status& why);
   // Whether the call may speak for everybody, as routers do: where keys are needed, its key must be an operator's.
   absl::Status MayRoute(const grpc::CallbackServerContext& context) const;
 
@@ -40,7 +36,6 @@ class InferenceService final : public v1::Inference::CallbackService {
                                     v1::ExplainReply* reply) override;
 
  private:
-  class OpenStreams;
   // Null where no key is needed. Unauthenticated: the call has none, or nobody's.
   absl::StatusOr<std::shared_ptr<Tenant>> CallerOf(const grpc::CallbackServerContext& context) const;
   grpc::ServerWriteReactor<v1::GenerateEvent>* Open(grpc::CallbackServerContext* context, size_t bytes,
@@ -50,7 +45,6 @@ class InferenceService final : public v1::Inference::CallbackService {
 
   Intake& intake_;
   Tenants* const tenants_;
-  const std::unique_ptr<OpenStreams> open_;
   ThreadExecutor streams_{"grpc-streams", 65536};  // moves text to the wire
   IntakeLanes lanes_{"grpc-intake"};               // tokenise, wait for the scheduler; post to streams_
 };

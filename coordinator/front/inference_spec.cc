@@ -45,12 +45,17 @@ std::optional<ConstraintSpec> ConstraintIn(const v1::SamplingOptions& options) {
 }
 
 // The fields that Generate and Chat share.
-GenerationSpec SharedSpec(const std::string& name, const std::string& model, const v1::SamplingOptions& options,
-                          const v1::Targets& targets) {
+template <typename AnyRequest>
+GenerationSpec SharedSpec(const AnyRequest& request) {
+  const v1::SamplingOptions& options = request.sampling();
   GenerationSpec spec;
-  ReadTargets(targets, &spec);
-  spec.name = name;
-  spec.model = model;
+  ReadTargets(request.targets(), &spec);
+  spec.name = request.request_id();
+  spec.model = request.model();
+  if (request.has_resume()) {
+    const auto& ids = request.resume().ids();
+    spec.resume = ResumePoint{{ids.begin(), ids.end()}, request.resume().text_bytes()};
+  }
   if (options.has_temperature()) spec.temperature = options.temperature();
   if (options.has_top_p()) spec.top_p = options.top_p();
   if (options.has_top_k()) spec.top_k = options.top_k();
@@ -78,7 +83,7 @@ GenerationSpec SharedSpec(const std::string& name, const std::string& model, con
 }  // namespace
 
 GenerationSpec SpecOf(const v1::GenerateRequest& request) {
-  GenerationSpec spec = SharedSpec(request.request_id(), request.model(), request.sampling(), request.targets());
+  GenerationSpec spec = SharedSpec(request);
   if (request.has_tokens()) {
     const auto& ids = request.tokens().ids();
     spec.prompts.emplace_back(std::vector<int32_t>(ids.begin(), ids.end()));
@@ -89,7 +94,7 @@ GenerationSpec SpecOf(const v1::GenerateRequest& request) {
 }
 
 GenerationSpec SpecOf(const v1::ChatRequest& request) {
-  GenerationSpec spec = SharedSpec(request.request_id(), request.model(), request.sampling(), request.targets());
+  GenerationSpec spec = SharedSpec(request);
   std::vector<ChatMessage> messages;
   for (const v1::ChatMessage& message : request.messages()) messages.push_back({message.role(), message.content()});
   spec.prompts.emplace_back(std::move(messages));

@@ -55,6 +55,9 @@ constexpr OpenApiField kShared[] = {
     {"truncate_prompt_tokens", R"({"type":["integer","null"],"minimum":-1})", "\"a\""},
     {"stream", kFlag, "7"},
     {"cache_salt", kText, "7"},
+    {"cache",
+     R"({"type":["object","null"],"properties":{"no-cache":{"type":["boolean","null"]},"no-store":{"type":["boolean","null"]}}})",
+     "7"},
     {"request_id", kText, "7"},
     {"priority", R"({"type":["integer","null"],"minimum":-2147483648,"maximum":2147483647})", "\"a\""},
     {"fairness_id", kText, "7"},
@@ -140,6 +143,10 @@ constexpr OpenApiField kEmbeddings[] = {
      "7"},
     {"encoding_format", R"({"enum":["float","base64"]})", "7"},
 };
+constexpr OpenApiField kOfReplica = {"replica", R"({"type":["integer","null"],"minimum":0})", "\"a\""};
+constexpr OpenApiField kDrain[] = {
+    {"timeout_seconds", R"({"type":["number","null"],"minimum":0,"maximum":31536000})", "\"a\""}, kOfReplica};
+constexpr OpenApiField kResume[] = {kOfReplica};
 constexpr OpenApiField kDetokenize[] = {kModel, {"tokens", kIds, "7"}};
 
 constexpr absl::string_view kWantsMessages[] = {"messages"}, kWantsPrompt[] = {"prompt"}, kWantsInput[] = {"input"},
@@ -169,6 +176,10 @@ constexpr OpenApiPath kPaths[] = {
     {"GET", "/metrics", "Prometheus"},
     {"GET", "/openapi.json", "this"},
     {"GET", "/debug/requests/{id}", "what became of a request"},
+    {"GET", "/debug/drain", "how far a drain has got"},
+    {"POST", "/debug/drain", "refuses new requests, and lets those that run finish; or takes a replica away",
+     R"({"timeout_seconds":30})", kDrain},
+    {"POST", "/debug/resume", "takes new requests again", "{}", kResume},
     {"GET", "/ui", "the page"},
     {"GET", "/ui/state", "what the page shows"},
     {"GET", "/ui/explain", "what became of the request that the query names as id"},

@@ -9,9 +9,10 @@
 
 namespace interlace {
 
-// Whether a new request would find every rank of the replica, and is not refused for draining.
+// Whether a new request would find every rank of a replica, and is not refused for draining.
 inline bool IsReady(const EngineLoad& load) {
-  return load.ranks > 0 && load.ranks_ready == load.ranks && !load.draining;
+  const bool whole = load.ranks > 0 && load.ranks_ready == load.ranks;
+  return (whole || load.replicas_ready > 0) && !load.draining;
 }
 
 // Looks at the load four times a second, since an Engine is asked and does not tell. Owned by main. `changed` runs on

@@ -90,12 +90,26 @@ absl::Status ReadTargets(const Json& json, TargetSpec* targets) {
   return ReadSlo(json, targets);
 }
 
+// cache: {"no-cache": true, "no-store": true}, as LiteLLM has it: no kept answer is wanted, this one is not kept.
+absl::Status ReadCache(const Json& json, GenerationSpec* spec) {
+  const Json* cache = Member(json, "cache");
+  if (cache == nullptr) return absl::OkStatus();
+  if (!cache->is_object()) return BadField("cache", absl::StrCat(Shown(*cache), " is not an object"));
+  bool no_cache = false, no_store = false;
+  RETURN_IF_ERROR(Read(*cache, "no-cache", &no_cache));
+  RETURN_IF_ERROR(Read(*cache, "no-store", &no_store));
+  spec->cache_look_up = !no_cache;
+  spec->cache_keep = !no_store;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ReadIdentity(const Json& json, GenerationSpec* spec) {
   RETURN_IF_ERROR(Read(json, "model", &spec->model));
   RETURN_IF_ERROR(Read(json, "request_id", &spec->name));
   RETURN_IF_ERROR(Read(json, "cache_salt", &spec->salt));
+  RETURN_IF_ERROR(ReadCache(json, spec));
   return ReadTargets(json, &spec->targets);
 }
 

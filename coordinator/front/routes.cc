@@ -8,6 +8,8 @@
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "coordinator/front/api_error.h"
+#include "coordinator/front/drain_json.h"
+#include "coordinator/front/leader_gate.h"
 #include "coordinator/front/messages_answer.h"
 #include "coordinator/front/messages_json.h"
 #include "coordinator/front/openai_reply.h"
@@ -82,12 +84,15 @@ const std::vector<Routes::Row>& Routes::Table() {
         {"GET", "/health", RouteKind::kQuick, &Routes::Health, RouteAccess::kAnybody},
         {"GET", "/ping", RouteKind::kQuick, &Routes::Health, RouteAccess::kAnybody},
         {"POST", "/ping", RouteKind::kQuick, &Routes::Health, RouteAccess::kAnybody},
-        {"GET", "/ready", RouteKind::kQuick, &Routes::Health, RouteAccess::kAnybody},
+        {"GET", "/ready", RouteKind::kQuick, &Routes::Ready, RouteAccess::kAnybody},
         {"GET", "/load", RouteKind::kQuick, &Routes::Load},
         {"GET", "/metrics", RouteKind::kQuick, &Routes::MetricsText, RouteAccess::kOperator},
         {"GET", "/version", RouteKind::kQuick, &Routes::Version, RouteAccess::kAnybody},
         {"GET", "/openapi.json", RouteKind::kQuick, &Routes::OpenApi, RouteAccess::kAnybody},
         {"GET", "/debug/requests/", RouteKind::kSlow, &Routes::Explain},
+        {"GET", "/debug/drain", RouteKind::kQuick, &Routes::DrainProgress, RouteAccess::kOperator},
+        {"POST", "/debug/drain", RouteKind::kQuick, &Routes::Drain, RouteAccess::kOperator},
+        {"POST", "/debug/resume", RouteKind::kQuick, &Routes::Resume, RouteAccess::kOperator},
         {"GET", "/ui", RouteKind::kQuick, &Routes::UiPageText, RouteAccess::kOperator},
         {"GET", "/ui/state", RouteKind::kSlow, &Routes::UiState, RouteAccess::kOperator},
         {"GET", "/ui/explain", RouteKind::kSlow, &Routes::UiExplain, RouteAccess::kOperator},
@@ -115,7 +120,8 @@ bool PathMatches(absl::string_view row, absl::string_view path) {
 
 bool Routes::Exists(const Row& row, absl::string_view path) const {
   const bool of_ui = row.path == "/ui" || absl::StartsWith(row.path, "/ui/");
-  return PathMatches(row.path, path) && (ui_ || !of_ui);
+  const bool of_gate = row.path == "/debug/drain" || row.path == "/debug/resume";
+  return PathMatches(row.path, path) && (ui_ || !of_ui) && (gate_ != nullptr || !of_gate);
 }
 
 const Routes::Row* Routes::Find(const HttpQuestion& question) const {
@@ -165,9 +171,16 @@ HttpReply Routes::Missing(const HttpQuestion& question) const {
                     "unknown_url");
 }
 
-HttpReply Routes::Health(const HttpQuestion&) const {
+// One that stands by is well: whoever restarts what is not must leave it alone.
+HttpReply Routes::Health(const HttpQuestion& question) const {
+  HttpReply reply = Ready(question);
+  if (!standby_()) return reply;
+  return Ok(std::move(reply.body));
+}
+
+HttpReply Routes::Ready(const HttpQuestion&) const {
   const EngineLoad load = intake_.engine().Load();
-  HttpReply reply = Ok(HealthJson(load, IsReady(load)));
+  HttpReply reply = Ok(HealthJson(load, IsReady(load), standby_()));
   if (IsReady(load)) return reply;
   reply.status = 503;
   AddRetryAfter(absl::Seconds(1), &reply);
@@ -194,21 +207,28 @@ std::vector<std::pair<absl::string_view, absl::string_view>> Routes::Paths() {
 
 // Only what can be served now is listed: routers take this path as model-aware readiness.
 HttpReply Routes::Models(const HttpQuestion&) const {
-  const Intake::Options& model = intake_.options();
   std::vector<ModelCard> cards;
-  if (IsReady(intake_.engine().Load())) cards.push_back({model.model, model.context, model.created});
+  if (IsReady(intake_.engine().Load())) {
+    cards.push_back(CardOf(nullptr));
+    for (const auto& adapter : intake_.options().adapters) cards.push_back(CardOf(adapter.get()));
+  }
   return Ok(ModelListJson(cards));
 }
 
-HttpReply Routes::Model(const HttpQuestion& question) const {
+ModelCard Routes::CardOf(const ServedAdapter* adapter) const {
   const Intake::Options& model = intake_.options();
+  if (adapter != nullptr) return {adapter->name, model.context, model.created, adapter->folder, model.model};
+  return {model.model, model.context, model.created, model.model, ""};
+}
+
+HttpReply Routes::Model(const HttpQuestion& question) const {
   const std::string id = Unescaped(absl::string_view(question.path).substr(absl::string_view("/v1/models/").size()));
-  const absl::Status known = intake_.CheckModel(id);
-  if (!known.ok()) return ErrorReply(known);
+  const absl::StatusOr<std::shared_ptr<const ServedAdapter>> known = intake_.FindModel(id);
+  if (!known.ok()) return ErrorReply(known.status());
   if (!IsReady(intake_.engine().Load())) {
     return ErrorReply(absl::UnavailableError(absl::StrCat("model '", id, "' is not ready: ranks are missing")));
   }
-  return Ok(ModelJson({model.model, model.context, model.created}));
+  return Ok(ModelJson(CardOf(known->get())));
 }
 
 absl::StatusOr<Explanation> Routes::ExplainTo(const Tenant* caller, absl::string_view name) const {
@@ -222,6 +242,36 @@ HttpReply Routes::Explain(const HttpQuestion& question) const {
       Unescaped(absl::string_view(question.path).substr(absl::string_view("/debug/requests/").size()));
   const absl::StatusOr<Explanation> explanation = ExplainTo(question.caller, name);
   return explanation.ok() ? Ok(ExplanationJson(*explanation)) : ErrorReply(explanation.status());
+}
+
+namespace {
+
+// Any page of a browser may use the model where http.cors says so; it may not stop the server.
+absl::Status RefusePages(const HttpQuestion& question) {
+  if (!question.of_page) return absl::OkStatus();
+  return absl::PermissionDeniedError("pages in a browser may not do this: ask from a command line");
+}
+
+}  // namespace
+
+HttpReply Routes::DrainProgress(const HttpQuestion&) const {
+  return OkUnstored(DrainJson(gate_->state(), gate_->Load().replicas));
+}
+
+HttpReply Routes::Drain(const HttpQuestion& question) const {
+  absl::Status status = RefusePages(question);
+  const absl::StatusOr<DrainAsked> asked = status.ok() ? ParseDrain(question.body) : status;
+  status = asked.status();
+  if (status.ok()) status = asked->replica ? gate_->DrainReplica(*asked->replica, true) : gate_->Close(asked->timeout);
+  return status.ok() ? DrainProgress(question) : ErrorReply(ForStopping(std::move(status)));
+}
+
+HttpReply Routes::Resume(const HttpQuestion& question) const {
+  absl::Status status = RefusePages(question);
+  const absl::StatusOr<std::optional<int32_t>> replica = status.ok() ? ParseResume(question.body) : status;
+  status = replica.status();
+  if (status.ok()) status = *replica ? gate_->DrainReplica(**replica, false) : gate_->Open();
+  return status.ok() ? DrainProgress(question) : ErrorReply(ForStopping(std::move(status)));
 }
 
 HttpReply Routes::UiPageText(const HttpQuestion&) const {
@@ -312,6 +362,7 @@ HttpReply ErrorReply(const absl::Status& status, absl::Duration retry_after) {
     reply.headers.emplace_back("x-interlace-shed-reason", error.shed_reason);
     reply.headers.emplace_back("x-llm-d-request-dropped-reason", error.shed_reason);
   }
+  if (const auto leader = LeaderOf(status)) reply.headers.emplace_back("x-interlace-leader", leader->http);
   if (error.retry_after > absl::ZeroDuration()) retry_after = error.retry_after;
   if (error.http == 429 || error.http == 503) {
     AddRetryAfter(retry_after > absl::ZeroDuration() ? retry_after : absl::Seconds(1), &reply);

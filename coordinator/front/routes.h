@@ -1,6 +1,7 @@
 // Routes: every HTTP path that is not a generation, and which are; knows nothing of sockets.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,8 +10,10 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "common/metrics.h"
+#include "coordinator/front/drain_gate.h"
 #include "coordinator/front/generation.h"
 #include "coordinator/front/protocols.h"
+#include "coordinator/front/server_json.h"
 #include "coordinator/front/tenants.h"
 
 namespace interlace {
@@ -21,6 +24,7 @@ struct HttpQuestion {
   std::string query;   // what follows '?', without it
   absl::string_view body;
   const Tenant* caller = nullptr;  // whose key came with it; null: none is needed
+  bool of_page = false;            // a page in a browser asks: it has an origin
 };
 
 struct HttpReply {
@@ -46,9 +50,16 @@ enum class RouteAccess {
 // Any thread. Owned by the HTTP front.
 class Routes {
  public:
-  // `ui`: whether /ui and what belongs to it exist. `keyless`: names such as "metrics,ui" of what needs no key besides.
-  Routes(Intake& intake, const Metrics& metrics, bool ui, std::string keyless)
-      : intake_(intake), metrics_(metrics), ui_(ui), keyless_(std::move(keyless)) {}
+  // `gate` may be null: there is nothing to drain. `ui`: whether /ui and what belongs to it exist. `keyless`: names
+  // such as "metrics,ui" of what needs no key besides. `standby`: whether another coordinator leads, or none.
+  Routes(Intake& intake, const Metrics& metrics, DrainGate* gate, bool ui, std::string keyless,
+         std::function<bool()> standby)
+      : intake_(intake),
+        metrics_(metrics),
+        gate_(gate),
+        ui_(ui),
+        keyless_(std::move(keyless)),
+        standby_(std::move(standby)) {}
   // kQuick for a path or a method that does not exist: Answer then says 404 or 405.
   RouteKind KindOf(const HttpQuestion& question) const;
   // kKey for a path that does not exist.
@@ -66,13 +77,18 @@ class Routes {
   bool Exists(const Row& row, absl::string_view path) const;
 
   HttpReply Health(const HttpQuestion&) const;
+  HttpReply Ready(const HttpQuestion&) const;
   HttpReply MetricsText(const HttpQuestion&) const;
   HttpReply Version(const HttpQuestion&) const;
   HttpReply OpenApi(const HttpQuestion&) const;
   HttpReply Load(const HttpQuestion&) const;
   HttpReply Models(const HttpQuestion&) const;
+  ModelCard CardOf(const ServedAdapter* adapter) const;  // null: of the model itself
   HttpReply Model(const HttpQuestion& question) const;
   HttpReply Explain(const HttpQuestion& question) const;
+  HttpReply Drain(const HttpQuestion& question) const;
+  HttpReply DrainProgress(const HttpQuestion&) const;
+  HttpReply Resume(const HttpQuestion& question) const;
   HttpReply UiPageText(const HttpQuestion&) const;
   HttpReply UiState(const HttpQuestion&) const;
   HttpReply UiExplain(const HttpQuestion& question) const;
@@ -90,8 +106,10 @@ class Routes {
 
   Intake& intake_;
   const Metrics& metrics_;
+  DrainGate* const gate_;  // null: none
   const bool ui_;
   const std::string keyless_;
+  const std::function<bool()> standby_;
   mutable absl::Mutex mutex_;
   mutable std::string state_;                              // protected by mutex_
   mutable absl::Time state_until_ = absl::InfinitePast();  // protected by mutex_

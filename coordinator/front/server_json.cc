@@ -20,8 +20,8 @@ Json CardJson(const ModelCard& card) {
   json["object"] = "model";
   json["created"] = card.created;
   json["owned_by"] = "interlace";
-  json["root"] = card.id;
-  json["parent"] = nullptr;
+  json["root"] = card.root;
+  json["parent"] = card.parent.empty() ? Json() : Json(card.parent);
   json["max_model_len"] = card.context;
   return json;
 }
@@ -38,9 +38,9 @@ std::string ModelListJson(absl::Span<const ModelCard> cards) {
   return Print(json);
 }
 
-std::string HealthJson(const EngineLoad& load, bool ready) {
+std::string HealthJson(const EngineLoad& load, bool ready, bool standby) {
   Json json;
-  json["status"] = ready ? "ok" : load.draining ? "draining" : "waiting for ranks";
+  json["status"] = ready ? "ok" : load.draining ? "draining" : standby ? "standby" : "waiting for ranks";
   json["ranks_ready"] = load.ranks_ready;
   json["ranks"] = load.ranks;
   json["running"] = load.running;

@@ -16,10 +16,12 @@ struct ModelCard {
   std::string id;
   int32_t context = 0;
   int64_t created = 0;
+  std::string root;    // file or folder that it comes from
+  std::string parent;  // of an adapter: the model that it adds to; empty: none
 };
 std::string ModelJson(const ModelCard& card);
 std::string ModelListJson(absl::Span<const ModelCard> cards);
-std::string HealthJson(const EngineLoad& load, bool ready);
+std::string HealthJson(const EngineLoad& load, bool ready, bool standby);
 // As vLLM's /load: requests that are under way.
 std::string LoadJson(const EngineLoad& load);
 std::string ExplanationJson(const Explanation& explanation);

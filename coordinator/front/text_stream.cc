@@ -20,6 +20,7 @@ TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engi
       clock_(clock),
       detokenizer_(tokenizer),
       matcher_(options_.stop, options_.include_stop),
+      had_(options_.had),
       executor_(&executor),
       ready_(std::move(ready)),
       first_token_(absl::InfiniteFuture()) {
@@ -29,6 +30,16 @@ TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engi
 void TextStream::OnCached(int32_t tokens) {
   absl::MutexLock lock(&mutex_);
   cached_tokens_ = tokens;
+}
+
+void TextStream::OnCacheHit(const CacheHit& hit) {
+  absl::MutexLock lock(&mutex_);
+  cache_hit_ = hit;
+}
+
+std::optional<CacheHit> TextStream::cache_hit() {
+  absl::MutexLock lock(&mutex_);
+  return cache_hit_;
 }
 
 void TextStream::OnTokens(absl::Span<const int32_t> tokens) {
@@ -50,7 +61,7 @@ void TextStream::Append(std::vector<Pending> tokens) {
     absl::MutexLock lock(&mutex_);
     if (executor_ == nullptr || finished_ || overflow_) return;
     if (first_token_ == absl::InfiniteFuture()) first_token_ = now;
-    if (pending_.size() + tokens.size() > options_.backlog) {
+    if (!pending_.empty() && pending_.size() + tokens.size() > options_.backlog) {
       overflow_ = true;
       pending_.clear();
     } else {
@@ -119,7 +130,34 @@ void TextStream::OnPosted() {
   ready_();
 }
 
+std::optional<TextEvent> TextStream::Replay() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (executor_ == nullptr) return std::nullopt;
+  }
+  for (int32_t token : std::exchange(had_.tokens, {})) {
+    TextEvent event = Unseen(TokenEvent({token, {}}));
+    owed_ += event.text;
+    if (!event.end) continue;
+    event.shown.clear();
+    event.text = std::exchange(owed_, {});
+    return event;
+  }
+  unshown_.clear();
+  return std::nullopt;
+}
+
+TextEvent TextStream::Unseen(TextEvent event) {
+  const size_t seen = std::min(had_.text_bytes, event.text.size());
+  event.text.erase(0, seen);
+  had_.text_bytes -= seen;
+  return event;
+}
+
 std::optional<TextEvent> TextStream::Take() {
+  if (!had_.tokens.empty()) {
+    if (std::optional<TextEvent> whole = Replay()) return whole;
+  }
   std::optional<Pending> token;
   std::optional<RequestEnd> end;
   {
@@ -139,7 +177,9 @@ std::optional<TextEvent> TextStream::Take() {
     }
     finished_ = end.has_value();
   }
-  return token ? TokenEvent(*std::move(token)) : EndEvent(*std::move(end));
+  TextEvent event = Unseen(token ? TokenEvent(*std::move(token)) : EndEvent(*std::move(end)));
+  if (!owed_.empty()) event.text = std::exchange(owed_, {}) + event.text;
+  return event;
 }
 
 TextEvent TextStream::TokenEvent(Pending pending) {

@@ -1,6 +1,7 @@
 // TextStream: the tokens of one request as text, for whichever door it came through.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -45,16 +46,23 @@ struct TextEvent {
 // within a Post.
 class TextStream final : public TokenSink, public std::enable_shared_from_this<TextStream> {
  public:
+  // What the client has of the answer already: neither comes again.
+  struct Had {
+    std::vector<int32_t> tokens;
+    size_t text_bytes = 0;
+  };
   struct Options {
     RequestId id{};
     int32_t prompt_tokens = 0;
     absl::Time arrival;
     std::vector<std::string> stop;
-    size_t backlog = 1024;       // tokens; a reader further behind is closed with ResourceExhausted
+    size_t backlog = 1024;       // tokens; a reader further behind, unless they came at once, is closed with
+                                 // ResourceExhausted
     int32_t min_tokens = 0;      // no stop string ends in the text of that many
     bool include_stop = false;   // the stop string that is met is shown
     std::vector<int32_t> shown;  // control tokens whose text is shown
     bool show_all = false;       // that of all of them
+    Had had = {};
   };
   // `ready` runs on `executor` after something came; it may run when Take has nothing.
   using Ready = std::function<void()>;
@@ -62,6 +70,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
              Ready ready);
 
   void OnCached(int32_t tokens) override;
+  void OnCacheHit(const CacheHit& hit) override;
   void OnTokens(absl::Span<const int32_t> tokens) override;
   void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override;
   void OnPromptScores(const PromptScores& scores) override;
@@ -74,10 +83,12 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   std::vector<PromptScores> TakePromptScores();
   // Of a request that was pooled and has ended well; once.
   std::vector<float> TakePooled();
+  // Of a request that a response cache serves; known before Take gives its first event.
+  std::optional<CacheHit> cache_hit();
   // No event and no `ready` from now on; cancels the request unless it ended. Idempotent.
   void Close();
   // Tokens that Take has given. The executor's thread.
-  int32_t taken() const { return taken_; }
+  int32_t taken() const { return std::max(0, taken_ - static_cast<int32_t>(options_.had.tokens.size())); }
 
  private:
   struct Pending {
@@ -94,6 +105,11 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   Executor* BeginPost() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Post(Executor* executor);
   void OnPosted();
+  // Through the text of the tokens that the client has, so that what was withheld of it is withheld again. With an
+  // event if a stop string ends it there.
+  std::optional<TextEvent> Replay();
+  // The event's text without what the client has.
+  TextEvent Unseen(TextEvent event);
   TextEvent TokenEvent(Pending pending);
   TextEvent EndEvent(RequestEnd end);
   RequestEnd StoppedHere();
@@ -105,7 +121,9 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   Clock& clock_;
   Detokenizer detokenizer_;  // from here to the mutex: the executor's thread
   StopMatcher matcher_;
-  int32_t taken_ = 0;
+  int32_t taken_ = 0;  // tokens of the answer
+  Had had_;            // what of it was not met yet
+  std::string owed_;   // text of its tokens that the client lacks
   std::deque<Unshown> unshown_;
   size_t bytes_made_ = 0;   // of text, withheld included
   size_t bytes_shown_ = 0;  // of text
@@ -120,6 +138,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   std::optional<RequestEnd> end_;            // protected by mutex_; the engine's word
   absl::Time first_token_;                   // protected by mutex_; infinite future: none yet
   int32_t cached_tokens_ = 0;                // protected by mutex_; what OnCached said
+  std::optional<CacheHit> cache_hit_;        // protected by mutex_
   bool posted_ = false;                      // protected by mutex_
   int posting_ = 0;                          // protected by mutex_; calls of Post under way
   bool overflow_ = false;                    // protected by mutex_

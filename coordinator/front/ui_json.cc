@@ -55,6 +55,18 @@ LayerSnapshot ParseLayer(const Json& json) {
           json.at("streamed_by"), json.at("bytes_in"), json.at("bytes_out"), Time(json.at("stall_ms"))};
 }
 
+Json ReplicaJson(const ReplicaRow& replica) {
+  return {{"ranks", replica.ranks},     {"ranks_ready", replica.ranks_ready}, {"running", replica.running},
+          {"waiting", replica.waiting}, {"blocks_held", replica.blocks_held}, {"blocks_cached", replica.blocks_cached},
+          {"blocks", replica.blocks},   {"generated_tokens", replica.tokens},
+          {"role", replica.role},       {"draining", replica.draining}};
+}
+ReplicaRow ParseReplica(const Json& json) {
+  return {json.at("ranks"),       json.at("ranks_ready"),   json.at("running"), json.at("waiting"),
+          json.at("blocks_held"), json.at("blocks_cached"), json.at("blocks"),  json.at("generated_tokens"),
+          json.at("role"),        json.at("draining")};
+}
+
 Json MetJson(const TargetsMet& met) {
   const auto one = [](const std::optional<bool>& is) { return is ? Json(*is) : Json(); };
   return {{"ttft", one(met.ttft)},
@@ -76,6 +88,7 @@ Json RequestJson(const RequestSnapshot& request) {
     phases.push_back({{"phase", std::string(NameOf(span.phase))}, {"begin_ms", Ms(span.begin)}});
   }
   Json json = {{"request_id", request.name},
+               {"replica", request.replica},
                {"state", std::string(NameOf(request.state))},
                {"tenant", request.targets.tenant},
                {"priority", request.targets.priority},
@@ -118,6 +131,7 @@ Value ParseName(const std::array<absl::string_view, N>& names, const std::string
 RequestSnapshot ParseRequest(const Json& json) {
   RequestSnapshot request;
   request.name = json.at("request_id");
+  request.replica = json.at("replica");
   request.state = ParseName<RequestState>(kRequestStates, json.at("state"));
   const Json& targets = json.at("targets");
   request.targets = {MaybeTime(targets.at("ttft_ms")),
@@ -191,6 +205,7 @@ UiState Parse(const Json& json) {
   replica.uptime = Time(json.at("uptime_ms"));
   replica.ranks = json.at("ranks");
   replica.ranks_ready = json.at("ranks_ready");
+  ParseList(json.at("replicas"), ParseReplica, &replica.replicas);
   replica.draining = json.at("draining");
   replica.layers = json.at("layers");
   replica.block_tokens = json.at("block_tokens");
@@ -234,6 +249,7 @@ std::string UiStateJson(const UiState& state) {
   json["uptime_ms"] = Ms(replica.uptime);
   json["ranks"] = replica.ranks;
   json["ranks_ready"] = replica.ranks_ready;
+  json["replicas"] = ListJson(replica.replicas, ReplicaJson);
   json["draining"] = replica.draining;
   json["layers"] = replica.layers;
   json["block_tokens"] = replica.block_tokens;

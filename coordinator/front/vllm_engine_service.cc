@@ -61,14 +61,7 @@ class VllmStream final : public grpc::ServerWriteReactor<wire::GenerateResponse>
     slow.Post([self = self_, spec = std::move(spec)] { self->Begin(spec); });
   }
   const std::string& name() const { return name_; }
-  // On `streams`, as what follows. The call ends with `why` once what it has is written.
-  void End(const absl::Status& why) {
-    if (final_) return;
-    run_.reset();  // cancels the request
-    final_ = why;
-    Advance();
-  }
-  // Every output that has not ended ends so, and the call well.
+  // On `streams`. Every output that has not ended ends so, and the call well.
   void Abort() {
     if (final_) return;
     run_.reset();
@@ -223,13 +216,15 @@ class VllmEngineService::OpenStreams {
 };
 
 VllmEngineService::VllmEngineService(Options options, Intake& intake)
-    : options_(std::move(options)), intake_(intake), started_(absl::Now()), open_(std::make_unique<OpenStreams>()) {}
+    : options_(std::move(options)),
+      intake_(intake),
+      started_(absl::Now()),
+      open_(std::make_unique<OpenStreams>()),
+      subscriptions_(options_.kv_events == nullptr ? nullptr : std::make_unique<KvEventStreams>(*options_.kv_events)) {}
 VllmEngineService::~VllmEngineService() = default;
 
-void VllmEngineService::EndStreams(const absl::Status& why) {
-  streams_.Post([this, why] {
-    for (VllmStream* stream : StreamSet(open_->set)) stream->End(why);
-  });
+void VllmEngineService::EndSubscriptions(const absl::Status& why) {
+  if (subscriptions_ != nullptr) subscriptions_->End(why);
 }
 
 absl::Status VllmEngineService::Admit(const grpc::CallbackServerContext& context) const {
@@ -266,7 +261,7 @@ grpc::ServerUnaryReactor* VllmEngineService::HealthCheck(grpc::CallbackServerCon
   return Answer(context, [&] {
     const EngineLoad load = intake_.engine().Load();
     reply->set_healthy(IsReady(load));
-    reply->set_message(load.draining   ? "the server stops"
+    reply->set_message(load.draining   ? "the server is draining"
                        : IsReady(load) ? "ready"
                                        : absl::StrCat(load.ranks_ready, " of ", load.ranks, " ranks are there"));
   });
@@ -341,6 +336,16 @@ grpc::ServerUnaryReactor* VllmEngineService::GetLoads(grpc::CallbackServerContex
     if (load.blocks > 0) one->set_token_usage(static_cast<double>(load.blocks_held) / load.blocks);
     if (options_.max_running > 0) one->set_utilization(static_cast<double>(load.running) / options_.max_running);
   });
+}
+
+KvEventStreams::Reactor* VllmEngineService::SubscribeKvEvents(
+    grpc::CallbackServerContext* context, const smg::grpc::common::SubscribeKvEventsRequest* request) {
+  if (absl::Status admitted = Admit(*context); !admitted.ok()) return KvEventStreams::Refuse(admitted);
+  if (subscriptions_ == nullptr) {
+    return KvEventStreams::Refuse(
+        absl::FailedPreconditionError("KV events are off; --set kv_events.grpc=true switches them on"));
+  }
+  return subscriptions_->Open(request->start_sequence_number());
 }
 
 }  // namespace interlace

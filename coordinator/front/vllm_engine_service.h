@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/executor.h"
 #include "coordinator/front/generation.h"
+#include "coordinator/front/kv_event_stream.h"
 #include "proto/compat/vllm_engine.grpc.pb.h"
 
 namespace interlace {
@@ -29,12 +30,13 @@ class VllmEngineService final : public vllm::grpc::engine::VllmEngine::CallbackS
     std::string kv_dtype;
     // Whether a call may be made; not OK: what it ends with. Null: all may.
     std::function<absl::Status(const ::grpc::CallbackServerContext& context)> admit;
+    KvEventLog* kv_events = nullptr;  // outlives the service; null: nobody can subscribe
   };
   VllmEngineService(Options options, Intake& intake);
   ~VllmEngineService() override;
 
-  // Every stream that is open ends with `why` behind the messages it has.
-  void EndStreams(const absl::Status& why);
+  // Every subscription of KV events, which would never end by itself.
+  void EndSubscriptions(const absl::Status& why);
 
   ::grpc::ServerWriteReactor<vllm::grpc::engine::GenerateResponse>* Generate(
       ::grpc::CallbackServerContext* context, const vllm::grpc::engine::GenerateRequest* request) override;
@@ -53,6 +55,8 @@ class VllmEngineService final : public vllm::grpc::engine::VllmEngine::CallbackS
   ::grpc::ServerUnaryReactor* GetLoads(::grpc::CallbackServerContext* context,
                                        const vllm::grpc::engine::GetLoadsRequest* request,
                                        vllm::grpc::engine::GetLoadsResponse* reply) override;
+  KvEventStreams::Reactor* SubscribeKvEvents(::grpc::CallbackServerContext* context,
+                                             const smg::grpc::common::SubscribeKvEventsRequest* request) override;
 
  private:
   class OpenStreams;
@@ -64,8 +68,9 @@ class VllmEngineService final : public vllm::grpc::engine::VllmEngine::CallbackS
   const absl::Time started_;
   std::atomic<double> last_request_{0};  // seconds since 1970
   const std::unique_ptr<OpenStreams> open_;
-  ThreadExecutor streams_{"vllm-streams", 65536};  // moves tokens to the wire
-  ThreadExecutor slow_{"vllm-intake", 65536};      // tokenises, waits for the scheduler; posts to streams_
+  const std::unique_ptr<KvEventStreams> subscriptions_;  // null: nobody can subscribe
+  ThreadExecutor streams_{"vllm-streams", 65536};        // moves tokens to the wire
+  ThreadExecutor slow_{"vllm-intake", 65536};            // tokenises, waits for the scheduler; posts to streams_
 };
 
 }  // namespace interlace

@@ -16,7 +16,7 @@ absl::Time Due(const SequenceView& sequence) {
   if (!sequence.begun()) {
     return std::min(sequence.deadline, sequence.arrival + std::min(sequence.ttft, kNominalTtft));
   }
-  const absl::Time by_pace = sequence.first_token + sequence.tpot * std::max(1, sequence.generated());
+  const absl::Time by_pace = sequence.first_token + sequence.tpot * std::max(1, sequence.given());
   const absl::Time by_gap = sequence.last_token + std::min(sequence.largest_gap, kNominalGap);
   return std::min({sequence.deadline, by_pace, by_gap});
 }

@@ -29,6 +29,7 @@ struct SequenceView {
   int32_t sealed = 0;                             // blocks that it holds or uses
   int32_t kept_layers = 0;                        // layers whose blocks all lie on the device
   int32_t found = 0;                              // blocks of its prompt that were there when that was last looked at
+  int32_t had = 0;                                // tokens of the answer that its client had when it came
   absl::Time first_token = absl::InfinitePast();  // infinite past: not yet
   absl::Time last_token = absl::InfinitePast();   // when the client got, or will get, the last one that was accepted
   // What it asks for; infinite: nothing.
@@ -41,6 +42,8 @@ struct SequenceView {
   double key = 0;         // its place in the policy's order: lower first
 
   int32_t generated() const { return known - prompt; }
+  // Tokens that its pace is measured by.
+  int32_t given() const { return generated() - had; }
   // Tokens of the answer, those in flight among them.
   int32_t made() const { return generated() + pending; }
   // Known tokens that are in no plan.

@@ -2,25 +2,15 @@
 
 #include <algorithm>
 #include <iterator>
-#include <utility>  // before Asio, whose headers of this version need it
-//
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/http/read.hpp>
-#include <boost/beast/http/string_body.hpp>
-#include <boost/beast/http/write.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/http_client.h"
 #include "common/log.h"
 #include "coordinator/telemetry/request_spans.h"
 
 namespace interlace {
-
-namespace net = boost::asio;
-namespace http = boost::beast::http;
 
 absl::StatusOr<OtlpEndpoint> ParseOtlpEndpoint(const std::string& url) {
   const auto refuse = [&url](absl::string_view why) {
@@ -102,33 +92,17 @@ bool OtlpExporter::Send(const Spans& spans) {
 }
 
 absl::Status OtlpExporter::Post(const std::string& body) const {
-  boost::system::error_code error;
-  net::io_context loop;
-  boost::beast::tcp_stream stream(loop);
-  const auto found = net::ip::tcp::resolver(loop).resolve(options_.endpoint.host, options_.endpoint.port, error);
-  const std::string url = absl::StrCat("http://", options_.endpoint.authority(), options_.endpoint.path);
-  if (error) return absl::UnavailableError(absl::StrCat(url, ": ", error.message()));
-  http::request<http::string_body> request(http::verb::post, options_.endpoint.path, 11);
-  request.set(http::field::host, options_.endpoint.authority());
-  request.set(http::field::content_type, "application/x-protobuf");
-  request.keep_alive(false);
-  request.body() = body;
-  request.prepare_payload();
-  boost::beast::flat_buffer buffer;
-  http::response<http::string_body> response;
-  error = net::error::timed_out;
-  stream.expires_after(absl::ToChronoMilliseconds(options_.patience));
-  stream.async_connect(found, [&](boost::system::error_code connected, const net::ip::tcp::endpoint&) {
-    if ((error = connected)) return;
-    http::async_write(stream, request, [&](boost::system::error_code written, size_t) {
-      if ((error = written)) return;
-      http::async_read(stream, buffer, response, [&](boost::system::error_code read, size_t) { error = read; });
-    });
-  });
-  loop.run();
-  if (error) return absl::UnavailableError(absl::StrCat(url, ": ", error.message()));
-  if (response.result_int() / 100 == 2) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(url, ": HTTP ", response.result_int()));
+  const OtlpEndpoint& at = options_.endpoint;
+  const HttpCall call{.host = at.host,
+                      .port = at.port,
+                      .authority = at.authority(),
+                      .method = "POST",
+                      .target = at.path,
+                      .headers = {{"Content-Type", "application/x-protobuf"}},
+                      .body = body};
+  const absl::StatusOr<HttpResult> answer = CallHttp(call, options_.patience);
+  if (!answer.ok() || answer->status / 100 == 2) return answer.status();
+  return absl::UnavailableError(absl::StrCat("http://", at.authority(), at.path, ": HTTP ", answer->status));
 }
 
 }  // namespace interlace

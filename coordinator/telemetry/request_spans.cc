@@ -26,8 +26,9 @@ const char* NameOf(RequestPhase phase, bool begun) {
   return "queue";
 }
 
-SpanAttributes AttributesOf(const EndedRequest& ended, const std::string& model) {
+SpanAttributes AttributesOf(const EndedRequest& ended, const std::string& base) {
   const Request& request = ended.request;
+  const std::string& model = request.adapter != nullptr ? request.adapter->name : base;
   const Explanation& e = ended.explanation;
   const TimeSpent& spent = e.spent;
   const absl::Duration prefill = spent[Spending::kPrefill] + spent[Spending::kFetching];

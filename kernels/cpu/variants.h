@@ -20,6 +20,7 @@ void RmsNorm(const RmsNormArgs& args, OpContext on);
 void Rope(const RopeArgs& args, OpContext on);
 void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
+void Gate(const GateArgs& args, OpContext on);
 void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 void Sample(const SampleArgs& args, OpContext on);
@@ -43,6 +44,7 @@ void RmsNorm(const RmsNormArgs& args, OpContext on);
 void Rope(const RopeArgs& args, OpContext on);
 void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
+void Gate(const GateArgs& args, OpContext on);
 void KvAppend(const KvAppendArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 void Sample(const SampleArgs& args, OpContext on);
@@ -55,6 +57,7 @@ void RmsNorm(const RmsNormArgs& args, OpContext on);
 void Rope(const RopeArgs& args, OpContext on);
 void Linear(const LinearArgs& args, OpContext on);
 void GatedLinear(const GatedLinearArgs& args, OpContext on);
+void Gate(const GateArgs& args, OpContext on);
 void PagedAttention(const PagedAttentionArgs& args, OpContext on);
 }  // namespace interlace::avx512
 

@@ -32,6 +32,7 @@ constexpr OpTable kOps = {
     .rope = &Rope,
     .linear = &Linear,
     .gated_linear = &GatedLinear,
+    .gate = &Gate,
     .kv_append = &KvAppend,
     .paged_attention = &PagedAttention,
     .sample = &Sample,

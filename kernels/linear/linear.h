@@ -43,6 +43,14 @@ struct GatedLinearArgs {
   GateKind kind = GateKind::kSilu;
 };
 
+// gate: gate[t, r] = act(gate[t, r]) * up[t, r]. So gated_linear may be taken in parts, where something is added to its
+// products (LoRA): linear to two outputs, then gate, is gated_linear to the bit.
+struct GateArgs {
+  Tensor gate;  // F32 [tokens, rows], in place
+  Tensor up;    // F32 [tokens, rows]
+  GateKind kind = GateKind::kSilu;
+};
+
 inline constexpr double kLinearTolerance = 1e-6;  // relative to sum(|x| * |w|): float weights, summation order differs
 inline constexpr double kLinearInt8Tolerance = 5e-3;  // the same, where x is quantised: half a step of 1/127 of the
                                                       // largest of 32, at worst

@@ -223,5 +223,6 @@ void Linear(const LinearArgs& args, OpContext on) { strips::RunLinear(args, stri
 void GatedLinear(const GatedLinearArgs& args, OpContext on) {
   strips::RunGatedLinear(args, strips::kStripKernels<Isa>, on);
 }
+void Gate(const GateArgs& args, OpContext on) { strips::RunGate(args, strips::kStripKernels<Isa>, on); }
 
 }  // namespace interlace::avx2

@@ -1,4 +1,4 @@
-// linear and gated_linear: x to BF16, then one product per weight (cuBLASLt on a device).
+// linear, gated_linear and gate: x to BF16, then one product per weight (cuBLASLt on a device).
 #include "kernels/linear/linear_cuda.h"
 
 #include <algorithm>
@@ -58,7 +58,15 @@ void GatedLinear(const GatedLinearArgs& args, OpContext on) {
   if (!stream.Gemm(Product(args.gate, half.x, tokens, gate))) return;
   if (!stream.Gemm(Product(args.up, half.x, tokens, args.out.f32()))) return;
   stream.Launch(CudaKernel::kGate, {tokens},
-                GateParams{args.out.f32(), gate, rows, args.kind == GateKind::kGeluTanh ? 1 : 0});
+                GateParams{args.out.f32(), gate, args.out.f32(), rows, args.kind == GateKind::kGeluTanh ? 1 : 0});
+}
+
+void Gate(const GateArgs& args, OpContext on) {
+  CudaStream& stream = CudaStream::Of(on);
+  if (args.gate.rows == 0 || args.gate.cols == 0 || !stream.Begin("gate")) return;
+  stream.Launch(CudaKernel::kGate, {args.gate.rows},
+                GateParams{args.gate.f32(), args.gate.f32(), args.up.f32(), args.gate.cols,
+                           args.kind == GateKind::kGeluTanh ? 1 : 0});
 }
 
 int64_t WeightBytes(DType /*dtype*/, int64_t rows, int64_t k) {

@@ -32,8 +32,9 @@ INTERLACE_DEVICE void AddBiasBlock(const AddBiasParams& p, Block& block) {
 }
 
 struct GateParams {
-  float* out;         // [tokens, rows]; holds x . up, becomes act(gate) * out
+  float* out;         // [tokens, rows], becomes act(gate) * up; may be either of them
   const float* gate;  // [tokens, rows]
+  const float* up;
   int64_t rows;
   int32_t gelu;  // 0: SiLU
   int32_t unused = 0;
@@ -42,12 +43,13 @@ struct GateParams {
 template <class Block>
 INTERLACE_DEVICE void GateBlock(const GateParams& p, Block& block) {
   const float* gate = p.gate + block.x() * p.rows;
+  const float* up = p.up + block.x() * p.rows;
   float* out = p.out + block.x() * p.rows;
   block.For(p.rows, [&](int64_t r) {
     const float v = gate[r];
     const float active =
         p.gelu != 0 ? 0.5f * v * (1 + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v))) : v / (1 + expf(-v));
-    out[r] = active * out[r];
+    out[r] = active * up[r];
   });
 }
 

@@ -56,4 +56,11 @@ void GatedLinear(const GatedLinearArgs& args, OpContext /*on*/) {
   }
 }
 
+void Gate(const GateArgs& args, OpContext /*on*/) {
+  for (int64_t i = 0; i < args.gate.rows * args.gate.cols; ++i) {
+    float& gate = args.gate.f32()[i];
+    gate = Activate(args.kind, gate) * args.up.f32()[i];
+  }
+}
+
 }  // namespace interlace::reference

@@ -134,9 +134,7 @@ void RunGatedInTwo(const GatedLinearArgs& args, const StripKernels& kernels, OpC
   if (scratch.size() < floats) scratch.resize(floats);
   const Tensor up{scratch.data(), DType::kF32, args.x.rows, args.up.rows};
   RunLinear({args.x, {{args.out, args.gate}, {up, args.up}}}, kernels, on);
-  on.team().ParallelFor(args.x.rows, kQuantiseGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) kernels.gate(args.kind, args.out.f32_row(t), up.f32_row(t), up.cols);
-  });
+  RunGate({args.out, up, args.kind}, kernels, on);
 }
 
 }  // namespace
@@ -168,6 +166,14 @@ void RunGatedLinear(const GatedLinearArgs& args, const StripKernels& kernels, Op
   }
   work.runs.push_back({args.gate.dtype, 0, strips});
   RunWork(work, kernels, on);
+}
+
+void RunGate(const GateArgs& args, const StripKernels& kernels, OpContext on) {
+  on.team().ParallelFor(args.gate.rows, kQuantiseGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      kernels.gate(args.kind, args.gate.f32_row(t), args.up.f32_row(t), args.up.cols);
+    }
+  });
 }
 
 }  // namespace interlace::strips

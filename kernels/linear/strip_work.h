@@ -58,5 +58,6 @@ struct StripKernels {
 
 void RunLinear(const LinearArgs& args, const StripKernels& kernels, OpContext on);
 void RunGatedLinear(const GatedLinearArgs& args, const StripKernels& kernels, OpContext on);
+void RunGate(const GateArgs& args, const StripKernels& kernels, OpContext on);
 
 }  // namespace interlace::strips

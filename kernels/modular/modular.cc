@@ -130,6 +130,17 @@ void GatedLinear(const GatedLinearArgs& args, OpContext on) {
   });
 }
 
+void Gate(const GateArgs& args, OpContext on) {
+  const int64_t kind = Hash(static_cast<uint64_t>(args.kind), 3);
+  ForRows(on, args.gate.rows, [&](int64_t row) {
+    for (int64_t r = 0; r < args.gate.cols; ++r) {
+      float& out = args.gate.f32_row(row)[r];
+      const int64_t gate = ResidueOf(out), up = ResidueOf(args.up.f32_row(row)[r]);
+      out = Stored((gate * gate % kPrime + kind) % kPrime * up % kPrime);
+    }
+  });
+}
+
 void SoftCap(const SoftCapArgs& args, OpContext on) {
   const int64_t cap = Hash(Bits(args.cap), 4);
   ForRows(on, args.x.rows, [&](int64_t row) {
@@ -291,6 +302,7 @@ constexpr OpTable kModular = {
     .rope = &Rope,
     .linear = &Linear,
     .gated_linear = &GatedLinear,
+    .gate = &Gate,
     .kv_append = &KvAppend,
     .paged_attention = &PagedAttention,
     .sample = &Sample,

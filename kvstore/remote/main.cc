@@ -47,6 +47,8 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& address)
 }
 
 absl::Status Serve(const Flags& flags) {
+  // What a former process left says nothing about this one.
+  if (!flags.ready_file.empty()) std::remove(flags.ready_file.c_str());
   // Before any thread starts, so that every thread leaves them to sigwait.
   sigset_t signals;
   sigemptyset(&signals);

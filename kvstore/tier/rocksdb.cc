@@ -26,7 +26,6 @@ constexpr size_t kQueuedReads = 4096;
 constexpr int64_t kLeastBytes = 8 << 20;
 constexpr absl::Duration kRetryAfter = absl::Milliseconds(500);  // while the disk is sick, or stays full
 constexpr absl::Duration kLookAgain = absl::Milliseconds(5);     // at a full disk: files are deleted in the background
-constexpr int kResumesBeforeReopen = 3;
 
 // The writer thread alone changes the folder: it writes what Put queued and deletes what the index gave up, in the
 // order in which the index decided; it collects garbage, and it brings a sick database back. Readers read. A block that
@@ -356,15 +355,14 @@ class RocksdbTier final : public KvTier {
                  << Field("rocksdb_bytes", options_.bound_bytes);
   }
 
-  // True iff the database takes writes again. `changes` were taken and not written yet.
+  // True iff the database takes writes again. `changes` were taken and not written yet. The database is opened anew: its
+  // own Resume() can wait for ever for a flush that the error left behind (docs/decisions/rocksdb-tier.md).
   bool Recover(std::vector<Change>& changes) {
-    absl::Status status = folder_ == nullptr ? absl::UnavailableError("closed") : folder_->Resume();
-    if (!status.ok() && ++failed_resumes_ >= kResumesBeforeReopen) {
+    if (folder_ != nullptr) {
+      if (!folder_->TryDisk().ok()) return false;  // reads go on
       CloseFolder(changes);
-      status = OpenFolder();
     }
-    if (!status.ok()) return false;
-    failed_resumes_ = 0;
+    if (!OpenFolder().ok()) return false;
     sick_ = false;
     LOG(INFO) << "rocksdb tier takes writes again" << Field("folder", options_.path);
     KeepWithinBound();
@@ -432,7 +430,6 @@ class RocksdbTier final : public KvTier {
   int64_t unchecked_bytes_ = 0;  // written since
   absl::Duration full_wait_ = kLookAgain;
   bool stuck_ = false;  // full for longer than a collection takes
-  int failed_resumes_ = 0;
 
   BoundedQueue<Job> reads_{kQueuedReads};
   std::vector<Thread> threads_;  // writer, readers

@@ -31,6 +31,7 @@ constexpr absl::string_view kMarkerName = "INTERLACE_KV";
 constexpr absl::string_view kMarkerText = "interlace kv cache, format ";
 constexpr int kFormat = 2;
 constexpr size_t kMetaBytes = 8;  // index, size of the stored form
+constexpr size_t kProbeBytes = size_t{64} << 10;
 
 absl::Status FromRocks(const rocksdb::Status& status, absl::string_view what) {
   if (status.ok()) return absl::OkStatus();
@@ -90,7 +91,6 @@ rocksdb::Options DatabaseOptions(const RocksFolder::Options& folder) {
   options.max_background_jobs = 2;
   options.max_open_files = 256;
   options.allow_fallocate = false;  // so that the folder takes what its files say
-  options.atomic_flush = true;      // one log file is let go of when both families were flushed
   options.avoid_flush_during_shutdown = true;
   options.max_bgerror_resume_count = 0;
   options.wal_bytes_per_sync = 1 << 20;
@@ -98,6 +98,9 @@ rocksdb::Options DatabaseOptions(const RocksFolder::Options& folder) {
   options.compression = rocksdb::kNoCompression;
   options.write_buffer_size = static_cast<size_t>(WriteBufferBytes(folder.bound_bytes));
   options.max_write_buffer_number = 2;
+  // A log file is let go of when both families were flushed; the family of keys fills a buffer seldom, and is flushed
+  // when the logs reach this. Not by atomic_flush: docs/decisions/rocksdb-tier.md.
+  options.max_total_wal_size = 2 * options.write_buffer_size;
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(4 << 20);
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
@@ -261,7 +264,14 @@ absl::StatusOr<SharedBytes> RocksFolder::Read(const BlockKey& key) const {
   return SharedBytes(std::make_shared<const std::string>(bytes.data(), bytes.size()));
 }
 
-absl::Status RocksFolder::Resume() { return FromRocks(database_->db->Resume(), "resuming"); }
+absl::Status RocksFolder::TryDisk() const {
+  rocksdb::Env* const env = options_.env == nullptr ? rocksdb::Env::Default() : options_.env;
+  const std::string path = options_.path + "/probe";
+  const std::string bytes(kProbeBytes, '\0');
+  const rocksdb::Status written = rocksdb::WriteStringToFile(env, SliceOf(bytes), path, /*should_sync=*/true);
+  (void)env->DeleteFile(path);  // the next probe takes its place
+  return FromRocks(written, "trying the disk");
+}
 
 int64_t RocksFolder::Bytes() const {
   int64_t bytes = 0;

@@ -24,7 +24,7 @@ namespace interlace {
 // write-ahead log is on and not synced: a kill of the process loses nothing that was written, a crash of the machine
 // loses what the kernel had not written back yet. Bytes are not verified here: their reader does.
 //
-// Thread: Write, Collect, Resume one at a time; Read any. Owned by the rocksdb tier.
+// Thread: Write, Collect, TryDisk one at a time; Read any. Owned by the rocksdb tier.
 class RocksFolder {
  public:
   struct Options {
@@ -51,8 +51,8 @@ class RocksFolder {
   absl::Status Write(absl::Span<const Change> changes);
   // NotFound, DataLoss, Unavailable.
   absl::StatusOr<SharedBytes> Read(const BlockKey& key) const;
-  // After writes failed: takes writes again, or says why not.
-  absl::Status Resume();
+  // After writes failed: whether the disk takes some now. The database itself takes none until it is opened anew.
+  absl::Status TryDisk() const;
 
   // Of all files in the folder.
   int64_t Bytes() const;

@@ -39,19 +39,24 @@ absl::Status DecoderArch::Load(absl::FunctionRef<void(int64_t, int64_t)> progres
   return decoder_->Load(progress);
 }
 
-void DecoderArch::Layer(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) {
-  const Weights& w = layers_[Value(layer) - decoder_->shard().layer_begin];
-  const Tensor y = adds_at_once_ ? x : decoder_->branch(x.rows);
-  const auto input = [&](const Tensor& norm) { return norms_before_ ? decoder_->Normed(x, norm) : x; };
-  const auto add = [&](const Tensor& norm) {
-    if (norms_after_) decoder_->Norm(y, norm);
-    if (!adds_at_once_) decoder_->Add(x, y);
-  };
-  decoder_->Attention(layer, w.attention, in, kv, input(w.attention_norm), y, adds_at_once_);
-  add(w.post_attention_norm);
-  if (decoder_->spec().layer[Value(layer)].experts) return decoder_->Experts(w.experts, input(w.ffn_norm), x);
-  decoder_->Ffn(w.ffn, input(w.ffn_norm), y, adds_at_once_);
-  add(w.post_ffn_norm);
+void DecoderArch::Join(const Tensor& x, const Tensor& y, const Tensor& norm) {
+  if (norms_after_) decoder_->Norm(y, norm);
+  if (!adds_at_once_) decoder_->Add(x, y);
+}
+
+void DecoderArch::Attention(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) {
+  const Weights& w = WeightsOf(layer);
+  const Tensor y = OutputFor(x);
+  decoder_->Attention(layer, w.attention, in, kv, InputOf(x, w.attention_norm), y, adds_at_once_);
+  Join(x, y, w.post_attention_norm);
+}
+
+void DecoderArch::FeedForward(LayerId layer, const StepInput& in, const Tensor& x) {
+  const Weights& w = WeightsOf(layer);
+  if (decoder_->spec().layer[Value(layer)].experts) return decoder_->Experts(w.experts, InputOf(x, w.ffn_norm), x);
+  const Tensor y = OutputFor(x);
+  decoder_->Ffn(layer, w.ffn, in, InputOf(x, w.ffn_norm), y, adds_at_once_);
+  Join(x, y, w.post_ffn_norm);
 }
 
 }  // namespace interlace

@@ -16,7 +16,8 @@ class DecoderArch final : public ModelArch {
   static absl::StatusOr<std::unique_ptr<ModelArch>> Make(const ArchInput& input);
 
   void Embed(const StepInput& in, const Tensor& x) override { decoder_->Embed(in, x); }
-  void Layer(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) override;
+  void Attention(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) override;
+  void FeedForward(LayerId layer, const StepInput& in, const Tensor& x) override;
   void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) override {
     decoder_->Logits(x, rows, logits);
   }
@@ -31,6 +32,13 @@ class DecoderArch final : public ModelArch {
     MoeWeights experts;
   };
 
+  const Weights& WeightsOf(LayerId layer) const { return layers_[Value(layer) - decoder_->shard().layer_begin]; }
+  // Where a sublayer's output goes: x itself, or scratch.
+  Tensor OutputFor(const Tensor& x) const { return adds_at_once_ ? x : decoder_->branch(x.rows); }
+  // What a sublayer reads of x.
+  Tensor InputOf(const Tensor& x, const Tensor& norm) { return norms_before_ ? decoder_->Normed(x, norm) : x; }
+  // x += y, if it is not that already.
+  void Join(const Tensor& x, const Tensor& y, const Tensor& norm);
   explicit DecoderArch(std::unique_ptr<Decoder> decoder);
   absl::Status Load(absl::FunctionRef<void(int64_t, int64_t)> progress);
 

@@ -53,11 +53,17 @@ void EncodeSequence(const PlanSequence& s, v1::PlanSequenceMessage* out) {
     score->set_top(s.score->top);
     score->mutable_targets()->Assign(s.score->targets.begin(), s.score->targets.end());
   }
+  if (s.own_drafts) {
+    v1::SkipPlanMessage* skip = out->mutable_own_drafts();
+    skip->set_attention(s.own_drafts->attention.Encode());
+    skip->set_feed_forward(s.own_drafts->feed_forward.Encode());
+  }
   if (!s.opening) return;
   v1::OpeningMessage* opening = out->mutable_opening();
   EncodeSampling(s.opening->sampling, opening->mutable_sampling());
   for (const BlockId& id : s.opening->adopted) EncodeId(id, opening->add_adopted());
   opening->mutable_prefix()->Assign(s.opening->prefix.begin(), s.opening->prefix.end());
+  opening->set_adapter(s.opening->adapter);
 }
 
 absl::Status DecodeScore(const v1::PlanSequenceMessage& sequence, ScoreAsk* out) {
@@ -92,11 +98,17 @@ absl::StatusOr<PlanSequence> DecodeSequence(const v1::PlanSequenceMessage& m) {
   if (m.has_score()) {
     RETURN_IF_ERROR(DecodeScore(m, &s.score.emplace()));
   }
+  if (m.has_own_drafts()) {
+    SkipPlan& skip = s.own_drafts.emplace();
+    ASSIGN_OR_RETURN(skip.attention, DecodeLayers(m.own_drafts().attention()));
+    ASSIGN_OR_RETURN(skip.feed_forward, DecodeLayers(m.own_drafts().feed_forward()));
+  }
   if (!m.has_opening()) return s;
   s.opening.emplace();
   ASSIGN_OR_RETURN(s.opening->sampling, DecodeSampling(m.opening().sampling()));
   for (const v1::BlockIdMessage& id : m.opening().adopted()) s.opening->adopted.push_back(DecodeId(id));
   s.opening->prefix.assign(m.opening().prefix().begin(), m.opening().prefix().end());
+  s.opening->adapter = m.opening().adapter();
   return s;
 }
 

@@ -7,12 +7,14 @@ namespace interlace {
 
 void EncodeRank(const RankInfo& rank, v1::Register* out) {
   out->set_stage(static_cast<uint32_t>(Value(rank.stage)));
+  out->set_replica(static_cast<uint32_t>(rank.replica));
   out->set_stages(static_cast<uint32_t>(rank.stages));
   out->set_tensor_rank(static_cast<uint32_t>(rank.tensor_rank));
   out->set_tensor_ranks(static_cast<uint32_t>(rank.tensor_ranks));
   out->set_collective_address(rank.collective_address);
   out->set_incarnation(rank.incarnation);
   out->set_model_digest(rank.model_digest);
+  for (const std::string& adapter : rank.adapters) out->add_adapters(adapter);
   out->set_numerics(rank.numerics);
   out->set_dtype(rank.dtype);
   out->set_layers(static_cast<uint32_t>(rank.layers));
@@ -37,8 +39,8 @@ void EncodeRank(const RankInfo& rank, v1::Register* out) {
 namespace {
 
 absl::Status CheckRegister(const v1::Register& m) {
-  for (uint32_t v :
-       {m.stages(), m.vocab(), m.block_tokens(), m.device_slots(), m.host_frames(), m.step_tokens(), m.threads()}) {
+  for (uint32_t v : {m.stages(), m.vocab(), m.block_tokens(), m.device_slots(), m.host_frames(), m.step_tokens(),
+                     m.threads(), m.replica()}) {
     if (v > static_cast<uint32_t>(kMost)) return Refuse("register", v);
   }
   for (uint32_t v : m.windows()) {
@@ -70,12 +72,14 @@ absl::StatusOr<RankInfo> DecodeRank(const v1::Register& m) {
   RETURN_IF_ERROR(CheckRegister(m));
   RankInfo rank;
   rank.stage = StageId{static_cast<int32_t>(m.stage())};
+  rank.replica = static_cast<int32_t>(m.replica());
   rank.stages = static_cast<int32_t>(m.stages());
   rank.tensor_rank = static_cast<int32_t>(m.tensor_rank());
   rank.tensor_ranks = static_cast<int32_t>(m.tensor_ranks());
   rank.collective_address = m.collective_address();
   rank.incarnation = m.incarnation();
   rank.model_digest = m.model_digest();
+  rank.adapters.assign(m.adapters().begin(), m.adapters().end());
   rank.numerics = m.numerics();
   rank.dtype = m.dtype();
   rank.layers = static_cast<int32_t>(m.layers());

@@ -99,6 +99,7 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
   }
   out->set_run_us(result.run_us);
   out->set_stall_us(result.stall_us);
+  out->set_draft_us(result.draft_us);
   out->set_gap_us(result.gap_us);
   out->set_transfer_in_us(result.transfer_in_us);
   out->set_transfer_out_us(result.transfer_out_us);
@@ -112,9 +113,10 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   for (uint32_t count : {message.stage(), message.tensor_rank(), message.corrupt(), message.missing()}) {
     if (count > static_cast<uint32_t>(kMost)) return Refuse("result", count);
   }
-  for (int64_t amount : {int64_t{message.slots_used()}, int64_t{message.frames_used()}, message.run_us(),
-                         message.stall_us(), message.gap_us(), message.transfer_in_us(), message.transfer_out_us(),
-                         static_cast<int64_t>(message.bytes_in()), static_cast<int64_t>(message.bytes_out())}) {
+  for (int64_t amount :
+       {int64_t{message.slots_used()}, int64_t{message.frames_used()}, message.run_us(), message.stall_us(),
+        message.draft_us(), message.gap_us(), message.transfer_in_us(), message.transfer_out_us(),
+        static_cast<int64_t>(message.bytes_in()), static_cast<int64_t>(message.bytes_out())}) {
     if (amount < 0) return Refuse("result", amount);
   }
   StepResult result;
@@ -170,6 +172,7 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   }
   result.run_us = message.run_us();
   result.stall_us = message.stall_us();
+  result.draft_us = message.draft_us();
   result.gap_us = message.gap_us();
   result.transfer_in_us = message.transfer_in_us();
   result.transfer_out_us = message.transfer_out_us();

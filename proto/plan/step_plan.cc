@@ -47,9 +47,11 @@ std::string StepPlan::ToString() const {
     absl::StrAppend(&text, " [request ", Value(s.request), ".", s.attempt, " positions ", s.start, "..",
                     s.start + static_cast<int32_t>(s.tokens.size()) - 1);
     if (s.opening) absl::StrAppend(&text, " adopts ", s.opening->adopted.size());
+    if (s.opening && !s.opening->adapter.empty()) absl::StrAppend(&text, " adapter ", s.opening->adapter);
     AppendKept(s.kept, &text);
     AppendNames(s.names, &text);
     if (s.sample) absl::StrAppend(&text, " sample ", s.sample_index);
+    if (s.own_drafts) absl::StrAppend(&text, " drafts ", s.drafts, " itself");
     if (s.score) absl::StrAppend(&text, " score ", s.start + s.score->first + 1, "+", s.score->targets.size());
     if (s.pool != Pooling::kNone) text += s.pool == Pooling::kGive ? " pool, give" : " pool";
     text += "]";

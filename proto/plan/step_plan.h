@@ -19,17 +19,21 @@
 #include "kvstore/block_id.h"
 #include "kvstore/layer_set.h"
 #include "proto/plan/sampling.h"
+#include "proto/plan/skip_plan.h"
 
 namespace interlace {
 
 // In PlanSequence::tokens: the token that this sequence sampled last, which the scheduler does not know yet.
 inline constexpr int32_t kLastSample = -1;
+// Likewise: a guess that the rank makes itself (PlanSequence::own_drafts).
+inline constexpr int32_t kOwnDraft = -2;
 
 // How a sequence (one attempt of a request) begins on the ranks.
 struct Opening {
   Sampling sampling;
   std::vector<BlockId> adopted;  // sealed blocks of positions [0, adopted.size() * block_tokens), in order
   std::vector<int32_t> prefix;   // the tokens of these positions
+  std::string adapter;           // digest of the LoRA adapter that adds to its rows; empty: none does
   friend bool operator==(const Opening&, const Opening&) = default;
 };
 
@@ -58,6 +62,16 @@ enum class Pooling : uint8_t {
   kGive,  // and the mean is answered
 };
 
+// What becomes of the hidden states of a prompt behind one layer: from position `first` of the prompt on those of the
+// rows of this step are added to the sum of the steps before (the plan whose `start` is at most `first` begins it), and with
+// `give` the mean is answered. A key says what a prompt is about: prompts that are alike have keys that are.
+struct KeyAsk {
+  LayerId layer{};
+  int32_t first = 0;
+  bool give = false;
+  friend bool operator==(const KeyAsk&, const KeyAsk&) = default;
+};
+
 // Streams have one or a few tokens in a plan: they need no memory of their own.
 using PlanTokens = absl::InlinedVector<int32_t, 4>;
 
@@ -78,6 +92,11 @@ struct PlanSequence {
                              // it changes. Blocks sealed in other layers go to the host.
   Boxed<SealedNames> names;  // may name blocks that this very step fills
   Boxed<ScoreAsk> score;
+  // The rank makes the guesses: before the step it computes `drafts` rows one after another, each by the sublayers that
+  // this plan does not pass over and whose KV is on the device, and takes what they sample. `tokens` are one known
+  // token and `drafts` times kOwnDraft; of what the step samples, the result has what counts alone.
+  Boxed<SkipPlan> own_drafts;
+  Boxed<KeyAsk> key;
   friend bool operator==(const PlanSequence&, const PlanSequence&) = default;
 };
 
@@ -170,6 +189,14 @@ struct PooledHidden {
   friend bool operator==(const PooledHidden&, const PooledHidden&) = default;
 };
 
+// The mean of the hidden states behind the layer that was asked for (KeyAsk).
+struct PromptKey {
+  RequestId request{};
+  uint32_t attempt = 0;
+  std::vector<float> mean;  // [width]
+  friend bool operator==(const PromptKey&, const PromptKey&) = default;
+};
+
 enum class LossCause : uint8_t { kMissing, kCorrupt, kNoSlot, kRefused };
 absl::string_view LossCauseName(LossCause cause);
 
@@ -227,6 +254,7 @@ struct StepResult {
   std::vector<SampledToken> sampled;  // last stage only, where all ranks say the same; of one sequence, ascending
   std::vector<PromptScores> scored;   // last stage only; of a sequence once
   std::vector<PooledHidden> pooled;   // likewise
+  std::vector<PromptKey> keys;        // of the stage that has the layer, where all ranks say the same
   std::vector<LostSequence> lost;     // each sequence once on this stage
   std::vector<LayerTraffic> traffic;
   std::vector<ProbeAnswer> probed;   // of this plan or earlier ones
@@ -236,6 +264,7 @@ struct StepResult {
   std::vector<TierUse> tiers;        // below the host; empty: as in the last result
   int64_t run_us = 0;
   int64_t stall_us = 0;        // of run_us, waiting for KV
+  int64_t draft_us = 0;        // of run_us, making guesses of its own
   int64_t gap_us = 0;          // from the end of the rank's step before; 0: it is the first of the epoch
   int64_t transfer_in_us = 0;  // time since the last result during which a copy to the device was under way
   int64_t transfer_out_us = 0;
@@ -249,15 +278,17 @@ struct StepResult {
 
 // What a rank says of itself when it registers.
 struct RankInfo {
+  int32_t replica = 0;  // of which it is part
   StageId stage{};
   int32_t stages = 1;
   int32_t tensor_rank = 0;
   int32_t tensor_ranks = 1;  // that share the layers of a stage: each has some of the heads and columns
   uint64_t incarnation = 0;  // drawn when the process starts
   std::string model_digest;
-  std::string numerics;  // backend and op table, "cpu/avx512bf16"
-  std::string dtype;     // of the KV
-  int32_t layers = 0;    // of the model
+  std::vector<std::string> adapters;  // digests of the LoRA adapters that it has, in their order, each once
+  std::string numerics;               // backend and op table, "cpu/avx512bf16"
+  std::string dtype;                  // of the KV
+  int32_t layers = 0;                 // of the model
   int32_t layer_begin = 0;
   int32_t layer_end = 0;
   std::vector<int32_t> windows;  // [layers]; 0: attends to all positions
@@ -274,7 +305,7 @@ struct RankInfo {
   std::string transport_address;
   std::string collective_address;  // for the others of its stage; empty: there are none
   std::vector<std::string> tiers;  // below the host
-  // Its place among all ranks of the replica: stage by stage.
+  // Its place among the ranks of its replica: stage by stage.
   int32_t index() const { return Value(stage) * tensor_ranks + tensor_rank; }
   friend bool operator==(const RankInfo&, const RankInfo&) = default;
 };

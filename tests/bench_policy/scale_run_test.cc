@@ -39,6 +39,7 @@ ScaleSetup SetupFor(const char* policy, int32_t replicas) {
   setup.model = *FindScaleModel("llama-3.1-8b");
   setup.replicas = replicas;
   setup.policy = *FindPolicy(policy);
+  setup.route = *FindRoutingPolicy("prefix");
   setup.options.context = 1 << 20;
   setup.options.chunk_tokens = setup.options.step_tokens = 2048;
   setup.options.max_running = 256;
@@ -95,12 +96,47 @@ TEST(ScaleRun, PrefixRoutingFindsMoreThanTakingTurns) {
   const std::vector<TraceRow> rows = Conversations(4, 15, 5);
   ScaleSetup setup = SetupFor("slack", 4);
   const ScaleLoad load = LoadOf(rows, rows.size(), 20, setup.trace_block);
-  setup.route = RouteRule::kRoundRobin;
+  setup.route = *FindRoutingPolicy("round_robin");
   const ScaleFigures turns = FiguresOf(*RunAtScale(setup, load), setup);
-  setup.route = RouteRule::kPrefix;
+  setup.route = *FindRoutingPolicy("prefix");
   const ScaleFigures prefix = FiguresOf(*RunAtScale(setup, load), setup);
   EXPECT_GT(prefix.hit_rate, turns.hit_rate + 0.1);
   EXPECT_LE(prefix.hit_rate, load.hit_ceiling);
+}
+
+TEST(ScaleRun, PromptsAndAnswersApartLoseNothingAndSpareStreamsTheStepsOfPrompts) {
+  const std::vector<TraceRow> rows = Conversations(5, 20, 5);
+  ScaleSetup setup = SetupFor("slack", 4);
+  setup.tier_bandwidth = 25e9;
+  const ScaleLoad load = LoadOf(rows, rows.size(), 30, setup.trace_block);
+  const ScaleOutcome together = *RunAtScale(setup, load);
+  setup.prefill = 2;
+  const ScaleOutcome apart = *RunAtScale(setup, load);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const ScaleRecord& r = apart.records[i];
+    EXPECT_TRUE(r.ok) << i;
+    EXPECT_EQ(r.tokens, rows[i].output) << i;
+    EXPECT_TRUE(!r.handed || r.replica >= setup.prefill) << "an answer that went back to a replica for prompts: " << i;
+  }
+  EXPECT_EQ(FiguresOf(together, setup).handed, 0);
+  EXPECT_GT(FiguresOf(apart, setup).handed, 0.5);
+  EXPECT_LT(FiguresOf(apart, setup).tpot.p99, FiguresOf(together, setup).tpot.p99);
+  const ScaleOutcome again = *RunAtScale(setup, load);
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(apart.records[i].last, again.records[i].last) << i;
+}
+
+TEST(ScaleRun, WithoutATierOrAnybodyToDecodePromptsAreNotComputedApart) {
+  const std::vector<TraceRow> rows = Conversations(6, 2, 1);
+  ScaleSetup setup = SetupFor("slack", 2);
+  const ScaleLoad load = LoadOf(rows, rows.size(), 1, setup.trace_block);
+  setup.prefill = 1;
+  EXPECT_THAT(RunAtScale(setup, load).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr("--tier-gb")));
+  setup.tier_bandwidth = 25e9;
+  EXPECT_OK(RunAtScale(setup, load).status());
+  setup.prefill = 2;
+  EXPECT_THAT(RunAtScale(setup, load).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, testing::HasSubstr("must decode")));
 }
 
 TEST(ScaleRun, WhatCannotFitIsSaidBeforehand) {

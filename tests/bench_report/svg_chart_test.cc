@@ -29,6 +29,8 @@ TEST(NiceTicks, AreRoundNumbers) {
   EXPECT_THAT(NiceTicks(1, 1e5, 5, true).at, ElementsAre(1, 10, 100, 1000, 1e4, 1e5));
   EXPECT_EQ(NiceTicks(5, 5, 4, false).at.size() >= 2, true);
   EXPECT_EQ(NiceTicks(0, 0, 4, false).at.size() >= 2, true);
+  EXPECT_EQ(NiceTicks(0.9, 0.9000000000000001, 4, false).at.size() >= 2, true) << "equal but for rounding";
+  EXPECT_EQ(NiceTicks(0.9, 0.9000000000000001, 4, true).at.size() >= 2, true);
 }
 
 TEST(NiceTicks, HoldAnyRangeWithAFewMarks) {

@@ -8,7 +8,6 @@
 #include <string>
 
 #include "cli/child_process.h"
-#include "cli/http_get.h"
 #include "cli/restart_backoff.h"
 #include "common/entropy.h"
 #include "tests/status_matchers.h"
@@ -108,11 +107,6 @@ TEST(ChildProcessTest, DiesWithItsParentEvenBySigkill) {
   char byte;
   EXPECT_EQ(read(alive[0], &byte, 1), 0);
   for (int fd : {alive[0], started[0], started[1]}) close(fd);
-}
-
-TEST(HttpGetTest, WhoDoesNotListenIsUnavailable) {
-  EXPECT_THAT(HttpGet("127.0.0.1:1", "/health", absl::Seconds(5)),
-              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("127.0.0.1:1/health")));
 }
 
 }  // namespace

@@ -28,6 +28,14 @@ def wait_until(what: str, condition, seconds: float = 30):
         time.sleep(0.05)
 
 
+def series_sum(url: str, name: str, having: str = "", timeout: float = 10) -> float:
+    """Sum over all label values of a coordinator's series, or over those `having` a label such as stage="0"; 0 if there is
+    none."""
+    text = urllib.request.urlopen(url + "/metrics", timeout=timeout).read().decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.split("\n")
+               if (line.startswith(name + "{") or line.startswith(name + " ")) and having in line)
+
+
 class Cluster:
     """`interlace serve` with free ports and a state folder of its own."""
 
@@ -54,10 +62,8 @@ class Cluster:
         return "\n".join(f"== {p.name}\n{p.read_text()[-3000:]}" for p in sorted(self.state.glob("*.[lo][ou][gt]")))
 
     def metric(self, name: str, having: str = "") -> float:
-        """Sum over all label values of a series, or over those `having` a label such as stage="0"; 0 if there is none."""
-        text = urllib.request.urlopen(self.http + "/metrics", timeout=10).read().decode()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.split("\n")
-                   if (line.startswith(name + "{") or line.startswith(name + " ")) and having in line)
+        """As series_sum says."""
+        return series_sum(self.http, name, having)
 
     def nothing_held(self) -> bool:
         """No request runs, and none holds KV; what is left is cache."""
@@ -85,7 +91,9 @@ class Cluster:
             name = words[2].rsplit("/interlace-", 1)[1]
             setting = {key: value for key, _, value in (word.partition("=") for word in words)}
             if name == "worker":
-                rank = int(setting["cluster.stage"]) * int(setting.get("cluster.tensor_ranks", 1)) + int(setting["cluster.tensor_rank"])
+                stages, tensor_ranks = (int(setting.get(f"cluster.{field}", 1)) for field in ("stages", "tensor_ranks"))
+                stage = int(setting["cluster.replica"]) * stages + int(setting["cluster.stage"])
+                rank = stage * tensor_ranks + int(setting["cluster.tensor_rank"])
                 name = f"worker-{rank}"
             found[name] = line
         return found

@@ -144,7 +144,7 @@ def test_hostile_constraints_are_refused_by_name(client, fields, name):
 
 
 def test_drafts_change_nothing(client):
-    cluster = Cluster("--set", "sched.draft_tokens=3", "--set", "model.name=small", "--set",
+    cluster = Cluster("--set", "sched.speculate=ngram", "--set", "sched.draft_tokens=3", "--set", "model.name=small", "--set",
                       f"model.chat_template={ROOT / 'tests/golden/templates/Qwen-Qwen2.5-7B-Instruct.jinja'}")
     try:
         other = openai.OpenAI(base_url=cluster.http + "/v1", api_key="none", max_retries=0)

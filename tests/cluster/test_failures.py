@@ -79,7 +79,7 @@ def test_worker_gone_for_good():
                 os.kill(cluster.process.pid, signal.SIGSTOP)  # nobody starts it again
                 os.kill(cluster.child("worker-0"), signal.SIGKILL)
 
-            stream = client.generate(PROMPT, max_tokens=2000, temperature=0, ignore_eos=True)
+            stream = client.generate(PROMPT, max_tokens=2000, temperature=0, ignore_eos=True, retries=0)
             with pytest.raises(grpc.RpcError) as gone:
                 consume(stream, 20, stop_rank)
             assert gone.value.code() == grpc.StatusCode.UNAVAILABLE

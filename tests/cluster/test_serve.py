@@ -121,7 +121,7 @@ def test_answers_that_a_drain_does_not_wait_for_say_so():
     request = urllib.request.Request(cluster.http + "/v1/completions", data=body.encode(),
                                      headers={"Content-Type": "application/json"})
     with Client(cluster.grpc) as client, urllib.request.urlopen(request, timeout=60) as answer:
-        stream = client.generate(QUESTION, max_tokens=7000, temperature=0, ignore_eos=True)
+        stream = client.generate(QUESTION, max_tokens=7000, temperature=0, ignore_eos=True, retries=0)
         next(iter(stream))
         assert answer.readline().startswith(b"data: {")
         stopper = threading.Thread(target=cluster.stop)

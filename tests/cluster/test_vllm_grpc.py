@@ -1,4 +1,5 @@
 """VllmEngine with a client that the proto made, and the proto against that of the gateway's package."""
+import importlib
 import pathlib
 import sys
 
@@ -17,11 +18,10 @@ SERVICE = "vllm.grpc.engine.VllmEngine"
 @pytest.fixture(scope="module")
 def pb(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vllm")
-    assert protoc.main(["protoc", f"--proto_path={ROOT / 'proto/compat'}", f"--python_out={folder}",
-                        f"--grpc_python_out={folder}", f"--descriptor_set_out={folder / 'set'}", "vllm_engine.proto"]) == 0
+    assert protoc.main(["protoc", f"--proto_path={ROOT}", f"--python_out={folder}", f"--grpc_python_out={folder}",
+                        "proto/compat/smg_common.proto", "proto/compat/vllm_engine.proto"]) == 0
     sys.path.insert(0, str(folder))
-    import vllm_engine_pb2
-    import vllm_engine_pb2_grpc
+    from proto.compat import vllm_engine_pb2, vllm_engine_pb2_grpc
     vllm_engine_pb2.Stub = vllm_engine_pb2_grpc.VllmEngineStub
     return vllm_engine_pb2
 
@@ -80,23 +80,28 @@ def test_health_and_info(shared, stub, pb):
     assert stub.GetLoads(pb.GetLoadsRequest()).loads[0].max_total_num_tokens > 0
 
 
-def test_the_proto_is_that_of_the_gateway(pb, tmp_path):
-    """Every field and method of ours has the name, number, type and label that the package gives it."""
+@pytest.mark.parametrize("ours_name, theirs_name", [("vllm_engine", "vllm_engine"), ("smg_common", "common")])
+def test_the_proto_is_that_of_the_gateway(pb, tmp_path, ours_name, theirs_name):
+    """Every field, method and value of ours has the name, number, type and label that the package gives it."""
     package = pytest.importorskip("smg_grpc_proto")
     theirs_folder = pathlib.Path(package.__file__).parent / "proto"
     assert protoc.main(["protoc", f"--proto_path={theirs_folder}", f"--descriptor_set_out={tmp_path / 'theirs'}",
-                        "vllm_engine.proto"]) == 0
+                        f"{theirs_name}.proto"]) == 0
     theirs = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / "theirs").read_bytes()).file[-1]
     ours = descriptor_pb2.FileDescriptorProto()
-    pb.DESCRIPTOR.CopyToProto(ours)
+    importlib.import_module(f"proto.compat.{ours_name}_pb2").DESCRIPTOR.CopyToProto(ours)
+    assert ours.package == theirs.package
+    values = {enum.name: {value.name: value.number for value in enum.value} for enum in theirs.enum_type}
+    for enum in ours.enum_type:
+        assert {value.name: value.number for value in enum.value} == values[enum.name]
     messages = {message.name: {field.number: field for field in message.field} for message in theirs.message_type}
     for message in ours.message_type:
         for field in message.field:
             other = messages[message.name][field.number]
             assert (field.name, field.type, field.label, field.type_name, field.proto3_optional) == (
                 other.name, other.type, other.label, other.type_name, other.proto3_optional), message.name
-    methods = {m.name: (m.input_type, m.output_type, m.server_streaming) for m in theirs.service[0].method}
-    for method in ours.service[0].method:
+    methods = {m.name: (m.input_type, m.output_type, m.server_streaming) for service in theirs.service for m in service.method}
+    for method in (method for service in ours.service for method in service.method):
         assert methods[method.name] == (method.input_type, method.output_type, method.server_streaming)
 
 

@@ -29,6 +29,18 @@ TEST(StateFile, IsReadAsItWasWritten) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1) << "something else is left there";
 }
 
+TEST(StateFile, IsRemovedAlsoIfThereIsNone) {
+  const Folder folder;
+  std::filesystem::create_directories(folder.path() + "/inner/full");
+  const std::string path = folder.path() + "/state";
+  ASSERT_OK(ReplaceStateFile(path, "x"));
+  EXPECT_OK(RemoveStateFile(path));
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_OK(RemoveStateFile(path));
+  EXPECT_THAT(RemoveStateFile(folder.path() + "/inner"),
+              StatusIs(absl::StatusCode::kPermissionDenied, HasSubstr("/inner cannot be removed")));
+}
+
 TEST(StateFile, WhatIsNoFileIsLeftAlone) {
   const Folder folder;
   std::filesystem::create_directories(folder.path() + "/inner");

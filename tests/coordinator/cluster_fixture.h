@@ -89,11 +89,16 @@ class RankClient {
     v1::Order order;
     if (!first || first->channel != kPlanChannel || !order.ParseFromString(first->body)) return false;
     peer_ = first->peer;
+    lead_epoch_ = order.linked().lead_epoch();
     return linked_ = order.has_linked();
   }
   PeerId peer() {
     EXPECT_TRUE(Linked());
     return peer_;
+  }
+  uint64_t lead_epoch() {
+    EXPECT_TRUE(Linked());
+    return lead_epoch_;
   }
   // The next order; an empty one when nothing came in time.
   v1::Order Next() {
@@ -142,6 +147,7 @@ class RankClient {
   FakeTransport* links_ = nullptr;
   bool linked_ = false;
   PeerId peer_{};
+  uint64_t lead_epoch_ = 0;
   absl::Status status_;  // set before ended_
   absl::Notification ended_;
   absl::Mutex write_mutex_;
@@ -175,6 +181,7 @@ class ClusterServiceTest : public testing::Test {
     if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(5));
     server_.reset();
     loop_.reset();
+    other_loops_.clear();
     SetLogSink(nullptr, LogLevel::kInfo);
   }
   // Ranks of most tests say nothing that they are not asked for.
@@ -186,17 +193,24 @@ class ClusterServiceTest : public testing::Test {
       rank.transport_address = absl::StrCat("address ", Value(rank.stage));
       rank.vocab = 1000;
     }
-    service_ = std::make_unique<ClusterService>(ClusterService::Options{.stages = stages,
+    service_ = std::make_unique<ClusterService>(ClusterService::Options{.replicas = replicas_,
+                                                                        .stages = stages,
                                                                         .model_digest = "digest",
                                                                         .block_tokens = 8,
+                                                                        .leads = [this] { return leads_.load(); },
                                                                         .liveness = timing.liveness,
                                                                         .register_within = timing.register_within},
                                                 links_, clock_, metrics_);
     ReplicaLoop::Options options;
     options.scheduler.context = 100;
     options.ranks = stages;
-    loop_ = std::make_unique<ReplicaLoop>(options, **FindPolicy("stream"), clock_, metrics_, *service_);
-    service_->Connect(loop_.get());
+    loop_ = std::make_unique<ReplicaLoop>(options, **FindPolicy("stream"), clock_, metrics_, service_->channel(0));
+    service_->Connect(0, loop_.get());
+    for (int32_t r = 1; r < replicas_; ++r) {
+      other_loops_.push_back(
+          std::make_unique<ReplicaLoop>(options, **FindPolicy("stream"), clock_, metrics_, service_->channel(r)));
+      service_->Connect(r, other_loops_.back().get());
+    }
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
@@ -238,6 +252,7 @@ class ClusterServiceTest : public testing::Test {
     return result;
   }
 
+  std::atomic<bool> leads_{true};  // as the election says
   RealClock clock_;
   Metrics metrics_{"test"};
   FakeTransport links_;
@@ -245,7 +260,9 @@ class ClusterServiceTest : public testing::Test {
   std::set<std::string> confirmed_, strangers_;  // sessions; protected by confirmed_mutex_
   std::vector<RankInfo> ranks_;
   std::unique_ptr<ClusterService> service_;
-  std::unique_ptr<ReplicaLoop> loop_;
+  int32_t replicas_ = 1;
+  std::unique_ptr<ReplicaLoop> loop_;                      // of replica 0
+  std::vector<std::unique_ptr<ReplicaLoop>> other_loops_;  // of the others
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
   uint64_t next_ = 0;

@@ -64,6 +64,43 @@ TEST_F(ClusterServiceTest, ALostRankIsWaitedForAndTheStreamGoesOn) {
   EXPECT_EQ(sink->tokens(), (std::vector<int32_t>{3, 4}));
 }
 
+// Replicas are formed and lost one by one, and a plan reaches the ranks of its own alone.
+TEST_F(ClusterServiceTest, ReplicasAreFormedAndLostEachByItself) {
+  replicas_ = 2;
+  Start(1);
+  RankInfo other = ranks_[0];
+  other.replica = 1;
+  other.incarnation = 2;
+  other.transport_address = "address of replica 1";
+  auto second = Register(other);
+  const uint64_t epoch = second->NextEpoch();
+  ASSERT_TRUE(AwaitLoad(*other_loops_[0], [](const EngineLoad& load) { return load.ranks_ready == 1; }));
+  EXPECT_EQ(loop_->Load().ranks_ready, 0) << "it has no rank";
+  auto first = Register(0);
+  EXPECT_NE(first->NextEpoch(), epoch);
+  ASSERT_TRUE(Ready(1));
+  const auto sink = Submit(2);
+  StepPlan plan = first->NextPlan();
+  second->Break();
+  ASSERT_TRUE(AwaitLoad(*other_loops_[0], [](const EngineLoad& load) { return load.ranks_ready == 0; }));
+  EXPECT_EQ(loop_->Load().ranks_ready, 1) << "the other replica's loss is not its own";
+  first->Answer(ResultOf(plan, 0, true));
+  plan = first->NextPlan();
+  first->Answer(ResultOf(plan, 0, true));
+  EXPECT_OK(sink->AwaitEnd().status);
+  EXPECT_EQ(sink->tokens(), (std::vector<int32_t>{3, 4}));
+
+  RankInfo unlike = other;
+  unlike.numerics = "something else";
+  EXPECT_THAT(Register(unlike)->End(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("replica 0, stage 0 has test")));
+  RankInfo beyond = other;
+  beyond.replica = 2;
+  EXPECT_THAT(Register(beyond)->End(),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("cluster.replica is 2, the coordinator has cluster.replicas=2")));
+}
+
 TEST_F(ClusterServiceTest, RanksThatDoNotFitAreToldWhichFieldIsWrong) {
   Start(2);
   auto first = Register(0);
@@ -73,6 +110,10 @@ TEST_F(ClusterServiceTest, RanksThatDoNotFitAreToldWhichFieldIsWrong) {
     void (*spoil)(RankInfo&);
   };
   for (const Row& row : std::vector<Row>{{"digest", [](RankInfo& r) { r.model_digest = "another"; }},
+                                         {"model.adapters, by digest, is a,b, the coordinator has none",
+                                          [](RankInfo& r) {
+                                            r.adapters = {"a", "b"};
+                                          }},
                                          {"kv.block_tokens", [](RankInfo& r) { r.block_tokens = 16; }},
                                          {"cluster.stages", [](RankInfo& r) { r.stages = 3; }},
                                          {"first layer", [](RankInfo& r) { r.layer_begin = 3; }},

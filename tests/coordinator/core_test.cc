@@ -9,10 +9,12 @@
 #include "coordinator/admission.h"
 #include "coordinator/block_directory.h"
 #include "coordinator/kv_budget.h"
+#include "coordinator/kv_fan_out.h"
 #include "coordinator/policy/policy.h"
 #include "coordinator/replica_shape.h"
 #include "coordinator/sequence_state.h"
 #include "tests/coordinator/fake_replica.h"
+#include "tests/coordinator/kv_picture.h"
 #include "tests/status_matchers.h"
 
 namespace interlace {
@@ -98,11 +100,18 @@ class BlockDirectoryTest : public testing::Test {
   // Two layers; the second sees 8 positions, blocks have 8.
   const ReplicaShape shape_ = ShapeOf(MakeRanks(2, 1, 8, 100, 100, /*window=*/8));
   BlockDirectory directory_{shape_};
+  SequenceState sequence_ = OfBlocks(4);  // whose blocks these are
   static constexpr LayerSet kFirst = LayerSet::Range(0, 1), kSecond = LayerSet::Range(1, 2),
                             kBoth = LayerSet::Range(0, 2);
 
+  static SequenceState OfBlocks(uint64_t blocks) {
+    SequenceState sequence{Request{}};
+    sequence.tokens.resize(blocks * 8);
+    for (uint64_t b = 0; b < blocks; ++b) sequence.ids.push_back({1, b});
+    return sequence;
+  }
   BlockEntry& Block(int32_t index, const LayerSet& device, const LayerSet& host) {
-    BlockEntry& entry = directory_.Ensure({1, static_cast<uint64_t>(index)}, index);
+    BlockEntry& entry = directory_.Ensure(sequence_, index);
     directory_.SetPlaces(entry, device, host);
     return entry;
   }
@@ -172,6 +181,39 @@ TEST_F(BlockDirectoryTest, ErasedBlocksAreUnknown) {
   directory_.Erase(entry);
   EXPECT_EQ(directory_.Find({1, 0}), nullptr);
   EXPECT_EQ(directory_.size(), 0u);
+}
+
+// ---- KvFanOut
+
+TEST(KvFanOut, TellsEachOfThemAll) {
+  const ReplicaShape shape = ShapeOf(MakeRanks(2, 1, 8, 100, 100));
+  KvPicture first, second;
+  KvFanOut both({&first, &second});
+  {
+    BlockDirectory directory(shape, &both);
+    SequenceState sequence{Request{}};
+    sequence.tokens.resize(16);
+    sequence.ids = {{1, 0}, {1, 1}};
+    sequence.request.salt = "tenant";
+    for (int32_t b = 0; b < 2; ++b) directory.SetPlaces(directory.Ensure(sequence, b), shape.all, {});
+    BlockEntry& entry = *directory.Find({1, 1});
+    directory.SetPlaces(entry, LayerSet::Range(0, 1), LayerSet::Range(1, 2));
+    for (const KvPicture* picture : {&first, &second}) {
+      picture->ExpectSame(&directory, shape.all);
+      EXPECT_EQ(picture->blocks.at({1, 1}).salt, "tenant");
+      EXPECT_EQ(picture->blocks.at({1, 1}).parent, (BlockId{1, 0}));
+    }
+    directory.SetPlaces(entry, LayerSet::Range(0, 1), {});
+    directory.SetPlaces(entry, {}, {});
+    directory.Erase(entry);
+    for (const KvPicture* picture : {&first, &second}) picture->ExpectSame(&directory, shape.all);
+  }
+  both.OnCleared();
+  for (const KvPicture* picture : {&first, &second}) {
+    EXPECT_TRUE(picture->blocks.empty());
+    EXPECT_EQ(picture->moved, 1);
+    EXPECT_EQ(picture->removed, 1);
+  }
 }
 
 // ---- Admission

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -61,6 +62,8 @@ class FakeReplica final : public PlanChannel {
 
   int32_t loss_permille = 0;   // of a sequence, on a stage, in a step
   int32_t fetch_percent = 90;  // of fetches that succeed
+  int64_t row_us = 0;          // microseconds that a row of a step takes, as the ranks say
+  int32_t late_probes = 0;     // find half of what the tier has: the rest is on its way there
   bool mute = false;           // executes nothing and answers nothing
   int32_t vocab = kVocab;      // what the ranks take
 
@@ -70,10 +73,12 @@ class FakeReplica final : public PlanChannel {
     epoch_ = epoch;
     for (RankInfo& rank : ranks) {
       const int32_t stage = Value(rank.stage);
-      ranks_.push_back(Rank{.info = std::move(rank), .below = &below_[stage]});
+      ranks_.push_back(Rank{.info = std::move(rank), .below = &(*below_)[stage]});
     }
     formed_ = true;
   }
+  // Their tier is that of the other's ranks, too. Before the first start.
+  void ShareTier(const FakeReplica& other) { below_ = other.below_; }
   void Stop() {
     formed_ = false;
     mute = false;
@@ -141,10 +146,21 @@ class FakeReplica final : public PlanChannel {
   int64_t lost_tokens() const { return lost_tokens_; }
   int64_t planned_tokens() const { return planned_tokens_; }
   int64_t own_samples() const { return own_samples_; }  // steps with the token that the ranks sampled last
+  int64_t own_drafts() const { return own_drafts_; }    // guesses that the ranks made
   int64_t adopted_blocks() const { return adopted_blocks_; }
   int64_t fetched_blocks() const { return fetched_blocks_; }
   size_t known(size_t stage) const { return ranks_[stage].known.size(); }
   size_t stages() const { return ranks_.size(); }
+  // Whether the block lies in these layers, on the device alone if `on_device`. A block that a rank has lost is said to
+  // lie everywhere: the scheduler may not have heard of it.
+  bool Holds(const BlockId& id, const LayerSet& layers, bool on_device) const {
+    return damaged_.count(id) > 0 || std::all_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) {
+             auto it = rank.pool.find(id);
+             const Places places = it == rank.pool.end() ? Places() : it->second;
+             return (places.device | places.host).Contains(layers & rank.layers()) &&
+                    (!on_device || places.device.Contains(places.host));
+           });
+  }
   // Blocks that lie on a stage's device or host.
   size_t pooled(size_t stage) const { return ranks_[stage].pool.size(); }
 
@@ -160,6 +176,7 @@ class FakeReplica final : public PlanChannel {
     std::map<int32_t, BlockId> names;  // of blocks that are not whole yet
     LayerSet kept;
     int32_t pooled_to = 0;
+    std::string adapter;
     PlanId sampled_in{};       // the plan in which it last was to sample
     int32_t last_sample = -1;  // on the last stage
     bool lost = false;
@@ -185,6 +202,25 @@ class FakeReplica final : public PlanChannel {
       return s.tokens[0] != kLastSample || known == ranks_[0].known.end() || known->second.lost ||
              known->second.sampled_in <= ranks_.back().executed;
     });
+  }
+
+  // KV is a function of the tokens so far and of the adapter.
+  static uint64_t ContentOf(const Known& kv, size_t end) {
+    uint64_t hash = interlace::ContentOf(absl::MakeConstSpan(kv.tokens).first(end));
+    for (const char c : kv.adapter) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+    return hash;
+  }
+
+  // Rows of one adapter stand side by side.
+  void CheckAdapters(const StepPlan& plan) {
+    std::vector<std::string> adapters;
+    for (const PlanSequence& s : plan.sequences) {
+      const auto known = ranks_[0].known.find(s.request);
+      if (known == ranks_[0].known.end()) continue;
+      const std::string& adapter = known->second.adapter;
+      if (adapters.empty() || adapters.back() != adapter) adapters.push_back(adapter);
+    }
+    EXPECT_EQ(std::set<std::string>(adapters.begin(), adapters.end()).size(), adapters.size()) << plan.ToString();
   }
 
   void CheckPlan(const StepPlan& plan) {
@@ -223,6 +259,7 @@ class FakeReplica final : public PlanChannel {
     for (const PlanSequence& s : plan.sequences) {
       if (Open(rank, stage, plan, s, &result)) running.insert(s.request);
     }
+    if (stage == 0) CheckAdapters(plan);
     CheckRoom(rank, plan, running);
     for (const PlanSequence& s : plan.sequences) {
       if (running.count(s.request) > 0) Compute(rank, stage, plan, s, &result);
@@ -230,11 +267,16 @@ class FakeReplica final : public PlanChannel {
     for (const Probe& probe : plan.probes) {
       int32_t held = 0;
       while (held < static_cast<int32_t>(probe.blocks.size()) && rank.below->count(probe.blocks[held]) > 0) ++held;
+      if (late_probes > 0) {
+        --late_probes;
+        held /= 2;
+      }
       result.probed.push_back({probe.request, held});
     }
     rank.executed = plan.id;
     if (stage + 1 == ranks_.size()) lost_.erase(plan.id);
     result.slots_used = rank.info.device_slots;
+    result.run_us = row_us * plan.tokens();
     return result;
   }
 
@@ -289,7 +331,7 @@ class FakeReplica final : public PlanChannel {
       auto name = kv.names.find(block);
       const size_t end = static_cast<size_t>(block + 1) * block_tokens;
       if (name == kv.names.end() || kv.tokens.size() < end) return;
-      const uint64_t content = ContentOf(absl::MakeConstSpan(kv.tokens).first(end));
+      const uint64_t content = ContentOf(kv, end);
       Places& places = rank.pool[name->second];
       if ((places.device | places.host).empty()) places.content = content;
       EXPECT_EQ(places.content, content) << "one name for two contents";
@@ -311,6 +353,7 @@ class FakeReplica final : public PlanChannel {
       kv.attempt = s.attempt;
       kv.sealed = s.opening->adopted;
       kv.tokens = s.opening->prefix;
+      kv.adapter = s.opening->adapter;
       EXPECT_EQ(kv.tokens.size(), kv.sealed.size() * static_cast<size_t>(block_tokens));
       EXPECT_EQ(s.start, static_cast<int32_t>(kv.tokens.size()));
     }
@@ -336,6 +379,12 @@ class FakeReplica final : public PlanChannel {
     EXPECT_GE(s.start, static_cast<int32_t>(kv.sealed.size()) * block_tokens) << "cut into a sealed block";
     kv.tokens.resize(s.start);
     for (size_t i = 0; i < s.tokens.size(); ++i) {
+      if (s.own_drafts && s.tokens[i] == kOwnDraft) {
+        EXPECT_EQ(ranks_.size(), 1u) << "a rank that holds a part of the model is to guess: " << plan.ToString();
+        own_drafts_ += 1;
+        kv.tokens.push_back(Chance(entropy_, 60) ? NextToken(kv.tokens) : Draw(entropy_, 0, kVocab - 1));
+        continue;
+      }
       const bool own = i == 0 && s.tokens[0] == kLastSample;
       own_samples_ += own && stage == 0 ? 1 : 0;
       EXPECT_TRUE(s.tokens[i] >= 0 || (own && LastOf(s).last_sample >= 0)) << plan.ToString();
@@ -350,7 +399,7 @@ class FakeReplica final : public PlanChannel {
       if (missing.empty() && block == rank.pool.end()) continue;  // behind every window of the stage
       if (missing.empty()) {
         const size_t end = (b + 1) * static_cast<size_t>(block_tokens);
-        EXPECT_EQ(block->second.content, ContentOf(absl::MakeConstSpan(kv.tokens).first(end)))
+        EXPECT_EQ(block->second.content, ContentOf(kv, end))
             << "another's KV in block " << b << ": " << plan.ToString();
         continue;
       }
@@ -410,6 +459,8 @@ class FakeReplica final : public PlanChannel {
     if (stage + 1 == ranks_.size() && s.sample) {
       const auto known = static_cast<int32_t>(kv.tokens.size()) - s.drafts;
       for (int32_t d = 0; d <= s.drafts; ++d) {
+        // What follows a wrong guess of its own is not said.
+        if (d > 0 && s.own_drafts && kv.tokens[known + d - 1] != kv.last_sample) break;
         const int32_t token = NextToken(absl::MakeConstSpan(kv.tokens).first(known + d));
         result->sampled.push_back({s.request, s.attempt, s.sample_index + d, token, {}});
         kv.last_sample = token;
@@ -489,14 +540,15 @@ class FakeReplica final : public PlanChannel {
   bool formed_ = false;
   Epoch epoch_{};
   std::vector<Rank> ranks_;
-  std::map<int32_t, std::map<BlockId, uint64_t>> below_;       // by stage; outlives epochs
-  std::set<BlockId> damaged_;                                  // that some rank lost
-  std::map<PlanId, std::set<RequestId>> lost_;                 // by an earlier stage
-  std::map<PlanId, std::pair<int32_t, StepPlan>> unanswered_;  // answers missing
+  using Tier = std::map<int32_t, std::map<BlockId, uint64_t>>;  // by stage
+  std::shared_ptr<Tier> below_ = std::make_shared<Tier>();      // outlives epochs
+  std::set<BlockId> damaged_;                                   // that some rank lost
+  std::map<PlanId, std::set<RequestId>> lost_;                  // by an earlier stage
+  std::map<PlanId, std::pair<int32_t, StepPlan>> unanswered_;   // answers missing
   std::vector<StepPlan> plans_;
   std::vector<absl::Status> resets_;
   int64_t losses_ = 0, reported_ = 0, lost_tokens_ = 0, planned_tokens_ = 0, adopted_blocks_ = 0, fetched_blocks_ = 0;
-  int64_t own_samples_ = 0;
+  int64_t own_samples_ = 0, own_drafts_ = 0;
 };
 
 // What a request's client sees. Fails the test when the contract of TokenSink is broken.

@@ -60,5 +60,16 @@ TEST(NgramDrafterTest, IsASearchThroughAllTokens) {
   }
 }
 
+TEST(NgramDrafterTest, WhatIsExpectedIsDraftedWhereTheSequenceSaysNothing) {
+  NgramDrafter drafter;
+  drafter.Expect({1, 2, 3, 4, 5, 6});
+  EXPECT_THAT(drafter.Draft({9, 1, 2}, 3), ElementsAre(3, 4, 5));
+  EXPECT_THAT(drafter.Draft({9, 1, 2, 8, 1, 2}, 3), ElementsAre(8, 1, 2));  // its own words come first
+  EXPECT_THAT(drafter.Draft({9, 1, 2, 8, 1, 2, 3}, 3), ElementsAre(4, 5, 6));
+  EXPECT_THAT(drafter.Draft({9, 1, 2, 8, 1, 2, 3, 4, 5}, 3), ElementsAre(6));  // no further than it goes
+  EXPECT_TRUE(drafter.Draft({9, 1, 2, 8, 1, 2, 3, 4, 5, 6}, 3).empty());
+  EXPECT_TRUE(NgramDrafter().Draft({9, 1, 2}, 3).empty());
+}
+
 }  // namespace
 }  // namespace interlace

@@ -146,18 +146,6 @@ TEST_F(ReplicaLoopTest, TheQueueIsAsLongAsItsTime) {
   EXPECT_EQ(load.queue_room, load.waiting * load.turnover);
 }
 
-TEST_F(ReplicaLoopTest, DrainsWhatRunsAndRefusesTheRest) {
-  Start();
-  ASSERT_OK(Submit(5, 9));
-  const auto running = sink_;
-  EXPECT_FALSE(loop_->Drain(absl::ZeroDuration()));
-  EXPECT_TRUE(loop_->Load().draining);
-  EXPECT_THAT(Submit(1, 1), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("draining")));
-  StartRank();
-  EXPECT_TRUE(loop_->Drain(absl::Seconds(20)));
-  EXPECT_OK(running->AwaitEnd().status);
-}
-
 TEST_F(ReplicaLoopTest, ExplainsByName) {
   Start();
   ASSERT_OK(Submit(5, 9));
@@ -175,10 +163,6 @@ TEST_F(ReplicaLoopTest, ALookShowsWhatIsThere) {
   EXPECT_FALSE(look->draining);
   ASSERT_EQ(look->requests.size(), 1u);
   EXPECT_EQ(look->requests[0].name, "r1");
-  EXPECT_FALSE(loop_->Drain(absl::ZeroDuration()));
-  look = loop_->Snapshot();
-  ASSERT_OK(look);
-  EXPECT_TRUE(look->draining);
 }
 
 TEST_F(ReplicaLoopTest, WhatWasTakenEndsWhenTheLoopDies) {

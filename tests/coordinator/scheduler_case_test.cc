@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/entropy.h"
 #include "common/log.h"
 #include "coordinator/scheduler.h"
 #include "tests/coordinator/fake_replica.h"
@@ -321,6 +322,36 @@ TEST_F(SchedulerCase, RightGuessesBecomeSeveralTokensOfOneStep) {
   int32_t steps = 0;
   for (const StepPlan& plan : channel_.plans) steps += plan.sequences.empty() ? 0 : 1;
   EXPECT_EQ(steps, 1 + 20 / 5) << "each step says a token and confirms four guesses";
+}
+
+// The stage says fives, and later what nobody can guess; a row more costs little.
+TEST_F(SchedulerCase, GuessesBeginWhereTheyPayAndEndWhereTheyDoNot) {
+  options_.draft_tokens = 4;
+  options_.adapt_drafts = true;
+  options_.context = 1000;
+  Form(1);
+  constexpr int32_t kTokens = 400, kFives = 150;
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(1);
+  std::vector<int32_t> said(kFives, 5);
+  while (said.size() < kTokens) said.push_back(static_cast<int32_t>(entropy->Next() % kVocab));
+  const auto sink = Admit(10, kTokens, /*id=*/5);
+  int32_t guessed_early = 0, guessed_late = 0;
+  for (int i = 0; i < 10000 && Waiting(0); ++i) {
+    StepResult result = Answer(0, true);
+    result.run_us = 5000 + 50 * Next(0).tokens();
+    clock_.Advance(absl::Microseconds(result.run_us));
+    for (SampledToken& t : result.sampled) t.token = said[t.index];
+    for (const PlanSequence& s : Next(0).sequences) {
+      if (s.sample_index > 40 && s.sample_index < kFives) guessed_early += s.drafts;
+      if (s.sample_index > kFives + 60) guessed_late += s.drafts;
+    }
+    Take(std::move(result));
+  }
+  ASSERT_TRUE(sink->end);
+  EXPECT_EQ(sink->delivered, said);
+  EXPECT_GT(guessed_early, 60);
+  EXPECT_LT(guessed_late, 8);
+  EXPECT_GT(metrics_.Total("interlace_draft_tokens_accepted_total"), 60);
 }
 
 // One request brings the replica down whenever it runs. It ends; the others only wait.

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
 #include "tests/coordinator/fake_replica.h"
+#include "tests/coordinator/kv_picture.h"
 
 namespace interlace {
 namespace {
@@ -24,6 +25,8 @@ class History {
       : entropy_(MakeSeededEntropy(seed)),
         chance_(entropy_->Fork("ranks")),
         asks_(entropy_->Fork("asks")),
+        resumes_(entropy_->Fork("resumes")),
+        adapts_(entropy_->Fork("adapters")),
         replica_(*chance_),
         calm_(seed % 3 == 0),
         bursts_(seed % 4 < 2),
@@ -43,6 +46,9 @@ class History {
     options_.max_recomputes = Chance(*entropy_, 30) ? Draw(*entropy_, 0, 3) : 1000;
     options_.fixed_keep = Chance(*entropy_, 60) ? -1 : Draw(*entropy_, 0, layers);
     options_.draft_tokens = Chance(*entropy_, 20) ? Draw(*entropy_, 1, 6) : 0;
+    options_.speculate = seed % 2 == 0 ? Speculate::kNgram : seed % 4 == 1 ? Speculate::kSelf : Speculate::kAuto;
+    options_.adapt_drafts = seed % 7 == 3;
+    if (options_.adapt_drafts) options_.draft_tokens = 4;
     options_.context = Draw(*entropy_, 40, 120);
     options_.rank_timeout = absl::Seconds(60);
     options_.reform_timeout = absl::Seconds(15);
@@ -58,6 +64,7 @@ class History {
     options_.policy.reserve = kRules[Draw(*entropy_, 0, 3)];
     options_.policy.reserve_factor = Draw(*entropy_, 0, 12);
     options_.policy.max_parked = Draw(*entropy_, 0, 8);
+    options_.kv_observer = &picture_;
     const Policy& policy = Policies()[Draw(*entropy_, 0, static_cast<int32_t>(Policies().size()) - 1)];
     scheduler_ = std::make_unique<Scheduler>(options_, policy, clock_, metrics_, replica_);
   }
@@ -80,6 +87,7 @@ class History {
   int64_t adopted() const { return replica_.adopted_blocks(); }
   // Steps on several stages with the token that the last of them sampled.
   int64_t own_samples() const { return stages_ > 1 ? replica_.own_samples() : 0; }
+  int64_t own_drafts() const { return replica_.own_drafts(); }
   int64_t fetched() const { return replica_.fetched_blocks(); }
   int32_t ended_ok() const { return ended_ok_; }
   int32_t ended() const { return static_cast<int32_t>(clients_.size()); }
@@ -94,6 +102,8 @@ class History {
   int64_t scored() const { return scored_; }              // tokens of prompts
   int64_t again_scored() const { return again_scored_; }  // requests whose scores come from several attempts
   int64_t pooled() const { return pooled_; }
+  int64_t resumed() const { return resumed_; }  // requests that ended well
+  const KvPicture& picture() const { return picture_; }
 
  private:
   struct Client {
@@ -158,6 +168,7 @@ class History {
     scheduler_->CheckInvariants();
     EXPECT_TRUE(!replica_.formed() || replica_.busy() || scheduler_->idle()) << "stuck: nothing is in flight";
     EXPECT_GT(scheduler_->NextWakeUp(), clock_.Now()) << "the loop would spin";
+    CheckPicture();
     for (Client& client : clients_) Check(client);
     if (step_ % 16 == 0) CheckLive();
   }
@@ -175,12 +186,14 @@ class History {
       request.prompt.push_back(Draw(*entropy_, 0, kVocab - 1));
     }
     if (Chance(*entropy_, 20)) request.salt = "tenant";
+    if (Chance(*adapts_, 30)) request.adapter = adapters_[adapts_->Next() % adapters_.size()];
     request.max_tokens =
         std::min(Draw(*entropy_, 1, 30), options_.context - static_cast<int32_t>(request.prompt.size()));
     if (Chance(*entropy_, 30)) request.stop_tokens = {Draw(*entropy_, 0, kVocab - 1)};
     if (Chance(*asks_, 25)) request.prompt_logprobs = Draw(*asks_, 0, 3);
     if (Chance(*asks_, 10)) request.pooled = true;
     if (request.pooled || Chance(*asks_, 8)) request.max_tokens = 0;
+    if (Chance(*resumes_, 15)) Resume(&request);
     request.arrival = clock_.Now();
     request.deadline = !calm_ && Chance(*entropy_, 15) ? clock_.Now() + absl::Milliseconds(Draw(*entropy_, 1, 4000))
                                                        : absl::InfiniteFuture();
@@ -240,12 +253,21 @@ class History {
   }
 
   // What a request that has ended may have ended with.
+  // Its client has the first tokens of the answer already, or all of them.
+  void Resume(Request* request) {
+    if (request->max_tokens == 0 || request->prompt_logprobs >= 0 || request->pooled) return;
+    FinishReason reason;
+    request->had = Expected(*request, &reason);
+    request->had.resize(Draw(*resumes_, 0, static_cast<int32_t>(request->had.size())));
+  }
+
   void Check(Client& client) {
     if (client.checked || !client.sink->end) return;
     client.checked = true;
     const Request& request = client.request;
     const RequestEnd& end = *client.sink->end;
-    const std::vector<int32_t>& got = client.sink->delivered;
+    std::vector<int32_t> got = request.had;
+    got.insert(got.end(), client.sink->delivered.begin(), client.sink->delivered.end());
     FinishReason reason;
     const std::vector<int32_t> expected = Expected(request, &reason);
     EXPECT_EQ(end.completion_tokens, static_cast<int32_t>(got.size()));
@@ -261,6 +283,7 @@ class History {
         EXPECT_EQ(got, expected);
         EXPECT_EQ(end.reason, reason);
         ++ended_ok_;
+        resumed_ += request.had.empty() ? 0 : 1;
         CheckAsks(client);
         break;
       case absl::StatusCode::kCancelled:
@@ -285,7 +308,7 @@ class History {
       case absl::StatusCode::kResourceExhausted:
         if (end.shed) {
           ++shed_;
-          EXPECT_TRUE(options_.shed && got.empty()) << "shed after a token";
+          EXPECT_TRUE(options_.shed && client.sink->delivered.empty()) << "shed after a token";
           EXPECT_TRUE(request.targets.ttft || request.deadline < absl::InfiniteFuture()) << "shed without a target";
           EXPECT_GT(end.shed->retry_after, absl::ZeroDuration());
           break;
@@ -353,6 +376,27 @@ class History {
     EXPECT_EQ(explanation->spent.Sum(), clock_.Now() - client.request.arrival);
   }
 
+  // What the events alone say is what the directory says, and what the ranks have once they have done all plans.
+  void CheckPicture() {
+    LayerSet prefix;  // of these ranks each layer without a window
+    const int32_t apart = window_ > 0 ? 2 : 1;
+    for (int32_t l = 0; l < layers_; l += apart) prefix.Add(LayerId{l});
+    picture_.ExpectSame(scheduler_->directory(), prefix);
+    for (const BlockId& id : std::exchange(picture_.fresh, {})) {
+      auto it = picture_.blocks.find(id);
+      if (it == picture_.blocks.end()) continue;
+      ChainSeed seed = shapes_.back().seed;
+      seed.salt = it->second.salt;
+      if (it->second.adapter != nullptr) seed.adapter = it->second.adapter->digest;
+      EXPECT_EQ(BlockChain(seed).Next(it->second.parent, it->second.tokens), id) << "described as another block";
+    }
+    if (replica_.busy()) return;
+    for (const auto& [id, block] : picture_.blocks) {
+      if (!block.medium) continue;
+      EXPECT_TRUE(replica_.Holds(id, prefix, block.medium == KvMedium::kDevice)) << IdText(id);
+    }
+  }
+
   bool CanRun(const Request& request) const {
     return CanRunTokens(static_cast<int32_t>(request.prompt.size()) + request.max_tokens);
   }
@@ -378,8 +422,12 @@ class History {
     EXPECT_EQ(scheduler_->NextWakeUp(), absl::InfiniteFuture());
   }
 
+  KvPicture picture_;
   ManualClock clock_;
-  std::unique_ptr<Entropy> entropy_, chance_, asks_;
+  std::unique_ptr<Entropy> entropy_, chance_, asks_, resumes_, adapts_;
+  const std::vector<std::shared_ptr<const ServedAdapter>> adapters_ = {
+      std::make_shared<const ServedAdapter>(ServedAdapter{1, "a", "/a", "digest of a"}),
+      std::make_shared<const ServedAdapter>(ServedAdapter{2, "b", "/b", "digest of b"})};
   FakeReplica replica_;
   const bool calm_;    // nothing fails
   const bool bursts_;  // requests arrive at once
@@ -401,7 +449,7 @@ class History {
   TimeSpent spent_;
   int64_t found_ = 0;  // blocks of a layer
   int64_t shed_ = 0;
-  int64_t scored_ = 0, again_scored_ = 0, pooled_ = 0;
+  int64_t scored_ = 0, again_scored_ = 0, pooled_ = 0, resumed_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
 };
 
@@ -415,8 +463,9 @@ class SchedulerProperty : public testing::Test {
 
 TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0, promotions = 0;
-  int64_t adopted = 0, fetched = 0, own_samples = 0, found = 0, shed = 0;
-  int64_t scored = 0, again_scored = 0, pooled = 0;
+  int64_t adopted = 0, fetched = 0, own_samples = 0, own_drafts = 0, found = 0, shed = 0;
+  int64_t scored = 0, again_scored = 0, pooled = 0, resumed = 0;
+  int64_t on_device = 0, on_host = 0, moved = 0, removed = 0, cleared = 0;
   std::set<DecisionKind> reached;
   TimeSpent spent;
   for (int32_t seed = 0; seed < kSeeds; ++seed) {
@@ -435,11 +484,18 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
     adopted += history.adopted();
     fetched += history.fetched();
     own_samples += history.own_samples();
+    own_drafts += history.own_drafts();
     found += history.found();
     shed += history.shed();
     scored += history.scored();
     again_scored += history.again_scored();
     pooled += history.pooled();
+    resumed += history.resumed();
+    on_device += history.picture().stored_on_device;
+    on_host += history.picture().stored_on_host;
+    moved += history.picture().moved;
+    removed += history.picture().removed;
+    cleared += history.picture().cleared;
     reached.insert(history.reached().begin(), history.reached().end());
     for (size_t i = 0; i < kSpendings; ++i) spent.of[i] += history.spent().of[i];
   }
@@ -452,14 +508,23 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   EXPECT_GT(adopted, kSeeds);
   EXPECT_GT(fetched, kSeeds / 10);
   EXPECT_GT(own_samples, 10 * kSeeds);
+  EXPECT_GT(own_drafts, kSeeds / 2);
   EXPECT_GT(found, kSeeds);
   EXPECT_GT(shed, kSeeds / 20);
   EXPECT_GT(scored, 10 * kSeeds);
   EXPECT_GT(again_scored, kSeeds / 50);
   EXPECT_GT(pooled, kSeeds / 10);
-  // What needs a replica that shrank, or a suspect while others run, comes too seldom to be counted on here.
+  EXPECT_GT(resumed, kSeeds / 8);
+  EXPECT_GT(on_device, 10 * kSeeds);
+  EXPECT_GT(on_host, kSeeds);
+  EXPECT_GT(moved, kSeeds);
+  EXPECT_GT(removed, kSeeds);
+  EXPECT_GT(cleared, kSeeds / 2);
+  // What needs a replica that shrank, or a suspect while others run, comes too seldom to be counted on here; what needs
+  // several replicas is in tests/router, what needs the cache of responses in tests/response_cache.
   const std::set<DecisionKind> rare = {DecisionKind::kParkedForSuspect, DecisionKind::kParkedToRefit,
-                                       DecisionKind::kCacheGivenUp};
+                                       DecisionKind::kCacheGivenUp,     DecisionKind::kRouted,
+                                       DecisionKind::kHandedOver,       DecisionKind::kFromCache};
   for (size_t kind = 0; kind < kDecisionKinds; ++kind) {
     if (rare.count(static_cast<DecisionKind>(kind)) > 0) continue;
     EXPECT_TRUE(reached.count(static_cast<DecisionKind>(kind)) > 0)

@@ -30,6 +30,12 @@ class FakeEngine final : public Engine {
     absl::MutexLock lock(&mutex_);
     stopped_.push_back(id);
   }
+  absl::Status DrainReplica(int32_t replica, bool drains) override {
+    absl::MutexLock lock(&mutex_);
+    if (replica >= static_cast<int32_t>(load_.replicas.size())) return absl::InvalidArgumentError("replica: none");
+    load_.replicas[static_cast<size_t>(replica)].draining = drains;
+    return absl::OkStatus();
+  }
   absl::StatusOr<Explanation> Explain(absl::string_view name) override {
     absl::MutexLock lock(&mutex_);
     const auto found = explanations_.find(std::string(name));

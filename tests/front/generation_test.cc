@@ -150,6 +150,34 @@ TEST(IntakeTest, SamplingReachesTheEngine) {
                                     tokenizer.Encode("hat stand", false), tokenizer.Encode(" hat stand", false)}));
 }
 
+TEST(IntakeTest, AnAnswerThatGoesOnReachesTheEngineWithWhatTheClientHas) {
+  Rig rig;
+  const std::vector<int32_t> whole = TestText().tokenizer->Encode("one two three four", false);
+  GenerationSpec spec = Ids(10);
+  spec.temperature = 0;
+  spec.max_tokens = 20;
+  spec.resume = ResumePoint{{whole.begin(), whole.begin() + 2}, 4};  // "one two", of which "one " has come
+  const absl::StatusOr<GenerationRun> run = rig.Start(spec);
+  ASSERT_OK(run);
+  const Request request = rig.engine.Await(0);
+  EXPECT_EQ(request.had, spec.resume->ids);
+  EXPECT_EQ(request.prompt.size(), 10u);
+  EXPECT_EQ(request.max_tokens, 20);
+  for (size_t i = 2; i < whole.size(); ++i) request.sink->OnTokens({whole[i]});
+  std::string text;
+  std::vector<int32_t> shown;
+  int32_t tokens = 0;
+  while (std::optional<TextEvent> event = run->streams()[0]->Take()) {
+    text += event->text;
+    for (const ShownToken& token : event->shown) shown.push_back(token.token);
+    tokens = event->completion_tokens;
+  }
+  EXPECT_EQ(text, "two three four");
+  EXPECT_EQ(shown, std::vector<int32_t>(whole.begin() + 2, whole.end()));
+  EXPECT_EQ(tokens, static_cast<int32_t>(whole.size()));
+  EXPECT_EQ(run->streams()[0]->taken(), tokens - 2);  // what is paid for
+}
+
 TEST(IntakeTest, ChatIsRenderedByTheModelsTemplateAndItsControlTokensCannotBeForged) {
   Rig rig;
   GenerationSpec spec;
@@ -178,6 +206,7 @@ TEST(IntakeTest, ChoicesAreSeededApartAndNamedApart) {
     const Request request = rig.engine.Await(i);
     EXPECT_EQ(request.sampling.seed, 100 + i % 2);
     EXPECT_EQ(request.name, i == 0 ? "r" : absl::StrCat("r-", i));
+    EXPECT_EQ(request.follows, i > 0) << "a drain lets later choices of what runs in";
   }
 }
 
@@ -206,6 +235,34 @@ TEST(IntakeTest, BadValuesAreRefusedByName) {
       {"temperature", [](GenerationSpec& s) { s.temperature = -0.1; }},
       {"temperature", [](GenerationSpec& s) { s.temperature = std::nan(""); }},
       {"temperature", [](GenerationSpec& s) { s.temperature = HUGE_VAL; }},
+      {"resume",
+       [](GenerationSpec& s) {
+         s.resume = ResumePoint{{5}, 1};
+       }},
+      {"resume",
+       [](GenerationSpec& s) {
+         s.resume = ResumePoint{{5}, 1}, s.seed = 1, s.n = 2;
+       }},
+      {"resume",
+       [](GenerationSpec& s) {
+         s.resume = ResumePoint{{5}, 1}, s.seed = 1, s.prompt_logprobs = 0;
+       }},
+      {"resume",
+       [](GenerationSpec& s) {
+         s.resume = ResumePoint{{5}, 1}, s.seed = 1, s.echo = true;
+       }},
+      {"resume.text_bytes",
+       [](GenerationSpec& s) {
+         s.resume = ResumePoint{{5}, -1}, s.seed = 1;
+       }},
+      {"resume.ids",
+       [](GenerationSpec& s) {
+         s.resume = ResumePoint{{5, 49152}, 1}, s.seed = 1;
+       }},
+      {"resume.ids",
+       [](GenerationSpec& s) {
+         s.resume = ResumePoint{{5, 6}, 1}, s.seed = 1, s.max_tokens = 1;
+       }},
       {"top_p", [](GenerationSpec& s) { s.top_p = 0; }},
       {"top_p", [](GenerationSpec& s) { s.top_p = 1.01; }},
       {"top_k", [](GenerationSpec& s) { s.top_k = -2; }},

@@ -34,6 +34,22 @@ TEST(HttpFrontTest, HealthFollowsTheRanks) {
   EXPECT_EQ(JsonOf(answer)["status"], "draining");
 }
 
+// Whoever restarts what is not well leaves it alone, and whoever sends clients to what is ready goes elsewhere.
+TEST(HttpFrontTest, OneThatStandsByIsWellAndNotReady) {
+  HttpRig rig({.standby = [] { return true; }});
+  rig.engine.SetLoad({.ranks_ready = 0, .ranks = 2});
+  HttpClient client(rig.port());
+  client.Get("/health");
+  const HttpAnswer health = client.Read();
+  EXPECT_EQ(health.status, 200);
+  EXPECT_EQ(JsonOf(health)["status"], "standby");
+  client.Get("/ready");
+  const HttpAnswer ready = client.Read();
+  EXPECT_EQ(ready.status, 503);
+  EXPECT_TRUE(ready.headers.contains("retry-after"));
+  EXPECT_EQ(JsonOf(ready)["status"], "standby");
+}
+
 TEST(HttpFrontTest, ServesTheSmallPages) {
   HttpRig rig;
   rig.metrics.Set("vllm:num_requests_running", 3);

@@ -15,6 +15,7 @@ namespace interlace {
 
 struct HttpRig : IntakeRig {
   explicit HttpRig(HttpFront::Options options = {}) {
+    options.gate = &gate;
     absl::StatusOr<std::unique_ptr<HttpFront>> listening = HttpFront::Listen(options, intake, metrics);
     CHECK(listening.ok());
     front = *std::move(listening);
@@ -29,6 +30,7 @@ struct HttpRig : IntakeRig {
   }
 
   Metrics metrics{"tiny"};
+  DrainGate gate{engine, clock, metrics};  // beside the way of requests: what closes it refuses none here
   std::unique_ptr<HttpFront> front;
 };
 

@@ -470,7 +470,7 @@ TEST(InferenceServiceTest, ATakenPortIsNamed) {
       StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("server.grpc_port")));
 }
 
-TEST(InferenceServiceTest, StreamsThatAreEndedGetWhatTheyHaveAndAStatus) {
+TEST(InferenceServiceTest, StreamsWhoseRequestsAreCutGetWhatTheyHaveAndAStatus) {
   GrpcRig rig;
   grpc::ClientContext contexts[2];
   v1::GenerateRequest ask;
@@ -483,14 +483,16 @@ TEST(InferenceServiceTest, StreamsThatAreEndedGetWhatTheyHaveAndAStatus) {
   EXPECT_EQ(event.tokens().text(), "half");
   auto silent = rig.stub->Generate(&contexts[1], ask);
   rig.engine.Await(1);
-  rig.service.EndStreams(absl::UnavailableError("the server stops"));
+  for (size_t i = 0; i < 2; ++i) {
+    const Request cut = rig.engine.Await(i);
+    cut.sink->OnEnd(EndOf(cut, 0, FinishReason::kStop, absl::UnavailableError("the server stops")));
+  }
   for (auto* reader : {begun.get(), silent.get()}) {
     EXPECT_FALSE(reader->Read(&event));
     const grpc::Status status = reader->Finish();
     EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
     EXPECT_EQ(status.error_message(), "the server stops");
   }
-  for (size_t i = 0; i < 2; ++i) EXPECT_TRUE(rig.engine.AwaitCancel(rig.engine.Await(i).id));
 }
 
 TEST(InferenceServiceTest, ShutdownCancelsWhatItsPatienceDoesNotCover) {

@@ -232,6 +232,72 @@ TEST(TextStreamTest, TokensAreShownWithTheirTextAndWithheldWithIt) {
   EXPECT_GT(held, 200);
 }
 
+struct Answer {
+  std::string text;
+  std::vector<int32_t> shown;
+  std::optional<RequestEnd> end;
+  bool operator==(const Answer& other) const {
+    return text == other.text && shown == other.shown && end->reason == other.end->reason &&
+           end->completion_tokens == other.end->completion_tokens;
+  }
+};
+
+// What a stream shows of `tokens`, event by event, behind what the client has.
+std::vector<Answer> EventsOf(StreamRig& rig, TextStream::Options options, absl::Span<const int32_t> tokens) {
+  const size_t had = options.had.tokens.size();
+  const auto stream = std::make_shared<TextStream>(std::move(options), *TestText().tokenizer, rig.engine, rig.clock,
+                                                   rig.executor, [] {});
+  std::vector<Answer> events;
+  for (size_t i = had; i <= tokens.size(); ++i) {
+    if (i < tokens.size()) stream->OnTokens({tokens[i]});
+    if (i == tokens.size()) stream->OnEnd(EndOf(Request{}, static_cast<int32_t>(tokens.size()), FinishReason::kLength));
+    while (std::optional<TextEvent> event = stream->Take()) {
+      Answer& out = events.emplace_back(Answer{event->text, {}, event->end});
+      if (out.end) out.end->completion_tokens = event->completion_tokens;
+      for (const ShownToken& token : event->shown) out.shown.push_back(token.token);
+    }
+  }
+  return events;
+}
+
+void Add(const Answer& event, Answer* all) {
+  all->text += event.text;
+  all->shown.insert(all->shown.end(), event.shown.begin(), event.shown.end());
+  all->end = event.end;
+}
+
+// Wherever a stream broke off, the one behind it shows exactly what is missing, whether the client says all tokens that
+// it has or keeps the last one back to see that it comes again.
+TEST(TextStreamTest, GoesOnBehindWhatTheClientHas) {
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(9);
+  int withheld = 0, stopped = 0;
+  for (int round = 0; round < 1500; ++round) {
+    const std::vector<std::string> stops = RandomStops(*entropy, 4);
+    const std::vector<int32_t> tokens = TestText().tokenizer->Encode(RandomText(*entropy, 20), false);
+    StreamRig rig;
+    const TextStream::Options options{RequestId{1}, 3, rig.clock.Now(), stops, 1024, 0, entropy->Next() % 2 == 0};
+    const std::vector<Answer> events = EventsOf(rig, options, tokens);
+    Answer whole;
+    for (const Answer& event : events) Add(event, &whole);
+    ASSERT_TRUE(whole.end);
+    const size_t cut = entropy->Next() % events.size();
+    Answer had;
+    for (size_t i = 0; i < cut; ++i) Add(events[i], &had);
+    const bool keeps_last = !had.shown.empty() && entropy->Next() % 2 == 0;
+    if (keeps_last) had.shown.pop_back();
+    TextStream::Options rest = options;
+    rest.had = {had.shown, had.text.size()};
+    Answer resumed = had;
+    for (const Answer& event : EventsOf(rig, rest, tokens)) Add(event, &resumed);
+    ASSERT_TRUE(resumed.end);
+    EXPECT_TRUE(resumed == whole) << "round " << round << ": '" << resumed.text << "' for '" << whole.text << "'";
+    withheld += !keeps_last && cut > had.shown.size() ? 1 : 0;
+    stopped += whole.end->reason == FinishReason::kStop ? 1 : 0;
+  }
+  EXPECT_GT(withheld, 50);  // tokens were given whose text the client did not have
+  EXPECT_GT(stopped, 200);
+}
+
 TEST(TextStreamTest, NoStopStringEndsInTheTextOfMinTokens) {
   const std::string whole = "one. two. three. four.";
   const std::vector<int32_t> tokens = TestText().tokenizer->Encode(whole, false);

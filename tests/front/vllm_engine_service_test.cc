@@ -70,7 +70,7 @@ TEST(VllmEngine, DeltasAddUpToTheAnswerWithAndWithoutAStream) {
   VllmRig rig;
   for (const bool stream : {true, false}) {
     wire::GenerateRequest ask;
-    ask.set_request_id("mine");
+    ask.set_request_id(stream ? "mine" : "mine-too");  // the first name is held until its call is over
     ask.mutable_tokenized()->add_input_ids(5);
     ask.mutable_tokenized()->add_input_ids(6);
     ask.mutable_sampling_params()->set_temperature(0);
@@ -206,7 +206,7 @@ TEST(VllmEngine, WhatIsNotBuiltInIsRefusedByName) {
   EXPECT_EQ(rig.engine.submitted(), 0u);
 }
 
-TEST(VllmEngine, ACancelledCallCancelsItsRequestAndAStopEndsAll) {
+TEST(VllmEngine, ACancelledCallCancelsItsRequestAndACutOneEndsItsCall) {
   VllmRig rig;
   wire::GenerateRequest ask;
   ask.mutable_tokenized()->add_input_ids(5);
@@ -217,8 +217,8 @@ TEST(VllmEngine, ACancelledCallCancelsItsRequestAndAStopEndsAll) {
   EXPECT_TRUE(rig.engine.AwaitCancel(request.id));
   EXPECT_EQ(Heard(first.get()).end.error_code(), grpc::CANCELLED);
   const auto second = rig.stub->Generate(&stopped, ask);
-  rig.engine.Await(1);
-  rig.service.EndStreams(absl::UnavailableError("the server stopped"));
+  const Request cut = rig.engine.Await(1);
+  cut.sink->OnEnd(EndOf(cut, 0, FinishReason::kStop, absl::UnavailableError("the server stopped")));
   EXPECT_EQ(Heard(second.get()).end.error_code(), grpc::UNAVAILABLE);
 }
 

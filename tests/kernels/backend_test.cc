@@ -24,8 +24,8 @@ TEST(OpTableTest, KnownNamesAreComplete) {
     }
     const OpTable& ops = **table;
     EXPECT_EQ(ops.name, name);
-    EXPECT_TRUE(ops.embedding && ops.rms_norm && ops.rope && ops.linear && ops.gated_linear && ops.kv_append &&
-                ops.paged_attention && ops.sample);
+    EXPECT_TRUE(ops.embedding && ops.rms_norm && ops.rope && ops.linear && ops.gated_linear && ops.gate &&
+                ops.kv_append && ops.paged_attention && ops.sample);
   }
 }
 

@@ -92,6 +92,13 @@ TEST_P(ExactRowsTest, GatedLinear) {
           {View(parts, rows).Rows(first, count), View(x, k).Rows(first, count), g.weight(), u.weight(), kind}, team);
     });
     ASSERT_TRUE(SameBits(whole, parts)) << "seed " << seed;
+    // Its two products and the gate by themselves.
+    std::vector<float> products(tokens * rows), ups(tokens * rows);
+    ops().linear({View(x, k), {{View(products, rows), g.weight()}, {View(ups, rows), u.weight()}}}, one_);
+    InChunks(tokens, random, [&](int64_t first, int64_t count, ThreadTeam& team) {
+      ops().gate({View(products, rows).Rows(first, count), View(ups, rows).Rows(first, count), kind}, team);
+    });
+    ASSERT_TRUE(SameBits(whole, products)) << "seed " << seed;
   }
 }
 

@@ -218,6 +218,28 @@ std::vector<OpCheck> CheckGatedLinear(Backend& device) {
   return checks;
 }
 
+std::vector<OpCheck> CheckGate(Backend& device) {
+  std::vector<OpCheck> checks;
+  ThreadTeam team(1);
+  for (const auto& [tokens, rows] : {std::pair<int64_t, int64_t>{0, 8}, {1, 1}, {3, 7}, {1, 1536}, {33, 1537}}) {
+    for (const GateKind kind : {GateKind::kSilu, GateKind::kGeluTanh}) {
+      OpCheck check{"gate", absl::StrCat(tokens, " x ", rows, kind == GateKind::kSilu ? "" : "/gelu")};
+      Random random(12);
+      std::vector<float> gate = random.Floats(tokens * rows, 4);
+      const std::vector<float> up = random.Floats(tokens * rows, 4);
+      if (tokens > 2) gate[rows] = kNan;
+      DeviceTensor actual(device, tokens, rows, gate), on_device_up(device, tokens, rows, up);
+      device.ops().gate({actual.tensor(), on_device_up.tensor(), kind}, device.context());
+      std::vector<float> ups = up;
+      Reference().gate({{gate.data(), DType::kF32, tokens, rows}, {ups.data(), DType::kF32, tokens, rows}, kind}, team);
+      Compare(actual.values(), gate, 1e-5, &check);
+      Finish(device, {&actual, &on_device_up}, &check);
+      checks.push_back(std::move(check));
+    }
+  }
+  return checks;
+}
+
 std::vector<OpCheck> CheckSample(Backend& device) {
   std::vector<OpCheck> checks;
   ThreadTeam team(1);

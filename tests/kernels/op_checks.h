@@ -25,6 +25,7 @@ std::vector<OpCheck> CheckRmsNorm(Backend& device);
 std::vector<OpCheck> CheckRope(Backend& device);
 std::vector<OpCheck> CheckLinear(Backend& device);
 std::vector<OpCheck> CheckGatedLinear(Backend& device);
+std::vector<OpCheck> CheckGate(Backend& device);
 std::vector<OpCheck> CheckKvAppend(Backend& device);
 std::vector<OpCheck> CheckPagedAttention(Backend& device);
 std::vector<OpCheck> CheckSample(Backend& device);
@@ -41,6 +42,7 @@ inline constexpr OpCheckGroup kOpChecks[] = {
     {"rope", &CheckRope},
     {"linear", &CheckLinear},
     {"gated_linear", &CheckGatedLinear},
+    {"gate", &CheckGate},
     {"kv_append", &CheckKvAppend},
     {"paged_attention", &CheckPagedAttention},
     {"residual_add", &CheckResidualAdd},

@@ -54,15 +54,18 @@ TEST(BlockChainTest, EveryFieldOfTheSeedCounts) {
   seed.block_tokens = 16;
   seed.kv_heads = 3;
   seed.head_dim = 64;
+  seed.adapter = "adapter";
   seed.salt = "tenant";
   seed.secret = "key";
   const std::vector<std::function<void(ChainSeed&)>> changes = {
       [](ChainSeed& s) { s.model_digest = "modem"; }, [](ChainSeed& s) { s.numerics = "cpu/avx512"; },
       [](ChainSeed& s) { s.dtype = "F16"; }, [](ChainSeed& s) { s.block_tokens = 32; },
-      [](ChainSeed& s) { s.kv_heads = 4; }, [](ChainSeed& s) { s.head_dim = 65; },
-      [](ChainSeed& s) { s.salt = "other"; }, [](ChainSeed& s) { s.secret = ""; },
+      [](ChainSeed& s) { s.kv_heads = 4; }, [](ChainSeed& s) { s.head_dim = 65; }, [](ChainSeed& s) { s.adapter = ""; },
+      [](ChainSeed& s) { s.adapter = "adaptes"; }, [](ChainSeed& s) { s.salt = "other"; },
+      [](ChainSeed& s) { s.secret = ""; },
       // The same characters, cut elsewhere.
-      [](ChainSeed& s) { s.dtype = "F32t", s.salt = "enant"; }};
+      [](ChainSeed& s) { s.dtype = "F32a", s.adapter = "dapter"; },
+      [](ChainSeed& s) { s.adapter = "adaptert", s.salt = "enant"; }};
   const std::vector<int32_t> tokens(16, 7);
   const BlockId here = BlockChain(seed).Next({}, tokens);
   EXPECT_EQ(here, BlockChain(seed).Next({}, tokens));

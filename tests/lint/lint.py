@@ -13,6 +13,10 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "deploy/observability"))
+import catalogue  # noqa: E402
+import make as observability  # noqa: E402
+
 FOLDERS = ["common", "kernels", "checkpoint", "text", "transport", "model", "kvstore", "proto", "constraint", "worker", "coordinator", "client", "cli"]
 
 # What each folder may include, by top folder, and the parts of closed folders that are open (a prefix).
@@ -46,13 +50,13 @@ SEAMS = {
     r"\bsleep_for\b|\bSleepFor\b|\busleep\(|\bnanosleep\(": [],
     r"\b(socket|bind|listen|accept)\(\s*(AF_|fd)": ["transport/tcp_socket.cc"],
     r"\bstd::(ifstream|ofstream|fstream)\b|\bfopen\(|\bopen\(\w+.*O_RDONLY": [
-        "common/config.cc", "common/cpu_quota.cc", "common/secret_file.cc", "common/state_file.cc", "cli/", "coordinator/main.cc", "kvstore/remote/main.cc",
+        "common/config.cc", "common/control_groups.cc", "common/secret_file.cc", "common/state_file.cc", "cli/", "coordinator/main.cc", "kvstore/remote/main.cc",
         "transport/", "checkpoint/file_mapping", "text/tokenizer_files"],
 }
 
-THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|sodium|openssl|zstd|immintrin|xgrammar)')
+THIRD_PARTY = re.compile(r'#include [<"](ucp|uct|ucs|rocksdb|boost|nlohmann|CLI|spdlog|prometheus|pcre2|xxhash|sodium|openssl|zstd|immintrin|xgrammar|zmq)')
 GRPC = re.compile(r'#include [<"](grpc|google/protobuf)')
-GRPC_HEADERS = ("_service.h", "rank_stream.h", "grpc_status.h", "attach_stream.h")
+GRPC_HEADERS = ("_service.h", "rank_stream.h", "kv_event_stream.h", "grpc_status.h", "attach_stream.h")
 OWN_LIBRARY = ("coordinator/front/door_stream.h", "coordinator/front/http_context.h", "coordinator/front/http_session.h", "coordinator/front/http_writer.h",
                "coordinator/front/json_fields.h")
 BANNED = re.compile(r"(?i)(manager|util|helper|handler|impl|misc)")
@@ -60,14 +64,10 @@ BANNED = re.compile(r"(?i)(manager|util|helper|handler|impl|misc)")
 
 def metrics_page() -> str:
     """docs/metrics.md out of the catalogue in common/metrics.h."""
-    source = (ROOT / "common/metrics.h").read_text()
-    rows = [(name, kind, labels, "".join(re.findall(r'"([^"]*)"', meaning))) for name, kind, labels, meaning in re.findall(
-        r'\{"([^"]+)",\s*MetricKind::k(\w+),\s*"([^"]*)",((?:\s*"[^"]*")+)\}', source)]
     lines = ["# Metrics", "", "Generated from `common/metrics.h` by `python3 tests/lint/lint.py --write-metrics`.",
              "`/metrics` serves them on the HTTP port; every series has the label `model_name`.", "",
              "| series | kind | labels | meaning |", "|---|---|---|---|"]
-    lines += [f"| `{name}` | {kind.lower()} | {labels or '-'} | {meaning} |" for name, kind, labels, meaning in rows]
-    assert len(rows) >= 20, "the catalogue in common/metrics.h was not understood"
+    lines += [f"| `{m.name}` | {m.kind} | {','.join(m.labels) or '-'} | {m.meaning} |" for m in catalogue.read().values()]
     return "\n".join(lines) + "\n"
 
 
@@ -85,8 +85,11 @@ def main() -> int:
 
     if "--write-metrics" in sys.argv:
         (ROOT / "docs/metrics.md").write_text(metrics_page())
+        observability.write()
     if (ROOT / "docs/metrics.md").read_text() != metrics_page():
         offences.append("docs/metrics.md:1: differs from common/metrics.h; run python3 tests/lint/lint.py --write-metrics")
+
+    offences += [f"deploy/observability/{name}:1: is not what its make.py writes; run it" for name in observability.stale()]
 
     checked = 0
     for path in files():

@@ -87,6 +87,8 @@ struct PlainOptions {
   int32_t max_tokens = 512;
   int32_t block_tokens = 16;
   MakeBackend make_backend = nullptr;  // null: `backend` of the table
+  std::vector<AdapterPlace> adapters = {};
+  std::map<int, std::string> adapter_of = {};  // by sequence: the folder of one of them; the others have none
 };
 
 // One model on one backend, cut into stages that hand hidden states over. Thread: the test's.
@@ -112,13 +114,21 @@ class PlainEngine {
     auto engine = std::unique_ptr<PlainEngine>(new PlainEngine(std::move(spec), std::move(backend), options));
     for (int32_t s = 0; s < options.stages; ++s) {
       engine->shards_.push_back(MakeShard(CostOfStep(checkpoint, 0), s, options.stages));
+      ASSIGN_OR_RETURN(std::unique_ptr<LoraSet> adapters,
+                       LoraSet::Load(options.adapters, engine->spec_, engine->shards_.back(), *engine->backend_));
+      engine->adapters_.push_back(std::move(adapters));
       ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> stage, MakeArch({.checkpoint = &checkpoint,
                                                                    .spec = &engine->spec_,
                                                                    .shard = engine->shards_.back(),
                                                                    .backend = engine->backend_.get(),
                                                                    .max_tokens = options.max_tokens,
+                                                                   .adapters = engine->adapters_.back().get(),
                                                                    .progress = [](int64_t, int64_t) {}}));
       engine->stages_.push_back(std::move(stage));
+    }
+    for (const auto& [sequence, folder] : options.adapter_of) {
+      ASSIGN_OR_RETURN(const std::unique_ptr<PeftAdapter> file, PeftAdapter::Open(folder));
+      engine->adapter_of_[sequence] = file->digest();
     }
     return engine;
   }
@@ -135,7 +145,10 @@ class PlainEngine {
   void Step(std::vector<std::pair<int, std::vector<int32_t>>> parts) {
     std::vector<PlainRows> step;
     std::vector<int32_t> tokens, positions;
+    std::vector<std::string> adapters;  // of each row: a digest, or empty
     for (auto& [sequence, added] : parts) {
+      const auto adapter = adapter_of_.find(sequence);
+      adapters.resize(adapters.size() + added.size(), adapter == adapter_of_.end() ? "" : adapter->second);
       for (size_t i = 0; i < added.size(); ++i) {
         positions.push_back(length(sequence) + static_cast<int32_t>(i));
         tokens.push_back(added[i]);
@@ -144,17 +157,22 @@ class PlainEngine {
       step.push_back({sequence, length(sequence), std::move(added)});
       lengths_[sequence] += count;
     }
-    const StepInput in{tokens, positions};
     const auto rows = static_cast<int64_t>(tokens.size());
     kv_.Begin(&step);
     for (size_t s = 0; s < stages_.size(); ++s) {
+      std::vector<const LoraAdapter*> rows_adapters;
+      for (const std::string& digest : adapters) rows_adapters.push_back(adapters_[s]->Find(digest));
+      const StepInput in{tokens, positions, rows_adapters};
       std::vector<float> received(rows * spec_.width, std::numeric_limits<float>::quiet_NaN());
       if (s > 0) received = hidden();
       auto memory = std::move(backend_->Allocate(rows * spec_.width * int64_t{sizeof(float)})).value();
       const Tensor x{memory->data(), DType::kF32, rows, spec_.width};
       std::copy(received.begin(), received.end(), x.f32());
       if (s == 0) stages_[0]->Embed(in, x);
-      for (int32_t l = shards_[s].layer_begin; l < shards_[s].layer_end; ++l) stages_[s]->Layer(LayerId{l}, in, kv_, x);
+      for (int32_t l = shards_[s].layer_begin; l < shards_[s].layer_end; ++l) {
+        stages_[s]->Attention(LayerId{l}, in, kv_, x);
+        stages_[s]->FeedForward(LayerId{l}, in, x);
+      }
       hidden_ = std::move(memory);
       hidden_rows_ = rows;
     }
@@ -186,7 +204,9 @@ class PlainEngine {
   const std::unique_ptr<Backend> backend_;
   PlainKv kv_;
   std::vector<ShardSpec> shards_;
+  std::vector<std::unique_ptr<LoraSet>> adapters_;  // by stage
   std::vector<std::unique_ptr<ModelArch>> stages_;
+  std::map<int, std::string> adapter_of_;  // digests, by sequence
   std::map<int, int32_t> lengths_;
   std::unique_ptr<DeviceBuffer> hidden_;
   int64_t hidden_rows_ = 0;

@@ -166,7 +166,7 @@ std::vector<std::vector<float>> SumsOver(const Checkpoint& checkpoint, Backend& 
       if (spec.layer[l].experts) {
         part.decoder->Experts(part.experts[l], h, y);
       } else {
-        part.decoder->Ffn(part.ffn[l], h, y, /*accumulate=*/true);
+        part.decoder->Ffn(LayerId{l}, part.ffn[l], in, h, y, /*accumulate=*/true);
       }
     }
     const ShardRange vocab = part.decoder->split().vocab;

@@ -44,8 +44,8 @@ def variants(layers: int) -> list:
     some += [Variant(1, "auto", tier="rocksdb"), Variant(2, str(layers // 2), tier="rocksdb", host="96MiB"),
              Variant(2, "auto", tier="remote"), Variant(3, "0", tier="remote", host="256MiB")]
     some += [Variant(1, str(layers // 2), settings=("sched.chunk_tokens=16", "engine.threads=2"), part=1),
-             Variant(2, "auto", settings=("sched.draft_tokens=4",), part=2),
-             Variant(1, "auto", device=SCARCE[1], settings=("sched.draft_tokens=4", "sched.chunk_tokens=64"), part=1)]
+             Variant(2, "auto", settings=("sched.speculate=ngram", "sched.draft_tokens=4"), part=2),
+             Variant(1, "auto", device=SCARCE[1], settings=("sched.speculate=auto", "sched.draft_tokens=4", "sched.chunk_tokens=64"), part=1)]
     return some
 
 

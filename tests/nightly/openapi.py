@@ -14,6 +14,7 @@ from schemathesis import GenerationMode
 
 from soak import Cluster, Summary, say
 
+DRAINS = ("/debug/drain", "/debug/resume")  # behind the first of them all others would be 503
 FINE = {503, 504}  # busy, and the deadline that this part sets so that long answers do not take for ever
 
 
@@ -46,6 +47,7 @@ def main() -> int:
     try:
         schema = schemathesis.openapi.from_url(cluster.http + "/openapi.json")
         operations = [result.ok() for result in schema.get_all_operations()]
+        operations = [operation for operation in operations if not operation.path.startswith(DRAINS)]
         bodies = [operation for operation in operations if operation.body]
         say(f"{len(operations)} operations, {len(bodies)} of them with bodies")
         # Those with bodies get nine in ten of the requests, half of them wrong on purpose.

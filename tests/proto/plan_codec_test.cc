@@ -90,7 +90,7 @@ StepPlan RandomPlan(Entropy& e) {
     s.sample = Draw(e, 0, 1) == 1;
     s.sample_index = Count(e);
     if (Draw(e, 0, 1) == 1) {
-      s.opening = Opening{RandomSampling(e), RandomIds(e), {}};
+      s.opening = Opening{RandomSampling(e), RandomIds(e), {}, Draw(e, 0, 1) == 0 ? "" : Text(e)};
       for (int32_t t = Draw(e, 0, 9); t > 0; --t) s.opening->prefix.push_back(static_cast<int32_t>(e.Next()));
     }
     s.kept = SomeLayers(e);
@@ -103,6 +103,7 @@ StepPlan RandomPlan(Entropy& e) {
       ask.top = Draw(e, 0, kMostLogprobs);
       for (int32_t t = Draw(e, 1, rows - ask.first); t > 0; --t) ask.targets.push_back(static_cast<int32_t>(e.Next()));
     }
+    if (Draw(e, 0, 1) == 1) s.own_drafts = SkipPlan{RandomLayers(e), RandomLayers(e)};
     plan.sequences.push_back(std::move(s));
   }
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) plan.releases.push_back({RequestId{e.Next()}, SomeNames(e)});
@@ -169,6 +170,7 @@ RankInfo RandomRank(Entropy& e) {
   rank.stage = StageId{Draw(e, 0, rank.stages - 1)};
   rank.incarnation = e.Next();
   rank.model_digest = Text(e);
+  for (int32_t a = Draw(e, 0, 3); a > 0; --a) rank.adapters.push_back(Text(e));
   rank.numerics = Text(e);
   rank.dtype = Text(e);
   rank.layers = Draw(e, 1, 200);
@@ -282,6 +284,7 @@ TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
                      {"names.first", [](M& m) { m.mutable_changes(0)->mutable_names()->set_first(-1); }},
                      {"names.first", [](M& m) { m.mutable_releases(0)->mutable_names()->set_first(-1); }},
                      {"layer set", [](M& m) { SequenceIn(m)->set_kept(kTooManyLayers); }},
+                     {"layer set", [](M& m) { SequenceIn(m)->mutable_own_drafts()->set_attention(kTooManyLayers); }},
                      {"layer set", [](M& m) { m.mutable_changes(0)->set_kept(kTooManyLayers); }},
                      {"layer set", [](M& m) { m.mutable_moves(0)->set_layers(kTooManyLayers); }},
                      {"moves.kind", [](M& m) { m.mutable_moves(0)->set_kind(6); }}},
@@ -304,6 +307,7 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
                      {"result", [](M& m) { m.set_corrupt(0xffffffffu); }},
                      {"result", [](M& m) { m.set_stall_us(-1); }},
                      {"result", [](M& m) { m.set_gap_us(-1); }},
+                     {"result", [](M& m) { m.set_draft_us(-1); }},
                      {"result", [](M& m) { m.set_bytes_in(~uint64_t{0}); }},
                      {"lost.block", [](M& m) { m.mutable_lost(0)->set_block(-1); }},
                      {"lost.cause", [](M& m) { m.mutable_lost(0)->set_cause(9); }},

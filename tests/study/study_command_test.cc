@@ -10,6 +10,8 @@
 #include "cli/bench_ablation_command.h"
 #include "cli/bench_layerkv_command.h"
 #include "cli/bench_reserve_command.h"
+#include "cli/bench_skip_command.h"
+#include "cli/skip_prompts.h"
 #include "tests/bench_report/page_check.h"
 #include "tests/status_matchers.h"
 #include "tests/study/quiet_test.h"
@@ -152,6 +154,57 @@ TEST_F(StudyCommandTest, ReserveRunsWithoutAModel) {
     options.share = bad;
     EXPECT_THAT(BenchReserveCommand(config_, options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(bad)));
   }
+}
+
+TEST_F(StudyCommandTest, SkipProfilesAndDraftsWithoutAWrongToken) {
+  std::ofstream(TestPath("runs.json"))
+      << "One day a fox went out to see.\n\nIt came back late, and it was wet through.\n"
+         "The others laughed at it.\n\nThere was no more to say of this.\n";
+  BenchSkipOptions options;
+  options.tasks = {"tales=" + TestPath("runs.json"), "again=" + TestPath("runs.json")};
+  options.texts = 2;
+  options.tokens = 8;
+  options.rows = 4;
+  options.depth = 2;
+  options.outputs = 6;
+  options.shares = "0.5,1";
+  options.files = Files();
+  ASSERT_OK(BenchSkipCommand(config_, options));
+  const json out = json::parse(Content(json_));
+  EXPECT_EQ(out["layers"], 3);
+  for (const json& prompt : out["prompts"]) {
+    EXPECT_EQ(prompt["influence"].size(), 3u);
+    EXPECT_GT(prompt["kl"][2].get<double>(), 0) << "without an attention the model says the same";
+    EXPECT_GT(prompt["kl"][3].get<double>(), 0);
+    EXPECT_EQ(prompt["kl"][0], 0) << "the first layer always runs";
+  }
+  ASSERT_EQ(out["drafts"].size(), 10u);
+  for (const json& drafts : out["drafts"]) {
+    EXPECT_EQ(drafts["wrong_tokens"], 0) << drafts;
+    EXPECT_GE(drafts["tokens_per_step"].get<double>(), 1);
+  }
+  CheckPage(Content(html_));
+  options.tasks = {"tales"};
+  EXPECT_THAT(BenchSkipCommand(config_, options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("NAME=FILE")));
+  options.tasks = {"tales=/no/such/file"};
+  EXPECT_THAT(BenchSkipCommand(config_, options), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/file")));
+}
+
+TEST(SkipPromptsTest, TextsOfLinesAndOfParagraphs) {
+  const auto lines = TextsOf("a.jsonl", R"({"question": "2+2?", "answer": "4"}
+
+{"turns": ["Hello", "Again"]}
+)",
+                             10);
+  ASSERT_OK(lines);
+  EXPECT_EQ(*lines, (std::vector<std::string>{"2+2?\n4", "Hello"}));
+  for (const char* bad : {"[1]", "{\"turns\": []}", "{\"text\": 5}", "{", "\xff"}) {
+    EXPECT_THAT(TextsOf("a.jsonl", absl::StrCat("{\"text\": \"x\"}\n", bad), 10).status(),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("a.jsonl:2")));
+  }
+  const auto paragraphs = TextsOf("a.txt", " one \n\ntwo\nthree is longer\nfour", 6);
+  ASSERT_OK(paragraphs);
+  EXPECT_EQ(*paragraphs, (std::vector<std::string>{"one\ntwo", "three is longer"}));
 }
 
 TEST_F(StudyCommandTest, WhatIsTypedWrongIsNamed) {

@@ -31,10 +31,12 @@ struct Variant {
   int32_t threads = 1;
   int32_t stages = 1;
   int32_t tensor_ranks = 1;
+  int32_t drafts = 0;  // in each step of a stream that has any
+  Speculate speculate = Speculate::kNgram;
   std::string ToString() const {
     return absl::StrCat("keep=", keep, " tiers=", tiers, " frames=", frames, " slots=", slots, " chunk=", chunk,
                         together ? " together" : " alone", " threads=", threads, " stages=", stages,
-                        " tensor_ranks=", tensor_ranks);
+                        " tensor_ranks=", tensor_ranks, " drafts=", drafts, " by ", static_cast<int>(speculate));
   }
 };
 
@@ -87,8 +89,8 @@ class Model {
       Clients clients(engine, clock);
       answers = watch ? watch(clients) : clients.Run(asks_, variant.together);
     };
-    if (variant.stages > 1 || variant.tensor_ranks > 1) {
-      auto replica = PipelineReplica::Create(config, clock, faults, make_backend_);
+    if (variant.stages > 1 || variant.tensor_ranks > 1 || variant.drafts > 0) {
+      auto replica = PipelineReplica::Create(config, clock, faults, make_backend_, variant.drafts, variant.speculate);
       EXPECT_OK(replica);
       run((*replica)->engine());
       const Holding held = (*replica)->AwaitNothingHeld(clock);
@@ -265,6 +267,22 @@ TEST_P(WorkerExactTest, TensorRanks) {
   for (const Variant& variant : variants) ExpectSameStreams(expected, Tiny().Run(variant), variant.ToString());
 }
 
+// Guessed ahead, by what a stream said before or by passes over some layers, on whatever is on the device.
+TEST_P(WorkerExactTest, Drafts) {
+  for (const Speculate by : {Speculate::kSelf, Speculate::kAuto}) {
+    for (const char* keep : {"0", "3", "6"}) Tiny().Check({.keep = keep, .chunk = 16, .drafts = 3, .speculate = by});
+    Tiny().Check({.keep = "2", .tiers = "rocksdb", .frames = 150, .together = false, .drafts = 5, .speculate = by});
+    for (const int32_t slots : {40, 150}) Tiny().Check({.slots = slots, .chunk = 7, .drafts = 4, .speculate = by});
+  }
+  for (const Speculate by : {Speculate::kNgram, Speculate::kAuto}) {
+    for (const char* keep : {"0", "3"}) {
+      Tiny().Check({.keep = keep, .chunk = 16, .stages = 2, .drafts = 3, .speculate = by});
+    }
+    Tiny().Check(
+        {.slots = 60, .chunk = 7, .tensor_ranks = GetParam() == "modular" ? 2 : 1, .drafts = 3, .speculate = by});
+  }
+}
+
 TEST_P(WorkerExactTest, AnyCombination) {
   Random random(5);
   const auto one_of = [&](auto... options) {
@@ -320,6 +338,8 @@ TEST(WorkerExactDeviceTest, EmulatedDevice) {
   for (const char* keep : {"0", "3"}) model.Check({.keep = keep, .tiers = "rocksdb", .frames = 150});
   for (const int32_t stages : {2, 3}) model.Check({.keep = "1", .chunk = 16, .stages = stages});
   for (const int32_t slots : {40, 100}) model.Check({.slots = slots, .chunk = 16});
+  for (const char* keep : {"2", "6"})
+    model.Check({.keep = keep, .chunk = 16, .drafts = 3, .speculate = Speculate::kSelf});
 }
 
 TEST(WorkerExactRealTest, RealModel) {
@@ -331,6 +351,22 @@ TEST(WorkerExactRealTest, RealModel) {
   model.Check({.slots = 150, .chunk = 16});
   model.Check({.slots = 80, .chunk = 16, .stages = 2});
   model.Check({.keep = "15", .tiers = "rocksdb", .stages = 3});
+  for (const char* keep : {"15", "30"}) {
+    model.Check({.keep = keep, .chunk = 16, .drafts = 4, .speculate = Speculate::kSelf});
+  }
+  model.Check({.slots = 150, .chunk = 16, .drafts = 3, .speculate = Speculate::kAuto});
+  model.Check({.keep = "15", .chunk = 16, .stages = 2, .drafts = 3, .speculate = Speculate::kNgram});
+}
+
+// Guesses are made without the constraint's mask, and judged with it.
+TEST(WorkerExactRealTest, DraftsUnderAConstraint) {
+  std::vector<Ask> asks = RandomAsks(3, 20, 40, 14, 49152, 5);
+  for (Ask& ask : asks)
+    ask.sampling.constraint = Constraint{ConstraintKind::kRegex, "([a-z]{1,6} ){1,200}", false, {2}};
+  const Model model(TestModelPath(), 16, std::move(asks));
+  for (const Speculate by : {Speculate::kSelf, Speculate::kNgram}) {
+    model.Check({.keep = "15", .chunk = 16, .drafts = 4, .speculate = by});
+  }
 }
 
 // Prompts that begin alike share blocks of the real model, whether its layers are kept or streamed.

@@ -36,9 +36,10 @@ class PipelineReplica final : public PlanChannel {
   static absl::StatusOr<std::unique_ptr<PipelineReplica>> Create(const Config& config, Clock& clock,
                                                                  FaultPoints& faults,
                                                                  MakeBackend make_backend = nullptr,
-                                                                 int32_t draft_tokens = 0) {
+                                                                 int32_t draft_tokens = 0,
+                                                                 Speculate speculate = Speculate::kNgram) {
     std::unique_ptr<PipelineReplica> replica(new PipelineReplica);
-    absl::Status status = replica->Build(config, clock, faults, make_backend, draft_tokens);
+    absl::Status status = replica->Build(config, clock, faults, make_backend, draft_tokens, speculate);
     if (!status.ok()) return status;
     return replica;
   }
@@ -112,7 +113,8 @@ class PipelineReplica final : public PlanChannel {
 
   PipelineReplica() : metrics_("pipeline") {}
 
-  absl::Status Build(Config config, Clock& clock, FaultPoints& faults, MakeBackend make_backend, int32_t draft_tokens) {
+  absl::Status Build(Config config, Clock& clock, FaultPoints& faults, MakeBackend make_backend, int32_t draft_tokens,
+                     Speculate speculate) {
     const int64_t shared = config.cluster.tensor_ranks, count = config.cluster.stages * shared;
     const std::string folder = config.kv.rocksdb_dir;
     std::vector<RankInfo> infos;
@@ -140,6 +142,8 @@ class PipelineReplica final : public PlanChannel {
     }
     ReplicaLoop::Options options = *LoopOptions(config, spec().context);
     options.scheduler.draft_tokens = draft_tokens;
+    options.scheduler.speculate = speculate;
+    options.scheduler.adapt_drafts = false;
     loop_ = std::make_unique<ReplicaLoop>(options, **FindPolicy(config.sched.policy), clock, metrics_, *this);
     for (const std::unique_ptr<Stage>& stage : stages_) {
       stage->rank->runner().OnAnswers([stage = stage.get()] { stage->orders.TryPush(ReportAsked{}); });

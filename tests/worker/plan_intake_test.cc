@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -45,6 +46,11 @@ v1::Order PlanOf(uint64_t epoch, uint64_t id) {
 v1::Order DrainOrder() {
   v1::Order order;
   order.mutable_drain();
+  return order;
+}
+v1::Order LinkedOrder() {
+  v1::Order order;
+  order.mutable_linked();
   return order;
 }
 
@@ -141,6 +147,18 @@ class Coordinator final : public v1::Cluster::Service {
     ranks_.Push(attached);
     return attached->AwaitEnd();
   }
+  grpc::Status Lead(grpc::ServerContext*, const v1::LeadRequest*, v1::LeadReply* reply) override {
+    reply->set_leads(lead_epoch_ > 0);
+    reply->set_lead_epoch(lead_epoch_);
+    return grpc::Status::OK;
+  }
+  // 0: it does not.
+  void Leads(uint64_t epoch) { lead_epoch_ = epoch; }
+  v1::Order LinkedOrder() const {
+    v1::Order order;
+    order.mutable_linked()->set_lead_epoch(lead_epoch_);
+    return order;
+  }
   // The next rank that attaches, once it has registered; to be ended by the test.
   std::shared_ptr<Attached> Next() {
     const std::optional<std::shared_ptr<Attached>> rank = ranks_.PopWithin(kPatience);
@@ -153,6 +171,7 @@ class Coordinator final : public v1::Cluster::Service {
 
  private:
   FakeTransport& link_;
+  std::atomic<uint64_t> lead_epoch_{0};
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   BoundedQueue<std::shared_ptr<Attached>> ranks_{100};
@@ -243,8 +262,7 @@ TEST_F(PlanIntakeTest, ConfirmsTheFirstLinkUnderItsSessionAndNoOther) {
   Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
   auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
-  v1::Order linked;
-  linked.mutable_linked();
+  const v1::Order linked = LinkedOrder();
   const PeerId stranger = link_.NewPeer();
   rank->SayAs(stranger, "another session.", linked.SerializeAsString());
   EXPECT_FALSE(rank->HearConfirmed(absl::ZeroDuration()));
@@ -271,6 +289,58 @@ TEST_F(PlanIntakeTest, HeartbeatsSayWhomTheTransportRefused) {
   const auto rank = coordinator.Next();
   ASSERT_NE(rank, nullptr);
   EXPECT_EQ(rank->HearRefusals(), std::vector<int64_t>(refused.begin(), refused.end()));
+  rank->End(absl::OkStatus());
+}
+
+// Several coordinators: the rank goes to the one that leads, and to the next leader when it is let go.
+TEST_F(PlanIntakeTest, ServesTheCoordinatorThatLeads) {
+  Coordinator first(link_), second(link_);
+  first.Leads(3);
+  Run(absl::StrCat(second.address(), ",", first.address()), kPatient,
+      {.first = absl::Milliseconds(1), .most = absl::Milliseconds(5)});
+  auto rank = first.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(first.LinkedOrder());
+  EXPECT_TRUE(rank->HearConfirmed());
+  first.Leads(0);
+  second.Leads(4);
+  rank->End(absl::UnavailableError("another one leads"));
+  rank = second.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(second.LinkedOrder());
+  EXPECT_TRUE(rank->HearConfirmed());
+  rank->Say(StartOf(9));
+  rank->Say(PlanOf(9, 1));
+  EXPECT_EQ(rank->HearResult().epoch, Epoch{9});
+  rank->End(absl::OkStatus());
+}
+
+// A former leader that stood still and goes on where it was: its epoch is over.
+TEST_F(PlanIntakeTest, NeverObeysALeaderOfAnEpochBeforeTheHighestItObeyed) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  for (uint64_t epoch : {7, 8}) {
+    coordinator.Leads(epoch);
+    const auto rank = coordinator.Next();
+    ASSERT_NE(rank, nullptr);
+    rank->Say(coordinator.LinkedOrder());
+    EXPECT_TRUE(rank->HearConfirmed());
+    rank->End(absl::UnavailableError("restarted"));
+  }
+  coordinator.Leads(7);
+  auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(coordinator.LinkedOrder());
+  rank->Say(StartOf(100));
+  rank->Say(PlanOf(100, 1));
+  EXPECT_FALSE(rank->HearConfirmed(absl::ZeroDuration())) << "it ended the session instead";
+  rank->HearEnd();
+  rank->End(absl::OkStatus());
+  coordinator.Leads(8);
+  rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  rank->Say(coordinator.LinkedOrder());
+  EXPECT_TRUE(rank->HearConfirmed());
   rank->End(absl::OkStatus());
 }
 
@@ -329,6 +399,26 @@ TEST_F(PlanIntakeTest, ALostLinkEndsTheStreamAndTheRankComesAgain) {
   rank->Say(StartOf(3));
   rank->Say(PlanOf(3, 1));
   EXPECT_EQ(rank->HearResult().epoch, Epoch{3});
+  rank->End(absl::OkStatus());
+}
+
+TEST_F(PlanIntakeTest, IsAttachedFromTheLinkToTheEndOfTheSession) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  for (int session = 0; session < 3; ++session) {
+    auto rank = coordinator.Next();
+    ASSERT_NE(rank, nullptr);
+    EXPECT_FALSE(intake_->attached()) << "registered, and nobody has answered";
+    rank->Say(LinkedOrder());
+    EXPECT_TRUE(intake_->AwaitAttachedOtherThan(false));
+    EXPECT_TRUE(intake_->attached());
+    rank->End(absl::OkStatus());
+    EXPECT_TRUE(intake_->AwaitAttachedOtherThan(true));
+  }
+  auto rank = coordinator.Next();
+  ASSERT_NE(rank, nullptr);
+  intake_->Stop();
+  EXPECT_FALSE(intake_->AwaitAttachedOtherThan(false)) << "Stop ends the wait";
   rank->End(absl::OkStatus());
 }
 

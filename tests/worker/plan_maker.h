@@ -28,6 +28,7 @@ struct MakerOptions {
   bool last_sample = false;          // tokens are sent as "your own last sample"
   int32_t names_late = 0;            // blocks are named so many plans after they are full
   int32_t drafts = 0;                // guesses in each plan; `guesses` says which
+  std::function<SkipPlan()> skip;    // the rank makes the guesses by these plans, drawn for each step, if set
   uint64_t moves = 0;                // seed of random parks, promotions and changes of `kept`; 0: none
   std::function<void()> after_plan;  // runs after each plan, if set
   // The tokens of each request's output as the guesses see them; a wrong guess is truncated.
@@ -37,6 +38,7 @@ struct MakerOptions {
 struct MakerRequest {
   std::vector<int32_t> prompt;
   Sampling sampling;
+  std::string adapter = {};  // digest; prompts of several adapters begin differently, since names do not tell
 };
 
 class PlanMaker {
@@ -56,6 +58,7 @@ class PlanMaker {
       s.prompt = static_cast<int32_t>(s.tokens.size());
       s.end = s.prompt + outputs;
       s.sampling = requests[i].sampling;
+      s.adapter = requests[i].adapter;
       s.kept = options.kept;
       if (!options.guesses.empty()) s.guesses = options.guesses[i];
     }
@@ -126,6 +129,7 @@ class PlanMaker {
     std::vector<int32_t> tokens;  // prompt and output
     int32_t prompt = 0, end = 0;
     Sampling sampling;
+    std::string adapter;
     LayerSet kept;
     std::vector<int32_t> guesses;
     int32_t computed = 0;         // positions
@@ -145,7 +149,7 @@ class PlanMaker {
     p.attempt = 1;
     if (!s.opened) {
       s.opened = true;
-      p.opening = Opening{s.sampling, {}, {}};
+      p.opening = Opening{s.sampling, {}, {}, s.adapter};
       p.kept = s.kept;
       if (options.adopt) Adopt(s, &*p.opening);
     } else if (options.moves != 0 && random.Below(4) == 0) {
@@ -159,7 +163,12 @@ class PlanMaker {
     p.sample = s.computed + count == size;
     p.sample_index = size - s.prompt;
     s.drafts.clear();
-    if (p.sample) {
+    if (p.sample && options.skip && count == 1) {
+      s.drafts.assign(std::max(0, std::min(options.drafts, s.end - size - 1)), kOwnDraft);
+      if (!s.drafts.empty()) p.own_drafts = options.skip();
+      p.tokens.insert(p.tokens.end(), s.drafts.begin(), s.drafts.end());
+      p.drafts = static_cast<int32_t>(s.drafts.size());
+    } else if (p.sample && !options.skip) {
       for (int32_t d = 0; d < options.drafts && size + d + 1 < s.end; ++d) {
         s.drafts.push_back(s.guesses.at(size - s.prompt + d));
       }
@@ -223,11 +232,13 @@ class PlanMaker {
     for (Stream* s : running) {
       const std::vector<SampledToken>& rows = sampled[Value(s->id)];
       if (rows.empty()) continue;
-      ASSERT_EQ(rows.size(), s->drafts.size() + 1);
+      const bool own = !s->drafts.empty() && s->drafts[0] == kOwnDraft;
+      ASSERT_LE(rows.size(), s->drafts.size() + 1);
+      ASSERT_TRUE(own || rows.size() == s->drafts.size() + 1);
       for (size_t i = 0; i < rows.size(); ++i) {
         ASSERT_EQ(rows[i].index, static_cast<int32_t>(s->tokens.size()) - s->prompt);
         s->tokens.push_back(rows[i].token);
-        if (i == s->drafts.size() || rows[i].token != s->drafts[i]) break;
+        if (i + 1 == rows.size() || (!own && rows[i].token != s->drafts[i])) break;
         ++s->computed;
         ++accepted_drafts_;
       }

@@ -120,6 +120,44 @@ TEST_P(RankStreamsTest, ItsOwnLastSample) {
   ASSERT_EQ(world.maker->Run(Asked(), kOutputs, {.kept = Layers({1, 4}), .chunk = 16, .last_sample = true}), Want());
 }
 
+// Guesses that the rank makes itself, by any plan, wherever KV lies and while it moves.
+TEST_P(RankStreamsTest, OwnDrafts) {
+  Random random(19);
+  int64_t accepted = 0;
+  const auto some = [&] {
+    LayerSet layers;
+    const int64_t of_eight = random.Below(9);
+    for (int32_t l = 0; l < kLayers; ++l) {
+      if (random.Below(8) < of_eight) layers.Add(LayerId{l});
+    }
+    return layers;
+  };
+  for (const LayerSet& kept : {LayerSet(), Layers({0, 2, 5}), LayerSet::Range(0, kLayers)}) {
+    for (const bool together : {false, true}) {
+      World world(GetParam());
+      MakerOptions options{.kept = kept, .chunk = 16, .together = together, .drafts = 3};
+      options.skip = [&] { return SkipPlan{some(), some()}; };
+      options.moves = together ? 0 : 7;
+      ASSERT_EQ(world.maker->Run(Asked(), kOutputs, options), Want()) << kept.ToString() << " together " << together;
+      accepted += world.maker->accepted_drafts();
+      world.maker->DropAll();
+      world.rank->pool().Drain();
+      EXPECT_EQ(world.rank->arena().used(), 0);
+    }
+  }
+  EXPECT_GT(accepted, 0) << "no plan guessed a token: this shows little";
+}
+
+// A plan that passes nothing over computes what the step computes: each guess is right.
+TEST_P(RankStreamsTest, OwnDraftsByTheWholeModelAreAllRight) {
+  World world(GetParam());
+  MakerOptions options{.drafts = 3};
+  options.skip = [] { return SkipPlan(); };
+  ASSERT_EQ(world.maker->Run(Asked(), kOutputs, options), Want());
+  // Of 24 tokens one comes with the prompt; then steps give 4 each, the last one what is left.
+  EXPECT_EQ(world.maker->accepted_drafts(), static_cast<int64_t>(Asked().size()) * (kOutputs - 1 - 6));
+}
+
 // Guesses that are all right, all wrong, and both.
 TEST_P(RankStreamsTest, Drafts) {
   for (const int wrong : {0, 1, 3}) {

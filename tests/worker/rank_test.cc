@@ -133,6 +133,15 @@ TEST_F(RankTest, RefusesOneSequenceAndGoesOnWithTheOthers) {
          s.drafts = 2;
        }},
       {"drafts", [](auto& s) { s.drafts = -1; }},
+      {"tokens", [](auto& s) { s.tokens[1] = kOwnDraft; }},
+      {"own_drafts", [](auto& s) { s.own_drafts = SkipPlan(); }},
+      {"own_drafts",
+       [](auto& s) {
+         s.tokens = {1, kOwnDraft, 5};
+         s.drafts = 2;
+         s.sample = true;
+         s.own_drafts = SkipPlan();
+       }},
       {"sample_index", [](auto& s) { s.sample_index = 9; }},
       {"sample_index", [](auto& s) { s.sample_index = -1; }},
       {"score.first",
@@ -173,6 +182,7 @@ TEST_F(RankTest, RefusesOneSequenceAndGoesOnWithTheOthers) {
          s.opening->adopted = {BlockId{1, 2}};
        }},
       {"opening.prefix", [](auto& s) { s.opening->prefix = {1 << 20}; }},
+      {"opening.adapter", [](auto& s) { s.opening->adapter = "0123456789abcdef0123456789abcdef"; }},
       {"sampling.logprobs", [](auto& s) { s.opening->sampling.logprobs = 21; }},
       {"sampling.end_tokens",
        [](auto& s) {

@@ -27,6 +27,7 @@ struct Ask {
   Sampling sampling;
   int32_t prompt_logprobs = -1;
   bool pooled = false;  // max_tokens is 0
+  std::shared_ptr<const ServedAdapter> adapter = nullptr;
 };
 
 struct Answer {
@@ -110,6 +111,7 @@ class Clients {
     request.max_tokens = ask.max_tokens;
     request.prompt_logprobs = ask.prompt_logprobs;
     request.pooled = ask.pooled;
+    request.adapter = ask.adapter;
     request.arrival = clock_.Now();
     request.deadline = request.arrival + absl::Minutes(10);
     request.sink = sink;

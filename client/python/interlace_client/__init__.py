@@ -1,4 +1,4 @@
 """Client of an Interlace cluster over gRPC (interlace.v1)."""
-from .client import Client, Stream
+from .client import AnotherAnswer, Client, Stream
 
-__all__ = ["Client", "Stream"]
+__all__ = ["AnotherAnswer", "Client", "Stream"]

@@ -417,12 +417,15 @@ function show(state) {
   setText($("model"), state.model);
   document.title = "Interlace: " + state.model;
   setText($("facts"), ["policy " + state.policy, state.ranks_ready + " of " + state.ranks + " ranks", state.layers + " layers",
-    "up " + time(state.uptime_ms), "version " + state.version].join(" · ") + (state.draining ? " · draining" : ""));
+    "up " + time(state.uptime_ms), "version " + state.version].concat(state.replicas.map(replicaText)).join(" · ") + (state.draining ? " · draining" : ""));
   showTiles(state);
   showMap(state);
   showStages(state);
   showTargets(state);
   showRequests(state);
+}
+function replicaText(replica, number) {
+  return "replica " + number + ": " + (replica.ranks_ready < replica.ranks ? "not there" : replica.running + " running, " + replica.waiting + " waiting") + (replica.role === "both" ? "" : ", " + replica.role) + (replica.draining ? ", drained" : "");
 }
 function mark(text, className) {
   setText($("live"), text);
