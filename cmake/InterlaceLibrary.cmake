@@ -69,9 +69,15 @@ function(interlace_set_folder target)
   set_target_properties(${target} PROPERTIES INTERLACE_FOLDER ${folder})
 endfunction()
 
-# What most files include is read once. A file still names all that it uses: INTERLACE_PRECOMPILED=OFF builds without, and
-# where code is made for more than the baseline (kernels/, the CUDA backend) nothing is precompiled at all.
-option(INTERLACE_PRECOMPILED "read the headers that most files include once" ON)
+# For those who build often (presets dev, asan, tsan), what most files include is read once. A file still names all that it uses:
+# the other presets build without, and in kernels/, where code is made for more than the baseline, nothing is precompiled.
+option(INTERLACE_PRECOMPILED "read the headers that most files include once" OFF)
+# GCC 12 takes what it inlines of precompiled headers of the standard library for ours, and warns of impossible lengths there.
+function(interlace_quiet)
+  if(INTERLACE_PRECOMPILED)
+    set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "-Wno-array-bounds;-Wno-stringop-overflow;-Wno-stringop-overread")
+  endif()
+endfunction()
 set(INTERLACE_COMMON_HEADERS
   <algorithm> <array> <atomic> <cmath> <cstdint> <deque> <filesystem> <fstream> <functional> <map> <memory> <optional> <set> <string>
   <utility> <vector> <absl/container/flat_hash_map.h> <absl/container/inlined_vector.h> <absl/functional/any_invocable.h>

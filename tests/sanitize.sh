@@ -10,19 +10,22 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # What reads bytes of others, and what keeps memory of its own.
-asan=(common_test checkpoint_gguf_test text_test model_test model_archs_test modular_test
+asan=(common_test checkpoint_gguf_test checkpoint_peft_adapter_test text_test model_test model_archs_test modular_test
       kernels_thread_team_test kernels_linear_test kernels_moe_test kernels_agreement_test kernels_exact_rows_test
       kernels_kv_append_test kernels_sample_test kernels_dequantise_test kernels_backend_test
       kvstore_plan_test kvstore_test kvstore_stack_test kvstore_tier_test kvstore_wire_test plan_codec_test transport_test
       worker_pager_test worker_sampler_test worker_rank_test worker_intake_test coordinator_scheduler_test coordinator_case_test
       coordinator_core_test coordinator_snapshot_test coordinator_cluster_test coordinator_policy_test
+      router_test skip_index_test response_cache_test kv_events_test election_test client_test constraint_test cluster_security_test
+      worker_masks_test worker_device_test worker_speculation_test worker_lora_test worker_streams_test
       front_text_test front_http_test front_grpc_test load_client_test load_runner_test)
 # What the compute team enters, and the rooms whose threads meet at an absl::Mutex. The system's abseil is not built with
 # the sanitizer, to which its mutexes order nothing: whatever they guard would be reported as a race. So the same version is
 # built here with it (tsan_abseil) and stands before the system's.
 tsan=(kernels_thread_team_test kernels_exact_rows_test kernels_linear_test kernels_attention_test kernels_sample_test
       kernels_moe_test kernels_backend_test model_exact_test
-      common_test kvstore_test kvstore_stack_test kvstore_tier_test coordinator_core_test transport_test)
+      common_test kvstore_test kvstore_stack_test kvstore_tier_test coordinator_core_test transport_test
+      router_test response_cache_test kv_events_test election_test worker_streams_test worker_speculation_test)
 seconds=900  # of a test: sanitizers slow them down by up to twenty times
 
 presets=(asan tsan)

@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "tests/status_matchers.h"
 #include "transport/frame_mac.h"
 
@@ -80,7 +81,7 @@ TEST(Handshake, WhoeverKnowsTheKeyIsLetInAndEachLearnsOfTheOther) {
 TEST(Handshake, AnotherSecretOrAnotherProcessIsRefusedByEitherEnd) {
   const LinkKey right = KeyOfListener(kSecret, kNonce);
   for (const LinkKey& wrong : {KeyOfListener("", kNonce), KeyOfListener(kSecret, "another"),
-                               KeyOfListener(std::string(kSecret) + kNonce[0], kNonce.substr(1))}) {
+                               KeyOfListener(absl::StrCat(kSecret, kNonce.substr(0, 1)), kNonce.substr(1))}) {
     EXPECT_NE(right, wrong);
     Ends stranger_dials(1, wrong, right), stranger_listens(2, right, wrong);
     EXPECT_THAT(stranger_dials.Run(), StatusIs(absl::StatusCode::kPermissionDenied, ::testing::HasSubstr("secret")));
