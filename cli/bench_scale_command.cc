@@ -1,5 +1,7 @@
 #include "cli/bench_scale_command.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
@@ -112,6 +114,34 @@ absl::StatusOr<double> MeasureCapacity(ScaleSetup setup, const std::vector<Trace
   return static_cast<double>(load.requests.size()) / absl::ToDoubleSeconds(outcome.elapsed);
 }
 
+// A line on a terminal that says how far the run is; gone when the run has ended.
+class ProgressLine {
+ public:
+  ProgressLine(const ScaleRow& row, size_t requests) : row_(row), requests_(requests) {}
+  ~ProgressLine() {
+    if (shown_) std::fprintf(stderr, "\r\x1b[K");
+  }
+  void Show(size_t sent) {
+    static const bool terminal = isatty(STDERR_FILENO) == 1;
+    const absl::Time now = clock_.Now();
+    if (!terminal || now < next_) return;
+    next_ = now + absl::Milliseconds(200);
+    shown_ = true;
+    const size_t full = 40 * sent / requests_;
+    std::fprintf(stderr, "\r\x1b[K%s %s, %d replicas [%s%s] %zu of %zu requests", row_.policy.c_str(),
+                 row_.route.c_str(), row_.replicas, std::string(full, '=').c_str(), std::string(40 - full, ' ').c_str(),
+                 sent, requests_);
+    std::fflush(stderr);
+  }
+
+ private:
+  const ScaleRow& row_;
+  const size_t requests_;
+  RealClock clock_;
+  absl::Time next_ = absl::InfinitePast();
+  bool shown_ = false;
+};
+
 absl::StatusOr<ScaleRow> RunOne(const ScaleSetup& setup, const std::vector<TraceRow>& rows, size_t requests,
                                 double load, double capacity) {
   RealClock wall;
@@ -125,7 +155,8 @@ absl::StatusOr<ScaleRow> RunOne(const ScaleSetup& setup, const std::vector<Trace
   row.rate = load * capacity * setup.replicas;
   const ScaleLoad offered = LoadOf(rows, requests, row.rate, setup.trace_block);
   row.hit_ceiling = offered.hit_ceiling;
-  ASSIGN_OR_RETURN(const ScaleOutcome outcome, RunAtScale(setup, offered));
+  ProgressLine line(row, requests);
+  ASSIGN_OR_RETURN(const ScaleOutcome outcome, RunAtScale(setup, offered, [&](size_t sent) { line.Show(sent); }));
   row.figures = FiguresOf(outcome, setup);
   row.simulated = absl::ToDoubleSeconds(outcome.elapsed);
   row.wall = absl::ToDoubleSeconds(wall.Now() - begin);
@@ -136,12 +167,19 @@ void Print(const ScaleRow& r) {
   const ScaleFigures& f = r.figures;
   std::printf(
       "%-8s %-12s %5d %5.2f %7lld %8.2fs %8.2fs %6.0fms %6.0fms %7.2fs %8.2f %9.0f %5.1f%% %5.1f%% %5.1f%% %5.1f%% "
-      "%6.2f %5.2f %7.0fx\n",
+      "%6.2f %5.2f %5.2f %7.0fx\n",
       r.policy.c_str(),
       (r.prefill > 0 ? absl::StrCat(r.route, " ", r.prefill, "+", r.replicas - r.prefill) : r.route).c_str(),
       r.replicas, r.load, static_cast<long long>(f.requests), f.ttft.mean, f.ttft.p99, 1e3 * f.tpot.mean,
       1e3 * f.tpot.p99, f.largest_gap.p99, f.request_throughput, f.output_throughput, 100 * f.attained,
-      100 * f.hit_rate, 100 * f.busy, 100 * f.stalled, f.parks, f.busiest, r.simulated * r.replicas / r.wall);
+      100 * f.hit_rate, 100 * f.busy, 100 * f.stalled, f.parks, f.busiest, f.unevenness,
+      r.simulated * r.replicas / r.wall);
+  const ScaleMisses& m = f.misses;
+  std::printf(
+      "  hits %.2f%% of %.2f%%: gone %.2f, scattered %.2f, elsewhere %.2f, coming %.2f, lost %.2f, cut %.2f, gained "
+      "%.2f\n",
+      100 * f.hit_rate, 100 * r.hit_ceiling, 100 * m.gone, 100 * m.scattered, 100 * m.elsewhere, 100 * m.coming,
+      100 * m.lost, 100 * m.cut, 100 * m.gained);
   if (f.failed > 0) std::printf("  %lld requests failed\n", static_cast<long long>(f.failed));
   if (r.prefill > 0) std::printf("  %.1f%% went from a replica for prompts to one that decodes\n", 100 * f.handed);
   std::fflush(stdout);
@@ -242,9 +280,9 @@ absl::Status BenchScaleCommand(const BenchScaleOptions& o) {
   }
   AddFacts(o, setup, device_tokens, &report);
   for (const auto& [name, value] : report.facts) std::printf("%-16s %s\n", name.c_str(), value.c_str());
-  std::printf("%-8s %-12s %5s %5s %7s %9s %9s %8s %8s %8s %8s %9s %6s %6s %6s %6s %6s %5s %8s\n", "policy", "route",
+  std::printf("%-8s %-12s %5s %5s %7s %9s %9s %8s %8s %8s %8s %9s %6s %6s %6s %6s %6s %5s %5s %8s\n", "policy", "route",
               "repl", "load", "reqs", "TTFT", "p99", "TPOT", "p99", "gap99", "req/s", "tok/s", "SLO", "hits", "busy",
-              "stall", "parks", "most", "speed");
+              "stall", "parks", "most", "given", "speed");
   for (double count : replicas) {
     setup.replicas = static_cast<int32_t>(count);
     const auto least = std::max<int64_t>(static_cast<int64_t>(rows.size()), kLeastEach * setup.replicas);
@@ -263,8 +301,7 @@ absl::Status BenchScaleCommand(const BenchScaleOptions& o) {
       }
     }
   }
-  std::printf("most: time in which the busiest replica computed over the mean; hits of a ceiling of %.1f %%\n",
-              report.rows.empty() ? 0 : 100 * report.rows.back().hit_ceiling);
+  std::printf("most: time in which the busiest replica computed over the mean; given: prompt tokens, likewise\n");
   std::printf("speed: seconds of all replicas together that were simulated in one second\n");
   if (!o.json.empty()) RETURN_IF_ERROR(WriteLoadFile(o.json, ScaleJson(report)));
   if (!o.html.empty()) RETURN_IF_ERROR(WriteLoadFile(o.html, ScalePage(report)));

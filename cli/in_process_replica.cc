@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/entropy.h"
 #include "common/status_macros.h"
+#include "coordinator/skip_index/skip_settings.h"
 #include "model/model_spec.h"
 
 namespace interlace {
@@ -38,7 +39,10 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
   RETURN_IF_ERROR(CheckLayers(config, replica->rank_->spec().layers));
   ASSIGN_OR_RETURN(const Policy* const policy, FindPolicy(config.sched.policy));
   ASSIGN_OR_RETURN(const int32_t context, ServedContext(config, replica->rank_->spec().context));
-  ASSIGN_OR_RETURN(const ReplicaLoop::Options loop_options, LoopOptions(config, context));
+  ASSIGN_OR_RETURN(ReplicaLoop::Options loop_options, LoopOptions(config, context));
+  const ModelSpec& spec = replica->rank_->spec();
+  replica->skip_advisor_ = MakeSkipAdvisor(config, spec.digest, spec.layers, entropy->Fork("skip-advisor"));
+  loop_options.scheduler.skip_advisor = replica->skip_advisor_.get();
   replica->loop_ = std::make_unique<ReplicaLoop>(loop_options, *policy, clock, replica->metrics_, *replica);
   InProcessReplica* self = replica.get();
   self->rank_->runner().OnAnswers([self] { self->orders_.TryPush(ReportAsked{}); });

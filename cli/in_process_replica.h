@@ -14,6 +14,7 @@
 #include "common/metrics.h"
 #include "common/thread.h"
 #include "coordinator/replica_loop.h"
+#include "coordinator/skip_index/skip_advisor.h"
 #include "text/model_text.h"
 #include "text/tokenizer.h"
 #include "worker/rank.h"
@@ -32,10 +33,12 @@ class InProcessReplica final : public PlanChannel {
 
   Engine& engine() { return *loop_; }
   Metrics& metrics() { return metrics_; }
+  const Metrics& metrics() const { return metrics_; }
   const Tokenizer& tokenizer() const { return *text_->tokenizer; }
   // A status: why the model cannot chat.
   const absl::StatusOr<ChatTemplate>& chat_template() const { return text_->chat_template; }
   Rank& rank() { return *rank_; }
+  const SkipAdvisor* skip_advisor() const { return skip_advisor_.get(); }
   // What the runner makes of each plan, on its thread. `took`: from when the plan was there and the runner free until
   // its result was handed on. Call it before the first request, if at all.
   using WatchStep = std::function<void(const StepPlan& plan, const StepResult& result, absl::Duration took)>;
@@ -60,6 +63,7 @@ class InProcessReplica final : public PlanChannel {
   Clock& clock_;
   WatchStep watch_;
   BoundedQueue<Order> orders_{16};
+  std::unique_ptr<SkipAdvisor> skip_advisor_;  // null: nobody would ask it
   std::unique_ptr<ReplicaLoop> loop_;
   Thread runner_;
 };

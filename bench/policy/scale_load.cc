@@ -14,20 +14,21 @@ absl::Duration SpanOf(absl::Span<const TraceRow> rows) {
   return rows.size() < 2 ? absl::ZeroDuration() : sent + sent / static_cast<int64_t>(rows.size() - 1);
 }
 
-double HitCeiling(absl::Span<const TraceRow> requests, int32_t block_tokens) {
+void FindKnown(int32_t block_tokens, ScaleLoad* load) {
   absl::flat_hash_set<int64_t> seen;
   double shared = 0, all = 0;
-  for (const TraceRow& request : requests) {
+  for (const TraceRow& request : load->requests) {
     int32_t known = 0;
     bool begins = true;
     for (int64_t block : request.blocks) {
       begins = !seen.insert(block).second && begins;
       if (begins) known += block_tokens;
     }
-    shared += std::min(known, request.input);
+    load->known.push_back(std::min(known, request.input));
+    shared += load->known.back();
     all += request.input;
   }
-  return all > 0 ? shared / all : 0;
+  load->hit_ceiling = all > 0 ? shared / all : 0;
 }
 
 }  // namespace
@@ -51,7 +52,7 @@ ScaleLoad LoadOf(absl::Span<const TraceRow> rows, size_t count, double rate, int
   const double scale = at_once ? 0 : static_cast<double>(count - 1) / (seconds * rate);
   for (TraceRow& request : load.requests) request.due *= scale;
   load.rate = rate;
-  load.hit_ceiling = HitCeiling(load.requests, block_tokens);
+  FindKnown(block_tokens, &load);
   return load;
 }
 

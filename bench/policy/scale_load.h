@@ -13,7 +13,8 @@ namespace interlace {
 struct ScaleLoad {
   std::vector<TraceRow> requests;  // by due time; their blocks are hash ids, each of `block_tokens` tokens
   double rate = 0;                 // requests/s
-  double hit_ceiling = 0;          // share of prompt tokens that were in the prompt of an earlier request as well
+  std::vector<int32_t> known;      // of each, tokens that begin its prompt and the prompt of an earlier one as well
+  double hit_ceiling = 0;          // these, as a share of all prompt tokens
 };
 
 // The trace's first `count` requests, its times multiplied by one factor so that they come at `rate` requests/s on the

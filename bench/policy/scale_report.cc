@@ -20,6 +20,22 @@ bool Met(const ScaleRecord& record, const Targets& targets) {
          within(record.largest_gap, targets.largest_gap);
 }
 
+// In tokens.
+void AddMisses(const ScaleRecord& r, int32_t block_tokens, ScaleMisses* sum) {
+  const int32_t whole = std::min(r.known, std::max(0, r.prompt - 1) / block_tokens * block_tokens);
+  const int32_t anywhere = std::min(whole, r.prefix.anywhere), best = std::min(whole, r.prefix.best);
+  const int32_t here = std::min(whole, r.prefix.here), found = std::min(whole, r.cached);
+  sum->cut += r.known - whole - (r.cached - found);  // part of a block may be found as well
+  sum->gone += whole - anywhere;
+  sum->scattered += anywhere - best;
+  sum->elsewhere += best - here;
+  const int32_t missed = std::max(0, here - found);
+  const int32_t coming = std::min(missed, r.prefix.coming);
+  sum->coming += coming;
+  sum->lost += missed - coming;
+  sum->gained += std::max(0, found - here);
+}
+
 OrderedJson LatencyJson(const Distribution& d) {
   if (d.count == 0) return nullptr;
   return {{"count", d.count}, {"mean", d.mean}, {"p50", d.p50}, {"p90", d.p90}, {"p99", d.p99}, {"max", d.max}};
@@ -44,6 +60,7 @@ ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup) {
     }
     prompt += r.prompt;
     cached += r.cached;
+    AddMisses(r, setup.block_tokens, &f.misses);
     tokens += r.tokens;
     ttft.push_back(Seconds(r.first - r.due));
     e2el.push_back(Seconds(r.last - r.due));
@@ -61,6 +78,10 @@ ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup) {
   f.output_throughput = tokens / elapsed;
   f.attained = static_cast<double>(met) / static_cast<double>(f.requests);
   f.hit_rate = prompt > 0 ? cached / prompt : 0;
+  for (double* share : {&f.misses.cut, &f.misses.gone, &f.misses.scattered, &f.misses.elsewhere, &f.misses.coming,
+                        &f.misses.lost, &f.misses.gained}) {
+    if (prompt > 0) *share /= prompt;
+  }
   double busy = 0;
   for (double seconds : outcome.busy_seconds) busy += seconds;
   f.busy = busy / (elapsed * setup.replicas);
@@ -100,6 +121,14 @@ std::string ScaleJson(const ScaleReport& report) {
                             {"attained", f.attained},
                             {"hit_rate", f.hit_rate},
                             {"hit_rate_ceiling", row.hit_ceiling},
+                            {"misses",
+                             {{"cut", f.misses.cut},
+                              {"gone", f.misses.gone},
+                              {"scattered", f.misses.scattered},
+                              {"elsewhere", f.misses.elsewhere},
+                              {"coming", f.misses.coming},
+                              {"lost", f.misses.lost},
+                              {"gained", f.misses.gained}}},
                             {"busy", f.busy},
                             {"stalled", f.stalled},
                             {"unevenness", f.unevenness},

@@ -10,6 +10,18 @@
 
 namespace interlace {
 
+// Why prompt tokens that an earlier prompt had as well were computed again, as shares of all prompt tokens. Their sum,
+// less `gained`, is the ceiling less the hit rate.
+struct ScaleMisses {
+  double cut = 0;        // they end within a block of KV, or are the last token of a prompt
+  double gone = 0;       // no replica held them any more when the request was routed
+  double scattered = 0;  // the replica that held most of the prefix did not hold these, and another one did
+  double elsewhere = 0;  // the request was sent to another replica than to the one that held most
+  double coming = 0;     // they were on their way where it was sent, and it did not wait for them or they were lost
+  double lost = 0;       // they lay where it was sent, and were evicted before it began
+  double gained = 0;     // more was found when it began than was held when it was routed
+};
+
 // By the definitions of bench/serve/load_figures.h; of requests that ended well.
 struct ScaleFigures {
   int64_t requests = 0, failed = 0;
@@ -18,12 +30,13 @@ struct ScaleFigures {
   double output_throughput = 0;                // tokens per second
   double attained = 0;                         // share of all requests that met every target they had
   double hit_rate = 0;                         // cached / prompt tokens
-  double busy = 0;                             // share of the replicas' time in which a step was computed
-  double stalled = 0;                          // likewise, in which it waited for KV from the host
-  double unevenness = 0;                       // prompt tokens of the replica that got most, over the mean
-  double busiest = 0;                          // time in which the busiest replica computed steps, over the mean
-  double parks = 0, preemptions = 0;           // per request
-  double handed = 0;                           // share of the requests that went from one replica to another
+  ScaleMisses misses;
+  double busy = 0;                    // share of the replicas' time in which a step was computed
+  double stalled = 0;                 // likewise, in which it waited for KV from the host
+  double unevenness = 0;              // prompt tokens of the replica that got most, over the mean
+  double busiest = 0;                 // time in which the busiest replica computed steps, over the mean
+  double parks = 0, preemptions = 0;  // per request
+  double handed = 0;                  // share of the requests that went from one replica to another
 };
 ScaleFigures FiguresOf(const ScaleOutcome& outcome, const ScaleSetup& setup);
 

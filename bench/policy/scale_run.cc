@@ -21,6 +21,8 @@
 namespace interlace {
 namespace {
 
+constexpr size_t kProgressStep = 64;  // requests
+
 std::vector<ReplicaRole> RolesOf(const ScaleSetup& setup) {
   std::vector<ReplicaRole> roles(static_cast<size_t>(setup.replicas), ReplicaRole::kBoth);
   for (int32_t r = 0; setup.prefill > 0 && r < setup.replicas; ++r) {
@@ -40,6 +42,7 @@ class ScaleRouter {
   struct Placed {
     RouteChoice choice;
     std::vector<BlockId> coming;
+    ScalePrefix prefix;
   };
   Placed Choose(const Request& request, const ChainSeed& seed, absl::Span<const ReplicaFacts> facts, absl::Time now) {
     const BlockChain chain(seed);
@@ -61,8 +64,13 @@ class ScaleRouter {
     if (tier_) asked.shared = lie;
     asked.prompt_done = request.resumed != nullptr;
     asked.one_token = request.max_tokens == 1;
-    Placed placed{book_.Choose(asked, facts, held_, now), {}};
+    Placed placed{book_.Choose(asked, facts, held_, now), {}, {}};
     const HeldPrefix& held = placed.choice.held;
+    int32_t best = 0;
+    for (const HeldPrefix& of : held_) best = std::max(best, of.blocks);
+    const int32_t tokens_of_block = seed.block_tokens;
+    placed.prefix = {std::max(lie, best) * tokens_of_block, best * tokens_of_block, held.blocks * tokens_of_block,
+                     held.coming * tokens_of_block};
     placed.coming.assign(ids.begin() + (held.blocks - held.coming), ids.end());
     directory_.Expect(placed.choice.replica, placed.coming);
     return placed;
@@ -175,15 +183,17 @@ class Cluster {
     next_.assign(members_.size(), absl::InfiniteFuture());
   }
 
-  ScaleOutcome Run(const std::vector<TraceRow>& requests) {
+  ScaleOutcome Run(const ScaleLoad& load, absl::FunctionRef<void(size_t)> progress) {
+    const std::vector<TraceRow>& requests = load.requests;
     for (size_t next = 0; next < requests.size() || !results_.empty();) {
       const absl::Time arrival = next < requests.size() ? begin_ + requests[next].due : absl::InfiniteFuture();
       if (!results_.empty() && results_.top().first <= arrival) {
         TakeResult();
       } else {
         MoveTo(arrival);
+        outcome_.records[next].known = load.known[next];
         Admit(requests[next], next);
-        ++next;
+        if (++next % kProgressStep == 0) progress(next);
       }
     }
     for (const std::unique_ptr<Member>& member : members_) {
@@ -233,7 +243,9 @@ class Cluster {
     }
     ScaleRouter::Placed placed = router_.Choose(request, members_[0]->scheduler.shape()->seed, facts_, clock_.Now());
     const auto at = static_cast<size_t>(placed.choice.replica);
-    outcome_.records[Value(request.id) - 1].replica = placed.choice.replica;
+    ScaleRecord& record = outcome_.records[Value(request.id) - 1];
+    record.replica = placed.choice.replica;
+    if (request.resumed == nullptr) record.prefix = placed.prefix;
     static_cast<ScaleSink&>(*request.sink).Begin(std::move(placed));
     members_[at]->scheduler.Admit(std::move(request));
     Step(at);
@@ -286,7 +298,8 @@ absl::StatusOr<int32_t> ExtentsFor(const ScaleSetup& setup, int64_t tokens) {
 
 }  // namespace
 
-absl::StatusOr<ScaleOutcome> RunAtScale(const ScaleSetup& setup, const ScaleLoad& load) {
+absl::StatusOr<ScaleOutcome> RunAtScale(const ScaleSetup& setup, const ScaleLoad& load,
+                                        absl::FunctionRef<void(size_t)> progress) {
   if (setup.prefill > 0 && (setup.prefill >= setup.replicas || setup.tier_bandwidth <= 0)) {
     return absl::InvalidArgumentError(absl::StrCat("--prefill ", setup.prefill, " of ", setup.replicas,
                                                    " replicas; some must decode, and --tier-gb must be above 0"));
@@ -304,7 +317,7 @@ absl::StatusOr<ScaleOutcome> RunAtScale(const ScaleSetup& setup, const ScaleLoad
                                                       " tokens does not fit a replica of ", device_tokens,
                                                       "; raise --devices"));
   }
-  return Cluster(setup, shape, load.requests.size()).Run(load.requests);
+  return Cluster(setup, shape, load.requests.size()).Run(load, progress);
 }
 
 }  // namespace interlace

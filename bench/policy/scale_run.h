@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "bench/policy/scale_load.h"
@@ -30,13 +31,24 @@ struct ScaleSetup {
   int32_t trace_block = 512;  // tokens of one hash id of the trace
 };
 
+// What was held of a prompt's beginning when it was routed first, in tokens of whole blocks, on its way counted as
+// held.
+struct ScalePrefix {
+  int32_t anywhere = 0;  // by replicas together
+  int32_t best = 0;      // by the one that held most
+  int32_t here = 0;      // by the one that was chosen
+  int32_t coming = 0;    // of these, on their way
+};
+
 // One request; times count from the start of the run.
 struct ScaleRecord {
   absl::Duration due, first, last;  // arrival, first token, last token
   absl::Duration largest_gap;       // between two tokens
   int32_t replica = 0;
   int32_t prompt = 0, cached = 0, tokens = 0;  // cached: of the prompt
-  bool handed = false;                         // its answer was made elsewhere than its first token
+  int32_t known = 0;                           // as in ScaleLoad
+  ScalePrefix prefix;
+  bool handed = false;  // its answer was made elsewhere than its first token
   bool ok = false;
 };
 
@@ -50,9 +62,10 @@ struct ScaleOutcome {
   double stall_seconds = 0;          // likewise: in which they waited for KV from the host
 };
 
-// Ends when all requests have ended. FailedPrecondition if the model does not fit the device, or a request of the load
-// no replica; InvalidArgument if prompts are to be computed apart without a
-// tier, or by all.
-absl::StatusOr<ScaleOutcome> RunAtScale(const ScaleSetup& setup, const ScaleLoad& load);
+// Ends when all requests have ended; `progress` is told now and then how many have been sent. FailedPrecondition if the
+// model does not fit the device, or a request of the load no replica; InvalidArgument if prompts are to be computed
+// apart without a tier, or by all.
+absl::StatusOr<ScaleOutcome> RunAtScale(
+    const ScaleSetup& setup, const ScaleLoad& load, absl::FunctionRef<void(size_t)> progress = [](size_t) {});
 
 }  // namespace interlace

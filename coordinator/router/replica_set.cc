@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
 
 namespace interlace {
 
@@ -64,8 +65,26 @@ absl::StatusOr<LearnedCosts> ReplicaSet::Learned() {
   return learned;
 }
 
-void ReplicaSet::Lead() {
-  if (router_ != nullptr) router_->Follow(absl::OkStatus());
+void ReplicaSet::Lead(const std::vector<int32_t>& drained) {
+  if (router_ == nullptr) return;
+  const std::vector<int32_t> own = Drained();
+  const auto has = [](const std::vector<int32_t>& all, int32_t r) {
+    return std::find(all.begin(), all.end(), r) != all.end();
+  };
+  for (int32_t r = 0; r < static_cast<int32_t>(loops_.size()); ++r) {
+    if (has(drained, r) != has(own, r)) CHECK(router_->DrainReplica(r, has(drained, r)).ok());
+  }
+  router_->Follow(absl::OkStatus());
+}
+
+std::vector<int32_t> ReplicaSet::Drained() {
+  std::vector<int32_t> drained;
+  if (router_ == nullptr) return drained;
+  const std::vector<ReplicaDrain> replicas = router_->Load().replicas;
+  for (size_t r = 0; r < replicas.size(); ++r) {
+    if (replicas[r].draining) drained.push_back(static_cast<int32_t>(r));
+  }
+  return drained;
 }
 
 void ReplicaSet::Follow(const absl::Status& why) {

@@ -38,8 +38,11 @@ class ReplicaSet {
   ReplicaLoop& loop(int32_t replica) { return *loops_[static_cast<size_t>(replica)]; }
   // What the cost models of all have learned. Unavailable: a loop did not answer in time.
   absl::StatusOr<LearnedCosts> Learned();
-  // This coordinator leads from now on: requests that lose their replica go on at another.
-  void Lead();
+  // This coordinator leads from now on: requests that lose their replica go on at another. `drained`: which replicas
+  // the leader before it had drained.
+  void Lead(const std::vector<int32_t>& drained);
+  // Those that are, by number.
+  std::vector<int32_t> Drained();
   // Another one does: each request that is here ends with `why`, which is Unavailable.
   void Follow(const absl::Status& why);
 

@@ -20,9 +20,12 @@ constexpr double kHandOverSeconds = 0.01, kHandOverTokens = 64;
 RouteBook::RouteBook(const RoutingPolicy& policy, int32_t replicas, absl::Span<const ReplicaRole> roles)
     : policy_(policy), views_(static_cast<size_t>(replicas)) {
   for (size_t r = 0; r < roles.size(); ++r) views_[r].role = roles[r];
+  apart_ = Apart(views_);
 }
 
+// Not for each request: there may be a thousand replicas, and in a step little fades.
 void RouteBook::Fade(absl::Time now) {
+  if (now < faded_ + kFadeStep) return;
   if (faded_ != absl::InfinitePast() && now > faded_) {
     const double left = std::exp(-absl::FDivDuration(now - faded_, kOfLate));
     for (ReplicaView& replica : views_) replica.assigned *= left;
@@ -60,7 +63,7 @@ RouteChoice RouteBook::Choose(const RouteAsked& asked, absl::Span<const ReplicaF
   view.one_token = asked.one_token;
   view.hand_over = token > 0 ? kHandOverSeconds / token : kHandOverTokens;
   view.replicas = views_;
-  const RouteDecision decision = DecideRoute(policy_, view);
+  const RouteDecision decision = apart_ ? DecideRoute(policy_, view) : RouteDecision{ChooseReplica(policy_, view)};
   RouteChoice choice{.replica = decision.replica, .part = decision.part, .cause = decision.cause};
   if (choice.replica < 0) return choice;
   ReplicaView& chosen = View(choice);

@@ -45,7 +45,8 @@ struct RouteChoice {
 // choice counts as sent there until OnFirstToken, and until OnEnd; both are told once for each, in that order.
 class RouteBook {
  public:
-  static constexpr absl::Duration kOfLate = absl::Seconds(30);  // what was given loses e-fold in this time
+  static constexpr absl::Duration kOfLate = absl::Seconds(30);          // what was given loses e-fold in this time,
+  static constexpr absl::Duration kFadeStep = absl::Milliseconds(100);  // in steps
 
   // `roles`: of each replica; empty: each does both.
   RouteBook(const RoutingPolicy& policy, int32_t replicas, absl::Span<const ReplicaRole> roles = {});
@@ -67,6 +68,7 @@ class RouteBook {
 
   const RoutingPolicy& policy_;
   std::vector<ReplicaView> views_;
+  bool apart_ = false;  // they have roles
   absl::Time faded_ = absl::InfinitePast();
   int64_t turn_ = 0;
 };

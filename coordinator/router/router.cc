@@ -15,6 +15,10 @@ namespace {
 
 constexpr size_t kMostSalts = 1024;    // whose keys are remembered
 constexpr size_t kSessionTokens = 64;  // by which a conversation is known
+constexpr absl::Duration kLookAge = absl::Milliseconds(1);
+// Replicas that are asked to take a request although others are full: the policy has asked the likeliest first, and
+// where all of a thousand are full each request would cost a thousand decisions.
+constexpr int32_t kMostFull = 16;
 
 bool TakesRequests(const EngineLoad& load) {
   return load.ranks > 0 && load.ranks_ready == load.ranks && load.names != nullptr;
@@ -120,41 +124,55 @@ std::vector<BlockId> Router::NamesOf(const Request& request, const ChainSeed& se
   return ids;
 }
 
-Router::Look Router::LookAround() {
-  Look look;
+std::shared_ptr<const Router::Look> Router::LookAround() {
+  {
+    const absl::Time now = clock_.Now();
+    absl::MutexLock lock(&mutex_);
+    if (look_ != nullptr && now < looked_ + kLookAge) return look_;
+    looked_ = now;  // meanwhile others take the one before
+  }
+  return LookAnew();
+}
+
+std::shared_ptr<const Router::Look> Router::LookAnew() {
+  auto look = std::make_shared<Look>();
   for (Engine* replica : replicas_) {
     const EngineLoad load = replica->Load();
-    look.there.push_back(TakesRequests(load));
-    look.facts.push_back({look.there.back(), load.token_seconds, load.host_block_seconds, load.below_block_seconds});
-    if (!look.there.back()) continue;
-    look.names = load.names;
-    look.shared &= load.shares_tier;
+    look->there.push_back(TakesRequests(load));
+    look->facts.push_back({look->there.back(), load.token_seconds, load.host_block_seconds, load.below_block_seconds});
+    if (!look->there.back()) continue;
+    look->names = load.names;
+    look->shared &= load.shares_tier;
   }
   absl::MutexLock lock(&mutex_);
-  for (size_t r = 0; r < draining_.size(); ++r) look.facts[r].ready = look.there[r] && !draining_[r];
+  for (size_t r = 0; r < draining_.size(); ++r) look->facts[r].ready = look->there[r] && !draining_[r];
+  look_ = look;
   return look;
 }
 
 // What only leaves a replica goes back there if nobody else takes it.
-absl::Status Router::Place(const Request& request, RoutedSink& sink, Move move, int32_t home) {
-  Look look = LookAround();
+absl::Status Router::Place(const Look& look, const Request& request, RoutedSink& sink, Move move, int32_t home) {
   absl::Status placed = PlaceIn(look, request, sink, move);
   if (placed.ok() || absl::IsInvalidArgument(placed) || home < 0) return placed;
   const auto at = static_cast<size_t>(home);
   if (!look.there[at]) return placed;
-  for (ReplicaFacts& facts : look.facts) facts.ready = false;
-  look.facts[at].ready = true;
+  Look alone = look;
+  for (ReplicaFacts& facts : alone.facts) facts.ready = false;
+  alone.facts[at].ready = true;
   {
     absl::MutexLock lock(&mutex_);
     open_.at(request.id).stays = move == Move::kDrain;
   }
-  return PlaceIn(look, request, sink, move);
+  return PlaceIn(alone, request, sink, move);
 }
 
-// Replicas that refuse it are left out one by one. What all refuse is refused with what the last of them said.
-absl::Status Router::PlaceIn(Look& look, const Request& request, RoutedSink& sink, Move move) {
+// Replicas that refuse it are left out one by one. What all refuse, or enough of them since they are full, is refused
+// with what the last of them said.
+absl::Status Router::PlaceIn(const Look& look, const Request& request, RoutedSink& sink, Move move) {
   const absl::Time began = clock_.Now();
-  std::vector<ReplicaFacts>& facts = look.facts;
+  absl::Span<const ReplicaFacts> facts = look.facts;
+  std::vector<ReplicaFacts> left;  // once one has refused
+  int32_t full = 0;
   absl::Status refused = absl::UnavailableError(
       look.any() ? "no replica is ready: those whose ranks are there are drained (interlace drain --resume --replica R)"
                  : "no replica is ready: ranks are still loading or lost");
@@ -201,7 +219,11 @@ absl::Status Router::PlaceIn(Look& look, const Request& request, RoutedSink& sin
     book_.Undo(choice);
     if (absl::IsInvalidArgument(status)) return status;  // everybody would say so
     refused = std::move(status);
-    facts[at].ready = false;
+    full += absl::IsResourceExhausted(refused) ? 1 : 0;
+    if (full == kMostFull) return refused;
+    if (left.empty()) left.assign(facts.begin(), facts.end());
+    left[at].ready = false;
+    facts = left;
   }
 }
 
@@ -226,7 +248,7 @@ absl::Status Router::Submit(Request request) {
     open_.emplace(request.id, Open{sink});
   }
   request.sink = sink;
-  absl::Status status = Place(request, *sink);
+  absl::Status status = Place(*LookAround(), request, *sink);
   if (status.ok()) return status;
   absl::MutexLock lock(&mutex_);
   open_.erase(request.id);
@@ -310,6 +332,8 @@ absl::Time Router::Settle() {
     waiting.swap(waiting_);
   }
   absl::Time next = absl::InfiniteFuture();
+  if (waiting.empty()) return next;
+  const std::shared_ptr<const Look> look = LookAnew();  // what woke us may be a replica that has come
   std::list<Waiting> stay;
   while (!waiting.empty()) {
     const auto at = waiting.begin();
@@ -319,7 +343,7 @@ absl::Time Router::Settle() {
     const absl::Time now = clock_.Now();
     std::optional<absl::Status> end = EndOf(*at, now);
     if (!end) {
-      absl::Status placed = Place(at->request, routed, at->move, at->home);
+      absl::Status placed = Place(*look, at->request, routed, at->move, at->home);
       if (placed.ok()) {
         Repeat(id);
       } else if (absl::IsUnavailable(placed) && now < at->until) {

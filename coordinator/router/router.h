@@ -89,7 +89,8 @@ class Router final : public Engine {
   void OnEnd(RoutedSink& sink);
   void TakeBack(RoutedSink& sink, Request request, const absl::Status& why);
 
-  // What is known of the replicas when a request is placed.
+  // What is known of the replicas when a request is placed. It may be kLookAge old: with a thousand replicas it takes
+  // longer than all else that a request needs here. What has been lost meanwhile refuses the request.
   struct Look {
     std::vector<ReplicaFacts> facts;
     std::shared_ptr<const ChainSeed> names;  // null: none is there
@@ -97,9 +98,11 @@ class Router final : public Engine {
     bool shared = true;                      // all of them reach a tier
     bool any() const { return names != nullptr; }
   };
-  Look LookAround();
-  absl::Status Place(const Request& request, RoutedSink& sink, Move move = Move::kLost, int32_t home = -1);
-  absl::Status PlaceIn(Look& look, const Request& request, RoutedSink& sink, Move move);
+  std::shared_ptr<const Look> LookAround();
+  std::shared_ptr<const Look> LookAnew();
+  absl::Status Place(const Look& look, const Request& request, RoutedSink& sink, Move move = Move::kLost,
+                     int32_t home = -1);
+  absl::Status PlaceIn(const Look& look, const Request& request, RoutedSink& sink, Move move);
   void Placed(RequestId id, const RouteChoice& choice);
   void Arrive(RoutedSink& sink);
 
@@ -137,6 +140,8 @@ class Router final : public Engine {
   std::list<Waiting> waiting_;
   std::vector<RequestId> prefilled_;       // whose first token has come from a replica for prompts
   std::vector<bool> draining_;             // by replica
+  std::shared_ptr<const Look> look_;       // the latest; null: a new one is needed
+  absl::Time looked_;                      // when it was begun
   std::array<bool, kWholeCauses> said_{};  // in the log, since it last was otherwise
   absl::Status following_;                 // OK: this coordinator leads
   absl::Mutex names_mutex_;

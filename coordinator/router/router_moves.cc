@@ -16,6 +16,7 @@ absl::Status Router::DrainReplica(int32_t replica, bool drains) {
   {
     absl::MutexLock lock(&mutex_);
     draining_[static_cast<size_t>(replica)] = drains;
+    look_.reset();
   }
   replica_metrics_[static_cast<size_t>(replica)].draining.Set(drains ? 1 : 0);
   LOG(INFO) << (drains ? "a replica is drained" : "a replica takes requests again") << Field("replica", replica);
@@ -32,9 +33,9 @@ void Router::SendOn() {
     drains = std::find(draining_.begin(), draining_.end(), true) != draining_.end();
   }
   if (prefilled.empty() && !drains) return;
-  const Look look = LookAround();
-  SendToDecode(prefilled, look);
-  if (drains) SendAway(look);
+  const std::shared_ptr<const Look> look = drains ? LookAnew() : LookAround();
+  SendToDecode(prefilled, *look);
+  if (drains) SendAway(*look);
 }
 
 // Where nobody decodes, or nothing gets there, they go on where they are.

@@ -159,6 +159,8 @@ EngineLoad Router::Load() {
     all.running += load.running;
     all.waiting += load.waiting;
     all.parked += load.parked;
+    all.running_adapters.insert(load.running_adapters.begin(), load.running_adapters.end());
+    all.waiting_adapters.insert(load.waiting_adapters.begin(), load.waiting_adapters.end());
     all.blocks_held += load.blocks_held;
     all.blocks_cached += load.blocks_cached;
     all.blocks += load.blocks;

@@ -11,6 +11,7 @@ namespace {
 
 // Tokens of the prompt that are not there and may be fetched.
 int64_t BelowTokens(const RouteView& view, const ReplicaView& replica) {
+  if (view.shared == 0) return 0;
   const int64_t held = HeldTokens(view, replica);
   return std::clamp<int64_t>(int64_t{view.shared} * view.block_tokens - held, 0, std::max(0, view.prompt - 1) - held);
 }
@@ -58,12 +59,13 @@ constexpr RoutingPolicy kPolicies[] = {
 }  // namespace
 
 int64_t HeldTokens(const RouteView& view, const ReplicaView& replica) {
+  if (replica.held.blocks == 0) return 0;  // as at most of many
   return std::min<int64_t>(int64_t{replica.held.blocks} * view.block_tokens, std::max(0, view.prompt - 1));
 }
 
 double OwnWork(const RouteView& view, const ReplicaView& replica) {
   const int64_t held = HeldTokens(view, replica), below = BelowTokens(view, replica);
-  const double fetched = static_cast<double>(below) / view.block_tokens * view.below_block;
+  const double fetched = below == 0 ? 0 : static_cast<double>(below) / view.block_tokens * view.below_block;
   const double computed = static_cast<double>(view.prompt - held - below);
   return computed + fetched + replica.held.host * view.host_block;
 }
@@ -84,23 +86,27 @@ absl::StatusOr<const RoutingPolicy*> FindRoutingPolicy(absl::string_view name) {
 }
 
 int32_t ChooseReplica(const RoutingPolicy& policy, const RouteView& view) {
-  double assigned = 0;
-  int32_t ready = 0;
-  for (const ReplicaView& replica : view.replicas) {
-    if (!replica.ready) continue;
-    assigned += replica.assigned;
-    ++ready;
+  double most = 0;
+  if (policy.bounded) {
+    double assigned = 0;
+    int32_t ready = 0;
+    for (const ReplicaView& replica : view.replicas) {
+      assigned += replica.ready ? replica.assigned : 0;
+      ready += replica.ready ? 1 : 0;
+    }
+    most = ready > 0 ? kMostOfMean * assigned / ready + kGrace : 0;
   }
-  const double most = ready > 0 ? kMostOfMean * assigned / ready + kGrace : 0;
   int32_t best = -1;
   std::tuple<double, int32_t, int64_t> least;
   for (int32_t r = 0; r < static_cast<int32_t>(view.replicas.size()); ++r) {
     const ReplicaView& replica = view.replicas[static_cast<size_t>(r)];
     if (!replica.ready || (policy.bounded && replica.queued > 0 && replica.assigned > most)) continue;
-    const std::tuple cost(policy.cost(view, replica, r), replica.open, replica.turn);
-    if (best >= 0 && cost >= least) continue;
+    const double cost = policy.cost(view, replica, r);
+    if (best >= 0 && cost > std::get<0>(least)) continue;
+    const std::tuple own(cost, replica.open, replica.turn);
+    if (best >= 0 && own >= least) continue;
     best = r;
-    least = cost;
+    least = own;
   }
   return best;
 }

@@ -102,6 +102,12 @@ TEST(ScaleRun, PrefixRoutingFindsMoreThanTakingTurns) {
   const ScaleFigures prefix = FiguresOf(*RunAtScale(setup, load), setup);
   EXPECT_GT(prefix.hit_rate, turns.hit_rate + 0.1);
   EXPECT_LE(prefix.hit_rate, load.hit_ceiling);
+  for (const ScaleFigures& figures : {turns, prefix}) {
+    const ScaleMisses& m = figures.misses;
+    const double missed = m.cut + m.gone + m.scattered + m.elsewhere + m.coming + m.lost - m.gained;
+    EXPECT_NEAR(missed, load.hit_ceiling - figures.hit_rate, 1e-9) << "every token of the ceiling has its cause";
+  }
+  EXPECT_GT(turns.misses.elsewhere, prefix.misses.elsewhere + 0.1) << "taking turns passes by who holds a prefix";
 }
 
 TEST(ScaleRun, PromptsAndAnswersApartLoseNothingAndSpareStreamsTheStepsOfPrompts) {

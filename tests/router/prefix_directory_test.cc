@@ -91,6 +91,15 @@ TEST(PrefixDirectoryTest, MatchesAreThoseOfAPlainModel) {
     for (const auto& [key, count] : coming) {
       if (count > 0) left.insert(key.second);
     }
+    // What a replica held when it was cleared may be there still, until many have gone.
+    EXPECT_GE(directory.blocks(), left.size());
+    for (int32_t clears = 0; clears < 128; ++clears) directory.observer(0).OnCleared();  // one of them sweeps
+    std::erase_if(left, [&](const BlockId& id) {
+      for (int32_t r = 0; r < kReplicas; ++r) {
+        if (coming[{r, id}] > 0 || (r > 0 && places.contains({r, id}))) return false;
+      }
+      return true;
+    });
     EXPECT_EQ(directory.blocks(), left.size()) << "entries that nobody holds stay";
   }
 }
@@ -110,6 +119,46 @@ TEST(PrefixDirectoryTest, MemoryIsThatOfWhatIsHeldNow) {
   std::vector<HeldPrefix> held;
   directory.Match(ids, &held);
   for (const HeldPrefix& prefix : held) EXPECT_EQ(prefix, HeldPrefix());
+}
+
+// A rolling upgrade: each of many replicas is lost and comes back with what it had. Whoever walked the whole table for
+// each would walk 64 times all blocks.
+TEST(PrefixDirectoryTest, AReplicaThatLeavesCostsInProportionToWhatItHeld) {
+  constexpr int32_t kMany = 64, kEach = 1000;
+  PrefixDirectory directory(kMany);
+  const std::unique_ptr<Entropy> entropy = MakeSeededEntropy(4);
+  std::vector<std::vector<BlockId>> ids(kMany);
+  const auto store = [&](int32_t r) {
+    for (const BlockId& id : ids[static_cast<size_t>(r)]) directory.observer(r).OnStored(id, KvMedium::kDevice);
+  };
+  for (int32_t r = 0; r < kMany; ++r) {
+    for (int32_t b = 0; b < kEach; ++b) ids[static_cast<size_t>(r)].push_back({entropy->Next(), entropy->Next()});
+    store(r);
+  }
+  std::vector<HeldPrefix> held;
+  for (int32_t r = 0; r < kMany; ++r) {
+    directory.observer(r).OnCleared();
+    const auto first = absl::MakeConstSpan(ids[static_cast<size_t>(r)]).first(1);
+    EXPECT_EQ(directory.Match(first, &held), 0) << "what a lost replica held lies nowhere";
+    store(r);
+    EXPECT_EQ(directory.Match(first, &held), 1);
+    EXPECT_LE(directory.blocks(), kMany * kEach * 3 / 2);
+  }
+  EXPECT_LE(directory.swept(), 4 * kMany * kEach) << "blocks walked in all";
+}
+
+// A number that a replica's generation had long ago does not bring back what it held then.
+TEST(PrefixDirectoryTest, WhatWasHeldBeforeManyLossesStaysLost) {
+  PrefixDirectory directory(1);
+  const std::vector<BlockId> id = {{1, 2}};
+  std::vector<HeldPrefix> held;
+  directory.Expect(0, id);  // which keeps the entry
+  directory.observer(0).OnStored(id[0], KvMedium::kDevice);
+  for (int32_t losses = 1; losses <= 600; ++losses) {
+    directory.observer(0).OnCleared();
+    ASSERT_EQ(directory.Match(id, &held), 0) << losses;
+    EXPECT_EQ(held[0].coming, 1);
+  }
 }
 
 }  // namespace

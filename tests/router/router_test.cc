@@ -166,6 +166,85 @@ TEST_F(RouterTest, WhatOneReplicaRefusesAnotherMayTakeAndWhatAllRefuseIsRefused)
   EXPECT_EQ(cluster.router().Load().running + cluster.router().Load().waiting, 0);
 }
 
+// A replica that counts what it is asked, and takes every request or none.
+class CountingReplica final : public Engine {
+ public:
+  absl::Status Submit(Request request) override {
+    ++submits;
+    sink = std::move(request.sink);
+    return refuse;
+  }
+  void Cancel(RequestId) override {}
+  void Stop(RequestId) override {}
+  absl::StatusOr<Explanation> Explain(absl::string_view) override { return absl::NotFoundError("none"); }
+  absl::StatusOr<ReplicaSnapshot> Snapshot() override { return ReplicaSnapshot{}; }
+  EngineLoad Load() override {
+    ++loads;
+    EngineLoad load;
+    load.ranks = 1;
+    load.ranks_ready = 1;
+    load.names = names;
+    return load;
+  }
+
+  const std::shared_ptr<const ChainSeed> names = std::make_shared<const ChainSeed>(ChainSeed{.block_tokens = kBlock});
+  absl::Status refuse;
+  int32_t submits = 0, loads = 0;
+  std::shared_ptr<TokenSink> sink;  // of the latest
+};
+
+struct CountedReplicas {
+  explicit CountedReplicas(int32_t count) : directory(count), replicas(static_cast<size_t>(count)) {
+    router = std::make_unique<Router>(Router::Options{.policy = *FindRoutingPolicy("prefix"), .wake = [] {}}, count,
+                                      directory, clock, metrics);
+    std::vector<Engine*> engines;
+    for (CountingReplica& replica : replicas) engines.push_back(&replica);
+    router->Connect(std::move(engines));
+  }
+  ~CountedReplicas() {
+    for (CountingReplica& replica : replicas) replica.sink.reset();
+  }
+  absl::Status Submit() {
+    Request request{.id = RequestId{++next}, .max_tokens = 5};
+    request.prompt = Prompt(3, 30);
+    request.deadline = absl::InfiniteFuture();
+    request.sink = std::make_shared<WatchedSink>();
+    return router->Submit(std::move(request));
+  }
+  int32_t Sum(int32_t CountingReplica::*of) const {
+    int32_t sum = 0;
+    for (const CountingReplica& replica : replicas) sum += replica.*of;
+    return sum;
+  }
+  ManualClock clock;
+  Metrics metrics{"test"};
+  PrefixDirectory directory;
+  std::unique_ptr<Router> router;
+  std::vector<CountingReplica> replicas;
+  uint64_t next = 0;
+};
+
+TEST_F(RouterTest, RequestsOfOneMomentAskTheReplicasForTheirLoadOnce) {
+  constexpr int32_t kReplicas = 200;
+  CountedReplicas cluster(kReplicas);
+  for (int32_t i = 0; i < 50; ++i) EXPECT_OK(cluster.Submit());
+  EXPECT_EQ(cluster.Sum(&CountingReplica::loads), kReplicas);
+  cluster.clock.Advance(absl::Milliseconds(1));
+  EXPECT_OK(cluster.Submit());
+  EXPECT_EQ(cluster.Sum(&CountingReplica::loads), 2 * kReplicas);
+}
+
+TEST_F(RouterTest, WhereAllAreFullARequestIsRefusedBeforeAllWereAsked) {
+  constexpr int32_t kReplicas = 200;
+  CountedReplicas cluster(kReplicas);
+  for (CountingReplica& replica : cluster.replicas) replica.refuse = absl::ResourceExhaustedError("full");
+  EXPECT_THAT(cluster.Submit(), StatusIs(absl::StatusCode::kResourceExhausted, testing::_));
+  EXPECT_LE(cluster.Sum(&CountingReplica::submits), 16);
+  for (CountingReplica& replica : cluster.replicas) replica.refuse = absl::UnavailableError("lost");
+  cluster.replicas[150].refuse = absl::OkStatus();
+  EXPECT_OK(cluster.Submit()) << "what was lost since it was looked at is passed over, however many";
+}
+
 // A request that brings down each replica it runs on is ended and named before it has brought down more than three.
 TEST_F(RouterTest, ARequestThatKillsReplicasIsEnded) {
   RoutedCluster cluster(8, {.replicas = 5, .policy = "load"});
