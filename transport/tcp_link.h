@@ -39,6 +39,7 @@ class TcpLink {
   explicit TcpLink(FileDescriptor socket) : socket_(std::move(socket)) {}
 
   int fd() const { return socket_.get(); }
+  bool AnswersNothing(absl::Duration silence) const { return interlace::AnswersNothing(socket_, silence); }
   // `head` is a frame with its header. Nothing is written before Write.
   void Push(std::string head, SharedBytes body, Transport::SendDone done);
   bool has_unsent() const { return !unsent_.empty(); }

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace interlace {
 
@@ -38,6 +39,11 @@ uint16_t PortOf(const FileDescriptor& listener);
 absl::StatusOr<FileDescriptor> DialTo(const std::string& host, uint16_t port);
 // NotFound: nobody waits. ResourceExhausted: this process has no descriptor left.
 absl::StatusOr<FileDescriptor> AcceptFrom(const FileDescriptor& listener);
+
+// Whether the machine at the other end has said nothing for `silence`, although it was sent something, and that again,
+// and again: it is gone, or the way there or back is cut. Systems answer each other whether or not their processes run,
+// so a process that is slow, stopped or reads nothing is not told from others by this.
+bool AnswersNothing(const FileDescriptor& connection, absl::Duration silence);
 
 // The numeric address of the other end of a connection that is made; empty if it is gone.
 std::string PeerHost(const FileDescriptor& connection);

@@ -20,6 +20,10 @@ constexpr size_t kMostCommands = 64;   // between two looks at the sockets
 constexpr int kSocketsEvery = 16;      // rounds of a busy fabric between two looks at the sockets
 constexpr int kMostSocketEvents = 64;
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);  // when the process has no descriptor left
+// A link whose way is cut is lost within 2 s: after kTendEvery at most something is under way on it, and its loss is
+// seen at the first look behind kMostSilence.
+constexpr absl::Duration kTendEvery = absl::Milliseconds(400);
+constexpr absl::Duration kMostSilence = absl::Milliseconds(1600);
 
 }  // namespace
 
@@ -49,7 +53,7 @@ void UcxTransport::Sleep() {
     absl::MutexLock lock(&mutex_);
     idle = commands_.empty() && !stopping_;
   }
-  if (idle && (fabric_ == nullptr || fabric_->Arm())) PollSockets(NextExpiry() - clock_.Now());
+  if (idle && (fabric_ == nullptr || fabric_->Arm())) PollSockets(std::min(NextExpiry(), NextTending()) - clock_.Now());
   sleeping_.store(false);
 }
 
@@ -76,25 +80,31 @@ bool UcxTransport::RunCommands() {
 }
 
 void UcxTransport::Execute(SendCommand command) {
-  const auto channel = static_cast<uint16_t>(command.channel);
   const auto it = peers_.find(command.peer);
   if (it == peers_.end() || it->second->state != Peer::State::kOpen) {
     return command.done(absl::UnavailableError(absl::StrCat("peer ", static_cast<uint64_t>(command.peer), " is gone")));
   }
-  Peer& peer = *it->second;
   SharedBytes body = command.parts.empty() ? nullptr : std::move(command.parts[0]);
+  PushMessage(*it->second, command.channel, command.header, std::move(body), std::move(command.done));
+  if (it->second->fabric == 0) unwritten_.insert(command.peer);
+}
+
+// A sign of life goes over the link always, since the link is what it is for.
+void UcxTransport::PushMessage(Peer& peer, Channel channel, absl::string_view header, SharedBytes body, SendDone done) {
   Frame frame{.kind = FrameKind::kMessage,
-              .channel = channel,
-              .header_bytes = static_cast<uint32_t>(command.header.size()),
+              .channel = static_cast<uint16_t>(channel),
+              .header_bytes = static_cast<uint32_t>(header.size()),
               .body_bytes = body == nullptr ? 0 : body->size(),
-              .sequence = peer.sent[channel]++,
+              .sequence = peer.sent[static_cast<uint16_t>(channel)]++,
               .token = peer.handshake.session().peer_token};
-  const bool whole = body != nullptr && (peer.bulk || !IsBulk(command.channel));
-  frame.tag = peer.to_peer->TagOf(frame, command.header, whole ? absl::string_view(*body) : absl::string_view());
-  std::string head = frame.With(command.header);
-  if (peer.fabric != 0) return fabric_->Send(peer.fabric, std::move(head), std::move(body), std::move(command.done));
-  peer.link.Push(std::move(head), std::move(body), std::move(command.done));
-  unwritten_.insert(command.peer);
+  const bool whole = body != nullptr && (peer.bulk || !IsBulk(channel));
+  frame.tag = peer.to_peer->TagOf(frame, header, whole ? absl::string_view(*body) : absl::string_view());
+  std::string head = frame.With(header);
+  if (peer.fabric != 0 && channel != kAliveChannel) {
+    return fabric_->Send(peer.fabric, std::move(head), std::move(body), std::move(done));
+  }
+  peer.link.Push(std::move(head), std::move(body), std::move(done));
+  peer.spoke = true;
 }
 
 void UcxTransport::Execute(DialCommand command) {
@@ -173,6 +183,7 @@ void UcxTransport::OpenFabric(PeerId id, Peer& peer, const std::string& address)
 
 bool UcxTransport::PollSockets(absl::Duration timeout) {
   ExpireStrangers();
+  TendLinks();
   epoll_event events[kMostSocketEvents];
   const int64_t ms = absl::ToInt64Milliseconds(absl::Ceil(timeout, absl::Milliseconds(1)));
   const int wait = timeout == absl::InfiniteDuration() ? -1 : static_cast<int>(std::clamp<int64_t>(ms, 0, 60000));
@@ -226,6 +237,33 @@ void UcxTransport::ExpireStrangers() {
   while (!strangers_.empty() && peers_.at(*strangers_.begin())->greet_until <= clock_.Now()) {
     Refuse(*strangers_.begin(), Cause::kLate, "no handshake in time");
   }
+}
+
+absl::Time UcxTransport::NextTending() const { return peers_.empty() ? absl::InfiniteFuture() : tended_ + kTendEvery; }
+
+// Something is said on each link now and then, which the other end's system has to acknowledge: so each end of a link
+// that is cut finds that out, also the one that only waits. The verdict is on what systems did, not processes. So
+// a machine whose processes stand still for long loses no peer by it, and is lost to none.
+void UcxTransport::TendLinks() {
+  const absl::Time now = clock_.Now();
+  if (now < NextTending()) return;
+  tended_ = now;
+  std::vector<PeerId> cut;
+  for (auto& [id, peer] : peers_) {
+    if (peer->state != Peer::State::kOpen) continue;
+    if (peer->link.AnswersNothing(kMostSilence)) {
+      cut.push_back(id);
+    } else if (!std::exchange(peer->spoke, false) && !peer->link.has_unsent()) {
+      PushMessage(*peer, kAliveChannel, "", nullptr, [](absl::Status) {});
+      unwritten_.insert(id);
+    }
+  }
+  for (const PeerId id : cut) {
+    LosePeer(id, absl::UnavailableError(absl::StrCat("its machine has answered nothing for ",
+                                                     absl::FormatDuration(kMostSilence),
+                                                     ": it is gone, or the way to it is cut")));
+  }
+  while (!unwritten_.empty()) WriteLink(*unwritten_.begin());
 }
 
 void UcxTransport::ReadLink(PeerId id) {

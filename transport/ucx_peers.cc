@@ -107,6 +107,7 @@ void UcxTransport::HandleMessage(PeerId id, Peer& peer, const Frame& frame, std:
 }
 
 void UcxTransport::Deliver(uint16_t channel, Message message) {
+  if (Channel{channel} == kAliveChannel) return;
   std::shared_ptr<Handler> handler;
   {
     absl::MutexLock lock(&mutex_);

@@ -38,6 +38,8 @@ inline constexpr uint64_t kListenerKey = ~uint64_t{0};
 inline constexpr uint64_t kFabricKey = ~uint64_t{1};
 inline constexpr uint64_t kWakeKey = ~uint64_t{2};
 
+inline constexpr Channel kAliveChannel{0};  // of messages without content, which no handler hears
+
 // What Connect waits for.
 struct Greeting {
   absl::Mutex mutex;
@@ -87,6 +89,7 @@ struct Peer {
   std::shared_ptr<Greeting> greeting = nullptr;  // of kDialling
   uint64_t peer_token = 0;                       // which we put into ours
   EndpointId fabric = 0;                         // 0: what is sent goes over the link
+  bool spoke = true;                             // over the link, since it was looked after
   absl::flat_hash_map<uint16_t, uint64_t> sent;
   absl::flat_hash_map<uint16_t, InboundOrder> received;
 };
@@ -131,6 +134,9 @@ class UcxTransport final : public Transport {
   void AcceptAll();
   void ExpireStrangers();
   absl::Time NextExpiry() const;
+  void TendLinks();
+  absl::Time NextTending() const;
+  void PushMessage(Peer& peer, Channel channel, absl::string_view header, SharedBytes body, SendDone done);
   Peer& AddPeer(PeerId id, Peer::State state, FileDescriptor socket, const LinkKey& key, bool bulk);
   void Watch(int fd, uint64_t key, uint32_t interest);
   bool WantsBulk(const std::string& peer_host) const;
@@ -173,6 +179,7 @@ class UcxTransport final : public Transport {
   std::set<PeerId> unwritten_;  // whose link got something to send since the last look
   uint64_t last_peer_ = 0;
   absl::Time accept_again_ = absl::InfinitePast();
+  absl::Time tended_ = absl::InfinitePast();
   LogLimit told_of_refusal_{absl::Seconds(1)}, not_accepted_{absl::Seconds(1)};
 
   absl::Mutex mutex_;

@@ -36,7 +36,8 @@ struct UcxOptions {
 
 // Every connection is a TCP connection of ours, over which the peers show each other that they know its key before
 // either may send anything (handshake.h), and whose end is the end of the peer. Messages travel over UCX where both
-// processes are on one of its fabrics, else over that connection.
+// processes are on one of its fabrics, else over that connection. Both ends say something on it now and then, so that a
+// machine that is gone, or to which the way is cut, loses its peers within 2 s, also those that only wait for it.
 // One thread ("ucx") does all of it, runs handlers and completions, and sleeps when there is nothing to do; while it
 // sleeps, a small message is written by its sender, who then runs the completion too. A message
 // that a peer may not send (before the handshake, not of its making, too large, out of sequence) loses that peer, and
