@@ -108,6 +108,7 @@ constexpr VllmFlag kFlags[] = {
     {"--max-model-len", "model.max_len", "tokens of a prompt and its answer: 8192, 25.6k, 32K, or auto", ContextLength},
     {"--served-model-name", "model.name", "name under which clients ask for the model", AsItIs},
     {"--lora-modules", "model.adapters", "LoRA adapters, NAME=FOLDER each", Adapter, /*many=*/true},
+    {"--max-lora-rank", "model.max_adapter_rank", "largest rank of adapters that come while the server runs", Count},
     {"--max-num-seqs", "sched.max_running", "requests that hold KV at once", Count},
     {"--max-num-batched-tokens", "sched.step_tokens", "tokens of a step over all requests", Count},
     {"--block-size", "kv.block_tokens", "tokens in a KV block", Count},
@@ -181,7 +182,7 @@ constexpr UnbuiltFlag kUnbuilt[] = {
     {"--return-tokens-as-token-ids", "answers hold text; Generate of gRPC gives the ids of tokens, too"},
 };
 
-constexpr absl::string_view kBoundless[] = {"--max-loras", "--max-cpu-loras", "--max-lora-rank"};
+constexpr absl::string_view kBoundless[] = {"--max-loras", "--max-cpu-loras"};
 
 constexpr absl::string_view kNeedless[] = {"--enable-prefix-caching",
                                            "--enable-lora",

@@ -114,8 +114,10 @@ constexpr Bounds<int64_t> kReplicas{1, 1024};
 constexpr Bounds<int64_t> kCount{1, std::numeric_limits<int32_t>::max()};
 constexpr Bounds<int64_t> kCountOrNone{0, std::numeric_limits<int32_t>::max()};
 constexpr Bounds<int64_t> kTokensOfAStep{1, 1 << 20};
+constexpr Bounds<int64_t> kAdapterRank{1, 4096};                               // PeftAdapter::kMostRank
 constexpr Bounds<Bytes> kMessage{{1}, {std::numeric_limits<int32_t>::max()}};  // gRPC counts in 32 bits
 constexpr Bounds<Bytes> kMemory{{1}, {int64_t{1} << 60}};
+constexpr Bounds<Bytes> kIndexMemory{{int64_t{1} << 20}, {int64_t{1} << 40}};
 // A wait of nothing would be over before it began.
 const Bounds<absl::Duration> kWait{absl::Milliseconds(1), absl::Hours(24 * 365)};
 const Bounds<absl::Duration> kLease{absl::Milliseconds(200), absl::Hours(1)};
@@ -139,6 +141,12 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(model, adapters,
             "LoRA adapters that requests may ask for by name, folders as PEFT saves them: NAME=FOLDER,NAME=FOLDER; "
             "empty: none"),
+      FIELD(model, runtime_adapters,
+            "true: operators load and unload adapters while the server runs (/v1/load_lora_adapter); false: 404 there"),
+      FIELD(model, adapter_dir, "folder, the same on each machine, in which adapters lie that come while it runs"),
+      BOUNDED(model, max_adapters, kCount, "adapters that are served, those of model.adapters included"),
+      BOUNDED(model, max_adapter_rank, kAdapterRank, "largest rank of adapters that come while the server runs"),
+      BOUNDED(model, adapter_bytes, kMemory, "bytes that the matrices of all adapters may take on a rank"),
       BOUNDED(model, max_len, kCountOrNone,
               "tokens of a prompt and its answer together, no more than the model's context; 0: all of that"),
       FIELD(server, host, "address on which HTTP and gRPC listen"),
@@ -230,6 +238,15 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(cache, bytes, kMemory, "memory of answers that are kept"),
       BOUNDED(cache, ttl, kWait, "how long an answer is kept"),
       FIELD(cache, error, "share of requests that may get the answer to a prompt that only seemed alike, 0.001 to 0.2"),
+      FIELD(skip, index,
+            "true: streams that draft by passes over some of the model's layers (sched.speculate=self, auto) pass over "
+            "what served prompts like theirs best; false: over evenly spread ones"),
+      BOUNDED(skip, index_bytes, kIndexMemory, "memory of what is learned for that, of all replicas together"),
+      FIELD(
+          skip, file,
+          "file in which the coordinator keeps it; empty: the name of coordinator.state and .skip, or nothing is kept"),
+      FIELD(skip, layer, "layer of the model behind which prompts are compared, from 0"),
+      FIELD(skip, explore, "share of the time of all streams that trying plans may cost, 0 to 1"),
       FIELD(engine, backend, "cpu or cuda"),
       BOUNDED(engine, threads, (Bounds<int64_t>{0, 4096}), "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
@@ -383,6 +400,10 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
     return refuse("kv_events.zmq_replay", c.kv_events.zmq_replay,
                   "gives again what is published on kv_events.zmq, which is empty; set both");
   }
+  if (c.model.runtime_adapters && c.model.adapter_dir.empty()) {
+    return refuse("model.runtime_adapters", "true",
+                  "needs model.adapter_dir, the folder in which adapters lie that may be loaded while the server runs");
+  }
   if (c.cluster.replica < 0 || c.cluster.replica >= c.cluster.replicas) {
     return refuse("cluster.replica", c.cluster.replica,
                   absl::StrCat("must lie in [0, ", c.cluster.replicas, "); raise cluster.replicas"));
@@ -400,6 +421,13 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
   }
   if (!absl::SimpleAtod(c.cache.error, &error) || !(error >= 0.001 && error <= 0.2)) {
     return refuse("cache.error", c.cache.error, "must be a share from 0.001 to 0.2");
+  }
+  double explore = 0;
+  if (!absl::SimpleAtod(c.skip.explore, &explore) || !(explore >= 0 && explore <= 1)) {
+    return refuse("skip.explore", c.skip.explore, "must be a share from 0 to 1");
+  }
+  if (c.skip.layer < 0 || c.skip.layer >= std::numeric_limits<int32_t>::max()) {
+    return refuse("skip.layer", c.skip.layer, "must be a layer of the model, from 0");
   }
   std::set<absl::string_view> tiers;
   const std::vector<absl::string_view> named = absl::StrSplit(c.kv.tiers, ',');
@@ -428,6 +456,11 @@ absl::Status CheckLayers(const Config& config, int32_t layers) {
   if (absl::SimpleAtoi(config.kv.keep_layers, &keep) && keep > layers) {
     return absl::InvalidArgumentError(absl::StrCat("kv.keep_layers=", keep, " is more than the ", layers, " layers of ",
                                                    config.model.path, "; give a lower number, or auto"));
+  }
+  const bool asked = config.skip.index && (config.sched.speculate == "self" || config.sched.speculate == "auto");
+  if (asked && layers > 1 && config.skip.layer >= layers) {
+    return absl::InvalidArgumentError(absl::StrCat("skip.layer=", config.skip.layer, " is none of the ", layers,
+                                                   " layers of ", config.model.path, "; give a lower number, from 0"));
   }
   return absl::OkStatus();
 }

@@ -29,6 +29,11 @@ struct Config {
     std::string name;
     std::string chat_template;
     std::string adapters;
+    bool runtime_adapters = false;
+    std::string adapter_dir;
+    int64_t max_adapters = 64;
+    int64_t max_adapter_rank = 64;
+    Bytes adapter_bytes{int64_t{4} << 30};
     int64_t max_len = 0;
   } model;
   struct {

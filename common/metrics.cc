@@ -70,11 +70,12 @@ Metrics::Metrics(Metrics& all, std::string label, std::string value)
 Metrics::~Metrics() = default;
 
 Metrics::Series& Metrics::Find(absl::string_view name, MetricKind kind, MetricLabels labels) {
-  return all_ == nullptr ? FindIn(name, kind, labels, nullptr) : all_->FindIn(name, kind, labels, &view_);
+  Metrics& all = all_ == nullptr ? *this : *all_;
+  absl::MutexLock lock(&all.mutex_);
+  return all.FindIn(name, kind, labels, all_ == nullptr ? nullptr : &view_);
 }
 
 Metrics::Series& Metrics::FindIn(absl::string_view name, MetricKind kind, MetricLabels labels, const ViewLabel* view) {
-  absl::MutexLock lock(&mutex_);
   auto family = std::find_if(families_.begin(), families_.end(),
                              [&](const Family& candidate) { return candidate.row.name == name; });
   CHECK_MSG(family != families_.end(), std::string(name).c_str());
@@ -104,6 +105,15 @@ Metrics::Gauge Metrics::gauge(absl::string_view name, MetricLabels labels) {
 }
 Metrics::Histogram Metrics::histogram(absl::string_view name, MetricLabels labels) {
   return Histogram(Find(name, MetricKind::kHistogram, labels).buckets.get());
+}
+
+void Metrics::SetOnly(absl::string_view name, double value, MetricLabels labels) {
+  CHECK_MSG(all_ == nullptr, "a view knows nothing of the series of others");
+  absl::MutexLock lock(&mutex_);
+  for (Family& family : families_) {
+    if (family.row.name == name) family.series.clear();
+  }
+  FindIn(name, MetricKind::kGauge, labels, nullptr).value.store(value, std::memory_order_relaxed);
 }
 
 std::string Metrics::Text() const {

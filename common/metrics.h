@@ -60,6 +60,8 @@ inline constexpr MetricRow kMetrics[] = {
     {"vllm:external_prefix_cache_hits_total", MetricKind::kCounter, "", "prompt tokens whose KV the tiers gave"},
     {"vllm:cache_config_info", MetricKind::kGauge, "block_size,num_gpu_blocks",
      "1: tokens of a block, and whole blocks, all layers, that the device holds"},
+    {"vllm:lora_requests_info", MetricKind::kGauge, "max_lora,running_lora_adapters,waiting_lora_adapters",
+     "seconds since 1970 when it was looked at; adapters of requests that run and of those that wait, with commas"},
     {"vllm:kv_offload_total_bytes_total", MetricKind::kCounter, "transfer_type",
      "KV bytes moved; transfer_type: CPU_to_GPU or GPU_to_CPU"},
     {"vllm:kv_offload_total_time_total", MetricKind::kCounter, "transfer_type", "seconds that these moves took"},
@@ -96,11 +98,21 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_steps_total", MetricKind::kCounter, "", "step plans executed"},
     {"interlace_draft_tokens_total", MetricKind::kCounter, "drafter", "tokens guessed ahead: ngram or self"},
     {"interlace_draft_tokens_accepted_total", MetricKind::kCounter, "drafter", "guesses that were right"},
+    {"interlace_skip_advice_total", MetricKind::kCounter, "source",
+     "skip plans that streams were given to draft by; source: entry (it served prompts like theirs: the index hit), "
+     "static (the one that serves all prompts best: it missed) or trial (it may turn out to be better)"},
+    {"interlace_skip_index_entries", MetricKind::kGauge, "", "plans that the skip index keeps for prompts like some"},
+    {"interlace_skip_index_bytes", MetricKind::kGauge, "", "memory of the skip index"},
+    {"interlace_skip_index_mib_worth_seconds", MetricKind::kGauge, "",
+     "time that a further MiB would have saved, by prompts that would have hit what the skip index evicted"},
+    {"interlace_skip_index_refused_total", MetricKind::kCounter, "",
+     "files and keys of prompts that the skip index refused: damaged, or of another model, width or number of layers"},
     {"interlace_response_cache_lookups_total", MetricKind::kCounter, "result",
      "requests that came to the response cache; result: exact or semantic (an answer that was kept served them), "
      "explored (one might have, and theirs is compared with it) or miss"},
     {"interlace_response_cache_bypassed_total", MetricKind::kCounter, "cause",
-     "requests that the response cache has nothing to do with; cause: sampled, choices, scores, tools, resumed or asked"},
+     "requests that the response cache has nothing to do with; cause: sampled, choices, scores, tools, resumed or "
+     "asked"},
     {"interlace_response_cache_compared_total", MetricKind::kCounter, "result",
      "answers compared with the one that might have served their request; result: equal or different"},
     {"interlace_response_cache_entries", MetricKind::kGauge, "", "answers that the response cache keeps"},
@@ -178,7 +190,8 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_router_whole_total", MetricKind::kCounter, "reason",
      "with router.roles, requests that one replica does alone; reason: short, held, one_token, not_shared, no_prefill, "
      "no_decode"},
-    {"interlace_router_replica_draining", MetricKind::kGauge, "replica", "1: the replica is drained and gets nothing new"},
+    {"interlace_router_replica_draining", MetricKind::kGauge, "replica",
+     "1: the replica is drained and gets nothing new"},
     {"interlace_telemetry_spans_total", MetricKind::kCounter, "result",
      "spans of ended requests; result: sent, or dropped since the queue was full or the collector did not take them"},
     {"interlace_leads", MetricKind::kGauge, "", "1: this coordinator leads its cluster, as the election says"},
@@ -282,6 +295,9 @@ class Metrics {
   void Observe(absl::string_view name, double seconds, MetricLabels labels = {}) {
     histogram(name, labels).Observe(seconds);
   }
+  // Of a gauge whose labels say something that changes: the series of these labels alone is left of it. Never of one to
+  // whose series somebody holds a handle.
+  void SetOnly(absl::string_view name, double value, MetricLabels labels);
   // Prometheus text format.
   std::string Text() const;
   // Sum over all label values of one series, of a histogram the number of observations; 0 if never recorded.
@@ -303,7 +319,8 @@ class Metrics {
 
   using ViewLabel = std::pair<std::string, std::string>;
   Series& Find(absl::string_view name, MetricKind kind, MetricLabels labels);
-  Series& FindIn(absl::string_view name, MetricKind kind, MetricLabels labels, const ViewLabel* view);
+  Series& FindIn(absl::string_view name, MetricKind kind, MetricLabels labels, const ViewLabel* view)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   double TotalOf(absl::string_view name, const ViewLabel* view) const;
 
   Metrics* const all_ = nullptr;  // of a view

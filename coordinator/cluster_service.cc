@@ -123,8 +123,17 @@ void ClusterService::CarryOut() {
 
 void ClusterService::Order(const Member& member, SharedBytes order) {
   Do([this, link = streams_.at(member.stream).link, order = std::move(order)]() mutable {
-    if (options_.leads()) links_.Send(link, std::move(order));  // asked last: this thread may have stood still
+    held_.emplace_back(link, std::move(order));
+    SendHeld();
   });
+}
+
+// What may not be said now is held, with all behind it, until it may be said again or its link is closed.
+void ClusterService::SendHeld() {
+  while (!held_.empty() && options_.leads()) {  // asked last: this thread may have stood still
+    links_.Send(held_.front().first, std::move(held_.front().second));
+    held_.pop_front();
+  }
 }
 
 void ClusterService::Dismiss(Stream& stream, const absl::Status& why, bool abandon) {
@@ -262,7 +271,7 @@ void ClusterService::MakeMember(Stream& stream) {
   former_[place].erase(rank.incarnation);
   stream.place = place;
   stream.confirm_until = absl::InfiniteFuture();
-  members_.emplace(place, Member{stream.stream.get(), rank});
+  Member& member = members_.emplace(place, Member{stream.stream.get(), rank}).first->second;
   ++replicas_[static_cast<size_t>(rank.replica)].members;
   Do([rank] {
     LOG(INFO) << "rank registered" << Field("replica", rank.replica) << Field("stage", Value(rank.stage))
@@ -270,6 +279,7 @@ void ClusterService::MakeMember(Stream& stream) {
               << Field("tensor_ranks", rank.tensor_ranks) << Field("slots", rank.device_slots)
               << Field("frames", rank.host_frames);
   });
+  if (options_.runtime_adapters) TellAdapters(member);
   FormIfComplete(rank.replica);
 }
 
@@ -295,9 +305,17 @@ void ClusterService::FillStart(Epoch epoch, const RankInfo& rank, v1::Start* sta
   }
 }
 
+bool ClusterService::IsComplete(int32_t number) const {
+  if (replicas_[static_cast<size_t>(number)].members < Ranks()) return false;
+  for (const auto& [place, member] : members_) {
+    if (member.rank.replica == number && !member.has_adapters()) return false;
+  }
+  return true;
+}
+
 void ClusterService::FormIfComplete(int32_t number) {
   Replica& replica = replicas_[static_cast<size_t>(number)];
-  if (replica.formed || replica.members < Ranks()) return;
+  if (replica.formed || !IsComplete(number)) return;
   replica.formed = true;
   const Epoch epoch = replica.epoch = Epoch{epoch_++};
   std::vector<RankInfo> ranks;
@@ -331,11 +349,77 @@ absl::StatusOr<StepResult> ClusterService::OfRank(int32_t place, StepResult resu
                                                  result.tensor_rank, "; this rank is that of ", Name(place)));
 }
 
+void ClusterService::TellAdapters(Member& member) {
+  v1::Order order;
+  EncodeAdapters(adapters_, order.mutable_adapters());
+  member.told = adapters_.serial;
+  Order(member, BytesOf(order));
+}
+
+void ClusterService::OnAdapters(LinkId id, const AdapterAnswer& answer) {
+  {
+    absl::MutexLock lock(&mutex_);
+    Stream* const stream = FindStream(id);
+    if (stream == nullptr || stream->place < 0) return;
+    Member& member = members_.at(stream->place);
+    if (answer.serial != member.told || member.answered == member.told) return;  // it is to have others by now
+    member.answered = member.told;
+    member.adapters = absl::OkStatus();
+    for (const AdapterAnswer::Failure& failure : answer.failures) {
+      const absl::Status why(failure.why.code(), absl::StrCat(Name(stream->place), ": ", failure.why.message()));
+      member.adapters.Update(why);
+      if (fresh_adapters_.contains(failure.digest) || options_.adapter_failed == nullptr) continue;
+      Do([this, digest = failure.digest, why] { options_.adapter_failed(digest, why); });
+    }
+    FormIfComplete(member.rank.replica);
+  }
+  CarryOut();
+}
+
+absl::Status ClusterService::SetAdapters(std::vector<RankAdapter> adapters, absl::Duration patience) {
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const RankAdapter& adapter : adapters) fresh_adapters_.insert(adapter.digest);
+    for (const RankAdapter& adapter : adapters_.adapters) fresh_adapters_.erase(adapter.digest);
+    adapters_ = {adapters_.serial + 1, std::move(adapters)};
+    for (auto& [place, member] : members_) TellAdapters(member);
+  }
+  CarryOut();
+  absl::Status status;
+  absl::MutexLock lock(&mutex_);
+  // True too when one cannot: it need not wait for the others.
+  const auto settled = [this, &status]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    bool all = true;
+    status = absl::OkStatus();
+    for (const auto& [place, member] : members_) {
+      const bool answered = member.answered == adapters_.serial;
+      if (answered) status.Update(member.adapters);
+      all &= answered;
+    }
+    return all || !status.ok();
+  };
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&settled), patience)) {
+    for (const auto& [place, member] : members_) {
+      if (member.answered == adapters_.serial) continue;
+      status.Update(absl::DeadlineExceededError(
+          absl::StrCat(Name(place), " has not loaded them within ", absl::FormatDuration(patience))));
+    }
+  }
+  fresh_adapters_.clear();
+  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(following_);
+  if (draining_) return absl::UnavailableError("the coordinator is draining");
+  return members_.empty() ? absl::UnavailableError("no rank is here that could have adapters") : absl::OkStatus();
+}
+
 void ClusterService::OnResult(LinkId id, absl::string_view bytes) {
   if (bytes.empty()) return OnConfirmed(id);
   v1::StepResultMessage wire;
   absl::StatusOr<StepResult> result = absl::InvalidArgumentError("a rank sent bytes that are no result");
-  if (wire.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) result = DecodeResult(wire);
+  if (wire.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    if (wire.has_adapters()) return OnAdapters(id, DecodeAnswer(wire.adapters()));
+    result = DecodeResult(wire);
+  }
   int32_t vocab = 0;  // of the rank
   ReplicaLoop* loop = nullptr;
   {
@@ -477,10 +561,19 @@ void ClusterService::Lead(uint64_t lead_epoch) {
   epoch_ = std::max(epoch_, lead_epoch << kFormings);
 }
 
+void ClusterService::Resume() {
+  {
+    absl::MutexLock lock(&mutex_);
+    Do([this] { SendHeld(); });
+  }
+  CarryOut();
+}
+
 void ClusterService::Follow(const absl::Status& why) {
   {
     absl::MutexLock lock(&mutex_);
     following_ = why;
+    Do([this] { held_.clear(); });
     while (!members_.empty()) Remove(members_.begin()->first, why, false);
     for (auto& [key, stream] : streams_) {
       if (stream.claim) Dismiss(stream, why, false);

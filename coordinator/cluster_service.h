@@ -12,6 +12,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -22,6 +23,7 @@
 #include "common/thread.h"
 #include "common/transport.h"
 #include "coordinator/plan_links.h"
+#include "coordinator/rank_adapters.h"
 #include "coordinator/scheduler.h"
 #include "proto/cluster.pb.h"
 #include "proto/plan/step_plan.h"
@@ -40,7 +42,7 @@ class RankStream;
 // the one that was put out may not come back while the newer one holds the place).
 // No call leaves this class under its lock: what a reaction decides is queued under it and carried out after it, in the
 // order of the decisions.
-class ClusterService {
+class ClusterService final : public RankAdapters {
  public:
   struct Options {
     int32_t replicas = 1;      // that there may be; each is formed when all its ranks are there
@@ -48,16 +50,20 @@ class ClusterService {
     int32_t tensor_ranks = 1;  // of each stage
     std::string model_digest;
     std::vector<std::string> adapters;  // RankInfo's
+    bool runtime_adapters = false;      // ranks are told which others they are to have
+    // A rank that came later cannot have an adapter that others have. Its replica is not formed before a list without
+    // the adapter comes. It must not wait.
+    std::function<void(const std::string& digest, const absl::Status& why)> adapter_failed;
     int32_t block_tokens = 16;
     uint64_t first_epoch = 1;  // main gives one that grows from start to start, so that ranks tell a new coordinator's
-    // Whether it may act now; any thread. Once it says no, no order leaves, and Follow comes.
+    // Whether it may act now; any thread. Once it says no, no order leaves, and Follow or Resume comes.
     std::function<bool()> leads = [] { return true; };
     Liveness::Options liveness;
     absl::Duration register_within = absl::Seconds(5);  // of the stream, and to confirm, of the plan link
   };
   // `transport` outlives this object, and nothing else listens on its result channel.
   ClusterService(const Options& options, Transport& transport, Clock& clock, Metrics& metrics);
-  ~ClusterService();
+  ~ClusterService() override;
 
   // Where plans of the replica go.
   PlanChannel& channel(int32_t replica);
@@ -70,8 +76,13 @@ class ClusterService {
   // Takes ranks from now on, in the epochs of this lead. Before the first Lead or Follow it takes them as one that
   // leads alone.
   void Lead(uint64_t lead_epoch);
+  // Its lead was over for a while and nobody else had it: orders that did not leave meanwhile do now, as if they were
+  // late on their way.
+  void Resume();
   // Lets its ranks go, and takes none until Lead: they are told `why`, which is not OK.
   void Follow(const absl::Status& why);
+
+  absl::Status SetAdapters(std::vector<RankAdapter> adapters, absl::Duration patience) override;
 
   // Tells every rank that no more plans come, refuses new ones, and returns when every stream has ended.
   void Drain();
@@ -96,6 +107,9 @@ class ClusterService {
   struct Member {
     RankStream* stream;
     RankInfo rank;
+    uint64_t told = 0, answered = 0;  // serials of lists of adapters; 0: none
+    absl::Status adapters;            // what it answered
+    bool has_adapters() const { return answered == told && adapters.ok(); }
   };
   struct Replica {
     std::unique_ptr<PlanChannel> channel;
@@ -117,6 +131,7 @@ class ClusterService {
   void OnLinkLost(LinkId id, const absl::Status& why);
   void OnResult(LinkId id, absl::string_view bytes);
   void OnConfirmed(LinkId id);
+  void OnAdapters(LinkId id, const AdapterAnswer& answer);
   // Nothing: it does not lead.
   std::optional<uint64_t> LeadEpoch();
   // From the replicas' channels, on their threads.
@@ -130,6 +145,8 @@ class ClusterService {
   absl::Status CheckIncarnation(const RankInfo& rank) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MakeMember(Stream& stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FormIfComplete(int32_t replica) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsComplete(int32_t replica) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellAdapters(Member& member) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FillStart(Epoch epoch, const RankInfo& rank, v1::Start* start) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ranks of one replica. A rank's place is counted over all replicas: replica by replica, stage by stage.
   int32_t Ranks() const { return options_.stages * options_.tensor_ranks; }
@@ -144,6 +161,7 @@ class ClusterService {
   absl::Status CheckSession(const RankStream* stream, const std::string& session) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Order(const Member& member, SharedBytes order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendHeld();
   void Do(Action action) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { actions_.push_back(std::move(action)); }
   void CarryOut() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -160,9 +178,12 @@ class ClusterService {
   std::map<int32_t, std::pair<uint64_t, RefusalCounts>> refused_;  // incarnation, and what it has said
   std::deque<Action> actions_;
   bool acting_ = false;
-  uint64_t epoch_;  // of the next forming
+  std::deque<std::pair<LinkId, SharedBytes>> held_;  // orders since the lead was over; of whoever carries actions out
+  uint64_t epoch_;                                   // of the next forming
   uint64_t lead_epoch_ = 0;
   absl::Status following_;  // OK: it leads
+  AdapterList adapters_{1, {}};
+  std::set<std::string> fresh_adapters_;  // digests of those that SetAdapters has just added, and waits for
   bool draining_ = false;
   bool stopping_ = false;
   uint64_t last_link_ = 0;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -33,8 +34,9 @@ struct EngineLoad {
   int32_t blocks_cached = 0;  // sealed blocks that no request uses
   int32_t blocks = 0;
   bool draining = false;
-  int32_t replicas_ready = 0;  // of several, those whose ranks are all there and that are not drained
+  int32_t replicas_ready = 0;          // of several, those whose ranks are all there and that are not drained
   std::vector<ReplicaDrain> replicas;  // of several, by number
+  std::set<std::string> running_adapters, waiting_adapters;  // names of adapters that requests use, by the requests
   // What a router asks of one replica.
   std::shared_ptr<const ChainSeed> names;  // by which it names blocks, without a salt; null: it is not formed
   double token_seconds = 0;                // of computing a token of a prompt; 0: not known, as below

@@ -61,6 +61,7 @@ constexpr Row kRows[] = {
     {DecisionKind::kFetchFailed, "fetch_failed",
      "a tier could not give back all of $0 blocks that it was said to have; they are computed instead"},
     {DecisionKind::kShed, "shed", "shed ($3): it would take $0 ms from now on if all went well, $1 ms are left"},
+    {DecisionKind::kDrafted, "drafted", "drafted by $3, $0 of $1 guesses right"},
     {DecisionKind::kFromCache, "from_cache", "answered with what an earlier request was answered: $3"},
     {DecisionKind::kEnded, "ended", "ended: $3"},
 };

@@ -77,6 +77,7 @@ enum class DecisionKind : uint8_t {
   kHandedOver,
   kFetchFailed,
   kShed,
+  kDrafted,
   kFromCache,
   kEnded,
 };

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <sstream>
 
 #include "absl/strings/numbers.h"
@@ -46,6 +47,8 @@
 #include "coordinator/replica_loop.h"
 #include "coordinator/response_cache/cached_engine.h"
 #include "coordinator/router/replica_set.h"
+#include "coordinator/skip_index/skip_keeper.h"
+#include "coordinator/skip_index/skip_settings.h"
 #include "coordinator/stats_log.h"
 #include "coordinator/telemetry/otlp_exporter.h"
 #include "text/chat_template.h"
@@ -153,9 +156,9 @@ void KeepCosts(ReplicaSet& replicas, CostFile& file) {
 }
 
 // Until a signal of the set comes, the log says how busy the replica is, and what was learned is kept every now and
-// then, so that a crash loses little of it. SIGHUP reloads and is no end.
+// then, so that a crash loses little of it; `tick` runs about as often. SIGHUP reloads and is no end.
 int AwaitSignal(const sigset_t& signals, ReplicaSet& replicas, CostFile& file, StatsLog& stats, Clock& clock,
-                const std::function<void()>& reload) {
+                const std::function<void()>& reload, const std::function<void()>& tick) {
   const timespec patience{.tv_sec = absl::ToInt64Seconds(kStats), .tv_nsec = 0};
   absl::Time kept = clock.Now();
   for (;;) {
@@ -167,6 +170,7 @@ int AwaitSignal(const sigset_t& signals, ReplicaSet& replicas, CostFile& file, S
     if (signal > 0) return signal;
     if (errno != EAGAIN) continue;
     stats.Tick(clock.Now(), replicas.engine().Load());
+    tick();
     if (!file.used() || clock.Now() - kept < kKeepCosts) continue;
     KeepCosts(replicas, file);
     kept = clock.Now();
@@ -199,6 +203,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                                                                                  .connect_timeout = kDial,
                                                                                  .max_body_bytes = kMostLinkMessage,
                                                                                  .spin = absl::ZeroDuration()}));
+  AdapterRegistry* registry = nullptr;  // set before ranks come
   // What is declared later dies first: doors, then the gate and the loop they submit to, then the channel the loop
   // sends on.
   ClusterService cluster({.replicas = static_cast<int32_t>(config.cluster.replicas),
@@ -206,15 +211,32 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                           .tensor_ranks = static_cast<int32_t>(config.cluster.tensor_ranks),
                           .model_digest = model.facts.digest,
                           .adapters = DigestsOf(adapters),
+                          .runtime_adapters = config.model.runtime_adapters,
+                          .adapter_failed = [&](const std::string& digest, const absl::Status& why) {
+                            if (registry != nullptr) registry->Withdraw(digest, why);
+                          },
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
                           // Else Lead says it: this process may be older or younger than others that lead.
                           .first_epoch = candidacy->alone() ? static_cast<uint64_t>(WallSeconds()) << 20 : 0,
                           .leads = [&] { return candidacy->window().Holds(); }},
                          *transport, clock, metrics);
+  AdapterRegistry served_adapters({.model = model.name,
+                                   .folder = config.model.runtime_adapters ? config.model.adapter_dir : "",
+                                   .most = config.model.max_adapters,
+                                   .metrics = &metrics},
+                                  adapters, &cluster);
+  RETURN_IF_ERROR(served_adapters.Check());
+  registry = &served_adapters;
   if (!candidacy->alone()) cluster.Follow(NotLeader(std::nullopt));
   ASSIGN_OR_RETURN(ReplicaLoop::Options loop_options, LoopOptions(config, model.facts.context));
   CostFile cost_file(config.coordinator.state);
   loop_options.scheduler.learned = cost_file.Read();
+  // One for all replicas: what streams of one teach serves those of the others. It outlives the loops, which ask it.
+  const std::unique_ptr<SkipAdvisor> skips =
+      MakeSkipAdvisor(config, model.facts.digest, model.facts.layers, entropy->Fork("skip-advisor"));
+  std::optional<SkipKeeper> skip_keeper;
+  if (skips != nullptr) skip_keeper.emplace(*skips, SkipFilePath(config), config.skip.index_bytes.value, metrics);
+  loop_options.scheduler.skip_advisor = skips.get();
   std::unique_ptr<OtlpExporter> spans;  // outlives the loop, which tells it of requests
   if (!config.telemetry.otlp_endpoint.empty()) {
     ASSIGN_OR_RETURN(OtlpEndpoint endpoint, ParseOtlpEndpoint(config.telemetry.otlp_endpoint));
@@ -242,7 +264,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ASSIGN_OR_RETURN(const bool thinks, Thinks(config.http.reasoning_parser, model.chat_template()));
   Intake intake(
       {.model = model.name,
-       .adapters = adapters,
+       .adapters = &served_adapters,
        .context = model.facts.context,
        .layers = model.facts.layers,
        .created = WallSeconds(),
@@ -319,26 +341,33 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   });
   candidacy->Stand(AdvertisedDoor(config.election.host, http_at), AdvertisedDoor(config.election.host, grpc_at),
                    {.lead =
-                        [&](uint64_t epoch) {
-                          replicas.Lead();
+                        [&](uint64_t epoch, const std::vector<int32_t>& drained) {
+                          replicas.Lead(drained);
                           cluster.Lead(epoch);
                         },
+                    .resume = [&] { cluster.Resume(); },
                     .follow =
                         [&](const std::optional<LeadRecord>& leader) {
                           cluster.Follow(NotLeader(leader));
-                          if (leader) replicas.Follow(NotLeader(leader));  // its ranks are the other one's from now on
-                        }});
+                          if (!leader) return;
+                          replicas.Follow(NotLeader(leader));  // its ranks are the other one's from now on
+                          served_adapters.Forget();            // which knows none of those that came meanwhile
+                        },
+                    .drained = [&] { return replicas.Drained(); }});
   LOG(INFO) << "coordinator ready" << Field("http", http_at) << Field("grpc", grpc_at) << Field("cluster", ranks_at)
             << Field("model", model.name) << Field("context", model.facts.context);
 
   StatsLog stats(metrics);
   stats.Tick(clock.Now(), gate.Load());
-  const int signal = AwaitSignal(stop_signals, replicas, cost_file, stats, clock, [&] {
+  const auto reload = [&] {
     const absl::Status keys = tenants.Read();  // it says in the log what is wrong with the file
     const absl::Status files = http->ReloadTls();
     metrics.Set("interlace_tls_stale", files.ok() ? 0 : 1);
     if (!files.ok()) LOG(ERROR) << "the files of TLS cannot be used; the old ones stay" << files;
     if (keys.ok() && files.ok()) LOG(INFO) << "API keys and the files of TLS were read again";
+  };
+  const int signal = AwaitSignal(stop_signals, replicas, cost_file, stats, clock, reload, [&] {
+    if (skip_keeper) skip_keeper->Tick(clock.Now(), candidacy->window().Holds());
   });
   pthread_sigmask(SIG_UNBLOCK, &stop_signals, nullptr);  // a second signal ends the process at once
   LOG(INFO) << "draining" << Field("signal", signal)
@@ -347,6 +376,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   gate.CloseForGood(config.server.drain_timeout);
   vllm.EndSubscriptions(absl::UnavailableError("the server stops"));
   KeepCosts(replicas, cost_file);
+  if (skip_keeper) skip_keeper->Close(candidacy->window().Holds());
   http->Stop(kClosing);
   grpc->Shutdown(kClosing);
   candidacy->Resign();  // ranks go to the next leader; those of one that leads alone are told to end

@@ -179,6 +179,7 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.speculate = *speculate;
   scheduler.draft_tokens = *speculate == Speculate::kOff ? 0 : static_cast<int32_t>(config.sched.draft_tokens);
   scheduler.adapt_drafts = true;
+  scheduler.skip_layer = static_cast<int32_t>(config.skip.layer);
   if (config.sched.release != "now" && config.sched.release != "pace") {
     return absl::InvalidArgumentError(
         absl::StrCat("sched.release='", config.sched.release, "' is not known; write now or pace"));

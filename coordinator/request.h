@@ -118,6 +118,7 @@ struct Request {
   Sampling sampling;
   std::string salt;
   std::shared_ptr<const ServedAdapter> adapter;  // null: it asks for the model as it is
+  std::shared_ptr<const void> adapter_lease;     // while a copy lives, ranks keep the adapter; null: they do anyway
   TraceContext trace;                            // of none, unless spans are exported
   std::string route;                             // of several replicas: why it is on this one
   std::shared_ptr<const Resumed> resumed;        // it comes from another replica, which got that far; null: it begins

@@ -264,6 +264,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   const absl::Time now = clock_.Now();
   const Request& request = sequence.request;
   ReleaseAll(sequence, now);
+  EndAdvice(sequence);
   RequestEnd end{.status = std::move(status), .reason = reason};
   end.prompt_tokens = sequence.prompt;
   end.completion_tokens = sequence.generated();
@@ -388,6 +389,12 @@ EngineLoad Scheduler::Load() const {
   load.parked = begun_waiting_;
   load.running = static_cast<int32_t>(sequences_.size() - waiting_.size());
   load.turnover = mean_run_ / std::max(1, load.running);
+  for (const auto& [id, sequence] : sequences_) {
+    if (!adapted_) break;
+    const auto& adapter = sequence->request.adapter;
+    if (adapter == nullptr) continue;
+    (running_.contains(sequence.get()) ? load.running_adapters : load.waiting_adapters).insert(adapter->name);
+  }
   if (!placement_) return load;
   if (options_.hands_over) FillCosts(&load);
   load.ranks_ready = static_cast<int32_t>(shape()->ranks());

@@ -36,6 +36,8 @@
 
 namespace interlace {
 
+class SkipAdvisor;
+
 // Where plans go. Implemented by ClusterService, by an in-process runner, by the simulation. Thread: the replica's.
 class PlanChannel {
  public:
@@ -63,6 +65,8 @@ class Scheduler {
     int32_t draft_tokens = 0;                 // the most that a stream guesses per step; 0: off
     Speculate speculate = Speculate::kNgram;  // by which drafters
     bool adapt_drafts = false;                // by what they gain, down to none; otherwise all that may be guessed is
+    SkipAdvisor* skip_advisor = nullptr;      // outlives the scheduler; null: streams draft by evenly spread plans
+    int32_t skip_layer = 1;                   // behind which keys of prompts are taken for it
     bool release_at_pace = false;             // tokens reach clients no sooner than TPOT asks
     bool hands_over = false;  // a replica that is lost gives its requests back (TokenSink::OnHandedOver)
     bool shed = false;        // requests that are predicted to miss their TTFT or deadline are ended at once
@@ -133,6 +137,14 @@ class Scheduler {
     absl::Span<SampledToken> sampled;
     PromptScores* scored = nullptr;
     PooledHidden* pooled = nullptr;
+    PromptKey* key = nullptr;
+  };
+  // What a step took, and what it would have taken without guesses.
+  struct DraftGains {
+    int32_t streams = 0;  // that had a token of it
+    int32_t drafts = 0;   // guesses that ranks made
+    double took = 0;      // seconds
+    double plain = 0;     // a step without guesses; 0: not known, or prompts were computed beside
   };
   struct Ending {
     std::shared_ptr<TokenSink> sink;
@@ -191,7 +203,7 @@ class Scheduler {
   bool MakeRoomFor(SequenceState& sequence, int32_t end, bool* room);
   bool AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* plan);
   void FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan);
-  static void AskOfPrompt(const SequenceState& sequence, PlanSequence* planned);
+  void AskOfPrompt(const SequenceState& sequence, PlanSequence* planned) const;
   bool Awaited(const SequenceState& sequence, int32_t end) const;
   void GroupByAdapter(StepPlan* plan);
   void Attach(StepPlan* plan);
@@ -219,6 +231,18 @@ class Scheduler {
   void NoteAccepted(SequenceState& sequence);
   absl::Duration ExpectInterval(const StepPlan& plan, const StepWork& work);
   void LearnDrafts(const InFlight& step, absl::Duration interval);
+
+  // scheduler_skip.cc
+  bool MaySkip() const;
+  std::optional<KeyAsk> KeyAskFor(const SequenceState& sequence, int32_t end) const;
+  void TakeKey(SequenceState& sequence, PromptKey* key);
+  void TakeAdvice(SequenceState& sequence);
+  DraftRate FirstRate(const SequenceState& sequence) const;
+  static double ShareOfPass(const SequenceState& sequence);
+  void WeighDrafts(const InFlight& step, absl::Duration took);
+  void NoteOutcome(SequenceState& sequence, const PlanSequence& planned, int32_t accepted);
+  void ChooseForTrial(SequenceState& sequence, int32_t most);
+  void EndAdvice(SequenceState& sequence);
 
   // scheduler_start.cc
   void SetBelow(SequenceState& sequence, Below below);
@@ -335,6 +359,7 @@ class Scheduler {
   ForecastError step_error_;  // of steps, from one to the next
   TenantLedger tenants_;
   ReplicaDrafts drafts_;
+  DraftGains gains_;                        // of the step being committed
   std::vector<SequenceState*> drafting_;    // of the plan being made: those that may guess, and
   std::vector<DraftStream> draft_streams_;  // what is known of them
   StepDraft draft_;                         // what the policy proposes for the plan being made

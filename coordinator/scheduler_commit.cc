@@ -154,6 +154,7 @@ void Scheduler::Commit(InFlight step) {
     step_error_.Observe(cost_.Expect(step.work),
                         commit_time_ - began - StallTime(step.results) - DraftTime(step.results));
   }
+  WeighDrafts(step, commit_time_ - began);
   LearnDrafts(step, commit_time_ - before);
   LearnStep(step.work, ComputeTime(step.results));
   metrics_.steps.Add();
@@ -162,6 +163,7 @@ void Scheduler::Commit(InFlight step) {
   history_.OnStep(commit_time_, commit_time_ - step.sent, step.work.rows);
   absl::flat_hash_map<RequestId, const LostSequence*> lost;  // the earliest block that any stage lost
   StepResult* last = nullptr;                                // of the last stage
+  absl::flat_hash_map<RequestId, PromptKey*> keys;
   for (StepResult& result : step.results) {
     if (step.follows) metrics_.rank_gap.Observe(1e-6 * static_cast<double>(result.gap_us));
     for (const LostSequence& loss : result.lost) {
@@ -170,6 +172,7 @@ void Scheduler::Commit(InFlight step) {
     }
     const bool is_last = Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size());
     if (is_last && result.tensor_rank == 0) last = &result;
+    for (PromptKey& key : result.keys) keys[key.request] = &key;
   }
   std::vector<SampledToken>* const sampled = &last->sampled;
   absl::flat_hash_map<RequestId, PromptScores*> scored;
@@ -198,7 +201,7 @@ void Scheduler::Commit(InFlight step) {
     while (next < sampled->size() && (*sampled)[next].request == planned.request) ++next;
     CommitSequence(found_[i], planned,
                    {of(lost, planned.request), absl::MakeSpan(*sampled).subspan(first, next - first),
-                    of(scored, planned.request), of(pooled, planned.request)});
+                    of(scored, planned.request), of(pooled, planned.request), of(keys, planned.request)});
   }
   RecordTokens();
   step.plan.sequences.clear();
@@ -230,6 +233,7 @@ void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned
   sequence.confirmed = planned.start + static_cast<int32_t>(planned.tokens.size()) - planned.drafts;
   if (planned.score && !TakeScores(sequence, planned, gains.scored)) return;
   if (planned.pool == Pooling::kGive && !TakePooled(sequence, gains.pooled)) return;
+  if (planned.key) TakeKey(sequence, gains.key);
   if (sequence.request.max_tokens == 0 && sequence.confirmed == sequence.prompt) {
     return Finish(sequence, absl::OkStatus(), FinishReason::kLength);
   }
@@ -329,6 +333,7 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
   size_t counts = 1;
   while (counts < sampled.size() && (planned.own_drafts || guesses[counts - 1] == sampled[counts - 1].token)) ++counts;
   if (planned.drafts > 0) NoteDrafts(sequence, planned, static_cast<int32_t>(counts) - 1);
+  NoteOutcome(sequence, planned, static_cast<int32_t>(counts) - 1);
   for (size_t i = 0; i < counts; ++i) {
     if (!AcceptToken(sequence, sampled[i])) return;
     if (i > 0) sequence.scheduled = ++sequence.confirmed;

@@ -71,6 +71,7 @@ void Scheduler::HandOver(RequestId id, const absl::Status& why) {
 void Scheduler::HandOver(SequenceState& sequence, const absl::Status& why, absl::string_view cause) {
   const absl::Time now = clock_.Now();
   ReleaseAll(sequence, now);
+  EndAdvice(sequence);
   Note(sequence, DecisionKind::kHandedOver, {sequence.generated()}, why.message());
   sequence.Spend(sequence.spending, now);
   sequence.explanation.layers.clear();  // of another replica

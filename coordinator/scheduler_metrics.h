@@ -41,6 +41,9 @@ struct SchedulerMetrics {
         drafted_self(all.counter("interlace_draft_tokens_total", {{"drafter", "self"}})),
         accepted_ngram(all.counter("interlace_draft_tokens_accepted_total", {{"drafter", "ngram"}})),
         accepted_self(all.counter("interlace_draft_tokens_accepted_total", {{"drafter", "self"}})),
+        advised{all.counter("interlace_skip_advice_total", {{"source", "static"}}),
+                all.counter("interlace_skip_advice_total", {{"source", "entry"}}),
+                all.counter("interlace_skip_advice_total", {{"source", "trial"}})},
         losses(all.counter("interlace_replica_losses_total")),
         probed_blocks(all.counter("interlace_kv_probe_blocks_total")),
         fetched_ok(all.counter("interlace_kv_fetched_blocks_total", {{"result", "ok"}})),
@@ -82,7 +85,9 @@ struct SchedulerMetrics {
       external_queries, external_hits, offload_in, offload_out, offload_time_in, offload_time_out;
   Metrics::Gauge host_usage;
   Metrics::Counter parks, promotions, quarantined, steps, planned_tokens, drafted_ngram, drafted_self, accepted_ngram,
-      accepted_self, losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out, busy_in, busy_out, stall,
+      accepted_self;
+  Metrics::Counter advised[3];  // by SkipSource
+  Metrics::Counter losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out, busy_in, busy_out, stall,
       corrupt, missing;
   Metrics::Histogram step_seconds, rank_gap, step_compute, step_predicted, step_ratio, ratio_in, ratio_out, ratio_below,
       first_token, between_tokens, total, queue, prefill_time, decode_time, inference_time, per_token, prompt_length,

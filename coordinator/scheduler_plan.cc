@@ -425,9 +425,10 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
 }
 
 // Of the prompt's positions in the plan, what the request wants besides their KV and does not have yet.
-void Scheduler::AskOfPrompt(const SequenceState& sequence, PlanSequence* planned) {
+void Scheduler::AskOfPrompt(const SequenceState& sequence, PlanSequence* planned) const {
   const Request& request = sequence.request;
   const int32_t end = planned->start + static_cast<int32_t>(planned->tokens.size());
+  if (planned->start < sequence.prompt) planned->key = KeyAskFor(sequence, end);
   if (request.pooled) planned->pool = end == sequence.prompt ? Pooling::kGive : Pooling::kAdd;
   if (request.prompt_logprobs < 0) return;
   const int32_t from = std::max(planned->start, sequence.scored_rows), to = std::min(end, sequence.prompt - 1);

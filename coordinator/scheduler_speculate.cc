@@ -32,7 +32,7 @@ StreamDrafts& Scheduler::DraftsOf(SequenceState& sequence) {
   }
   StreamDrafts& drafts = *sequence.drafts;
   const bool streams = sequence.kept_layers < shape()->layers;
-  if (std::exchange(drafts.self_streams, streams) != streams) drafts.self_rate = SelfDrafts(sequence).rate;
+  if (std::exchange(drafts.self_streams, streams) != streams) drafts.self_rate = FirstRate(sequence);
   return drafts;
 }
 
@@ -58,12 +58,13 @@ void Scheduler::ChooseDrafts() {
   for (SequenceState* sequence : RunningInOrder()) {
     if (!MayDraft(*sequence)) continue;
     StreamDrafts& drafts = DraftsOf(*sequence);
+    if (cost_.known()) TakeAdvice(*sequence);
     DraftStream& stream = draft_streams_.emplace_back();
     stream.position = sequence->known + sequence->pending - 1;
     stream.most = MostDrafts(*sequence);
     if (MayNgram()) stream.ngram = drafts.ngram_rate.value();
     if (MaySelf()) stream.self = drafts.self_rate.value();
-    stream.pass = SelfDrafts(*sequence).pass;
+    stream.pass = SelfDrafts(*sequence).pass * ShareOfPass(*sequence);
     bytes += StreamedBytes(*sequence);
     drafting_.push_back(sequence);
   }
@@ -73,10 +74,13 @@ void Scheduler::ChooseDrafts() {
   view.transfer = TransferOf(bytes);
   view.plain_pace = drafts_.plain_pace;
   view.draft_pace = drafts_.draft_pace;
-  view.drafting = drafts_.on;
+  view.drafting = drafts_.pays;
   const DraftDecision decision = DecideDrafts(view);
-  drafts_.on = decision.drafts;
-  for (size_t i = 0; i < drafting_.size(); ++i) drafting_[i]->drafts->choice = decision.choices[i];
+  drafts_.on = drafts_.pays = decision.drafts;
+  for (size_t i = 0; i < drafting_.size(); ++i) {
+    drafting_[i]->drafts->choice = decision.choices[i];
+    ChooseForTrial(*drafting_[i], draft_streams_[i].most);
+  }
 }
 
 absl::Duration Scheduler::TransferOf(int64_t bytes) const {
@@ -92,6 +96,7 @@ void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* pla
   // `sequence` counts the token of this very step as made.
   const int32_t most = std::min({MostDrafts(sequence) + 1, options_.draft_tokens, budget, rows});
   if (planned.tokens[0] == kLastSample || most <= 0) return;
+  if (planned.key) return;  // the key is of the prompt alone
   StreamDrafts& drafts = DraftsOf(sequence);
   DraftChoice choice = drafts.choice;
   if (!options_.adapt_drafts) choice = {MayNgram() ? Drafter::kNgram : Drafter::kNone, options_.draft_tokens};
@@ -105,7 +110,10 @@ void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* pla
   planned.tokens.insert(planned.tokens.end(), guesses.begin(), guesses.end());
   planned.drafts = static_cast<int32_t>(guesses.size());
   drafts.used = guesses[0] == kOwnDraft ? Drafter::kSelf : Drafter::kNgram;
-  if (drafts.used == Drafter::kSelf) planned.own_drafts = SkipPlanFor(sequence);
+  if (drafts.used == Drafter::kSelf) {
+    TakeAdvice(sequence);
+    planned.own_drafts = SkipPlanFor(sequence);
+  }
   sequence.scheduled = end;
   sequence.drafting = true;
 }
@@ -113,6 +121,7 @@ void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* pla
 // While layers are read from the host, a pass through all that is on the device costs nothing.
 SkipPlan Scheduler::SkipPlanFor(const SequenceState& sequence) const {
   if (sequence.kept_layers < shape()->layers) return SkipPlan();
+  if (const auto& advice = sequence.drafts->skip.advice) return advice->plan;
   const int32_t inner = 2 * std::max(0, shape()->layers - 2);
   return SkipPlan::Evenly(static_cast<int32_t>(kPassedOver * inner), shape()->layers);
 }
@@ -125,6 +134,7 @@ void Scheduler::NoteDrafts(SequenceState& sequence, const PlanSequence& planned,
   (self ? metrics_.accepted_self : metrics_.accepted_ngram).Add(accepted);
   if (!self) return;
   drafts.self_rate.NoteChain(planned.drafts, accepted);
+  if (drafts.skip.advice && drafts.skip.advice->explores()) return;  // other streams draft by other plans
   SelfDrafts(sequence).rate.NoteChain(planned.drafts, accepted);
 }
 
@@ -155,7 +165,7 @@ absl::Duration Scheduler::ExpectInterval(const StepPlan& plan, const StepWork& w
     bytes += StreamedBytes(*sequence);
     if (!planned.own_drafts) continue;
     passes = std::max(passes, planned.drafts);
-    pass = std::max(pass, SelfDrafts(*sequence).pass);
+    pass = std::max(pass, SelfDrafts(*sequence).pass * ShareOfPass(*sequence));
   }
   return std::max((1 + passes * pass) * computes, TransferOf(bytes));
 }
@@ -164,10 +174,12 @@ void Scheduler::LearnDrafts(const InFlight& step, absl::Duration interval) {
   if (!Adapts() || !cost_.known()) return;
   int32_t passes = 0;
   ReplicaDrafts::Self* self = nullptr;
+  double share = 0;  // a pass takes as long as its longest plan
   for (const PlanSequence& planned : step.plan.sequences) {
     const auto rows = static_cast<int32_t>(planned.tokens.size());
     if (!planned.sample || rows != 1 + planned.drafts) return;  // a prompt's share of it is not what is learned here
     SequenceState* const sequence = Find(planned.request);
+    if (planned.own_drafts && sequence != nullptr) share = std::max(share, ShareOfPass(*sequence));
     if (planned.own_drafts && planned.drafts > passes && sequence != nullptr) {
       passes = planned.drafts;
       self = &SelfDrafts(*sequence);
@@ -175,7 +187,7 @@ void Scheduler::LearnDrafts(const InFlight& step, absl::Duration interval) {
   }
   const double computes = absl::ToDoubleSeconds(cost_.Expect(step.work));
   if (self != nullptr && computes > 0) {
-    const double took = 1e-6 * static_cast<double>(step.results[0].draft_us) / passes;
+    const double took = 1e-6 * static_cast<double>(step.results[0].draft_us) / (passes * share);
     self->pass += (took / computes - self->pass) / 8;
   }
   if (!step.follows || step.expected <= absl::ZeroDuration()) return;

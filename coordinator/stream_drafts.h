@@ -3,12 +3,27 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "coordinator/ngram_drafter.h"
+#include "coordinator/skip_index/skip_advice.h"
 #include "coordinator/speculation.h"
 
 namespace interlace {
+
+// The skip plan that the advisor gave a stream, and what came of it. A part of StreamDrafts.
+struct StreamSkip {
+  std::vector<float> key;            // of its prompt, as the rank took it; empty: there is none
+  std::optional<SkipAdvice> advice;  // nullopt: it has asked for none yet, or is to ask again
+  double share = 1;                  // of a whole pass, that the advice's plan leaves
+  SkipOutcome since;                 // the advice, or since the advisor was last told
+  int32_t judged = 0, right = 0;     // guesses since the advice
+
+  // Judged guesses after which the advisor is told, though the stream goes on.
+  static constexpr double kTellEvery = 256;
+};
 
 // Owned by the sequence's state; thread: the replica's.
 struct StreamDrafts {
@@ -20,17 +35,19 @@ struct StreamDrafts {
   int32_t expected = -1;          // the next token by `ngram`; -1: it has none
   DraftChoice choice;             // for the plan being made
   Drafter used = Drafter::kNone;  // in the step in flight
+  StreamSkip skip;
 
   static constexpr double kUntried = 0.8;  // a rate that makes it worth a try where passes are cheap
 };
 
 // What a replica has learned of drafting. Owned by the Scheduler; thread: the replica's.
 struct ReplicaDrafts {
-  bool on = false;  // streams wait for the judgement of their guesses instead of running ahead
+  bool on = false;    // streams wait for the judgement of their guesses instead of running ahead
+  bool pays = false;  // they do since that promises more tokens, and not for the sake of a trial alone
   // Of passes without the layers on the host, and of those of streams that have all on the device.
   struct Self {
     DraftRate rate{StreamDrafts::kUntried};  // where a new stream begins
-    double pass = 1;                         // of a plain step's computing
+    double pass = 1;                         // of a plain step's computing; with an advisor, one over all sublayers
   };
   Self streamed, resident;
   // From one step's end to the next one's, over what was expected.

@@ -6,6 +6,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/adapter_folder.h"
 #include "checkpoint/gguf_values.h"
 #include "common/log.h"
 #include "common/status_macros.h"
@@ -80,36 +81,32 @@ Share ShareOf(const Product& product, const TensorSplit& split, int64_t head_dim
   return {all_rows, split.feed_forward};
 }
 
-// F32, [rows, cols].
-struct Matrix {
-  int64_t rows = 0, cols = 0;
-  std::vector<float> values;
-  const float* Row(int64_t row) const { return values.data() + row * cols; }
-};
+const float* RowOf(const LoraMatrix& m, int64_t row) { return m.values.data() + row * m.cols; }
 
-Matrix ReadMatrix(const SafetensorsTensor& tensor) {
+LoraMatrix ReadMatrix(const SafetensorsTensor& tensor) {
   const DType dtype = tensor.dtype == "F32" ? DType::kF32 : tensor.dtype == "F16" ? DType::kF16 : DType::kBF16;
-  Matrix m{tensor.shape[0], tensor.shape[1], std::vector<float>(tensor.shape[0] * tensor.shape[1])};
+  LoraMatrix m{tensor.shape[0], tensor.shape[1], std::vector<float>(tensor.shape[0] * tensor.shape[1])};
   std::vector<std::byte> aligned(tensor.data.begin(), tensor.data.end());  // the file need not be
   DequantiseRow(dtype, aligned.data(), m.rows * m.cols, m.values.data());
   return m;
 }
 
 // Columns `k` of A.
-Matrix Columns(const Matrix& a, ShardRange k) {
-  Matrix part{a.rows, k.size(), {}};
-  for (int64_t r = 0; r < a.rows; ++r) part.values.insert(part.values.end(), a.Row(r) + k.begin, a.Row(r) + k.end);
+LoraMatrix Columns(const LoraMatrix& a, ShardRange k) {
+  LoraMatrix part{a.rows, k.size(), {}};
+  for (int64_t r = 0; r < a.rows; ++r)
+    part.values.insert(part.values.end(), RowOf(a, r) + k.begin, RowOf(a, r) + k.end);
   return part;
 }
 
 // Rows [first + rows.begin, first + rows.end) of B, times the scale. `pairs`: how the model's file orders the rows of a
 // head of q and k; adapters have them as halves.
-Matrix Rows(const Matrix& b, int64_t first, ShardRange rows, double scale, RopePairs pairs, int64_t head_dim) {
-  Matrix part{rows.size(), b.cols, {}};
+LoraMatrix Rows(const LoraMatrix& b, int64_t first, ShardRange rows, double scale, RopePairs pairs, int64_t head_dim) {
+  LoraMatrix part{rows.size(), b.cols, {}};
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t in_head = r % head_dim;
     const int64_t from = pairs == RopePairs::kAdjacent ? r - in_head + in_head % 2 * (head_dim / 2) + in_head / 2 : r;
-    const float* row = b.Row(first + from);
+    const float* row = RowOf(b, first + from);
     for (int64_t i = 0; i < b.cols; ++i) part.values.push_back(static_cast<float>(scale * row[i]));
   }
   return part;
@@ -122,7 +119,7 @@ int64_t BytesOf(const OpTable& ops, int64_t rows, int64_t k) {
 }
 
 // Lays `m` out at *next, and moves that on.
-LinearWeight Pack(Matrix m, Backend& backend, std::byte** next) {
+LinearWeight Pack(LoraMatrix m, Backend& backend, std::byte** next) {
   backend.ops().pack_weight({m.values.data(), DType::kF32, m.rows, m.cols}, *next, backend.context());
   const LinearWeight packed{DType::kF32, m.rows, m.cols, *next};
   *next += BytesOf(backend.ops(), m.rows, m.cols);
@@ -156,52 +153,77 @@ absl::Status CheckAdapterFits(const PeftAdapter& file, const ModelSpec& spec) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<LoraAdapter>> LoraAdapter::Load(const PeftAdapter& file, const ModelSpec& spec,
-                                                               const ShardSpec& shard, Backend& backend) {
+absl::StatusOr<LoraDraft> ReadLora(const PeftAdapter& file, const ModelSpec& spec, const ShardSpec& shard,
+                                   const OpTable& ops) {
   RETURN_IF_ERROR(CheckAdapterFits(file, spec));
   ASSIGN_OR_RETURN(const TensorSplit split, SplitTensors(spec, shard.tensor_rank, shard.tensor_ranks));
-  std::unique_ptr<LoraAdapter> adapter(new LoraAdapter);
-  adapter->digest_ = file.digest();
-  adapter->layer_begin_ = shard.layer_begin;
-  adapter->layers_.resize(shard.layers());
-  const auto elsewhere = [&shard](const AdaptedMatrix& m) {
-    return m.layer < shard.layer_begin || m.layer >= shard.layer_end;
-  };
-  int64_t bytes = 0;
+  LoraDraft draft{.digest = file.digest(), .pairs = {}};
   for (const AdaptedMatrix& m : file.matrices()) {
-    if (elsewhere(m)) continue;
-    const int64_t rank = m.a->shape[0];
-    for (const Product& product : ProductsOf(spec, m.module)) {
-      const Share share = ShareOf(product, split, spec.head_dim);
-      bytes += BytesOf(backend.ops(), rank, share.k.size()) + BytesOf(backend.ops(), share.rows.size(), rank);
-    }
-  }
-  if (bytes == 0) return adapter;  // it adds to other stages' layers alone
-  ASSIGN_OR_RETURN(adapter->weights_, backend.Allocate(bytes));
-  std::byte* next = adapter->weights_->data();
-  for (const AdaptedMatrix& m : file.matrices()) {
-    if (elsewhere(m)) continue;
-    const Matrix a = ReadMatrix(*m.a), b = ReadMatrix(*m.b);
+    if (m.layer < shard.layer_begin || m.layer >= shard.layer_end) continue;
+    const LoraMatrix a = ReadMatrix(*m.a), b = ReadMatrix(*m.b);
     int64_t first = 0;  // row of B
     for (const Product& product : ProductsOf(spec, m.module)) {
       const Share share = ShareOf(product, split, spec.head_dim);
       const bool rotated = product.part == LoraPart::kQ || product.part == LoraPart::kK;
       const RopePairs pairs = rotated ? spec.pairs : RopePairs::kHalves;
-      LoraWeight& to = adapter->layers_[m.layer - shard.layer_begin][static_cast<size_t>(product.part)];
-      to.a = Pack(Columns(a, share.k), backend, &next);
-      to.b = Pack(Rows(b, first, share.rows, m.scale, pairs, spec.head_dim), backend, &next);
-      adapter->adapts_gate_ |= product.part == LoraPart::kGate || product.part == LoraPart::kUp;
-      adapter->most_rank_ = std::max(adapter->most_rank_, a.rows);
+      draft.pairs.push_back(
+          {m.layer, product.part, Columns(a, share.k), Rows(b, first, share.rows, m.scale, pairs, spec.head_dim)});
+      draft.bytes += BytesOf(ops, a.rows, share.k.size()) + BytesOf(ops, share.rows.size(), a.rows);
+      draft.most_rank = std::max(draft.most_rank, a.rows);
       first += product.rows;
     }
+  }
+  return draft;
+}
+
+absl::StatusOr<LoraDraft> ReadLora(const LoraPlace& place, const ModelSpec& spec, const ShardSpec& shard,
+                                   const OpTable& ops) {
+  ASSIGN_OR_RETURN(const AdapterFolder folder, FindAdapterFolder(place.root, place.path));
+  ASSIGN_OR_RETURN(const std::unique_ptr<PeftAdapter> file, PeftAdapter::Open(folder.real));
+  if (file->digest() != place.digest) {
+    return absl::FailedPreconditionError(absl::StrCat(folder.real, " has the digest ", file->digest(),
+                                                      ", the coordinator's ", place.digest,
+                                                      "; copy the same folder to each machine"));
+  }
+  int64_t rank = 0;
+  for (const AdaptedMatrix& m : file->matrices()) rank = std::max(rank, static_cast<int64_t>(m.a->shape[0]));
+  if (rank > place.most_rank) {
+    return absl::ResourceExhaustedError(absl::StrCat(folder.real, " has the rank ", rank,
+                                                     ", and model.max_adapter_rank=", place.most_rank,
+                                                     "; restart with a higher one"));
+  }
+  return ReadLora(*file, spec, shard, ops);
+}
+
+absl::StatusOr<std::unique_ptr<LoraAdapter>> LoraAdapter::Place(LoraDraft draft, const ShardSpec& shard,
+                                                                Backend& backend) {
+  std::unique_ptr<LoraAdapter> adapter(new LoraAdapter);
+  adapter->digest_ = std::move(draft.digest);
+  adapter->layer_begin_ = shard.layer_begin;
+  adapter->most_rank_ = draft.most_rank;
+  adapter->layers_.resize(shard.layers());
+  if (draft.bytes == 0) return adapter;  // it adds to other stages' layers alone
+  ASSIGN_OR_RETURN(adapter->weights_, backend.Allocate(draft.bytes));
+  std::byte* next = adapter->weights_->data();
+  for (LoraDraft::Pair& pair : draft.pairs) {
+    LoraWeight& to = adapter->layers_[pair.layer - shard.layer_begin][static_cast<size_t>(pair.part)];
+    to.a = Pack(std::move(pair.a), backend, &next);
+    to.b = Pack(std::move(pair.b), backend, &next);
+    adapter->adapts_gate_ |= pair.part == LoraPart::kGate || pair.part == LoraPart::kUp;
   }
   RETURN_IF_ERROR(backend.Synchronize());
   return adapter;
 }
 
+absl::StatusOr<std::unique_ptr<LoraAdapter>> LoraAdapter::Load(const PeftAdapter& file, const ModelSpec& spec,
+                                                               const ShardSpec& shard, Backend& backend) {
+  ASSIGN_OR_RETURN(LoraDraft draft, ReadLora(file, spec, shard, backend.ops()));
+  return Place(std::move(draft), shard, backend);
+}
+
 absl::StatusOr<std::unique_ptr<LoraSet>> LoraSet::Load(absl::Span<const AdapterPlace> places, const ModelSpec& spec,
-                                                       const ShardSpec& shard, Backend& backend) {
-  std::unique_ptr<LoraSet> set(new LoraSet);
+                                                       const ShardSpec& shard, Backend& backend, LoraRoom room) {
+  std::unique_ptr<LoraSet> set(new LoraSet(room));
   for (const AdapterPlace& place : places) {
     absl::StatusOr<std::unique_ptr<PeftAdapter>> file = PeftAdapter::Open(place.folder);
     absl::Status status = file.status();
@@ -221,9 +243,17 @@ absl::StatusOr<std::unique_ptr<LoraSet>> LoraSet::Load(absl::Span<const AdapterP
   return set;
 }
 
-const LoraAdapter* LoraSet::Find(absl::string_view digest) const {
-  const auto found = adapters_.find(digest);
-  return found == adapters_.end() ? nullptr : found->second.get();
+void LoraSet::Replace(std::vector<std::shared_ptr<const LoraAdapter>> later) {
+  later_.clear();
+  for (std::shared_ptr<const LoraAdapter>& adapter : later) later_[adapter->digest()] = std::move(adapter);
+}
+
+std::shared_ptr<const LoraAdapter> LoraSet::Hold(absl::string_view digest) const {
+  for (const ByDigest* adapters : {&adapters_, &later_}) {
+    const auto found = adapters->find(digest);
+    if (found != adapters->end()) return found->second;
+  }
+  return nullptr;
 }
 
 std::vector<std::string> LoraSet::digests() const {
@@ -232,14 +262,21 @@ std::vector<std::string> LoraSet::digests() const {
   return digests;
 }
 
+int64_t LoraSet::bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [digest, adapter] : adapters_) bytes += adapter->bytes();
+  return bytes;
+}
+
 int64_t LoraSet::most_rank() const {
-  int64_t most = 0;
+  int64_t most = room_.most_rank;
   for (const auto& [digest, adapter] : adapters_) most = std::max(most, adapter->most_rank());
   return most;
 }
 
 bool LoraSet::adapts_gate() const {
-  return std::any_of(adapters_.begin(), adapters_.end(), [](const auto& one) { return one.second->adapts_gate(); });
+  return room_.most_rank > 0 ||
+         std::any_of(adapters_.begin(), adapters_.end(), [](const auto& one) { return one.second->adapts_gate(); });
 }
 
 }  // namespace interlace

@@ -85,6 +85,8 @@ class LayerPager final : public LayerKv {
   void NoteSample(size_t index, int32_t token) { running_[index].kv->last_sample = token; }
   // Of a sequence that pools, for whoever adds to it.
   std::vector<double>& hidden_sum(size_t index) { return running_[index].kv->hidden_sum; }
+  // Of a sequence that wants a key, likewise.
+  KeySum& key_sum(size_t index) { return running_[index].kv->key; }
   // Between steps, on the first of several stages: what the last one sampled in `plan` for an attempt of a request.
   void NoteReturned(PlanId plan, RequestId request, uint32_t attempt, int32_t token);
   // The newest plan whose samples this stage must know before it opens `plan`; 0: none.

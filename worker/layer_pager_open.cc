@@ -92,8 +92,10 @@ void LayerPager::Change(SequenceKv& kv, const std::optional<LayerSet>& kept, con
     if (copied > 0) TrafficOf(kv.request(), layer).bytes_out += copied * options_.shape.bytes();
     if (sealed) continue;
     kv.lost = true;
-    lost_.push_back({kv.request(), kv.attempt(), layer, kv.shared(), LossCause::kNoSlot,
-                     "no host frame for a sealed block; raise kv.host_bytes"});
+    LostSequence& loss = lost_.emplace_back();
+    loss = {.request = kv.request(), .attempt = kv.attempt(), .layer = layer, .block = kv.shared()};
+    loss.cause = LossCause::kNoSlot;
+    loss.detail = "no host frame for a sealed block; raise kv.host_bytes";
     return;
   }
   Share(kv, seal_to);
@@ -195,6 +197,9 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
     }
     kv.pooled_to = planned.start + static_cast<int32_t>(planned.tokens.size());
   }
+  if (planned.key) {
+    if (std::string why = kv.key.Take(planned); !why.empty()) return why;
+  }
   tokens_.assign(planned.tokens.begin(), planned.tokens.end());
   if (tokens_[0] == kLastSample) {
     if (kv.sampled_in == PlanId{}) return "tokens: its own last sample, and it has sampled none";
@@ -211,7 +216,7 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
 
 void LayerPager::Adopt(SequenceKv& kv, const Opening& opening) {
   kv.sampling = opening.sampling;
-  if (!opening.adapter.empty()) kv.adapter = options_.adapters->Find(opening.adapter);
+  if (!opening.adapter.empty()) kv.adapter = options_.adapters->Hold(opening.adapter);
   kv.Adopt(opening.prefix);
   for (size_t i = 0; i < opening.adopted.size(); ++i) {
     SharedBlock* const block = pool_.Hold(opening.adopted[i], {&kv.pointers, static_cast<int32_t>(i)});

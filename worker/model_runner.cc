@@ -6,6 +6,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "worker/prompt_key.h"
 
 namespace interlace {
 namespace {
@@ -64,6 +65,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   BeginMasks(plan);
   const StepInput in = InputOf(plan);
   const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
+  const LayerSet keyed = KeyLayers(plan);
   result.status = EnterStage(plan, in, x);
   for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end && result.status.ok() && x.rows > 0; ++l) {
     const LayerId layer{l};
@@ -72,6 +74,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
     arch_->FeedForward(layer, in, x);
     pager_->End(layer);
     result.status = GroupStatus();
+    if (keyed.Has(layer) && result.status.ok()) result.status = TakeKeys(plan, layer, x, &result);
   }
   if (result.status.ok()) {
     const StepPlan* const following = next();
@@ -85,6 +88,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
     result.sampled.clear();
     result.scored.clear();
     result.pooled.clear();
+    result.keys.clear();
   }
   if (masks_ != nullptr) masks_->Await();
   pager_->Close(&result);
@@ -153,7 +157,7 @@ StepInput ModelRunner::InputOf(const StepPlan& plan) {
   bool adapted = false;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const size_t rows = plan.sequences[i].tokens.size();
-    const LoraAdapter* const adapter = pager_->IsLost(i) ? nullptr : pager_->sequence(i).adapter;
+    const LoraAdapter* const adapter = pager_->IsLost(i) ? nullptr : pager_->sequence(i).adapter.get();
     adapters_.insert(adapters_.end(), rows, adapter);
     adapted |= adapter != nullptr;
     if (pager_->IsLost(i)) {
@@ -264,6 +268,21 @@ absl::Status ModelRunner::Pool(const StepPlan& plan, const Tensor& x, StepResult
     const auto positions = static_cast<double>(s.start + static_cast<int32_t>(s.tokens.size()));
     for (const double total : sum) pooled.mean.push_back(static_cast<float>(total / positions));
   });
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::TakeKeys(const StepPlan& plan, LayerId layer, const Tensor& x, StepResult* result) {
+  RETURN_IF_ERROR(backend_.Synchronize());
+  int64_t row = 0;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const PlanSequence& s = plan.sequences[i];
+    const int64_t begin = row;
+    row += static_cast<int64_t>(s.tokens.size());
+    if (!s.key || s.key->layer != layer || pager_->IsLost(i)) continue;
+    KeySum& key = pager_->key_sum(i);
+    key.Add(s.start, static_cast<int32_t>(s.tokens.size()), options_.width, x.Rows(begin, row - begin).f32_row(0));
+    if (s.key->give) result->keys.push_back({s.request, s.attempt, key.Mean()});
+  }
   return absl::OkStatus();
 }
 

@@ -73,6 +73,8 @@ class ModelRunner {
   void Score(const StepPlan& plan, const Tensor& x, StepResult* result);
   // Rows that are pooled, added up in the order of their positions, so that chunks change nothing. Works in x.
   absl::Status Pool(const StepPlan& plan, const Tensor& x, StepResult* result);
+  // Behind a layer: what x holds of prompts whose keys are taken there.
+  absl::Status TakeKeys(const StepPlan& plan, LayerId layer, const Tensor& x, StepResult* result);
   // Rows whose tokens are constrained: their masks begin to be made.
   void BeginMasks(const StepPlan& plan);
   struct SampleRows {

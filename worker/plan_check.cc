@@ -119,14 +119,18 @@ std::string WhyRefused(const PlanSequence& s, const PlanLimits& limits) {
   if (s.score) {
     if (std::string why = WhyRefused(*s.score, count, limits.vocab); !why.empty()) return why;
   }
+  if (s.key && (s.key->first < 0 || Value(s.key->layer) < 0 || Value(s.key->layer) >= limits.layers)) {
+    return absl::StrCat("key: of layer ", Value(s.key->layer), " from position ", s.key->first, " on; the model has ",
+                        limits.layers, " layers");
+  }
   if (!s.opening) return std::string();
   for (const int32_t token : s.opening->prefix) {
     if (!known(token)) return outside("opening.prefix", token);
   }
   if (const std::string& adapter = s.opening->adapter;
-      !adapter.empty() && !absl::c_linear_search(limits.adapters, adapter)) {
+      !adapter.empty() && (limits.adapters == nullptr || limits.adapters->Find(adapter) == nullptr)) {
     return absl::StrCat("opening.adapter: this rank has none of digest ", adapter,
-                        "; give ranks and coordinator the same model.adapters");
+                        "; give ranks and coordinator the same model.adapters, or load it again");
   }
   return WhyRefused(s.opening->sampling, limits.vocab);
 }

@@ -3,19 +3,20 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
+#include "model/lora.h"
 #include "proto/plan/step_plan.h"
 
 namespace interlace {
 
 struct PlanLimits {
   int32_t vocab = 0;
+  int32_t layers = 0;                 // of the model
   int32_t max_tokens = 0;             // rows of the largest step
   int32_t max_samples = 0;            // rows that sample in one step
   bool whole_model = false;           // the rank holds all of it, and so can make guesses of its own
-  std::vector<std::string> adapters;  // digests of those that it has
+  const LoraSet* adapters = nullptr;  // those that it has; null: none
 };
 
 // InvalidArgument: the plan is broken as a whole, which is a fault of the coordinator or of the configuration; it names

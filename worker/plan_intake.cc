@@ -21,6 +21,8 @@ namespace {
 constexpr absl::Duration kIdleReport = absl::Seconds(1);
 // Orders that wait for the runner. A coordinator has one plan more in flight than there are stages.
 constexpr size_t kMostOrders = 1024;
+// Lists of adapters that wait to be read. Each comes of a request of an operator, who waits for the answer.
+constexpr size_t kMostLists = 256;
 
 v1::FromRank HeartbeatMessage(const RefusalCounts& refused) {
   v1::FromRank message;
@@ -94,6 +96,7 @@ struct PlanIntake::Session {
   const std::unique_ptr<v1::Cluster::Stub> stub;
   std::unique_ptr<grpc::ClientReaderWriter<v1::FromRank, v1::ToRank>> stream;
   BoundedQueue<Order> orders{kMostOrders};
+  BoundedQueue<AdapterList> lists{kMostLists};
   std::atomic<bool> report_asked{false};  // and not taken by the runner yet
   absl::Mutex write_mutex;
   bool done = false;  // protected by write_mutex; nothing more is written
@@ -206,12 +209,14 @@ absl::Status PlanIntake::RunSession() {
   session->Write(hello, clock_.Now());
   {
     Thread runner("runner", [this, session] { RunOrders(session); });
+    Thread adapters("adapters", [this, session] { ReadLists(*session); });
     Thread pulse("pulse", [this, session] { Pulse(*session); });
-    Read(*session);
+    Listen(*session);
     const bool drained = session->Close();
     // Plans that a drained rank still has were sent to every stage, so none of them waits in vain.
     if (!drained) rank_.Interrupt();
     session->orders.Close();
+    session->lists.Close();
   }
   // When the link is closed, no order of this session is being taken any more.
   if (const std::optional<PeerId> link = session->Link()) transport_.Close(*link);
@@ -235,7 +240,7 @@ absl::Status PlanIntake::RunSession() {
   return absl::UnavailableError("the coordinator closed the stream");
 }
 
-void PlanIntake::Read(Session& session) {
+void PlanIntake::Listen(Session& session) {
   v1::ToRank heartbeat;
   while (session.stream->Read(&heartbeat)) {
     absl::MutexLock lock(&session.mutex);
@@ -286,6 +291,8 @@ absl::Status PlanIntake::Take(const std::shared_ptr<Session>& current, const v1:
   } else if (order.has_plan()) {
     ASSIGN_OR_RETURN(StepPlan plan, DecodePlan(order.plan()));
     taken = session.orders.TryPush(std::move(plan));
+  } else if (order.has_adapters()) {
+    taken = session.lists.TryPush(DecodeAdapters(order.adapters()));
   } else if (order.has_drain()) {
     {
       absl::MutexLock lock(&session.mutex);
@@ -340,6 +347,8 @@ void PlanIntake::RunOrders(const std::shared_ptr<Session>& session) {
       session->report_asked = false;
       if (!state.broken) Answer(session, rank_.runner().Report(state.epoch));
       reported = true;
+    } else if (const Read* read = std::get_if<Read>(&*order)) {
+      InstallAdapters(session, std::move(**read));
     } else if (const Started* started = std::get_if<Started>(&*order)) {
       state = RunStart(*started);
     } else if (const StepPlan& plan = std::get<StepPlan>(*order); plan.epoch == state.epoch) {
@@ -347,6 +356,20 @@ void PlanIntake::RunOrders(const std::shared_ptr<Session>& session) {
       reported = false;
     }
   }
+}
+
+void PlanIntake::ReadLists(Session& session) {
+  while (std::optional<AdapterList> list = session.lists.Pop()) {
+    if (session.lists.closed()) return;  // what is left is of a session that is over
+    session.orders.Push(std::make_shared<ReadAdapters>(rank_.adapter_loader().Read(*list)));
+  }
+}
+
+void PlanIntake::InstallAdapters(const std::shared_ptr<Session>& session, ReadAdapters read) {
+  const AdapterAnswer answer = rank_.adapter_loader().Install(std::move(read));
+  v1::StepResultMessage message;
+  EncodeAnswer(answer, message.mutable_adapters());
+  SayOnLink(session, message.SerializeAsString());
 }
 
 PlanIntake::EpochState PlanIntake::RunStart(const Started& started) {

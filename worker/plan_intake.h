@@ -36,9 +36,9 @@ namespace interlace {
 // highest that it has obeyed. Messages on the plan channel that do not bear the session, or come from another
 // connection than the first that bore it, are counted and dropped. Owned by main. Threads of a session: RunSession's
 // caller reads the stream, the transport's takes orders and never waits, "runner" executes and hands its results to the
-// transport, "pulse" says that this rank lives, whatever the runner computes, and ends the session when the coordinator
-// says nothing for Options::liveness.silence. On Start everything of the former epoch is forgotten, plans still queued
-// included.
+// transport, "adapters" reads the files of adapters, which the runner then installs, "pulse" says that this rank lives,
+// whatever the runner computes, and ends the session when the coordinator says nothing for Options::liveness.silence.
+// On Start everything of the former epoch is forgotten, plans still queued included.
 class PlanIntake {
  public:
   struct Options {
@@ -81,13 +81,15 @@ class PlanIntake {
     Epoch epoch{};
     bool broken = true;  // until a Start went well, and from the first error on
   };
-  using Order = std::variant<Started, StepPlan, ReportAsked, Drained>;
+  // A list of adapters whose files "adapters" has read; held once, since what it read is large.
+  using Read = std::shared_ptr<ReadAdapters>;
+  using Order = std::variant<Started, StepPlan, ReportAsked, Drained, Read>;
   struct Session;
 
   absl::StatusOr<std::shared_ptr<Session>> OpenSession();
   std::shared_ptr<Session> Current() const;
   bool stopped() const;
-  void Read(Session& session);
+  void Listen(Session& session);
   void OnMessage(const Message& message);
   void OnPeerLost(PeerId peer, const absl::Status& why);
   // InvalidArgument: no coordinator of ours says so.
@@ -95,6 +97,8 @@ class PlanIntake {
   void Confirm(const std::shared_ptr<Session>& session);
   void SayOnLink(const std::shared_ptr<Session>& session, std::string bytes);
   void RunOrders(const std::shared_ptr<Session>& session);
+  void ReadLists(Session& session);
+  void InstallAdapters(const std::shared_ptr<Session>& session, ReadAdapters read);
   EpochState RunStart(const Started& started);
   void RunPlan(const std::shared_ptr<Session>& session, const StepPlan& plan, EpochState* state);
   void Answer(const std::shared_ptr<Session>& session, const StepResult& result);

@@ -120,8 +120,7 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
                                             largest.vocab.size(), config.cluster.rank_timeout};
     RETURN_IF_ERROR(rank->MakeGroup(group_options, shard, clock));
   }
-  ASSIGN_OR_RETURN(const std::vector<AdapterPlace> adapters, ParseAdapterPlaces(config.model.adapters));
-  ASSIGN_OR_RETURN(rank->adapters_, LoraSet::Load(adapters, spec, shard, backend));
+  RETURN_IF_ERROR(rank->LoadAdapters(config, shard));
   ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,
                    MakeArch({rank->checkpoint_.get(), &spec, shard, &backend, max_tokens, rank->group_.get(),
                              rank->adapters_.get(), progress}));
@@ -136,10 +135,11 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   runner_options.shard = shard;
   runner_options.width = spec.width;
   runner_options.limits.vocab = spec.vocab;
+  runner_options.limits.layers = spec.layers;
   runner_options.limits.max_tokens = max_tokens;
   runner_options.limits.max_samples = max_samples;
   runner_options.limits.whole_model = shard.stages == 1 && tensor_ranks == 1;
-  runner_options.limits.adapters = rank->adapters_->digests();
+  runner_options.limits.adapters = rank->adapters_.get();
   runner_options.activation_timeout = config.cluster.rank_timeout;
   runner_options.vocabulary = [path = config.model.path] { return ReadVocabulary(path); };
   ASSIGN_OR_RETURN(rank->runner_, ModelRunner::Create(runner_options, backend, std::move(arch), std::move(pager),
@@ -174,6 +174,24 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   info.step_tokens = max_tokens;
   if (transport != nullptr) info.transport_address = transport->address();
   return rank;
+}
+
+absl::Status Rank::LoadAdapters(const Config& config, const ShardSpec& shard) {
+  const auto& model = config.model;
+  ASSIGN_OR_RETURN(const std::vector<AdapterPlace> places, ParseAdapterPlaces(model.adapters));
+  const LoraRoom room{model.runtime_adapters ? model.max_adapter_rank : 0};
+  ASSIGN_OR_RETURN(adapters_, LoraSet::Load(places, spec(), shard, *backend_, room));
+  if (adapters_->bytes() > model.adapter_bytes.value) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "model.adapters take ", adapters_->bytes(),
+        " bytes on this rank, more than model.adapter_bytes=", model.adapter_bytes.value, "; raise it, or list fewer"));
+  }
+  adapter_loader_ =
+      std::make_unique<AdapterLoader>(AdapterLoader::Options{.folder = model.runtime_adapters ? model.adapter_dir : "",
+                                                             .most_rank = model.max_adapter_rank,
+                                                             .most_bytes = model.adapter_bytes.value},
+                                      spec(), shard, *backend_, *adapters_);
+  return absl::OkStatus();
 }
 
 absl::Status Rank::MakeGroup(const StageGroup::Options& options, const ShardSpec& shard, Clock& clock) {

@@ -18,6 +18,7 @@
 #include "model/lora.h"
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
+#include "worker/adapter_loader.h"
 #include "worker/model_runner.h"
 #include "worker/stage_group.h"
 
@@ -51,10 +52,12 @@ class Rank {
   const KvArena& arena() const { return *arena_; }
   const FrameStore& frames() const { return *frames_; }
   KvPool& pool() { return *pool_; }
+  AdapterLoader& adapter_loader() { return *adapter_loader_; }
   Backend& backend() { return *backend_; }
 
  private:
   Rank() = default;
+  absl::Status LoadAdapters(const Config& config, const ShardSpec& shard);
   absl::Status MakeGroup(const StageGroup::Options& options, const ShardSpec& shard, Clock& clock);
 
   RankInfo info_;
@@ -67,6 +70,7 @@ class Rank {
   std::unique_ptr<Collective> collective_;
   std::unique_ptr<StageGroup> group_;
   std::unique_ptr<LoraSet> adapters_;
+  std::unique_ptr<AdapterLoader> adapter_loader_;
   std::unique_ptr<ModelRunner> runner_;
 };
 

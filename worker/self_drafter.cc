@@ -72,7 +72,7 @@ void SelfDrafter::Pass(const StepPlan& plan, int32_t pass, const Tensor& x) {
     const int32_t position = plan.sequences[row.sequence].start + pass;
     tokens_.push_back(pager_.sequence(row.sequence).tokens()[position]);
     positions_.push_back(position);
-    adapters_.push_back(pager_.sequence(row.sequence).adapter);
+    adapters_.push_back(pager_.sequence(row.sequence).adapter.get());
     draft_rows_.push_back({row.sequence, position});
   }
   const StepInput all{tokens_, positions_, adapters_};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -14,6 +15,7 @@
 #include "model/lora.h"
 #include "proto/plan/sampling.h"
 #include "proto/plan/step_plan.h"
+#include "worker/prompt_key.h"
 
 namespace interlace {
 
@@ -72,13 +74,14 @@ class SequenceKv {
 
  public:
   Sampling sampling;
-  const LoraAdapter* adapter = nullptr;  // the rank's; null: none
+  std::shared_ptr<const LoraAdapter> adapter;  // null: none
   LayerSet kept;
   bool lost = false;               // nothing of it counts any more; it waits to be released
   PlanId sampled_in{};             // the plan in which it last was to sample; 0: none
   int32_t last_sample = -1;        // the token that it sampled there; -1: none, or none that this stage knows
   int32_t pooled_to = 0;           // positions whose hidden states go into the sum, from 0 on
   std::vector<double> hidden_sum;  // [width] of these; on the last stage, empty before the first
+  KeySum key;
   BlockPointers pointers;
   std::vector<SharedBlock*> blocks;  // held, in order: the shared ones, then those that the present step seals
 

@@ -13,6 +13,9 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "cli/in_process_replica.h"
 #include "common/check.h"
@@ -35,7 +38,9 @@ constexpr Case kCases[] = {
     {"plain text, resident, 512", 512, 1, false, "auto", 0},
     {"plain text, resident, 8 x 256", 256, 8, false, "auto", 0},
 };
-constexpr const char* kModes[] = {"off", "ngram", "self", "auto"};
+// sched.speculate; with "+index", streams draft by what the skip index says (skip.index).
+constexpr const char* kModes[] = {"off", "ngram", "self", "self+index", "auto", "auto+index"};
+constexpr absl::string_view kIndexed = "+index";
 
 // When its first and its last token came.
 class TimedSink final : public TokenSink {
@@ -87,17 +92,30 @@ class Bench {
       }
     }
     for (const char* mode : kModes) {
-      const Metrics& m = replicas[mode]->metrics();
-      std::printf("%-36s %-6s %7.1f tokens/s %5.2fx (%.2f-%.2f)  %s\n", c.name, mode, Quantile(speeds[mode], 0.5),
+      std::printf("%-36s %-10s %7.1f tokens/s %5.2fx (%.2f-%.2f)  %s\n", c.name, mode, Quantile(speeds[mode], 0.5),
                   Quantile(ratios[mode], 0.5), Quantile(ratios[mode], 0.25), Quantile(ratios[mode], 0.75),
-                  absl::StrCat("guessed ", m.Total("interlace_draft_tokens_total"), ", right ",
-                               m.Total("interlace_draft_tokens_accepted_total"))
-                      .c_str());
+                  Guesses(*replicas[mode]).c_str());
       std::fflush(stdout);
     }
   }
 
  private:
+  // What was guessed, tokens for each pass of the whole model and stream, and what the index said.
+  static std::string Guesses(const InProcessReplica& replica) {
+    const Metrics& m = replica.metrics();
+    const double right = m.Total("interlace_draft_tokens_accepted_total");
+    const double tokens = m.Total("vllm:generation_tokens_total");
+    std::string text = absl::StrFormat("guessed %.0f, right %.0f, tokens per pass %.2f",
+                                       m.Total("interlace_draft_tokens_total"), right, tokens / (tokens - right));
+    if (replica.skip_advisor() == nullptr) return text;
+    const SkipCounts counts = replica.skip_advisor()->counts();
+    const double lookups = static_cast<double>(std::max<int64_t>(1, counts.lookups));
+    absl::StrAppendFormat(
+        &text, "; advised %.0f, looked up %d, hit rate %.2f, of these wrong %d, entries %d, saved %.2f s",
+        m.Total("interlace_skip_advice_total"), counts.lookups, static_cast<double>(counts.hits) / lookups,
+        counts.false_hits, counts.entries, counts.saved_seconds);
+    return text;
+  }
   static double Quantile(std::vector<double> values, double q) {
     std::sort(values.begin(), values.end());
     return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
@@ -108,7 +126,9 @@ class Bench {
     config.kv.keep_layers = c.keep;
     config.kv.link_bytes.value = c.link;
     config.kv.host_bytes.value = int64_t{1} << 30;
-    config.sched.speculate = mode;
+    absl::string_view speculate = mode;
+    config.skip.index = absl::ConsumeSuffix(&speculate, kIndexed);
+    config.sched.speculate = std::string(speculate);
     auto replica = InProcessReplica::Create(config, clock_, faults_, nullptr, [](int64_t, int64_t) {});
     CHECK_MSG(replica.ok(), replica.status().ToString().c_str());
     return *std::move(replica);

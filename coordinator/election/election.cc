@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/check.h"
 #include "common/log.h"
 
 namespace interlace {
@@ -50,6 +51,7 @@ bool Election::Wait(absl::Time until) {
 
 void Election::Run() {
   while (true) {
+    if (told_lead_) state_.SetDrained(events_.drained());
     {
       absl::MutexLock lock(&mutex_);
       if (stop_) return;
@@ -64,20 +66,26 @@ void Election::Run() {
       absl::MutexLock lock(&mutex_);
       resigned_ = true;
       mutex_.Await(absl::Condition(&stop_));
-    } else if (!Wait(told_lead_ ? std::min(turn.until, state_.lead_until()) : turn.until)) {
+    } else if (!Wait(std::min(turn.until, NextTelling()))) {
       return;
     }
   }
 }
 
+// The end of the lead, or of what is kept behind it.
+absl::Time Election::NextTelling() const {
+  if (!told_lead_) return absl::InfiniteFuture();
+  return clock_.Now() < state_.lead_until() ? state_.lead_until() : state_.keep_until();
+}
+
 void Election::Do(const ElectionState::Turn& turn) {
-  // No call outlasts the lead: its end is told in time.
+  // No call outlasts what is told next.
   ElectionState::Turn bounded = turn;
-  if (told_lead_)
-    bounded.within = std::min(turn.within, std::max(absl::Milliseconds(1), state_.lead_until() - clock_.Now()));
+  const absl::Time began = clock_.Now();
+  bounded.within = std::min(turn.within, std::max(absl::Milliseconds(1), NextTelling() - began));
   if (turn.kind == ElectionState::Turn::Kind::kWrite) return Write(bounded);
   const absl::StatusOr<std::optional<StoredRecord>> stored = store_.Read(bounded.within);
-  stored.ok() ? state_.OnRead(clock_.Now(), *stored) : Fail(stored.status());
+  stored.ok() ? state_.OnRead(clock_.Now(), *stored) : Fail(began, stored.status());
 }
 
 void Election::Write(const ElectionState::Turn& turn) {
@@ -88,33 +96,47 @@ void Election::Write(const ElectionState::Turn& turn) {
   } else if (absl::IsAborted(version.status())) {
     state_.OnRefused();
   } else {
-    Fail(version.status());
+    Fail(began, version.status());
   }
 }
 
-void Election::Fail(const absl::Status& status) {
+void Election::Fail(absl::Time began, const absl::Status& status) {
   failures_.Add();
   if (const std::optional<int64_t> held_back = complaints_.Pass(clock_.Now())) {
     LOG(WARNING) << "the store of the leader's record does not answer" << status << Field("more", *held_back);
   }
-  state_.OnFailed(clock_.Now());
+  state_.OnFailed(began, clock_.Now());
 }
 
 void Election::Tell() {
-  const absl::Time until = state_.lead_until();
-  const bool leads = clock_.Now() < until;
-  if (told_lead_ && (!leads || !window_.Extend(until))) Follow(leads ? std::nullopt : state_.other());
-  if (leads && !told_lead_) {
+  const absl::Time now = clock_.Now(), until = state_.lead_until();
+  const bool leads = now < until;
+  if (told_lead_ && leads) {
+    if (!window_.Extend(until)) Resume(until);
+  } else if (told_lead_ && now < state_.keep_until()) {
+    leads_.Set(0);  // the window is over by itself
+  } else if (leads) {
     told_lead_ = state_.epoch();
     told_follow_.reset();
     window_.Open(until);
     leads_.Set(1);
     epoch_.Set(static_cast<double>(*told_lead_));
     LOG(INFO) << "this coordinator leads" << Field("epoch", *told_lead_);
-    events_.lead(*told_lead_);
-  } else if (!leads && (!told_follow_ || !SameLeader(*told_follow_, state_.other()))) {
+    events_.lead(*told_lead_, state_.drained());
+  } else if (told_lead_ || !told_follow_ || !SameLeader(*told_follow_, state_.other())) {
     Follow(state_.other());
   }
+}
+
+// The epoch is the one that was told: the state finds the record its own in a higher one only behind a time in which it
+// was not, which was told.
+void Election::Resume(absl::Time until) {
+  CHECK(state_.epoch() == *told_lead_);
+  window_.Open(until);
+  leads_.Set(1);
+  LOG(WARNING) << "this coordinator was late to renew its lead; nobody else had it, and its ranks stay"
+               << Field("epoch", *told_lead_);
+  events_.resume();
 }
 
 void Election::Follow(const std::optional<LeadRecord>& leader) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -18,13 +19,20 @@
 namespace interlace {
 
 // Does the turns of an ElectionState on a LeadStore and keeps the LeadWindow. Owned by Candidacy. Events come on its
-// own thread, in order: the window is open before `lead`, and closed before `follow`. The trap: Events must outlive it.
+// own thread, in order: the window is open before `lead` and `resume`, and closed before `follow`. The trap: Events
+// must outlive it.
 class Election {
  public:
   struct Events {
-    std::function<void(uint64_t epoch)> lead;
+    // `drained`: what the leader before it had drained, which is now its own to keep.
+    std::function<void(uint64_t epoch, const std::vector<int32_t>& drained)> lead;
+    // Its lead was over for a while, since it was late, and nobody else had it: it goes on in the same epoch with what
+    // it has. What it wanted to say meanwhile was not said.
+    std::function<void()> resume;
     // It does not lead: `leader` does, or, if that is empty, nobody is known to.
     std::function<void(const std::optional<LeadRecord>& leader)> follow;
+    // Asked while it leads: the replicas that are drained.
+    std::function<std::vector<int32_t>()> drained;
   };
   Election(const ElectionState::Options& options, LeadStore& store, LeadWindow& window, Clock& clock, Metrics& metrics,
            Events events);
@@ -40,9 +48,11 @@ class Election {
   void Write(const ElectionState::Turn& turn);
   // The window and the events follow the state.
   void Tell();
+  void Resume(absl::Time until);
   void Follow(const std::optional<LeadRecord>& leader);
+  absl::Time NextTelling() const;
   bool Wait(absl::Time until);  // false: it is over
-  void Fail(const absl::Status& status);
+  void Fail(absl::Time began, const absl::Status& status);
 
   ElectionState state_;  // of the thread
   LeadStore& store_;

@@ -27,6 +27,7 @@ absl::Time ElectionState::MayTakeAt() const {
 LeadRecord ElectionState::Taken(absl::Time now) const {
   LeadRecord record = options_.self;
   record.epoch = highest_ + 1;
+  record.drained = seen_ ? seen_->record.drained : drained_;
   if (!seen_) record.epoch = std::max(record.epoch, options_.first_epoch + absl::ToInt64Seconds(now - began_));
   record.renewals = 0;
   return record;
@@ -36,8 +37,16 @@ LeadRecord ElectionState::Renewed() const {
   LeadRecord record = options_.self;
   record.epoch = seen_->record.epoch;
   record.renewals = seen_->record.renewals + 1;
+  record.drained = drained_;
   if (resigning_) record.holder.clear();
   return record;
+}
+
+// Behind its last write and a lease somebody else may have the record; and ranks that it lets go then lose no time, as
+// nobody had the lead before.
+absl::Time ElectionState::keep_until() const {
+  if (!mine() || resigning_ || lead_until_ == absl::InfinitePast()) return absl::InfinitePast();
+  return asked_in_vain_ ? lead_until_ + margin() : absl::InfiniteFuture();
 }
 
 ElectionState::Turn ElectionState::Next(absl::Time now) {
@@ -76,6 +85,8 @@ void ElectionState::OnWritten(absl::Time began, const LeadRecord& record, std::s
   seen_at_ = began;
   renew_at_ = began + options_.self.lease / kRenewals;
   lead_until_ = mine() && !resigning_ ? began + options_.self.lease - margin() : absl::InfinitePast();
+  asked_in_vain_ = false;
+  drained_ = record.drained;
 }
 
 // It was itself, by a write that was not answered; or somebody who saw the record unchanged for a lease, longer than
@@ -85,7 +96,8 @@ void ElectionState::OnRefused() {
   look_at_ = absl::InfinitePast();
 }
 
-void ElectionState::OnFailed(absl::Time now) {
+void ElectionState::OnFailed(absl::Time began, absl::Time now) {
+  asked_in_vain_ |= began >= lead_until_;
   unsure_ = true;
   look_at_ = now + options_.self.lease / kLooks;
 }

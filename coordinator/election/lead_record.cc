@@ -8,6 +8,8 @@ namespace interlace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr size_t kMostDrained = 4096;  // replicas, and their numbers; more is damage
+
 std::string EncodeLeadRecord(const LeadRecord& record) {
   Json json;
   json["holder"] = record.holder;
@@ -16,6 +18,7 @@ std::string EncodeLeadRecord(const LeadRecord& record) {
   json["lease_ms"] = absl::ToInt64Milliseconds(record.lease);
   json["http"] = record.http;
   json["grpc"] = record.grpc;
+  if (!record.drained.empty()) json["drained"] = record.drained;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -44,6 +47,14 @@ absl::StatusOr<LeadRecord> DecodeLeadRecord(absl::string_view text) {
   string("holder", &record.holder);
   string("http", &record.http);
   string("grpc", &record.grpc);
+  if (const auto drained = json.find("drained"); drained != json.end()) {
+    whole = whole && drained->is_array() && drained->size() <= kMostDrained;
+    for (size_t i = 0; whole && i < drained->size(); ++i) {
+      const Json& replica = (*drained)[i];
+      whole = replica.is_number_unsigned() && replica.get<uint64_t>() < kMostDrained;
+      if (whole) record.drained.push_back(replica.get<int32_t>());
+    }
+  }
   constexpr uint64_t kLongest = 86'400'000;  // a day: more is damage, and nobody would ever take the lead
   if (!whole || lease_ms == 0 || lease_ms > kLongest || record.epoch > (uint64_t{1} << 40)) return refuse();
   record.lease = absl::Milliseconds(lease_ms);

@@ -14,7 +14,7 @@ namespace interlace {
 // The election opens and extends it; whoever acts in the leader's name asks it each time, so that a process which was
 // stopped or cut off finds its lead over before it says anything. Owned by Candidacy; any thread.
 // The trap: a window that somebody found over stays closed, since something was not said then: Extend answers false,
-// and the lead begins anew with Open.
+// and Open goes with telling those who hold back what was to be said.
 class LeadWindow {
  public:
   explicit LeadWindow(Clock& clock) : clock_(clock) {}

@@ -43,11 +43,13 @@ Intake::Intake(Options options, const Tokenizer& tokenizer, const ChatTemplate* 
       entropy_(std::move(entropy)),
       grammars_([this] { return VocabularyOf(tokenizer_); }, clock) {}
 
-absl::StatusOr<std::shared_ptr<const ServedAdapter>> Intake::FindModel(absl::string_view model) const {
-  if (model.empty() || model == options_.model) return std::shared_ptr<const ServedAdapter>();
-  if (std::shared_ptr<const ServedAdapter> adapter = FindAdapter(options_.adapters, model)) return adapter;
+absl::StatusOr<AdapterUse> Intake::FindModel(absl::string_view model) const {
+  if (model.empty() || model == options_.model) return AdapterUse();
   std::string others;
-  for (const auto& adapter : options_.adapters) absl::StrAppend(&others, ", '", adapter->name, "'");
+  if (options_.adapters != nullptr) {
+    if (AdapterUse use = options_.adapters->Find(model); use.adapter != nullptr) return use;
+    for (const auto& adapter : options_.adapters->served()) absl::StrAppend(&others, ", '", adapter->name, "'");
+  }
   return WithCode(absl::NotFoundError(absl::StrCat("model '", model.substr(0, 200), "' is not served here; '",
                                                    options_.model, "'", others, others.empty() ? " is" : " are")),
                   "model_not_found");
@@ -388,7 +390,9 @@ absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t pro
 absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor& executor, TextStream::Ready ready) {
   const absl::Time arrival = spec.arrival.value_or(clock_.Now());
   Request shared;
-  ASSIGN_OR_RETURN(shared.adapter, FindModel(spec.model));
+  ASSIGN_OR_RETURN(AdapterUse use, FindModel(spec.model));
+  shared.adapter = std::move(use.adapter);
+  shared.adapter_lease = std::move(use.lease);
   RETURN_IF_ERROR(CheckSpec(spec));
   shared.arrival = arrival;
   shared.deadline = arrival + DeadlineOf(spec);

@@ -18,10 +18,10 @@
 #include "common/metrics.h"
 #include "constraint/grammar_store.h"
 #include "coordinator/engine.h"
+#include "coordinator/front/adapter_registry.h"
 #include "coordinator/front/constraint_spec.h"
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/sampling_spec.h"
-#include "coordinator/front/served_adapters.h"
 #include "coordinator/front/target_spec.h"
 #include "coordinator/front/tenants.h"
 #include "coordinator/front/text_stream.h"
@@ -134,8 +134,8 @@ class GenerationRun {
 class Intake {
  public:
   struct Options {
-    std::string model;             // name that clients use
-    ServedAdapters adapters = {};  // what else clients may ask for by name
+    std::string model;                    // name that clients use
+    AdapterRegistry* adapters = nullptr;  // what else clients may ask for by name; null: nothing. Outlives the intake
     int32_t context = 0;
     int32_t layers = 0;
     int64_t created = 0;             // seconds since 1970
@@ -161,9 +161,9 @@ class Intake {
   // One choice of the run has ended: the next of those that wait may begin. What Engine::Submit said, if it is final.
   absl::Status NoteEnd(GenerationRun& run);
 
-  // The adapter that a request for `model` is answered with; null: none, it asks for the model itself. NotFound:
-  // neither the model nor an adapter is called so.
-  absl::StatusOr<std::shared_ptr<const ServedAdapter>> FindModel(absl::string_view model) const;
+  // The adapter that a request for `model` is answered with; none: it asks for the model itself. NotFound: neither the
+  // model nor an adapter is called so.
+  absl::StatusOr<AdapterUse> FindModel(absl::string_view model) const;
   absl::Status CheckModel(absl::string_view model) const { return FindModel(model).status(); }
   // The tokens of a prompt, as Start makes them. InvalidArgument with the code context_length_exceeded: surely more
   // than `most`, which is seen without reading all of it.

@@ -64,6 +64,7 @@ struct HttpContext {
   boost::asio::steady_timer room{loop};  // cancelled when a session ends
   LoopExecutor on_loop{loop};
   IntakeLanes lanes{"intake"};
+  IntakeLanes operations{"operations", 2};  // who waits for ranks holds up nobody's requests
 };
 
 }  // namespace interlace

@@ -273,7 +273,8 @@ net::awaitable<void> HttpSession::AnswerRequest() {
   if (kind == RouteKind::kQuick) {
     *reply = context_.routes.Answer(question_);
   } else {
-    context_.lanes.Post(request_.body().size(), [self = shared_from_this(), reply] {
+    IntakeLanes& lanes = kind == RouteKind::kOperation ? context_.operations : context_.lanes;
+    lanes.Post(request_.body().size(), [self = shared_from_this(), reply] {
       const absl::Status decoded = self->DecodeRequest();
       HttpReply answer = decoded.ok() ? self->context_.routes.Answer(self->question_) : ErrorReply(decoded);
       self->context_.on_loop.Post([self, reply, answer = std::move(answer)]() mutable {

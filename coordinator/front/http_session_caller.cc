@@ -28,7 +28,7 @@ absl::Status HttpSession::Count() {
   if (caller_ == nullptr) return absl::OkStatus();
   const RouteKind kind = context_.routes.KindOf(question_);
   if (kind == RouteKind::kQuick) return absl::OkStatus();
-  if (kind == RouteKind::kSlow) return caller_->CountRequest();
+  if (kind == RouteKind::kSlow || kind == RouteKind::kOperation) return caller_->CountRequest();
   ASSIGN_OR_RETURN(pass_, caller_->Enter());
   return absl::OkStatus();
 }

@@ -40,6 +40,11 @@ absl::Status LeaderGate::Submit(Request request) {
   return absl::IsUnavailable(status) ? WithRetryAfter(status, kAskAgain) : status;  // its ranks are on their way to it
 }
 
+absl::Status LeaderGate::DrainReplica(int32_t replica, bool drains) {
+  if (!window_.Holds()) return NotLeader(window_.leader());
+  return engine_.DrainReplica(replica, drains);
+}
+
 EngineLoad LeaderGate::Load() {
   EngineLoad load = engine_.Load();
   if (!window_.Holds()) load.ranks_ready = load.replicas_ready = 0;

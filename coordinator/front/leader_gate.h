@@ -11,7 +11,7 @@
 namespace interlace {
 
 // Between the doors and what stands behind them. Owned by main; any thread. A refused request is told the leader's
-// doors, and when to ask again.
+// doors, and when to ask again; so is who would drain a replica, since the leader's record is what keeps that.
 class LeaderGate final : public Engine {
  public:
   LeaderGate(Engine& engine, LeadWindow& window) : engine_(engine), window_(window) {}
@@ -19,7 +19,7 @@ class LeaderGate final : public Engine {
   absl::Status Submit(Request request) override;
   void Cancel(RequestId id) override { engine_.Cancel(id); }
   void Stop(RequestId id) override { engine_.Stop(id); }
-  absl::Status DrainReplica(int32_t replica, bool drains) override { return engine_.DrainReplica(replica, drains); }
+  absl::Status DrainReplica(int32_t replica, bool drains) override;
   absl::StatusOr<Explanation> Explain(absl::string_view name) override { return engine_.Explain(name); }
   absl::StatusOr<ReplicaSnapshot> Snapshot() override { return engine_.Snapshot(); }
   // Of one that stands by, no rank is ready.

@@ -147,10 +147,16 @@ constexpr OpenApiField kOfReplica = {"replica", R"({"type":["integer","null"],"m
 constexpr OpenApiField kDrain[] = {
     {"timeout_seconds", R"({"type":["number","null"],"minimum":0,"maximum":31536000})", "\"a\""}, kOfReplica};
 constexpr OpenApiField kResume[] = {kOfReplica};
+constexpr OpenApiField kLoadAdapter[] = {{"lora_name", R"({"type":"string","minLength":1})", "7"},
+                                         {"lora_path", R"({"type":"string","minLength":1})", "7"},
+                                         {"load_inplace", kFlag, "7"}};
+constexpr OpenApiField kUnloadAdapter[] = {{"lora_name", R"({"type":"string","minLength":1})", "7"},
+                                           {"lora_int_id", R"({"type":["integer","null"]})", ""}};
 constexpr OpenApiField kDetokenize[] = {kModel, {"tokens", kIds, "7"}};
 
 constexpr absl::string_view kWantsMessages[] = {"messages"}, kWantsPrompt[] = {"prompt"}, kWantsInput[] = {"input"},
-                            kWantsTokens[] = {"tokens"}, kWantsMessagesAndMost[] = {"messages", "max_tokens"};
+                            kWantsTokens[] = {"tokens"}, kWantsMessagesAndMost[] = {"messages", "max_tokens"},
+                            kWantsNameAndPath[] = {"lora_name", "lora_path"}, kWantsName[] = {"lora_name"};
 constexpr char kHi[] = R"({"messages":[{"role":"user","content":"hi"}],"max_tokens":4})";
 
 constexpr OpenApiPath kPaths[] = {
@@ -167,6 +173,22 @@ constexpr OpenApiPath kPaths[] = {
     {"GET", "/tokenizer_info", "what tokens mark and end texts"},
     {"GET", "/v1/models", "what can be served now"},
     {"GET", "/v1/models/{id}", "one model"},
+    {"POST",
+     "/v1/load_lora_adapter",
+     "serves one more LoRA adapter",
+     R"({"lora_name":"sql","lora_path":"sql"})",
+     kLoadAdapter,
+     {},
+     kWantsNameAndPath,
+     /*runtime_adapters=*/true},
+    {"POST",
+     "/v1/unload_lora_adapter",
+     "serves it no more",
+     R"({"lora_name":"sql"})",
+     kUnloadAdapter,
+     {},
+     kWantsName,
+     /*runtime_adapters=*/true},
     {"GET", "/health", "200 when all ranks are there"},
     {"GET", "/ready", "the same"},
     {"GET", "/ping", "the same"},
@@ -215,10 +237,11 @@ std::string OperationJson(const OpenApiPath& path) {
 
 absl::Span<const OpenApiPath> OpenApiPaths() { return kPaths; }
 
-std::string OpenApiJson(absl::string_view version) {
+std::string OpenApiJson(absl::string_view version, bool runtime_adapters) {
   std::string paths;
   absl::string_view before;
   for (const OpenApiPath& path : kPaths) {
+    if (path.runtime_adapters && !runtime_adapters) continue;
     const bool same = path.path == before;  // methods of one path follow each other
     absl::StrAppend(&paths,
                     paths.empty() ? ""

@@ -23,9 +23,10 @@ struct OpenApiPath {
   absl::Span<const OpenApiField> own;     // members of the body
   absl::Span<const OpenApiField> shared;  // and those that others have too
   absl::Span<const absl::string_view> required;
+  bool runtime_adapters = false;  // it is there where adapters may come and go
 };
 
 absl::Span<const OpenApiPath> OpenApiPaths();
-std::string OpenApiJson(absl::string_view version);
+std::string OpenApiJson(absl::string_view version, bool runtime_adapters);
 
 }  // namespace interlace

@@ -10,6 +10,7 @@
 #include "coordinator/front/api_error.h"
 #include "coordinator/front/drain_json.h"
 #include "coordinator/front/leader_gate.h"
+#include "coordinator/front/lora_json.h"
 #include "coordinator/front/messages_answer.h"
 #include "coordinator/front/messages_json.h"
 #include "coordinator/front/openai_reply.h"
@@ -68,6 +69,14 @@ std::string QueryValue(absl::string_view query, absl::string_view name) {
 
 }  // namespace
 
+namespace {
+
+constexpr absl::string_view kLoadAdapterPath = "/v1/load_lora_adapter", kUnloadAdapterPath = "/v1/unload_lora_adapter";
+
+bool IsOfAdapters(absl::string_view path) { return path == kLoadAdapterPath || path == kUnloadAdapterPath; }
+
+}  // namespace
+
 struct Routes::Row {
   absl::string_view method;
   absl::string_view path;  // one that ends in '/' takes whatever follows
@@ -93,6 +102,8 @@ const std::vector<Routes::Row>& Routes::Table() {
         {"GET", "/debug/drain", RouteKind::kQuick, &Routes::DrainProgress, RouteAccess::kOperator},
         {"POST", "/debug/drain", RouteKind::kQuick, &Routes::Drain, RouteAccess::kOperator},
         {"POST", "/debug/resume", RouteKind::kQuick, &Routes::Resume, RouteAccess::kOperator},
+        {"POST", kLoadAdapterPath, RouteKind::kOperation, &Routes::LoadAdapter, RouteAccess::kOperator},
+        {"POST", kUnloadAdapterPath, RouteKind::kOperation, &Routes::UnloadAdapter, RouteAccess::kOperator},
         {"GET", "/ui", RouteKind::kQuick, &Routes::UiPageText, RouteAccess::kOperator},
         {"GET", "/ui/state", RouteKind::kSlow, &Routes::UiState, RouteAccess::kOperator},
         {"GET", "/ui/explain", RouteKind::kSlow, &Routes::UiExplain, RouteAccess::kOperator},
@@ -121,7 +132,13 @@ bool PathMatches(absl::string_view row, absl::string_view path) {
 bool Routes::Exists(const Row& row, absl::string_view path) const {
   const bool of_ui = row.path == "/ui" || absl::StartsWith(row.path, "/ui/");
   const bool of_gate = row.path == "/debug/drain" || row.path == "/debug/resume";
-  return PathMatches(row.path, path) && (ui_ || !of_ui) && (gate_ != nullptr || !of_gate);
+  return PathMatches(row.path, path) && (ui_ || !of_ui) && (gate_ != nullptr || !of_gate) &&
+         (HasRuntimeAdapters() || !IsOfAdapters(row.path));
+}
+
+bool Routes::HasRuntimeAdapters() const {
+  const AdapterRegistry* const adapters = intake_.options().adapters;
+  return adapters != nullptr && adapters->runtime();
 }
 
 const Routes::Row* Routes::Find(const HttpQuestion& question) const {
@@ -167,6 +184,13 @@ HttpReply Routes::Missing(const HttpQuestion& question) const {
     reply.headers.emplace_back("Allow", row.method == "GET" ? "GET, HEAD" : std::string(row.method));
     return reply;
   }
+  if (IsOfAdapters(question.path)) {
+    return ErrorReply(
+        404,
+        "adapters do not come and go while this server runs: start it with model.runtime_adapters=true and "
+        "model.adapter_dir=FOLDER",
+        "unknown_url");
+  }
   return ErrorReply(404, absl::StrCat("there is nothing at ", absl::string_view(question.path).substr(0, 200)),
                     "unknown_url");
 }
@@ -190,6 +214,9 @@ HttpReply Routes::Ready(const HttpQuestion&) const {
 HttpReply Routes::Load(const HttpQuestion&) const { return Ok(LoadJson(intake_.engine().Load())); }
 
 HttpReply Routes::MetricsText(const HttpQuestion&) const {
+  if (intake_.options().adapters != nullptr) {
+    intake_.options().adapters->TellMetrics(intake_.engine().Load(), WallSeconds());
+  }
   HttpReply reply = Ok(metrics_.Text());
   reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
   return reply;
@@ -197,7 +224,9 @@ HttpReply Routes::MetricsText(const HttpQuestion&) const {
 
 HttpReply Routes::Version(const HttpQuestion&) const { return Ok(VersionJson(INTERLACE_VERSION)); }
 
-HttpReply Routes::OpenApi(const HttpQuestion&) const { return Ok(OpenApiJson(INTERLACE_VERSION)); }
+HttpReply Routes::OpenApi(const HttpQuestion&) const {
+  return Ok(OpenApiJson(INTERLACE_VERSION, HasRuntimeAdapters()));
+}
 
 std::vector<std::pair<absl::string_view, absl::string_view>> Routes::Paths() {
   std::vector<std::pair<absl::string_view, absl::string_view>> paths;
@@ -210,7 +239,10 @@ HttpReply Routes::Models(const HttpQuestion&) const {
   std::vector<ModelCard> cards;
   if (IsReady(intake_.engine().Load())) {
     cards.push_back(CardOf(nullptr));
-    for (const auto& adapter : intake_.options().adapters) cards.push_back(CardOf(adapter.get()));
+    const AdapterRegistry* const adapters = intake_.options().adapters;
+    for (const auto& adapter : adapters == nullptr ? ServedAdapters() : adapters->served()) {
+      cards.push_back(CardOf(adapter.get()));
+    }
   }
   return Ok(ModelListJson(cards));
 }
@@ -223,12 +255,12 @@ ModelCard Routes::CardOf(const ServedAdapter* adapter) const {
 
 HttpReply Routes::Model(const HttpQuestion& question) const {
   const std::string id = Unescaped(absl::string_view(question.path).substr(absl::string_view("/v1/models/").size()));
-  const absl::StatusOr<std::shared_ptr<const ServedAdapter>> known = intake_.FindModel(id);
+  const absl::StatusOr<AdapterUse> known = intake_.FindModel(id);
   if (!known.ok()) return ErrorReply(known.status());
   if (!IsReady(intake_.engine().Load())) {
     return ErrorReply(absl::UnavailableError(absl::StrCat("model '", id, "' is not ready: ranks are missing")));
   }
-  return Ok(ModelJson(CardOf(known->get())));
+  return Ok(ModelJson(CardOf(known->adapter.get())));
 }
 
 absl::StatusOr<Explanation> Routes::ExplainTo(const Tenant* caller, absl::string_view name) const {
@@ -272,6 +304,49 @@ HttpReply Routes::Resume(const HttpQuestion& question) const {
   status = replica.status();
   if (status.ok()) status = *replica ? gate_->DrainReplica(**replica, false) : gate_->Open();
   return status.ok() ? DrainProgress(question) : ErrorReply(ForStopping(std::move(status)));
+}
+
+namespace {
+
+HttpReply SaidAsVllm(const absl::Status& status, absl::string_view done) {
+  if (status.ok()) {
+    HttpReply reply = Ok(std::string(done));
+    reply.content_type = "text/plain; charset=utf-8";
+    return reply;
+  }
+  ApiError error = ToApiError(status);
+  const bool refused = error.http != 503 && error.http != 403 && error.http != 404;
+  if (refused) error.http = 400;
+  if (refused) error.type = "InvalidUserInput";
+  if (error.http == 404) error.type = "NotFoundError";
+  HttpReply reply = ErrorReply(status);
+  reply.body = ErrorBody(error);
+  reply.status = error.http;
+  return reply;
+}
+
+}  // namespace
+
+HttpReply Routes::LoadAdapter(const HttpQuestion& question) const {
+  absl::Status status = RefusePages(question);
+  const absl::StatusOr<AdapterToLoad> asked = status.ok() ? ParseLoadAdapter(question.body) : status;
+  status = asked.status();
+  if (status.ok()) status = intake_.options().adapters->Load(asked->name, asked->path, asked->in_place);
+  if (absl::IsNotFound(status)) {
+    status = absl::NotFoundError(absl::StrCat("Loading lora ", asked->name, " failed: No adapter found for ",
+                                              asked->path, ": ", status.message()));
+  }
+  return SaidAsVllm(status,
+                    status.ok() ? absl::StrCat("Success: LoRA adapter '", asked->name, "' added successfully.") : "");
+}
+
+HttpReply Routes::UnloadAdapter(const HttpQuestion& question) const {
+  absl::Status status = RefusePages(question);
+  const absl::StatusOr<std::string> name = status.ok() ? ParseUnloadAdapter(question.body) : status;
+  status = name.status();
+  if (status.ok()) status = intake_.options().adapters->Unload(*name);
+  return SaidAsVllm(status,
+                    status.ok() ? absl::StrCat("Success: LoRA adapter '", *name, "' removed successfully.") : "");
 }
 
 HttpReply Routes::UiPageText(const HttpQuestion&) const {

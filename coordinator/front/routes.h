@@ -37,6 +37,7 @@ struct HttpReply {
 enum class RouteKind {
   kQuick,       // Answer may run on the event loop
   kSlow,        // Answer tokenises or waits for the scheduler: not on the event loop
+  kOperation,   // Answer may wait for ranks to do something: on threads that nothing else waits for
   kGeneration,  // Answer is not for it: ProtocolOf says what is
 };
 
@@ -75,6 +76,7 @@ class Routes {
   static const std::vector<Row>& Table();
   const Row* Find(const HttpQuestion& question) const;
   bool Exists(const Row& row, absl::string_view path) const;
+  bool HasRuntimeAdapters() const;
 
   HttpReply Health(const HttpQuestion&) const;
   HttpReply Ready(const HttpQuestion&) const;
@@ -89,6 +91,8 @@ class Routes {
   HttpReply Drain(const HttpQuestion& question) const;
   HttpReply DrainProgress(const HttpQuestion&) const;
   HttpReply Resume(const HttpQuestion& question) const;
+  HttpReply LoadAdapter(const HttpQuestion& question) const;
+  HttpReply UnloadAdapter(const HttpQuestion& question) const;
   HttpReply UiPageText(const HttpQuestion&) const;
   HttpReply UiState(const HttpQuestion&) const;
   HttpReply UiExplain(const HttpQuestion& question) const;

@@ -28,6 +28,7 @@ Request EmbeddingOf(const Request& request) {
   asked.targets = request.targets;
   asked.salt = request.salt;
   asked.adapter = request.adapter;
+  asked.adapter_lease = request.adapter_lease;
   return asked;
 }
 

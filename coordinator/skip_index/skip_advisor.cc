@@ -14,7 +14,7 @@ namespace {
 constexpr double kMostExploring = 0.25;  // of the streams
 constexpr float kNear = 0.5F;            // likeness of prompts that share a search
 constexpr uint64_t kPatience = 512;      // advices after which a search that nobody came near to gives way
-constexpr double kJudged = 16;           // guesses that say whether a plan did what it was used for
+constexpr double kGivenUp = 3;           // fewer say nothing, not even where a stream made no more of them
 constexpr double kBetter = 0.005;        // less loss than that, against the static plan, is worth no entry
 constexpr double kHour = 3600;           // of streams' time, after which what trials cost fades
 constexpr int32_t kTellEvery = 16;       // outcomes, between two times that the index is told of the static plan
@@ -97,7 +97,10 @@ SkipAdvisor::Nearby* SkipAdvisor::NearbyOf(const SkipScope& scope, State& state,
 }
 
 // As long as one more that costs what the dearest of late did could be paid for.
-bool SkipAdvisor::MayExplore() { return lost_ + dearest_ <= options_.explore * seconds_ && Uniform() < kMostExploring; }
+bool SkipAdvisor::MayExplore() {
+  if (options_.explore <= 0) return false;
+  return lost_ + dearest_ <= options_.explore * seconds_ && Uniform() < kMostExploring;
+}
 
 SkipAdvice SkipAdvisor::Advise(const SkipScope& scope, absl::Span<const float> key, const PassCosts& costs) {
   CHECK(costs.layers == options_.layers);
@@ -108,6 +111,7 @@ SkipAdvice SkipAdvisor::Advise(const SkipScope& scope, absl::Span<const float> k
   State& state = StateOf(scope, costs);
   const TriedPlan best = state.whole.best();
   SkipAdvice advice{.plan = best.plan, .scope = scope, .acceptance = best.acceptance.mean()};
+  advice.judged = best.acceptance.tried() >= kJudged;
   const bool may_explore = MayExplore();
   if (known) {
     const SkipFound found = index_->Lookup(scope, unit, costs, state.whole.LossOf(best), Uniform());
@@ -120,7 +124,8 @@ SkipAdvice SkipAdvisor::Advise(const SkipScope& scope, absl::Span<const float> k
                 0,
                 found.similarity,
                 found.likeness,
-                found.acceptance};
+                found.acceptance,
+                true};
       return advice;
     }
   }
@@ -128,11 +133,13 @@ SkipAdvice SkipAdvisor::Advise(const SkipScope& scope, absl::Span<const float> k
   if (!state.whole.converged()) {
     advice.plan = state.whole.Propose();
     advice.source = SkipSource::kTrial;
+    advice.judged = false;
     return advice;
   }
   Nearby* const nearby = known ? NearbyOf(scope, state, unit, costs) : nullptr;
   if (nearby == nullptr || nearby->empty_handed) return advice;
   advice.plan = nearby->search.Propose();
+  advice.judged = false;
   advice.search = nearby->id;
   advice.source = SkipSource::kTrial;
   return advice;
@@ -191,10 +198,13 @@ void SkipAdvisor::LearnEntry(const SkipAdvice& advice, const SkipOutcome& outcom
   use.tried = outcome.tried;
   use.right = outcome.right;
   use.seconds = outcome.saved;
+  // It is there to do better than the static plan does, and than no guesses.
+  const double loss = std::min(state.whole.LossOf(state.whole.best()), 1 - kBetter);
   if (outcome.tried >= kJudged) {
-    // It is there to do better than the static plan does.
-    const double least = RateFor(state.whole.costs(), advice.plan, state.whole.LossOf(state.whole.best()));
-    use.good = outcome.right / outcome.tried >= least;
+    use.good = outcome.right / outcome.tried >= RateFor(state.whole.costs(), advice.plan, loss);
+  } else if (outcome.tried >= kGivenUp && outcome.saved < 0 &&
+             Acceptance(outcome.tried, outcome.right).Upper() < advice.acceptance) {
+    use.good = false;  // the stream saw soon that it is not what it promised
   }
   index_->Note(advice.entry, use);
 }

@@ -16,37 +16,11 @@
 #include "common/entropy.h"
 #include "coordinator/skip_index/plan_loss.h"
 #include "coordinator/skip_index/plan_search.h"
+#include "coordinator/skip_index/skip_advice.h"
 #include "coordinator/skip_index/skip_index.h"
 #include "coordinator/skip_index/skip_scope.h"
 
 namespace interlace {
-
-enum class SkipSource : uint8_t {
-  kStatic,  // the plan that served all prompts of the scope best; at first an evenly spread one
-  kEntry,   // that of a prompt like this one
-  kTrial,   // one that may turn out to be better
-};
-absl::string_view SkipSourceName(SkipSource source);  // "static", "entry", "trial"
-
-struct SkipAdvice {
-  SkipSource source = SkipSource::kStatic;
-  SkipPlan plan;
-  SkipScope scope;
-  uint64_t entry = 0;     // whose plan it is; 0: of none
-  uint64_t search = 0;    // which tries it; 0: that of the whole scope
-  float similarity = 0;   // to the entry's prompt, cosine
-  float likeness = 0;     // 0: as any two prompts of the scope, 1: the same
-  double acceptance = 0;  // the chance that a guess is right, as far as is known
-  bool explores() const { return source == SkipSource::kTrial; }
-};
-
-// What became of guesses by an advised plan, since the advice or since the last outcome that was told of it.
-struct SkipOutcome {
-  double tried = 0;  // guesses that were judged: those behind a wrong one were not
-  double right = 0;
-  double saved = 0;    // seconds, against steps without guesses; below zero: they cost time
-  double seconds = 0;  // that the steps took
-};
 
 // The facade of the folder. It hits where the index knows a plan for prompts like this one, tries plans where that
 // costs little, and falls back to the scope's static plan. The scope's own search comes first; then prompts that are
@@ -66,6 +40,7 @@ class SkipAdvisor {
     double explore = 0.02;  // share of the time of streams that trials may cost
   };
   static constexpr double kTrialTokens = PlanSearch::kTrial;  // judged guesses after which a trial's stream asks again
+  static constexpr double kJudged = 16;                       // guesses by which a plan's acceptance counts as known
   static constexpr size_t kMostSearches = 8;                  // of a scope at once, besides its own
   static constexpr size_t kMostStates = 64;                   // scopes that search at once
 

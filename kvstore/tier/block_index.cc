@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+
+#include "common/check.h"
 
 namespace interlace {
 namespace {
@@ -17,13 +20,51 @@ BlockIndex::Rank BlockIndex::RankOf(const BlockKey& key, const Entry& entry) {
 }
 
 void BlockIndex::Rate(const BlockKey& key, Entry& entry) {
+  entry.uses = std::min(entry.uses + 1, kMostUses);
+  entry.clock = clock_;
+  entry.unkept = true;
+  Place(key, entry);
+}
+
+void BlockIndex::Place(const BlockKey& key, Entry& entry) {
   const double mean = static_cast<double>(bytes_) / static_cast<double>(entries_.size());
   const double size = static_cast<double>(std::max<int64_t>(entry.bytes, 1)) / std::max(mean, 1.0);
   const double cost = 1 + entry.index / kIndexOfDouble;
-  entry.uses = std::min(entry.uses + 1, kMostUses);
-  entry.priority = clock_ + entry.uses * cost / size;
+  entry.priority = entry.clock + entry.uses * cost / size;
   entry.order = ++last_order_;
   ranks_.insert(RankOf(key, entry));
+}
+
+void BlockIndex::Restore(std::vector<Block> blocks, std::vector<BlockKey>* evicted) {
+  CHECK(entries_.empty());
+  std::sort(blocks.begin(), blocks.end(),
+            [](const Block& a, const Block& b) { return a.earned.clock < b.earned.clock; });
+  for (const Block& block : blocks) {
+    bytes_ += block.bytes;
+    clock_ = std::max(clock_, block.earned.clock);
+    entries_[block.key] = {.bytes = block.bytes,
+                           .index = block.index,
+                           .uses = std::min(block.earned.uses, kMostUses),
+                           .clock = block.earned.clock};
+  }
+  for (const Block& block : blocks) {  // all are counted now, as the mean needs
+    block.earned.uses > 0 ? Place(block.key, entries_.at(block.key)) : Rate(block.key, entries_.at(block.key));
+  }
+  EvictDownTo(capacity_bytes_, evicted);
+}
+
+std::vector<BlockIndex::Block> BlockIndex::TakeUnkept() {
+  std::vector<Block> unkept;
+  for (auto& [key, entry] : entries_) {
+    if (!std::exchange(entry.unkept, false)) continue;
+    unkept.push_back({key, entry.index, entry.bytes, {entry.uses, entry.clock}});
+  }
+  return unkept;
+}
+
+BlockIndex::Earned BlockIndex::EarnedBy(const BlockKey& key) const {
+  const auto it = entries_.find(key);
+  return it == entries_.end() ? Earned{} : Earned{it->second.uses, it->second.clock};
 }
 
 BlockIndex::Added BlockIndex::Add(const BlockKey& key, int32_t index, int64_t bytes, std::vector<BlockKey>* evicted) {

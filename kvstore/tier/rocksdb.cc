@@ -22,6 +22,7 @@ namespace interlace {
 namespace {
 
 constexpr int kReaders = 2;
+constexpr size_t kKeptAtOnce = 4096;  // blocks
 constexpr size_t kQueuedReads = 4096;
 constexpr int64_t kLeastBytes = 8 << 20;
 constexpr absl::Duration kRetryAfter = absl::Milliseconds(500);  // while the disk is sick, or stays full
@@ -217,9 +218,25 @@ class RocksdbTier final : public KvTier {
         if (Stopped()) return;
         continue;
       }
-      if (changes.empty() && Stopped()) return;
+      if (changes.empty() && Stopped()) return KeepEarned();
       WriteAll(std::move(changes));
       if (full_.load() || unchecked_bytes_ > batch_bytes_) KeepWithinBound();
+    }
+  }
+
+  // At the end, so that it costs no write for each use. Who is killed loses no more than what was earned since.
+  void KeepEarned() {
+    std::vector<BlockIndex::Block> unkept;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!open_) return;
+      unkept = index_.TakeUnkept();
+    }
+    for (size_t at = 0; at < unkept.size(); at += kKeptAtOnce) {
+      const absl::Status kept = folder_->Keep(absl::MakeSpan(unkept).subspan(at, kKeptAtOnce));
+      if (kept.ok()) continue;
+      LOG(WARNING) << "rocksdb tier does not keep how often its blocks were used" << kept;
+      return;
     }
   }
 
@@ -355,8 +372,8 @@ class RocksdbTier final : public KvTier {
                  << Field("rocksdb_bytes", options_.bound_bytes);
   }
 
-  // True iff the database takes writes again. `changes` were taken and not written yet. The database is opened anew: its
-  // own Resume() can wait for ever for a flush that the error left behind (docs/decisions/rocksdb-tier.md).
+  // True iff the database takes writes again. `changes` were taken and not written yet. The database is opened anew:
+  // its own Resume() can wait for ever for a flush that the error left behind (docs/decisions/rocksdb-tier.md).
   bool Recover(std::vector<Change>& changes) {
     if (folder_ != nullptr) {
       if (!folder_->TryDisk().ok()) return false;  // reads go on
@@ -390,10 +407,8 @@ class RocksdbTier final : public KvTier {
                        absl::MutexLock lock(&mutex_);
                        sick_ = true;
                      }));
-    BlockIndex found(options_.bound_bytes / 2);
-    std::vector<BlockKey> evicted;
-    const absl::Status listed = folder_->ForEach(
-        [&](const BlockKey& key, int32_t index, int64_t bytes) { found.Add(key, index, bytes, &evicted); });
+    std::vector<BlockIndex::Block> found;
+    const absl::Status listed = folder_->ForEach([&](const BlockIndex::Block& block) { found.push_back(block); });
     if (!listed.ok()) {
       folder_.reset();
       return listed;
@@ -401,7 +416,12 @@ class RocksdbTier final : public KvTier {
     known_bytes_ = folder_->Bytes();
     bound_ = folder_->Bound();
     absl::MutexLock lock(&mutex_);
-    index_ = std::move(found);
+    for (BlockIndex::Block& block : found) {  // this process knows better, where it had the folder open before
+      if (const BlockIndex::Earned known = index_.EarnedBy(block.key); known.uses > 0) block.earned = known;
+    }
+    index_ = BlockIndex(options_.bound_bytes / 2);
+    std::vector<BlockKey> evicted;
+    index_.Restore(std::move(found), &evicted);
     for (const BlockKey& key : evicted) Forget(key);
     open_ = true;
     return absl::OkStatus();

@@ -9,6 +9,7 @@
 #include <rocksdb/write_batch.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdarg>
 #include <cstdio>
 #include <filesystem>
@@ -29,8 +30,11 @@ namespace {
 
 constexpr absl::string_view kMarkerName = "INTERLACE_KV";
 constexpr absl::string_view kMarkerText = "interlace kv cache, format ";
-constexpr int kFormat = 2;
-constexpr size_t kMetaBytes = 8;  // index, size of the stored form
+constexpr int kFormat = 3;
+constexpr int kOldestRead = 2;       // has no blocks that say what they have earned
+constexpr size_t kMetaBytes = 8;     // index, size of the stored form
+constexpr size_t kEarnedBytes = 20;  // and uses, clock at the last
+constexpr double kMostClock = 1e12;  // more is damage
 constexpr size_t kProbeBytes = size_t{64} << 10;
 
 absl::Status FromRocks(const rocksdb::Status& status, absl::string_view what) {
@@ -115,6 +119,28 @@ rocksdb::ColumnFamilyOptions PayloadOptions(const rocksdb::Options& base, int64_
   return options;
 }
 
+std::string EncodeMeta(const BlockIndex::Block& block) {
+  std::string meta(block.earned.uses > 0 ? kEarnedBytes : kMetaBytes, '\0');
+  StoreLittle(block.index, &meta[0]);
+  StoreLittle(static_cast<uint32_t>(block.bytes), &meta[4]);
+  if (block.earned.uses <= 0) return meta;
+  StoreLittle(block.earned.uses, &meta[8]);
+  StoreLittle(std::bit_cast<uint64_t>(block.earned.clock), &meta[12]);
+  return meta;
+}
+
+// Of what is damaged, no more than the block's rank is lost.
+bool DecodeMeta(const rocksdb::Slice& meta, BlockIndex::Block* block) {
+  if (meta.size() != kMetaBytes && meta.size() != kEarnedBytes) return false;
+  block->index = LoadLittle<int32_t>(meta.data());
+  block->bytes = LoadLittle<uint32_t>(meta.data() + 4);
+  if (meta.size() == kMetaBytes) return true;
+  const BlockIndex::Earned earned{LoadLittle<int32_t>(meta.data() + 8),
+                                  std::bit_cast<double>(LoadLittle<uint64_t>(meta.data() + 12))};
+  if (earned.clock >= 0 && earned.clock < kMostClock) block->earned = earned;
+  return true;
+}
+
 // Holds nothing, or no more than the begin of our mark: a process died while it wrote that.
 bool IsNewFolder(const std::string& path) {
   std::error_code error;
@@ -196,8 +222,10 @@ absl::StatusOr<std::unique_ptr<RocksFolder>> RocksFolder::Open(const Options& op
   std::unique_ptr<RocksFolder> folder(new RocksFolder(options));
   folder->database_->listener = std::make_shared<ErrorListener>(std::move(failed));
   if (format < kFormat) {
-    LOG(WARNING) << "kv cache of an older format is cleared" << Field("folder", options.path);
-    RETURN_IF_ERROR(FromRocks(rocksdb::DestroyDB(options.path + "/db", DatabaseOptions(options)), what));
+    if (format < kOldestRead) {
+      LOG(WARNING) << "kv cache of an older format is cleared" << Field("folder", options.path);
+      RETURN_IF_ERROR(FromRocks(rocksdb::DestroyDB(options.path + "/db", DatabaseOptions(options)), what));
+    }
     RETURN_IF_ERROR(FromRocks(
         rocksdb::WriteStringToFile(env, absl::StrCat(kMarkerText, kFormat, "\n"), marker, /*should_sync=*/true), what));
   }
@@ -220,15 +248,25 @@ absl::Status RocksFolder::OpenDatabase() {
   return FromRocks(status, what);
 }
 
-absl::Status RocksFolder::ForEach(absl::FunctionRef<void(const BlockKey&, int32_t, int64_t)> body) const {
+absl::Status RocksFolder::ForEach(absl::FunctionRef<void(const BlockIndex::Block&)> body) const {
   const std::unique_ptr<rocksdb::Iterator> at(database_->db->NewIterator(rocksdb::ReadOptions(), database_->meta));
   for (at->SeekToFirst(); at->Valid(); at->Next()) {
-    BlockKey key;
+    BlockIndex::Block block;
     const absl::string_view name(at->key().data(), at->key().size());
-    if (!DecodeKey(name, &key) || at->value().size() != kMetaBytes) continue;
-    body(key, LoadLittle<int32_t>(at->value().data()), LoadLittle<uint32_t>(at->value().data() + 4));
+    if (DecodeKey(name, &block.key) && DecodeMeta(at->value(), &block)) body(block);
   }
   return FromRocks(at->status(), "listing the blocks");
+}
+
+absl::Status RocksFolder::Keep(absl::Span<const BlockIndex::Block> blocks) {
+  rocksdb::WriteBatch batch;
+  rocksdb::Status status;
+  for (const BlockIndex::Block& block : blocks) {
+    status = batch.Put(database_->meta, SliceOf(EncodeKey(block.key)), SliceOf(EncodeMeta(block)));
+    if (!status.ok()) break;
+  }
+  if (status.ok()) status = database_->db->Write(rocksdb::WriteOptions(), &batch);
+  return FromRocks(status, absl::StrCat("keeping what ", blocks.size(), " blocks have earned"));
 }
 
 absl::Status RocksFolder::Write(absl::Span<const Change> changes) {
@@ -240,9 +278,7 @@ absl::Status RocksFolder::Write(absl::Span<const Change> changes) {
       status = batch.Delete(database_->meta, SliceOf(name));
       if (status.ok()) status = batch.Delete(database_->payload, SliceOf(name));
     } else {
-      std::string meta(kMetaBytes, '\0');
-      StoreLittle(change.index, &meta[0]);
-      StoreLittle(static_cast<uint32_t>(change.bytes->size()), &meta[4]);
+      const std::string meta = EncodeMeta({change.key, change.index, static_cast<int64_t>(change.bytes->size()), {}});
       status = batch.Put(database_->meta, SliceOf(name), SliceOf(meta));
       if (status.ok()) status = batch.Put(database_->payload, SliceOf(name), SliceOf(*change.bytes));
     }

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "kvstore/tier/block_index.h"
 #include "kvstore/tier/tier.h"
 
 namespace rocksdb {
@@ -20,9 +21,10 @@ class Env;
 namespace interlace {
 
 // Layout: DIR/INTERLACE_KV names the owner and the format; DIR/db is the database. Column family "default" holds the
-// index and size of each block (8 bytes), "payload" the stored forms, in blob files; one write batch changes both. The
-// write-ahead log is on and not synced: a kill of the process loses nothing that was written, a crash of the machine
-// loses what the kernel had not written back yet. Bytes are not verified here: their reader does.
+// index and size of each block (8 bytes), and what it had earned when the folder was closed last (12 more; a block
+// written since has none), "payload" the stored forms, in blob files; one write batch changes both. The write-ahead log
+// is on and not synced: a kill of the process loses nothing that was written, a crash of the machine loses what the
+// kernel had not written back yet. Bytes are not verified here: their reader does.
 //
 // Thread: Write, Collect, TryDisk one at a time; Read any. Owned by the rocksdb tier.
 class RocksFolder {
@@ -39,8 +41,10 @@ class RocksFolder {
   static absl::StatusOr<std::unique_ptr<RocksFolder>> Open(const Options& options, absl::AnyInvocable<void()> failed);
   ~RocksFolder();
 
-  // Calls body(key, index, bytes) for each block, reading no payload.
-  absl::Status ForEach(absl::FunctionRef<void(const BlockKey&, int32_t, int64_t)> body) const;
+  // Of each block, reading no payload.
+  absl::Status ForEach(absl::FunctionRef<void(const BlockIndex::Block&)> body) const;
+  // Keeps what blocks that are there have earned.
+  absl::Status Keep(absl::Span<const BlockIndex::Block> blocks);
 
   struct Change {
     BlockKey key;

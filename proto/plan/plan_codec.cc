@@ -58,6 +58,12 @@ void EncodeSequence(const PlanSequence& s, v1::PlanSequenceMessage* out) {
     skip->set_attention(s.own_drafts->attention.Encode());
     skip->set_feed_forward(s.own_drafts->feed_forward.Encode());
   }
+  if (s.key) {
+    v1::KeyAskMessage* key = out->mutable_key();
+    key->set_layer(Value(s.key->layer));
+    key->set_first(s.key->first);
+    key->set_give(s.key->give);
+  }
   if (!s.opening) return;
   v1::OpeningMessage* opening = out->mutable_opening();
   EncodeSampling(s.opening->sampling, opening->mutable_sampling());
@@ -102,6 +108,11 @@ absl::StatusOr<PlanSequence> DecodeSequence(const v1::PlanSequenceMessage& m) {
     SkipPlan& skip = s.own_drafts.emplace();
     ASSIGN_OR_RETURN(skip.attention, DecodeLayers(m.own_drafts().attention()));
     ASSIGN_OR_RETURN(skip.feed_forward, DecodeLayers(m.own_drafts().feed_forward()));
+  }
+  if (m.has_key()) {
+    if (m.key().layer() < 0 || m.key().layer() >= LayerSet::kMaxLayers) return Refuse("key.layer", m.key().layer());
+    if (m.key().first() < 0 || m.key().first() > kMost) return Refuse("key.first", m.key().first());
+    s.key = KeyAsk{LayerId{m.key().layer()}, m.key().first(), m.key().give()};
   }
   if (!m.has_opening()) return s;
   s.opening.emplace();

@@ -61,6 +61,12 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
     m->set_attempt(p.attempt);
     m->mutable_mean()->Assign(p.mean.begin(), p.mean.end());
   }
+  for (const PromptKey& k : result.keys) {
+    v1::PromptKeyMessage* m = out->add_keys();
+    m->set_request(Value(k.request));
+    m->set_attempt(k.attempt);
+    m->mutable_mean()->Assign(k.mean.begin(), k.mean.end());
+  }
   for (const LostSequence& l : result.lost) {
     v1::LostMessage* m = out->add_lost();
     m->set_request(Value(l.request));
@@ -137,6 +143,10 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   for (const v1::PooledMessage& m : message.pooled()) {
     if (m.mean().empty() || m.mean_size() > kMostWidth) return Refuse("number of pooled.mean", m.mean_size());
     result.pooled.push_back({RequestId{m.request()}, m.attempt(), {m.mean().begin(), m.mean().end()}});
+  }
+  for (const v1::PromptKeyMessage& m : message.keys()) {
+    if (m.mean().empty() || m.mean_size() > kMostWidth) return Refuse("number of keys.mean", m.mean_size());
+    result.keys.push_back({RequestId{m.request()}, m.attempt(), {m.mean().begin(), m.mean().end()}});
   }
   for (const v1::LostMessage& m : message.lost()) {
     if (m.block() < 0) return Refuse("lost.block", m.block());

@@ -54,6 +54,8 @@ std::string StepPlan::ToString() const {
     if (s.own_drafts) absl::StrAppend(&text, " drafts ", s.drafts, " itself");
     if (s.score) absl::StrAppend(&text, " score ", s.start + s.score->first + 1, "+", s.score->targets.size());
     if (s.pool != Pooling::kNone) text += s.pool == Pooling::kGive ? " pool, give" : " pool";
+    if (s.key) absl::StrAppend(&text, " key of layer ", Value(s.key->layer), " from ", s.key->first);
+    if (s.key && s.key->give) text += ", give";
     text += "]";
   }
   for (const Probe& p : probes) absl::StrAppend(&text, " [probe ", Value(p.request), " ", p.blocks.size(), "]");

@@ -64,7 +64,10 @@ TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
                                                         {"kv.tiers=remote", "kv.remote"},
                                                         {"kv.tiers=host,rocksdb", "kv.rocksdb_dir"},
                                                         {"kv.tiers=host,,", "empty entry"},
-                                                        {"kv.tiers=host,host", "twice"}}) {
+                                                        {"kv.tiers=host,host", "twice"},
+                                                        {"skip.explore=1.5", "share from 0 to 1"},
+                                                        {"skip.explore=some", "share from 0 to 1"},
+                                                        {"skip.layer=-1", "layer of the model"}}) {
     ConfigBuilder builder;
     ASSERT_OK(builder.Set(assignment, "test"));
     EXPECT_THAT(builder.Build(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text))) << assignment;
@@ -94,6 +97,8 @@ TEST(ConfigTest, NonsenseIsRefusedByNameAndChangesNothing) {
                                  "server.grpc_port=-1",
                                  "engine.threads=99999",
                                  "kv.device_bytes=0",
+                                 "skip.index_bytes=1000KiB",
+                                 "skip.index=yes",
                                  "slo.ttft=0s",
                                  "slo.tpot=9000h",
                                  "slo.largest_gap=0"}) {
@@ -140,6 +145,23 @@ TEST(ConfigTest, AModelsLayersBoundStagesAndLayersKept) {
                                           AllOf(HasSubstr("cluster.stages=31"), HasSubstr("30 layers"))));
   EXPECT_THAT(check(1, "31"), StatusIs(absl::StatusCode::kInvalidArgument,
                                        AllOf(HasSubstr("kv.keep_layers=31"), HasSubstr("30 layers"))));
+}
+
+TEST(ConfigTest, TheLayerOfKeysIsOneOfTheModelsWhereKeysAreTaken) {
+  const auto check = [](const char* speculate, int64_t layer, int32_t layers, bool index = true) {
+    Config config;
+    config.sched.speculate = speculate;
+    config.skip.layer = layer;
+    config.skip.index = index;
+    return CheckLayers(config, layers);
+  };
+  EXPECT_OK(check("self", 29, 30));
+  EXPECT_OK(check("auto", 1, 1)) << "the default suits every model";
+  EXPECT_OK(check("ngram", 30, 30));
+  EXPECT_OK(check("self", 30, 30, /*index=*/false));
+  for (const char* speculate : {"self", "auto"}) {
+    EXPECT_THAT(check(speculate, 30, 30), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("skip.layer=30")));
+  }
 }
 
 TEST(ConfigTest, SizesReadAndPrint) {

@@ -196,6 +196,8 @@ class ClusterServiceTest : public testing::Test {
     service_ = std::make_unique<ClusterService>(ClusterService::Options{.replicas = replicas_,
                                                                         .stages = stages,
                                                                         .model_digest = "digest",
+                                                                        .runtime_adapters = runtime_adapters_,
+                                                                        .adapter_failed = adapter_failed_,
                                                                         .block_tokens = 8,
                                                                         .leads = [this] { return leads_.load(); },
                                                                         .liveness = timing.liveness,
@@ -253,6 +255,8 @@ class ClusterServiceTest : public testing::Test {
   }
 
   std::atomic<bool> leads_{true};  // as the election says
+  bool runtime_adapters_ = false;
+  std::function<void(const std::string&, const absl::Status&)> adapter_failed_;
   RealClock clock_;
   Metrics metrics_{"test"};
   FakeTransport links_;

@@ -91,5 +91,42 @@ TEST_F(ClusterLeadTest, NoOrderLeavesOnceTheLeadIsOver) {
   EXPECT_OK(sink->AwaitEnd().status);
 }
 
+// The leader was late and nobody else had the lead: what was held back leaves, and rank and request go on.
+TEST_F(ClusterLeadTest, WhatWasHeldWhileTheLeadWasOverLeavesWhenItGoesOn) {
+  Start(1);
+  service_->Lead(5);
+  auto rank = Register(0);
+  rank->NextEpoch();
+  ASSERT_TRUE(Ready(1));
+  leads_ = false;
+  const auto sink = Submit(2);
+  ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.running == 1; })) << "its plan is made";
+  EXPECT_FALSE(links_.Take(rank->session(), absl::Milliseconds(50)).has_value());
+  leads_ = true;
+  service_->Resume();
+  EXPECT_EQ(loop_->Load().ranks_ready, 1);
+  rank->Answer(ResultOf(rank->NextPlan(), 0, true));
+  rank->Answer(ResultOf(rank->NextPlan(), 0, true));
+  EXPECT_OK(sink->AwaitEnd().status);
+}
+
+TEST_F(ClusterLeadTest, WhatWasHeldIsNeverSaidWhereAnotherOneLed) {
+  Start(1);
+  service_->Lead(5);
+  auto rank = Register(0);
+  rank->NextEpoch();
+  ASSERT_TRUE(Ready(1));
+  leads_ = false;
+  const auto cut = Submit(1);
+  ASSERT_TRUE(AwaitLoad(*loop_, [](const EngineLoad& load) { return load.running == 1; })) << "its plan is made";
+  service_->Follow(absl::UnavailableError("the leader is at 10.0.0.2"));
+  EXPECT_THAT(rank->End(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("10.0.0.2")));
+  leads_ = true;
+  service_->Resume();
+  EXPECT_FALSE(links_.Take(rank->session(), absl::Milliseconds(50)).has_value());
+  loop_->EndAll(absl::UnavailableError("the leader is at 10.0.0.2"));
+  EXPECT_FALSE(cut->AwaitEnd().status.ok());
+}
+
 }  // namespace
 }  // namespace interlace

@@ -47,6 +47,13 @@ inline int32_t RankOf(absl::Span<const int32_t> before, int32_t target) {
 // The mean of the hidden states of all positions.
 inline float PooledOf(absl::Span<const int32_t> tokens) { return static_cast<float>(ContentOf(tokens) % 65536); }
 
+// The key of a prompt's positions from `first` on: how many of their tokens are of each class.
+inline std::vector<float> KeyOf(absl::Span<const int32_t> tokens, int32_t first) {
+  std::vector<float> key(8);
+  for (const int32_t token : tokens.subspan(first)) key[static_cast<size_t>(token) % key.size()] += 1;
+  return key;
+}
+
 // Uniform in [low, high].
 inline int32_t Draw(Entropy& entropy, int32_t low, int32_t high) {
   return low + static_cast<int32_t>(entropy.Next() % static_cast<uint64_t>(high - low + 1));
@@ -147,6 +154,7 @@ class FakeReplica final : public PlanChannel {
   int64_t planned_tokens() const { return planned_tokens_; }
   int64_t own_samples() const { return own_samples_; }  // steps with the token that the ranks sampled last
   int64_t own_drafts() const { return own_drafts_; }    // guesses that the ranks made
+  int64_t keys() const { return keys_; }                // of prompts that they gave
   int64_t adopted_blocks() const { return adopted_blocks_; }
   int64_t fetched_blocks() const { return fetched_blocks_; }
   size_t known(size_t stage) const { return ranks_[stage].known.size(); }
@@ -176,6 +184,7 @@ class FakeReplica final : public PlanChannel {
     std::map<int32_t, BlockId> names;  // of blocks that are not whole yet
     LayerSet kept;
     int32_t pooled_to = 0;
+    int32_t keyed_to = -1;  // -1: no key was asked for
     std::string adapter;
     PlanId sampled_in{};       // the plan in which it last was to sample
     int32_t last_sample = -1;  // on the last stage
@@ -455,6 +464,7 @@ class FakeReplica final : public PlanChannel {
       EXPECT_EQ(kv.pooled_to, s.start) << "rows before it were not pooled: " << plan.ToString();
       kv.pooled_to = static_cast<int32_t>(kv.tokens.size());
     }
+    if (s.key) AnswerKey(rank, s, kv, result);
     if (stage + 1 == ranks_.size()) AnswerAsks(s, kv, result);
     if (stage + 1 == ranks_.size() && s.sample) {
       const auto known = static_cast<int32_t>(kv.tokens.size()) - s.drafts;
@@ -467,6 +477,18 @@ class FakeReplica final : public PlanChannel {
       }
     }
     Seal(rank, kv);
+  }
+
+  void AnswerKey(const Rank& rank, const PlanSequence& s, Known& kv, StepResult* result) {
+    const KeyAsk& ask = *s.key;
+    EXPECT_TRUE(s.start <= ask.first || kv.keyed_to == s.start) << "rows before it are not in the key's sum";
+    EXPECT_LT(ask.first, static_cast<int32_t>(kv.tokens.size()));
+    EXPECT_EQ(s.drafts, 0);
+    EXPECT_LT(Value(ask.layer), rank.info.layers);
+    kv.keyed_to = static_cast<int32_t>(kv.tokens.size());
+    if (!ask.give || !rank.layers().Has(ask.layer)) return;
+    result->keys.push_back({s.request, s.attempt, KeyOf(kv.tokens, ask.first)});
+    ++keys_;
   }
 
   // What the plan asks of the prompt besides its KV.
@@ -548,7 +570,7 @@ class FakeReplica final : public PlanChannel {
   std::vector<StepPlan> plans_;
   std::vector<absl::Status> resets_;
   int64_t losses_ = 0, reported_ = 0, lost_tokens_ = 0, planned_tokens_ = 0, adopted_blocks_ = 0, fetched_blocks_ = 0;
-  int64_t own_samples_ = 0, own_drafts_ = 0;
+  int64_t own_samples_ = 0, own_drafts_ = 0, keys_ = 0;
 };
 
 // What a request's client sees. Fails the test when the contract of TokenSink is broken.

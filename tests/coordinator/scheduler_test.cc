@@ -4,12 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/log.h"
+#include "coordinator/skip_index/skip_advisor.h"
 #include "tests/coordinator/fake_replica.h"
 #include "tests/coordinator/kv_picture.h"
 
@@ -49,6 +51,12 @@ class History {
     options_.speculate = seed % 2 == 0 ? Speculate::kNgram : seed % 4 == 1 ? Speculate::kSelf : Speculate::kAuto;
     options_.adapt_drafts = seed % 7 == 3;
     if (options_.adapt_drafts) options_.draft_tokens = 4;
+    if (seed % 3 != 1) {
+      advisor_.emplace(SkipAdvisor::Options{.model_digest = "digest", .layers = layers, .explore = 1},
+                       MakeSeededEntropy(seed));
+      options_.skip_advisor = &*advisor_;
+      options_.skip_layer = layers - 1;
+    }
     options_.context = Draw(*entropy_, 40, 120);
     options_.rank_timeout = absl::Seconds(60);
     options_.reform_timeout = absl::Seconds(15);
@@ -88,6 +96,7 @@ class History {
   // Steps on several stages with the token that the last of them sampled.
   int64_t own_samples() const { return stages_ > 1 ? replica_.own_samples() : 0; }
   int64_t own_drafts() const { return replica_.own_drafts(); }
+  int64_t keys() const { return replica_.keys(); }
   int64_t fetched() const { return replica_.fetched_blocks(); }
   int32_t ended_ok() const { return ended_ok_; }
   int32_t ended() const { return static_cast<int32_t>(clients_.size()); }
@@ -433,6 +442,7 @@ class History {
   const bool bursts_;  // requests arrive at once
   const bool shuffled_;
   Metrics metrics_;
+  std::optional<SkipAdvisor> advisor_;
   Scheduler::Options options_;
   int32_t layers_ = 0, stages_ = 0, block_tokens_ = 0, window_ = 0;
   bool tiers_ = false;
@@ -463,7 +473,7 @@ class SchedulerProperty : public testing::Test {
 
 TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0, promotions = 0;
-  int64_t adopted = 0, fetched = 0, own_samples = 0, own_drafts = 0, found = 0, shed = 0;
+  int64_t adopted = 0, fetched = 0, own_samples = 0, own_drafts = 0, keys = 0, found = 0, shed = 0;
   int64_t scored = 0, again_scored = 0, pooled = 0, resumed = 0;
   int64_t on_device = 0, on_host = 0, moved = 0, removed = 0, cleared = 0;
   std::set<DecisionKind> reached;
@@ -485,6 +495,7 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
     fetched += history.fetched();
     own_samples += history.own_samples();
     own_drafts += history.own_drafts();
+    keys += history.keys();
     found += history.found();
     shed += history.shed();
     scored += history.scored();
@@ -509,6 +520,7 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   EXPECT_GT(fetched, kSeeds / 10);
   EXPECT_GT(own_samples, 10 * kSeeds);
   EXPECT_GT(own_drafts, kSeeds / 2);
+  EXPECT_GT(keys, kSeeds / 20);
   EXPECT_GT(found, kSeeds);
   EXPECT_GT(shed, kSeeds / 20);
   EXPECT_GT(scored, 10 * kSeeds);

@@ -4,6 +4,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/synchronization/mutex.h"
 #include "common/metrics.h"
@@ -20,11 +22,18 @@ class Candidate {
                                    .first_epoch = 1000},
             store, window_, clock_, metrics_,
             Election::Events{.lead =
-                                 [this](uint64_t epoch) {
+                                 [this](uint64_t epoch, const std::vector<int32_t>& drained) {
                                    absl::MutexLock lock(&mutex_);
                                    open_at_lead_ = window_.Holds();
                                    leads_ = epoch;
+                                   drained_ = drained;
                                    ++told_;
+                                 },
+                             .resume =
+                                 [this] {
+                                   absl::MutexLock lock(&mutex_);
+                                   open_at_lead_ = window_.Holds();
+                                   ++resumed_;
                                  },
                              .follow =
                                  [this](const std::optional<LeadRecord>& leader) {
@@ -32,6 +41,11 @@ class Candidate {
                                    leads_.reset();
                                    leader_ = leader;
                                    ++told_;
+                                 },
+                             .drained =
+                                 [this] {
+                                   absl::MutexLock lock(&mutex_);
+                                   return drained_;
                                  }})) {}
   ~Candidate() { election_.reset(); }
 
@@ -73,7 +87,32 @@ class Candidate {
     const auto told = [this, events]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return told_ >= events; };
     return mutex_.AwaitWithTimeout(absl::Condition(&told), absl::Seconds(20));
   }
-  // Events so far.
+  bool AwaitResumed(int times, absl::Duration within = absl::Seconds(20)) {
+    absl::MutexLock lock(&mutex_);
+    const auto resumed = [this, times]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return resumed_ >= times; };
+    return mutex_.AwaitWithTimeout(absl::Condition(&resumed), within);
+  }
+  // Looks until the window is over, which nobody tells.
+  bool AwaitOver() {
+    const absl::Time limit = clock_.Now() + absl::Seconds(20);
+    absl::MutexLock lock(&mutex_);
+    const auto never = [] { return false; };
+    while (window_.Holds()) {
+      if (clock_.Now() >= limit) return false;
+      mutex_.AwaitWithTimeout(absl::Condition(&never), absl::Milliseconds(1));
+    }
+    return true;
+  }
+  // What it has drained; of a leader, what it was told when it began.
+  std::vector<int32_t> drained() {
+    absl::MutexLock lock(&mutex_);
+    return drained_;
+  }
+  void Drain(std::vector<int32_t> replicas) {
+    absl::MutexLock lock(&mutex_);
+    drained_ = std::move(replicas);
+  }
+  // Leads and ends of leads so far.
   int told() {
     absl::MutexLock lock(&mutex_);
     return told_;
@@ -88,6 +127,8 @@ class Candidate {
   std::optional<LeadRecord> leader_;
   bool open_at_lead_ = false;
   int told_ = 0;
+  int resumed_ = 0;
+  std::vector<int32_t> drained_;
   std::unique_ptr<Election> election_;
 };
 

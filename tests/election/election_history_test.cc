@@ -53,6 +53,8 @@ class History {
     int backwards = 0;                                 // leads in an epoch not above that of a former leader
     int losses = 0;                                    // messages that did not arrive
     int late = 0;                                      // writes whose answer came after their lead
+    int resumed = 0;                                   // leads that were over for a while and went on
+    int usurped = 0;                                   // of those, with another one's lead in between
     absl::Duration healed = absl::InfiniteDuration();  // until somebody led once all was well
     int changes_in_calm = 0;                           // of leader, after that
     friend auto operator<=>(const Seen&, const Seen&) = default;
@@ -94,6 +96,7 @@ class History {
     absl::Time paused_until = kBegin;
     absl::Time cut_until = kBegin;                  // from the store
     absl::Time leads_until = absl::InfinitePast();  // in true time
+    std::optional<uint64_t> kept;                   // the epoch of what it keeps
   };
   struct Event {
     absl::Time at;
@@ -118,6 +121,7 @@ class History {
   void Restart(Node& node) {
     ++node.life;
     node.leads_until = absl::InfinitePast();
+    node.kept.reset();
     ElectionState::Options options{.self = {.holder = absl::StrCat("process ", ++holders_), .lease = kLease},
                                    .first_epoch = 1000 + static_cast<uint64_t>(absl::ToInt64Seconds(now_ - kBegin))};
     node.state = std::make_unique<ElectionState>(options, ClockOf(node));
@@ -169,7 +173,7 @@ class History {
       });
     };
     At(now_ + turn.within / node.rate,
-       [this, &node, settle] { settle([this, &node] { node.state->OnFailed(ClockOf(node)); }); });
+       [this, &node, settle, began] { settle([this, &node, began] { node.state->OnFailed(began, ClockOf(node)); }); });
     if (Lost(node)) return;
     At(now_ + Travel(), [this, &node, settle, turn, began] {
       const std::optional<StoredRecord> before = record_;
@@ -209,7 +213,14 @@ class History {
     const absl::Time until = TrueTime(node, node.state->lead_until());
     const bool led = now_ < node.leads_until, leads = now_ < until;
     node.leads_until = node.state->lead_until() == absl::InfinitePast() ? absl::InfinitePast() : until;
+    if (ClockOf(node) >= node.state->keep_until()) node.kept.reset();
     if (!leads) return;
+    if (node.kept && !led) {
+      ++seen_.resumed;
+      seen_.usurped +=
+          node.kept != node.state->epoch() || std::pair<const Node*, int>(&node, node.life) != last_leader_;
+    }
+    node.kept = node.state->epoch();
     for (const auto& other : nodes_) seen_.overlaps += other.get() != &node && now_ < other->leads_until;
     const uint64_t epoch = node.state->epoch();
     const std::pair<const Node*, int> leader(&node, node.life);
@@ -244,18 +255,21 @@ TEST(ElectionHistoryTest, NeverTwoLeadAndSomebodyDoesWhenTheStoreIsReached) {
     const History::Seen seen = History(seed, 2 + static_cast<int>(seed % 3), Weather()).Run();
     ASSERT_EQ(seen.overlaps, 0) << "two led at once, seed " << seed;
     ASSERT_EQ(seen.backwards, 0) << "an epoch came again, seed " << seed;
+    ASSERT_EQ(seen.usurped, 0) << "what was kept went on behind another one's lead, seed " << seed;
     // What was on its way when the trouble ended may take three leases more, and its answer as many.
     ASSERT_LE(seen.healed, 8 * kLease) << "nobody led, seed " << seed;
     ASSERT_EQ(seen.changes_in_calm, 0) << "the leader changed for no reason, seed " << seed;
     all.leads += seen.leads;
     all.losses += seen.losses;
     all.late += seen.late;
+    all.resumed += seen.resumed;
     longest = std::max(longest, seen.healed);
   }
   // The histories were not quiet.
   EXPECT_GT(all.leads, 500 * 4);
   EXPECT_GT(all.losses, 500 * 50);
   EXPECT_GT(all.late, 50);
+  EXPECT_GT(all.resumed, 50);
   EXPECT_GT(longest, kLease) << "in some, the leader was gone at the end of the trouble";
 }
 

@@ -78,7 +78,7 @@ TEST(ElectionStateTest, RenewsWithTheSameEpochAndIsNotUnsettledByALateAnswer) {
   EXPECT_EQ(renewal.write.version, "a");
   // The answer does not come; the write took effect all the same.
   const absl::Time end = state.lead_until();
-  state.OnFailed(due + kLease / 3);
+  state.OnFailed(due, due + kLease / 3);
   EXPECT_EQ(state.lead_until(), end);
   const absl::Time look = state.Next(due + kLease / 3).until;
   const ElectionState::Turn again = AfterRead(state, look, StoredRecord{renewal.write.record, "b"});
@@ -124,6 +124,67 @@ TEST(ElectionStateTest, WhoResignsGivesTheRecordBackAndTakesNoneAgain) {
   EXPECT_TRUE(state.resigned());
   EXPECT_EQ(state.lead_until(), absl::InfinitePast());
   EXPECT_EQ(state.Next(kStart + absl::Hours(1)).kind, Kind::kWait);
+}
+
+// It was late, and the record is as it left it: nobody led in between.
+TEST(ElectionStateTest, ALeaderThatWasLateKeepsItsRanksUntilItHasAsked) {
+  ElectionState state(Me(), kStart);
+  const ElectionState::Turn taken = AfterRead(state, kStart, Of("", 7, 3));
+  EXPECT_EQ(state.keep_until(), absl::InfinitePast());
+  state.OnWritten(kStart, taken.write.record, "a");
+  const absl::Time late = kStart + 100 * kLease;
+  EXPECT_LT(state.lead_until(), late);
+  EXPECT_GT(state.keep_until(), late) << "whether somebody has it now, the record says, which was not asked";
+  const ElectionState::Turn renewal = state.Next(late);
+  ASSERT_EQ(renewal.kind, Kind::kWrite);
+  EXPECT_EQ(renewal.write.version, "a") << "it succeeds only if nobody has written since";
+  EXPECT_EQ(renewal.write.record.epoch, 8u);
+  state.OnWritten(late, renewal.write.record, "b");
+  EXPECT_EQ(state.lead_until(), late + 0.8 * kLease);
+  EXPECT_EQ(state.epoch(), 8u);
+}
+
+TEST(ElectionStateTest, WhatIsKeptIsLetGoWhenTheStoreAnswersNothingOrSaysSo) {
+  const auto leads = [](ElectionState& state) {
+    const ElectionState::Turn taken = AfterRead(state, kStart, Of("", 7, 3));
+    state.OnWritten(kStart, taken.write.record, "a");
+  };
+  ElectionState lost(Me(), kStart), taken(Me(), kStart), deleted(Me(), kStart), resigned(Me(), kStart);
+  leads(lost);
+  // A call from before the end of the lead, with which the process stood still, says nothing about now.
+  lost.OnFailed(kStart + 0.7 * kLease, kStart + 5 * kLease);
+  EXPECT_EQ(lost.keep_until(), absl::InfiniteFuture());
+  lost.OnFailed(kStart + 0.9 * kLease, kStart + 1.1 * kLease);
+  EXPECT_EQ(lost.keep_until(), kStart + kLease) << "then another one may have it";
+  leads(taken);
+  taken.OnRefused();
+  AfterRead(taken, kStart + 2 * kLease, Of("other", 9, 0));
+  EXPECT_EQ(taken.keep_until(), absl::InfinitePast());
+  leads(deleted);
+  deleted.OnRefused();
+  AfterRead(deleted, kStart + 2 * kLease, std::nullopt);
+  EXPECT_EQ(deleted.keep_until(), absl::InfinitePast());
+  leads(resigned);
+  resigned.Resign();
+  EXPECT_EQ(resigned.keep_until(), absl::InfinitePast());
+}
+
+TEST(ElectionStateTest, WhatIsDrainedIsTakenOverAndHandedOn) {
+  ElectionState state(Me(), kStart);
+  StoredRecord former = Of("", 7, 3);
+  former.record.drained = {1};
+  const ElectionState::Turn taken = AfterRead(state, kStart, former);
+  EXPECT_EQ(taken.write.record.drained, std::vector<int32_t>{1});
+  state.OnWritten(kStart, taken.write.record, "a");
+  EXPECT_EQ(state.drained(), std::vector<int32_t>{1});
+  state.SetDrained({1, 2});
+  const ElectionState::Turn renewal = state.Next(kStart + kLease / 4);
+  ASSERT_EQ(renewal.kind, Kind::kWrite);
+  EXPECT_EQ(renewal.write.record.drained, (std::vector<int32_t>{1, 2}));
+  state.OnWritten(kStart + kLease / 4, renewal.write.record, "b");
+  state.SetDrained({});
+  state.Resign();
+  EXPECT_TRUE(state.Next(kStart + kLease / 4).write.record.drained.empty());
 }
 
 }  // namespace

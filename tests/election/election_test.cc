@@ -76,16 +76,63 @@ TEST_F(ElectionTest, AResignationGivesTheRecordBackAndWhoComesLeadsWithoutWaitin
   EXPECT_EQ(b.AwaitLead(), *epoch + 1);
 }
 
-// Somebody found the window over: what it did not say then must be said anew.
-TEST_F(ElectionTest, AWindowThatWasFoundOverIsANewLead) {
+// Somebody found the window over: what was held back then is said now.
+TEST_F(ElectionTest, AWindowThatWasFoundOverIsOpenedAgainAndThatIsTold) {
+  Candidate a("a", store_a_, kLease);
+  ASSERT_TRUE(a.AwaitLead());
+  const int before = a.told();
+  a.window().Close(std::nullopt);
+  ASSERT_TRUE(a.AwaitResumed(1));
+  EXPECT_TRUE(a.open_at_lead());
+  EXPECT_EQ(a.told(), before) << "its ranks stayed";
+}
+
+// Its thread stood still for longer than its lead lasted, and nobody else was there to take it.
+TEST_F(ElectionTest, ALeaderThatWasLateGoesOnWithWhatItHas) {
   Candidate a("a", store_a_, kLease);
   const std::optional<uint64_t> epoch = a.AwaitLead();
   ASSERT_TRUE(epoch);
   const int before = a.told();
-  a.window().Close(std::nullopt);
-  ASSERT_TRUE(a.AwaitTold(before + 2));
-  EXPECT_EQ(a.AwaitLead(), epoch);
-  EXPECT_TRUE(a.window().Holds());
+  for (int time = 1; time <= 3; ++time) {
+    store_a_.Stall(true);
+    ASSERT_TRUE(a.AwaitOver());
+    store_a_.Stall(false);
+    ASSERT_TRUE(a.AwaitResumed(time));
+    EXPECT_TRUE(a.open_at_lead());
+  }
+  EXPECT_EQ(a.told(), before) << "it was never told to let its ranks go";
+  EXPECT_EQ(a.leads(), epoch);
+}
+
+// The same, and somebody was: a lead that was another one's in between is not gone on with.
+TEST_F(ElectionTest, ALeaderThatWasLateFollowsWhoTookTheLead) {
+  Candidate a("a", store_a_, kLease);
+  ASSERT_TRUE(a.AwaitLead());
+  Candidate b("b", store_b_, kLease);
+  b.AwaitLeader("a");
+  store_a_.Stall(true);
+  ASSERT_TRUE(b.AwaitLead());
+  store_a_.Stall(false);
+  EXPECT_EQ(a.AwaitLeader("b")->holder, "b");
+  EXPECT_FALSE(a.AwaitResumed(1, absl::ZeroDuration()));
+  EXPECT_FALSE(a.window().Holds());
+}
+
+TEST_F(ElectionTest, WhatIsDrainedGoesFromLeaderToLeader) {
+  auto a = std::make_unique<Candidate>("a", store_a_, kLease);
+  ASSERT_TRUE(a->AwaitLead());
+  EXPECT_TRUE(a->drained().empty());
+  a->Drain({0, 2});
+  ASSERT_TRUE(record_.AwaitDrained({0, 2})) << "with the next renewal";
+  a->Die();
+  Candidate b("b", store_b_, kLease);
+  ASSERT_TRUE(b.AwaitLead());
+  EXPECT_EQ(b.drained(), (std::vector<int32_t>{0, 2}));
+  b.Drain({2});
+  b.Resign();  // what was drained last goes with the record
+  Candidate c("c", store_a_, kLease);
+  ASSERT_TRUE(c.AwaitLead());
+  EXPECT_EQ(c.drained(), std::vector<int32_t>{2});
 }
 
 TEST(LeadWindowTest, IsOverAtItsTimeAndStaysSo) {

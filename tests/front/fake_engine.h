@@ -80,6 +80,12 @@ class FakeEngine final : public Engine {
     CHECK(mutex_.AwaitWithTimeout(absl::Condition(&there), absl::Seconds(20)));
     return requests_[index];
   }
+  // What it holds of the index-th request is let go, as when a request has ended.
+  void Forget(size_t index) {
+    Request request = Await(index);
+    absl::MutexLock lock(&mutex_);
+    requests_[index] = Request{};
+  }
   bool AwaitCancel(RequestId id) {
     absl::MutexLock lock(&mutex_);
     const auto there = [&] { return IsCancelled(id); };

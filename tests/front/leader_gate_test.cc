@@ -70,6 +70,16 @@ TEST_F(LeaderGateTest, ALeaderWithoutRanksSaysWhenToAskAgain) {
   EXPECT_EQ(ToApiError(gate_.Submit({.id = RequestId{1}})).retry_after, absl::ZeroDuration());
 }
 
+// What is drained is kept in the record of whoever leads.
+TEST_F(LeaderGateTest, OneThatStandsByDrainsNoReplica) {
+  window_.Open(clock_.Now() + absl::Seconds(1));
+  EXPECT_EQ(gate_.DrainReplica(1, true), engine_.DrainReplica(1, true));
+  window_.Close(kOther);
+  const absl::Status refused = gate_.DrainReplica(1, true);
+  ASSERT_TRUE(LeaderOf(refused));
+  EXPECT_EQ(LeaderOf(refused)->http, "10.0.0.2:8000");
+}
+
 TEST_F(LeaderGateTest, WhatRunsMayStillBeCancelledAndAskedFor) {
   window_.Close(std::nullopt);
   gate_.Cancel(RequestId{7});

@@ -132,6 +132,25 @@ TEST(RocksdbTierTest, BlocksOutliveTheTier) {
   }
 }
 
+// Blocks of a kind that one life after another brings and never reads again do not push out what is read in each.
+TEST(RocksdbTierTest, WhatBlocksHaveEarnedOutlivesTheTier) {
+  const Folder folder;
+  const TierOptions options{.rocksdb_dir = folder.path(), .rocksdb_bytes = kLeast};
+  const BlockKey read = Key(1, 0, 0);
+  constexpr size_t kBytes = 256 << 10;
+  {
+    auto tier = MakeRocksdbTier(options);
+    ASSERT_OK(tier);
+    ASSERT_OK(PutAll(**tier, {Stored(read, 0, kBytes)})[0]);
+    for (int i = 0; i < 8; ++i) ASSERT_OK(GetAll(**tier, {read})[0]);
+  }
+  auto tier = MakeRocksdbTier(options);
+  ASSERT_OK(tier);
+  // As many as fit twice, each stored once: they are worth less.
+  for (uint64_t b = 0; b < kLeast / kBytes; ++b) (void)PutAll(**tier, {Stored(Key(2, 0, b), 0, kBytes)});
+  EXPECT_OK(GetAll(**tier, {read})[0]);
+}
+
 TEST(RocksdbTierTest, AFolderThatIsNotOursIsRefusedAndNotTouched) {
   for (const absl::string_view name : {"notes.txt", "CURRENT", "db/CURRENT"}) {
     const Folder folder;
@@ -157,8 +176,10 @@ TEST(RocksdbTierTest, AnOlderFormatIsClearedAndANewerOneRefused) {
   ASSERT_OK(PutAll(**MakeRocksdbTier(options), {Stored(Key(1, 0, 0), 0, 100)})[0]);
   std::ofstream(folder.path() + "/notes.txt") << "beside ours";
   const std::string marker = folder.path() + "/INTERLACE_KV";
-  std::ofstream(marker) << "interlace kv cache, format 3\n";
-  EXPECT_THAT(MakeRocksdbTier(options), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("format 3")));
+  std::ofstream(marker) << "interlace kv cache, format 4\n";
+  EXPECT_THAT(MakeRocksdbTier(options), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("format 4")));
+  std::ofstream(marker) << "interlace kv cache, format 2\n";
+  EXPECT_EQ((*MakeRocksdbTier(options))->Usage().blocks, 1) << "the one before is read";
   std::ofstream(marker) << "interlace kv cache, format 1\n";
   {
     auto tier = MakeRocksdbTier(options);

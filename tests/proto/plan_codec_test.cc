@@ -104,6 +104,7 @@ StepPlan RandomPlan(Entropy& e) {
       for (int32_t t = Draw(e, 1, rows - ask.first); t > 0; --t) ask.targets.push_back(static_cast<int32_t>(e.Next()));
     }
     if (Draw(e, 0, 1) == 1) s.own_drafts = SkipPlan{RandomLayers(e), RandomLayers(e)};
+    if (Draw(e, 0, 1) == 1) s.key = KeyAsk{LayerId{Draw(e, 0, LayerSet::kMaxLayers - 1)}, Count(e), Draw(e, 0, 1) == 1};
     plan.sequences.push_back(std::move(s));
   }
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) plan.releases.push_back({RequestId{e.Next()}, SomeNames(e)});
@@ -139,6 +140,10 @@ StepResult RandomResult(Entropy& e) {
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) {
     const std::vector<float> mean(Draw(e, 1, 9), static_cast<float>(Draw(e, -99, 99)) / 8);
     result.pooled.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), mean});
+  }
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) {
+    const std::vector<float> mean(Draw(e, 1, 9), static_cast<float>(Draw(e, -99, 99)) / 8);
+    result.keys.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), mean});
   }
   const auto layer = [&] { return LayerId{Draw(e, 0, LayerSet::kMaxLayers - 1)}; };
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
@@ -253,6 +258,7 @@ TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
   plan.sequences[0].opening->sampling.logit_bias = {{3, 1}};
   plan.sequences[0].opening->sampling.bad_words = {{4}};
   plan.sequences[0].names = SealedNames{0, {{1, 2}}};
+  plan.sequences[0].key = KeyAsk{LayerId{1}, 0, true};
   plan.changes.push_back({RequestId{2}, LayerSet::Range(0, 2), SealedNames{0, {{1, 2}}}});
   plan.releases.push_back({RequestId{3}, SealedNames{0, {{1, 2}}}});
   plan.moves.push_back({{1, 2}, MoveKind::kCopyOut, LayerSet::Range(0, 2)});
@@ -285,6 +291,10 @@ TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
                      {"names.first", [](M& m) { m.mutable_releases(0)->mutable_names()->set_first(-1); }},
                      {"layer set", [](M& m) { SequenceIn(m)->set_kept(kTooManyLayers); }},
                      {"layer set", [](M& m) { SequenceIn(m)->mutable_own_drafts()->set_attention(kTooManyLayers); }},
+                     {"key.layer", [](M& m) { SequenceIn(m)->mutable_key()->set_layer(-1); }},
+                     {"key.layer", [](M& m) { SequenceIn(m)->mutable_key()->set_layer(LayerSet::kMaxLayers); }},
+                     {"key.first", [](M& m) { SequenceIn(m)->mutable_key()->set_first(-1); }},
+                     {"key.first", [](M& m) { SequenceIn(m)->mutable_key()->set_first((1 << 30) + 1); }},
                      {"layer set", [](M& m) { m.mutable_changes(0)->set_kept(kTooManyLayers); }},
                      {"layer set", [](M& m) { m.mutable_moves(0)->set_layers(kTooManyLayers); }},
                      {"moves.kind", [](M& m) { m.mutable_moves(0)->set_kind(6); }}},
@@ -299,6 +309,7 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
   result.fetched.push_back({});
   result.sampled.push_back({});
   result.tiers.push_back({});
+  result.keys.push_back({RequestId{1}, 1, {0.5f}});
   v1::StepResultMessage good;
   EncodeResult(result, &good);
   using M = v1::StepResultMessage;
@@ -322,6 +333,8 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
                       [](M& m) {
                         for (int32_t k = 0; k < kMostLogprobs + 2; ++k) m.mutable_sampled(0)->add_scores();
                       }},
+                     {"keys.mean", [](M& m) { m.mutable_keys(0)->clear_mean(); }},
+                     {"keys.mean", [](M& m) { m.mutable_keys(0)->mutable_mean()->Resize((1 << 20) + 1, 0); }},
                      {"tiers.blocks", [](M& m) { m.mutable_tiers(0)->set_blocks(-1); }},
                      {"tiers.bytes", [](M& m) { m.mutable_tiers(0)->set_bytes(-1); }}},
                     DecodeResult);

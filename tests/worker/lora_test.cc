@@ -226,5 +226,125 @@ TEST_P(WorkerLoraTest, RanksSayWhichTheyHave) {
   EXPECT_TRUE(std::is_sorted((*rank)->info().adapters.begin(), (*rank)->info().adapters.end()));
 }
 
+// Adapters that come while a rank runs. `root` has folders "0", "1" and "2", of the same contents as the test's.
+class RuntimeLoraTest : public WorkerLoraTest {
+ protected:
+  RuntimeLoraTest() : root_(TestPath("runtime_adapters")) {
+    std::filesystem::remove_all(root_);
+    std::filesystem::create_directories(root_);
+    for (size_t i = 0; i < folders_.size(); ++i) {
+      std::filesystem::copy(folders_[i]->path(), absl::StrCat(root_, "/", i));
+    }
+  }
+  ~RuntimeLoraTest() override { std::filesystem::remove_all(root_); }
+  // A rank whose start had those of `setting`.
+  std::unique_ptr<Rank> MakeRank(const std::string& setting, int64_t most_rank = 64, int64_t most_bytes = 1 << 30) {
+    Config config = ConfigOf({});
+    config.model.adapters = setting;
+    config.model.runtime_adapters = true;
+    config.model.adapter_dir = root_;
+    config.model.max_adapter_rank = most_rank;
+    config.model.adapter_bytes.value = most_bytes;
+    auto rank = Rank::Create(
+        config, 1, clock_, faults_, nullptr, [](int64_t, int64_t) {}, make_backend());
+    EXPECT_OK(rank);
+    return *std::move(rank);
+  }
+  AdapterList ListOf(std::vector<size_t> which) {
+    AdapterList list{++serial_, {}};
+    for (const size_t i : which) list.adapters.push_back({absl::StrCat(i), adapters_[i]->digest});
+    return list;
+  }
+  AdapterAnswer Give(Rank& rank, const AdapterList& list) {
+    return rank.adapter_loader().Install(rank.adapter_loader().Read(list));
+  }
+  // What each prompt becomes with each adapter.
+  std::vector<std::vector<int32_t>> Streams(Rank& rank) {
+    PlanMaker maker(rank.runner(), rank.info());
+    std::vector<MakerRequest> requests;
+    for (const Ask& ask : RandomAsks(4, 10, 40, 1, kVocab, 17)) requests.push_back({.prompt = ask.prompt});
+    for (size_t i = 0; i < adapters_.size(); ++i) requests[i].adapter = adapters_[i]->digest;
+    return maker.Run(requests, 12, {});
+  }
+
+  const std::string root_;
+  RealClock clock_;
+  FaultPoints faults_;
+  uint64_t serial_ = 0;
+};
+INSTANTIATE_TEST_SUITE_P(Backends, RuntimeLoraTest, ::testing::Values("cpu", "modular"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(RuntimeLoraTest, ComputeAsThoseOfTheStart) {
+  const std::unique_ptr<Rank> from_start = MakeRank(setting_), later = MakeRank("");
+  EXPECT_TRUE(Give(*later, ListOf({0, 1, 2})).failures.empty());
+  EXPECT_EQ(Streams(*later), Streams(*from_start));
+  const std::unique_ptr<Rank> mixed = MakeRank(absl::StrCat("x=", folders_[1]->path()));
+  EXPECT_TRUE(Give(*mixed, ListOf({0, 1, 2})).failures.empty());
+  EXPECT_EQ(Streams(*mixed), Streams(*from_start));
+  EXPECT_TRUE(later->info().adapters.empty()) << "what it registers with is what it started with";
+}
+
+TEST_P(RuntimeLoraTest, AListSaysAllThatThereIsAndSequencesKeepWhatTheyUse) {
+  const std::unique_ptr<Rank> rank = MakeRank("");
+  const int64_t none = rank->adapter_loader().bytes();
+  Give(*rank, ListOf({0}));
+  const int64_t one = rank->adapter_loader().bytes();
+  EXPECT_GT(one, none);
+  const auto plan_of = [](uint64_t id, RequestId request, int32_t start, std::optional<Opening> opening) {
+    PlanSequence sequence{.request = request, .start = start, .tokens = {start + 1}};
+    if (opening) {
+      sequence.opening = *std::move(opening);
+      sequence.kept = LayerSet::Range(0, kTiny.layers);
+    }
+    StepPlan plan{.epoch = Epoch{1}, .id = PlanId{id}};
+    plan.sequences.push_back(std::move(sequence));
+    return plan;
+  };
+  Opening with;
+  with.adapter = adapters_[0]->digest;
+  StepResult result = rank->runner().Execute(plan_of(1, RequestId{1}, 0, with));
+  EXPECT_OK(result.status);
+  EXPECT_TRUE(result.lost.empty()) << result.lost[0].detail;
+  EXPECT_TRUE(Give(*rank, ListOf({})).failures.empty());
+  EXPECT_EQ(rank->adapter_loader().bytes(), one) << "a sequence uses it";
+  result = rank->runner().Execute(plan_of(2, RequestId{1}, 1, std::nullopt));
+  EXPECT_TRUE(result.lost.empty()) << "it goes on";
+  result = rank->runner().Execute(plan_of(3, RequestId{2}, 0, with));
+  EXPECT_OK(result.status);
+  ASSERT_EQ(result.lost.size(), 1u) << "a new one is refused, and nobody else";
+  EXPECT_EQ(result.lost[0].cause, LossCause::kRefused);
+  StepPlan release{.epoch = Epoch{1}, .id = PlanId{4}};
+  release.releases.push_back({.request = RequestId{1}});
+  release.releases.push_back({.request = RequestId{2}});
+  EXPECT_OK(rank->runner().Execute(release).status);
+  EXPECT_EQ(rank->adapter_loader().bytes(), none) << "its memory is free";
+}
+
+TEST_P(RuntimeLoraTest, SaysWhatItCannotHaveAndKeepsTheRest) {
+  const std::unique_ptr<Rank> rank = MakeRank("", /*most_rank=*/8);
+  AdapterList list = ListOf({0, 1, 2});  // the second has rank 9
+  list.adapters.push_back({"none", "d3"});
+  list.adapters.push_back({"../x", "d4"});
+  list.adapters.push_back({"0", "another digest"});
+  const AdapterAnswer answer = Give(*rank, list);
+  EXPECT_EQ(answer.serial, list.serial);
+  std::map<std::string, std::string> why;
+  for (const AdapterAnswer::Failure& failure : answer.failures)
+    why[failure.digest] = std::string(failure.why.message());
+  ASSERT_EQ(why.size(), 4u);
+  EXPECT_THAT(why[adapters_[1]->digest], HasSubstr("model.max_adapter_rank=8"));
+  EXPECT_THAT(why["d3"], HasSubstr("there is no"));
+  EXPECT_THAT(why["d4"], HasSubstr("leads out of model.adapter_dir"));
+  EXPECT_THAT(why["another digest"], HasSubstr("copy the same folder to each machine"));
+
+  const int64_t all = rank->adapter_loader().bytes();
+  const std::unique_ptr<Rank> small = MakeRank("", 64, all - 1);
+  const AdapterAnswer full = Give(*small, ListOf({0, 2}));
+  ASSERT_EQ(full.failures.size(), 1u);
+  EXPECT_THAT(full.failures[0].why.message(), HasSubstr("model.adapter_bytes"));
+  EXPECT_LT(small->adapter_loader().bytes(), all);
+}
+
 }  // namespace
 }  // namespace interlace

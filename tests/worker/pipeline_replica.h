@@ -13,9 +13,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "common/bounded_queue.h"
+#include "common/entropy.h"
 #include "common/metrics.h"
 #include "common/thread.h"
 #include "coordinator/replica_loop.h"
+#include "coordinator/skip_index/skip_advisor.h"
 #include "tests/status_matchers.h"
 #include "transport/ucx_transport.h"
 #include "worker/rank.h"
@@ -144,6 +146,13 @@ class PipelineReplica final : public PlanChannel {
     options.scheduler.draft_tokens = draft_tokens;
     options.scheduler.speculate = speculate;
     options.scheduler.adapt_drafts = false;
+    // Streams draft by plans that are tried at random, and give the keys of their prompts.
+    if (count == 1 && spec().layers >= 3) {
+      advisor_ = std::make_unique<SkipAdvisor>(
+          SkipAdvisor::Options{.model_digest = spec().digest, .layers = spec().layers, .explore = 1},
+          MakeSeededEntropy(1));
+    }
+    options.scheduler.skip_advisor = advisor_.get();
     loop_ = std::make_unique<ReplicaLoop>(options, **FindPolicy(config.sched.policy), clock, metrics_, *this);
     for (const std::unique_ptr<Stage>& stage : stages_) {
       stage->rank->runner().OnAnswers([stage = stage.get()] { stage->orders.TryPush(ReportAsked{}); });
@@ -192,6 +201,7 @@ class PipelineReplica final : public PlanChannel {
 
   Metrics metrics_;
   std::vector<std::unique_ptr<Stage>> stages_;
+  std::unique_ptr<SkipAdvisor> advisor_;
   std::unique_ptr<ReplicaLoop> loop_;
   absl::Mutex mutex_;
   int64_t resets_ = 0;    // protected by mutex_

@@ -17,6 +17,7 @@
 #include "common/log.h"
 #include "common/thread.h"
 #include "proto/cluster.grpc.pb.h"
+#include "proto/plan/adapter_list.h"
 #include "proto/plan/plan_codec.h"
 #include "tests/fake_transport.h"
 #include "tests/status_matchers.h"
@@ -238,6 +239,37 @@ TEST_F(PlanIntakeTest, ExecutesThePlansOfTheLastEpochThatStarted) {
   EXPECT_EQ(result.epoch, Epoch{7});
   EXPECT_EQ(result.plan, PlanId{1});
   rank->End(absl::OkStatus());
+}
+
+// Before it is started and while plans come; a session later it is told again.
+TEST_F(PlanIntakeTest, AnswersListsOfAdapters) {
+  Coordinator coordinator(link_);
+  Run(coordinator.address(), kPatient, {.first = absl::Milliseconds(1), .most = absl::Milliseconds(1)});
+  for (const uint64_t serial : {5, 1}) {
+    const auto rank = coordinator.Next();
+    ASSERT_NE(rank, nullptr);
+    const auto answer_to = [&](const AdapterList& list) {
+      v1::Order order;
+      EncodeAdapters(list, order.mutable_adapters());
+      rank->Say(order);
+      const std::optional<FakeTransport::Sent> sent = link_.Take(rank->session(), kPatience);
+      v1::StepResultMessage message;
+      EXPECT_TRUE(sent && sent->channel == kResultChannel && message.ParseFromString(sent->body));
+      EXPECT_TRUE(message.has_adapters());
+      return DecodeAnswer(message.adapters());
+    };
+    EXPECT_EQ(answer_to({serial, {}}), (AdapterAnswer{serial, {}}));
+    rank->Say(StartOf(7 + serial));
+    rank->Say(PlanOf(7 + serial, 1));
+    EXPECT_OK(rank->HearResult().status);
+    const AdapterAnswer refused = answer_to({serial + 1, {{"one", "digest"}}});
+    ASSERT_EQ(refused.failures.size(), 1u);
+    EXPECT_EQ(refused.failures[0].digest, "digest");
+    EXPECT_THAT(refused.failures[0].why.message(), HasSubstr("model.runtime_adapters=true"));
+    rank->Say(PlanOf(7 + serial, 2));
+    EXPECT_OK(rank->HearResult().status) << "it serves all the same";
+    rank->End(serial == 5 ? absl::UnavailableError("restarted") : absl::OkStatus());
+  }
 }
 
 TEST_F(PlanIntakeTest, ADrainedRankAnswersWhatItHasAndEndsItsSide) {

@@ -29,6 +29,8 @@ struct MakerOptions {
   int32_t names_late = 0;            // blocks are named so many plans after they are full
   int32_t drafts = 0;                // guesses in each plan; `guesses` says which
   std::function<SkipPlan()> skip;    // the rank makes the guesses by these plans, drawn for each step, if set
+  int32_t key_layer = -1;            // behind which keys of prompts are taken; -1: none are
+  int32_t key_tokens = 1;            // of the prompt's last positions
   uint64_t moves = 0;                // seed of random parks, promotions and changes of `kept`; 0: none
   std::function<void()> after_plan;  // runs after each plan, if set
   // The tokens of each request's output as the guesses see them; a wrong guess is truncated.
@@ -80,7 +82,11 @@ class PlanMaker {
     for (const Stream& s : streams) plan.releases.push_back({s.id, {}});
     Execute(plan);
     std::vector<std::vector<int32_t>> out;
-    for (const Stream& s : streams) out.emplace_back(s.tokens.begin() + s.prompt, s.tokens.end());
+    last_keys_.clear();
+    for (const Stream& s : streams) {
+      out.emplace_back(s.tokens.begin() + s.prompt, s.tokens.end());
+      last_keys_.push_back(keys_[s.id]);
+    }
     return out;
   }
 
@@ -89,6 +95,9 @@ class PlanMaker {
     StepResult result = runner_.Execute(plan);
     EXPECT_OK(result.status);
     EXPECT_TRUE(result.lost.empty()) << result.ToString() << ": " << (result.lost.empty() ? "" : result.lost[0].detail);
+    for (const PromptKey& key : result.keys) {
+      EXPECT_TRUE(keys_.emplace(key.request, key.mean).second) << "a key is given twice";
+    }
     bytes_in_ += result.bytes_in;
     bytes_out_ += result.bytes_out;
     return result;
@@ -122,6 +131,8 @@ class PlanMaker {
   int64_t bytes_out() const { return bytes_out_; }
   int64_t adopted() const { return adopted_; }
   int64_t accepted_drafts() const { return accepted_drafts_; }
+  // Of the prompts of the last run, in their order; of one that has none: empty.
+  const std::vector<std::vector<float>>& keys() const { return last_keys_; }
 
  private:
   struct Stream {
@@ -133,6 +144,7 @@ class PlanMaker {
     LayerSet kept;
     std::vector<int32_t> guesses;
     int32_t computed = 0;         // positions
+    int32_t adopted = 0;          // of them
     int32_t named = 0;            // blocks
     std::vector<int32_t> drafts;  // of the plan under way
     bool opened = false;
@@ -162,6 +174,10 @@ class PlanMaker {
     if (options.last_sample && s.computed >= s.prompt) p.tokens[0] = kLastSample;
     p.sample = s.computed + count == size;
     p.sample_index = size - s.prompt;
+    if (options.key_layer >= 0 && p.start < s.prompt) {
+      const int32_t first = std::max(s.prompt - options.key_tokens, s.adopted);
+      if (p.start + count > first) p.key = KeyAsk{LayerId{options.key_layer}, first, p.start + count == s.prompt};
+    }
     s.drafts.clear();
     if (p.sample && options.skip && count == 1) {
       s.drafts.assign(std::max(0, std::min(options.drafts, s.end - size - 1)), kOwnDraft);
@@ -197,7 +213,7 @@ class PlanMaker {
       opening->adopted.push_back(id);
       ++s.named;
     }
-    s.computed = s.named * info_.block_tokens;
+    s.computed = s.adopted = s.named * info_.block_tokens;
     opening->prefix.assign(s.tokens.begin(), s.tokens.begin() + s.computed);
     adopted_ += s.named;
   }
@@ -251,6 +267,8 @@ class PlanMaker {
   std::map<BlockId, Place> known_;
   uint64_t last_request_ = 0, last_plan_ = 0;
   int64_t bytes_in_ = 0, bytes_out_ = 0, adopted_ = 0, accepted_drafts_ = 0;
+  std::map<RequestId, std::vector<float>> keys_;
+  std::vector<std::vector<float>> last_keys_;
 };
 
 }  // namespace interlace

@@ -1,5 +1,6 @@
 // One rank driven by hand-made plans: where KV lies, how prompts are cut, what is adopted, guessed, parked and promoted
 // never changes a token.
+#include <cmath>
 #include <map>
 
 #include "kernels/modular/modular.h"
@@ -156,6 +157,54 @@ TEST_P(RankStreamsTest, OwnDraftsByTheWholeModelAreAllRight) {
   ASSERT_EQ(world.maker->Run(Asked(), kOutputs, options), Want());
   // Of 24 tokens one comes with the prompt; then steps give 4 each, the last one what is left.
   EXPECT_EQ(world.maker->accepted_drafts(), static_cast<int64_t>(Asked().size()) * (kOutputs - 1 - 6));
+}
+
+// The key of a prompt is the same to the last bit however the prompt is cut and wherever KV lies, and taking it changes
+// no token.
+TEST_P(RankStreamsTest, KeysOfPrompts) {
+  for (const int32_t layer : {0, 3, kLayers - 1}) {
+    std::vector<std::vector<float>> keys;
+    for (const LayerSet& kept : {LayerSet(), Layers({0, 2, 5}), LayerSet::Range(0, kLayers)}) {
+      for (const int32_t chunk : {7, 16, 1000}) {
+        World world(GetParam());
+        const MakerOptions options{
+            .kept = kept, .chunk = chunk, .together = chunk != 7, .key_layer = layer, .key_tokens = 20};
+        ASSERT_EQ(world.maker->Run(Asked(), kOutputs, options), Want()) << kept.ToString() << " chunk " << chunk;
+        if (keys.empty()) keys = world.maker->keys();
+        ASSERT_EQ(world.maker->keys(), keys) << "layer " << layer << " kept " << kept.ToString() << " chunk " << chunk;
+        for (const std::vector<float>& key : keys) ASSERT_FALSE(key.empty());
+      }
+    }
+  }
+}
+
+// Of prompts that adopt blocks it is the mean of what they compute.
+TEST_P(RankStreamsTest, KeysOfWhatIsComputed) {
+  World world(GetParam());
+  MakerOptions options{.chunk = 16, .together = false, .adopt = true, .key_layer = 1, .key_tokens = 1000};
+  for (int round = 0; round < 2; ++round) ASSERT_EQ(world.maker->Run(Asked(), kOutputs, options), Want());
+  ASSERT_GT(world.maker->adopted(), 20);
+  for (const std::vector<float>& key : world.maker->keys()) EXPECT_FALSE(key.empty());
+}
+
+// What stands behind a position does not change its hidden state, so the mean over the last ones of a prompt is that of
+// the keys of its prefixes, of one position each.
+TEST(RankKeysTest, AKeyIsTheMeanOfItsPositions) {
+  constexpr int32_t kPositions = 9;
+  World world("cpu");
+  const std::vector<int32_t> prompt = Requests(7, 5)[1].prompt;
+  ASSERT_GT(prompt.size(), static_cast<size_t>(kPositions));
+  world.maker->Run({{prompt, {}}}, 1, {.chunk = 4, .key_layer = 2, .key_tokens = kPositions});
+  const std::vector<float> key = world.maker->keys().at(0);
+  std::vector<MakerRequest> prefixes;
+  for (int32_t p = 0; p < kPositions; ++p) prefixes.push_back({{prompt.begin(), prompt.end() - p}, {}});
+  world.maker->Run(prefixes, 1, {.key_layer = 2, .key_tokens = 1});
+  std::vector<double> mean(key.size());
+  for (const std::vector<float>& one : world.maker->keys()) {
+    ASSERT_EQ(one.size(), key.size());
+    for (size_t d = 0; d < key.size(); ++d) mean[d] += one[d] / kPositions;
+  }
+  for (size_t d = 0; d < key.size(); ++d) EXPECT_NEAR(key[d], mean[d], 1e-6 + 1e-5 * std::abs(mean[d])) << d;
 }
 
 // Guesses that are all right, all wrong, and both.

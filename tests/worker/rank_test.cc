@@ -142,6 +142,27 @@ TEST_F(RankTest, RefusesOneSequenceAndGoesOnWithTheOthers) {
          s.sample = true;
          s.own_drafts = SkipPlan();
        }},
+      {"key",
+       [](auto& s) {
+         s.key = KeyAsk{LayerId{999}, 0, true};
+       }},
+      {"key",
+       [](auto& s) {
+         s.key = KeyAsk{LayerId{-1}, 0, true};
+       }},
+      {"key",
+       [](auto& s) {
+         s.key = KeyAsk{LayerId{0}, -1, true};
+       }},
+      {"key.first",
+       [](auto& s) {
+         s.key = KeyAsk{LayerId{0}, 9, true};
+       }},
+      {"key: of tokens that are guesses",
+       [](auto& s) {
+         s.drafts = 2;
+         s.key = KeyAsk{LayerId{0}, 0, true};
+       }},
       {"sample_index", [](auto& s) { s.sample_index = 9; }},
       {"sample_index", [](auto& s) { s.sample_index = -1; }},
       {"score.first",
@@ -224,6 +245,37 @@ TEST_F(RankTest, RefusesOneSequenceAndGoesOnWithTheOthers) {
     Execute({}, {1, 2});
     EXPECT_EQ(sequences(), 0u);
     EXPECT_EQ(rank_->arena().used(), 0);
+  }
+}
+
+// Nobody has the hidden states of positions that were computed without a word.
+TEST_F(RankTest, AKeyThatMissesAPositionIsRefused) {
+  const auto keyed = [](PlanSequence s, KeyAsk ask) {
+    s.key = ask;
+    return s;
+  };
+  const KeyAsk begun{LayerId{1}, 3, false}, given{LayerId{1}, 3, true}, other{LayerId{0}, 3, true};
+  const std::vector<std::pair<std::vector<PlanSequence>, bool>> cases = {
+      {{keyed(Sequence(1, 0, 5), begun), keyed(Sequence(1, 5, 4), given)}, true},
+      {{Sequence(1, 0, 2), keyed(Sequence(1, 2, 7), given)}, true},
+      {{Sequence(1, 0, 5), keyed(Sequence(1, 5, 4), given)}, false},
+      {{keyed(Sequence(1, 0, 5), begun), Sequence(1, 5, 1), keyed(Sequence(1, 6, 3), given)}, false},
+      {{keyed(Sequence(1, 0, 5), begun), keyed(Sequence(1, 5, 4), other)}, false},
+  };
+  std::vector<float> key;
+  for (size_t c = 0; c < cases.size(); ++c) {
+    const auto& [plans, good] = cases[c];
+    StepResult last;
+    for (const PlanSequence& s : plans) last = Execute({s});
+    EXPECT_EQ(last.keys.size(), good ? 1u : 0u) << c;
+    EXPECT_EQ(last.lost.empty(), good) << c;
+    Execute({}, {1});
+    if (!good) {
+      EXPECT_THAT(last.lost.at(0).detail, testing::StartsWith("key: positions 3 to")) << c;
+      continue;
+    }
+    EXPECT_TRUE(key.empty() || last.keys.at(0).mean == key) << "how the prompt is cut changes nothing";
+    key = last.keys.at(0).mean;
   }
 }
 
