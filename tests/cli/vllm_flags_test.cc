@@ -65,7 +65,8 @@ TEST(VllmFlags, EachNamesASettingThatTakesItsValue) {
       {"--kv-offloading-size", "4"},      {"--lora-modules", "a=b"},
       {"--scheduling-policy", "fcfs"},    {"--tool-call-parser", "llama3_json"},
       {"--reasoning-parser", "qwen3"},    {"--allowed-origins", "*"},
-      {"--shutdown-timeout", "0.5"},      {"--uvicorn-log-level", "warning"}};
+      {"--shutdown-timeout", "0.5"},      {"--uvicorn-log-level", "warning"},
+      {"--max-lora-rank", "16"}};
   for (const VllmFlag& flag : VllmFlags()) {
     const auto found = values.find(std::string(flag.flag));
     const Parsed parsed = Parse({std::string(flag.flag), found == values.end() ? "text" : found->second});
