@@ -65,6 +65,7 @@ TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
                                                         {"kv.tiers=host,rocksdb", "kv.rocksdb_dir"},
                                                         {"kv.tiers=host,,", "empty entry"},
                                                         {"kv.tiers=host,host", "twice"},
+                                                        {"model.runtime_adapters=true", "needs model.adapter_dir"},
                                                         {"skip.explore=1.5", "share from 0 to 1"},
                                                         {"skip.explore=some", "share from 0 to 1"},
                                                         {"skip.layer=-1", "layer of the model"}}) {

@@ -371,6 +371,28 @@ TEST_F(RuntimeAdaptersTest, AreNotThereUnlessASettingSaysSo) {
   }
 }
 
+TEST_F(RuntimeAdaptersTest, AreForOperatorsAlone) {
+  const std::string keys = root_ + "/keys.json";
+  std::ofstream(keys) << R"({"tenants":[{"name":"acme","keys":["sk-acme"]},{"name":"ops","keys":["sk-ops"],)"
+                      << R"("operator":true}]})";
+  std::filesystem::permissions(keys, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  Rig rig(root_);
+  Tenants tenants({.file = keys}, rig.clock, rig.metrics);
+  ASSERT_OK(tenants.Read());
+  auto front = HttpFront::Listen({.tenants = &tenants}, rig.intake, rig.metrics);
+  ASSERT_OK(front);
+  const auto load = [&](absl::string_view headers) {
+    HttpClient client((*front)->port());
+    client.Post("/v1/load_lora_adapter", R"({"lora_name":"new","lora_path":"one"})", headers);
+    return client.Read().status;
+  };
+  EXPECT_EQ(load(""), 401);
+  EXPECT_EQ(load("Authorization: Bearer sk-acme\r\n"), 403);
+  EXPECT_EQ(rig.registry.Find("new").adapter, nullptr);
+  EXPECT_EQ(load("Authorization: Bearer sk-ops\r\nOrigin: http://127.0.0.1:8000\r\n"), 403) << "a page in a browser";
+  EXPECT_EQ(load("Authorization: Bearer sk-ops\r\n"), 200);
+}
+
 TEST_F(RuntimeAdaptersTest, MetricsNameThoseOfRequests) {
   Rig rig(root_, 5);
   EngineLoad load{.ranks_ready = 1, .ranks = 1};
