@@ -8,6 +8,7 @@
 namespace interlace {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 TEST_F(ClusterServiceTest, FormsWhenEveryStageIsThereAndRunsPlans) {
@@ -225,7 +226,9 @@ TEST_F(ClusterServiceTest, ASilentRankIsGone) {
   first->KeepSpeaking(absl::Milliseconds(10));
   auto silent = Register(1);
   const uint64_t epoch = first->NextEpoch();
-  EXPECT_THAT(silent->End(), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("silent")));
+  // A stream to which a sign of life is just being written is cancelled, since its end may not read; then no reason is said.
+  EXPECT_THAT(silent->End(), AnyOf(StatusIs(absl::StatusCode::kUnavailable, HasSubstr("silent")),
+                                   StatusIs(absl::StatusCode::kCancelled, HasSubstr("server side"))));
   EXPECT_GT(silent->heartbeats(), 0) << "the coordinator itself was silent";
   ASSERT_TRUE(Ready(0));
   auto back = Register(1);
