@@ -11,7 +11,6 @@ namespace {
 
 constexpr int32_t kKeyTokens = 64;      // the last ones of a prompt are what it is about
 constexpr int32_t kLeastKeyTokens = 8;  // a mean of fewer says too little
-constexpr int32_t kLeastLayers = 3;     // of fewer none may be passed over
 constexpr double kHope = 0.95;          // what a trial's guesses are taken for, until some are made
 constexpr int32_t kSeen = 3;            // guesses that each trial makes
 constexpr int32_t kTrialDepth = 2;      // so many a step
@@ -32,7 +31,7 @@ std::string NameOf(const SkipAdvice& advice) {
 
 bool Scheduler::MaySkip() const {
   return options_.skip_advisor != nullptr && options_.draft_tokens > 0 && MaySelf() &&
-         shape()->layers >= kLeastLayers && options_.skip_layer < shape()->layers;
+         shape()->layers >= kLeastSkipLayers && options_.skip_layer < shape()->layers;
 }
 
 // Of a step that computes the prompt up to `end`. Of what was adopted nobody has the hidden states, and a key that

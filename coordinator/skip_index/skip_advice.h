@@ -16,6 +16,9 @@ enum class SkipSource : uint8_t {
 };
 absl::string_view SkipSourceName(SkipSource source);  // "static", "entry", "trial"
 
+// Of a model: the first and the last one are passed over by no plan, and of fewer nothing is left that could be.
+inline constexpr int32_t kLeastSkipLayers = 3;
+
 struct SkipAdvice {
   SkipSource source = SkipSource::kStatic;
   SkipPlan plan;

@@ -7,17 +7,12 @@
 #include "common/check.h"
 
 namespace interlace {
-namespace {
-
-constexpr int32_t kLeastLayers = 3;  // of fewer none may be passed over
-
-}  // namespace
 
 std::unique_ptr<SkipAdvisor> MakeSkipAdvisor(const Config& config, const std::string& model_digest, int32_t layers,
                                              std::unique_ptr<Entropy> entropy) {
   const bool drafts = config.sched.speculate == "self" || config.sched.speculate == "auto";
   const bool alone = config.cluster.stages * config.cluster.tensor_ranks == 1;
-  if (!config.skip.index || !drafts || !alone || config.sched.draft_tokens == 0 || layers < kLeastLayers)
+  if (!config.skip.index || !drafts || !alone || config.sched.draft_tokens == 0 || layers < kLeastSkipLayers)
     return nullptr;
   SkipAdvisor::Options options{.model_digest = model_digest, .layers = layers};
   options.most_bytes = config.skip.index_bytes.value;
