@@ -56,7 +56,9 @@ absl::StatusOr<StudyRun> RunMode(const Config& given, const AblationMode& mode, 
   config.sched.policy = mode.policy;
   config.sched.max_waiting = std::max<int64_t>(config.sched.max_waiting, load.requests);
   config.sched.max_queue_time = absl::ZeroDuration();  // nor does anybody wait too long
-  StudyRequest request{.line = {.label = mode.name}, .plan = load};
+  StudyRequest request;
+  request.line.label = mode.name;
+  request.plan = load;
   request.plan.arrivals.process = "closed";
   ASSIGN_OR_RETURN(request.line.policy, FindPolicy(mode.policy));
   return RunInProcess(config, mode.client, request, mode.concurrency);

@@ -37,6 +37,7 @@
 #include "cli/vllm_flags.h"
 #include "common/config.h"
 #include "common/log_sink.h"
+#include "common/process.h"
 #include "common/status_macros.h"
 
 namespace interlace {
@@ -556,4 +557,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace interlace
 
-int main(int argc, char** argv) { return interlace::Main(argc, argv); }
+int main(int argc, char** argv) {
+  interlace::BeginProcess();
+  return interlace::Main(argc, argv);
+}

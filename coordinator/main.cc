@@ -25,6 +25,7 @@
 #include "common/log_sink.h"
 #include "common/loopback.h"
 #include "common/metrics.h"
+#include "common/process.h"
 #include "common/state_file.h"
 #include "common/status_macros.h"
 #include "coordinator/cluster_service.h"
@@ -148,6 +149,24 @@ CachedEngine::Options CacheOptions(const Config& config, const std::string& mode
   return options;
 }
 
+// What follows from the settings and the model alone.
+Intake::Options IntakeOptions(const Config& config, const ServedModel& model) {
+  Intake::Options options;
+  options.model = model.name;
+  options.context = model.facts.context;
+  options.layers = model.facts.layers;
+  options.created = WallSeconds();
+  options.default_max_tokens = config.request.max_tokens;
+  options.default_deadline = config.request.deadline;
+  options.default_targets.ttft = config.slo.ttft;
+  options.default_targets.tpot = config.slo.tpot;
+  options.default_targets.largest_gap = config.slo.largest_gap;
+  options.most_choices = static_cast<size_t>(config.http.max_choices);
+  options.request_templates = config.http.request_templates;
+  options.sampling = model.text.defaults;
+  return options;
+}
+
 void KeepCosts(ReplicaSet& replicas, CostFile& file) {
   const absl::StatusOr<LearnedCosts> learned = replicas.Learned();
   if (!learned.ok() || learned->latest() == nullptr) return;
@@ -262,24 +281,15 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   DrainGate gate(leader, clock, metrics);
   ASSIGN_OR_RETURN(const ToolSyntax* const tools, FindToolSyntax(config.http.tool_parser, model.chat_template()));
   ASSIGN_OR_RETURN(const bool thinks, Thinks(config.http.reasoning_parser, model.chat_template()));
-  Intake intake(
-      {.model = model.name,
-       .adapters = &served_adapters,
-       .context = model.facts.context,
-       .layers = model.facts.layers,
-       .created = WallSeconds(),
-       .default_max_tokens = config.request.max_tokens,
-       .default_deadline = config.request.deadline,
-       .default_targets = {.ttft = config.slo.ttft, .tpot = config.slo.tpot, .largest_gap = config.slo.largest_gap},
-       .most_choices = static_cast<size_t>(config.http.max_choices),
-       .tools = tools,
-       .thinks = thinks,
-       .request_templates = config.http.request_templates,
-       .sampling = model.text.defaults,
-       .traces = spans != nullptr,
-       .caches = cached != nullptr,
-       .metrics = &metrics},
-      *model.text.tokenizer, model.chat_template(), gate, clock, entropy->Fork("intake"));
+  Intake::Options intake_options = IntakeOptions(config, model);
+  intake_options.adapters = &served_adapters;
+  intake_options.tools = tools;
+  intake_options.thinks = thinks;
+  intake_options.traces = spans != nullptr;
+  intake_options.caches = cached != nullptr;
+  intake_options.metrics = &metrics;
+  Intake intake(std::move(intake_options), *model.text.tokenizer, model.chat_template(), gate, clock,
+                entropy->Fork("intake"));
   Tenants tenants({.file = config.server.api_keys, .key = config.server.api_key}, clock, metrics);
   RETURN_IF_ERROR(tenants.Read());
   const TlsFiles tls{config.server.tls_cert, config.server.tls_key, config.server.tls_client_ca};
@@ -390,6 +400,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
 }  // namespace interlace
 
 int main(int argc, char** argv) {
+  interlace::BeginProcess();
   CLI::App app("The coordinator of an Interlace cluster: front doors and scheduler.", "interlace-coordinator");
   std::string file, ready_file;
   std::vector<std::string> settings;

@@ -14,18 +14,19 @@
 #   lm_eval   the package lm_eval on a task of 200 items, against transformers' loglikelihoods
 #   streams   STREAMS (1000) at once with the settings as shipped, then MINUTES (10) of mixed clients: nothing may grow
 #   openapi   FUZZ (10000) requests that schemathesis makes of /openapi.json: no 500, and no answer that is not described
+#   release   deploy/quickstart.sh: what users build, warnings and all, starts, answers and ends
 #   image     the images of deploy/images made with debootstrap: their programs run as the overlay cpu-demo has them
 #   sanitize  the unit tests under AddressSanitizer and ThreadSanitizer (tests/sanitize.sh)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly all=(exact kills hosts tiers poison lm_eval streams openapi image sanitize)
+readonly all=(exact kills hosts tiers poison lm_eval streams openapi release image sanitize)
 readonly seed="${SEED:-1}" out="out/nightly"
 parts=("${@:-${all[@]}}")
 for part in "${parts[@]}"; do
   case " ${all[*]} " in
     *" $part "*) ;;
-    *) sed -n '2,18p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) sed -n '2,19p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done
 mkdir -p "$out"
@@ -72,6 +73,16 @@ lm_eval() {
   "$venv/bin/python" tests/nightly/lm_eval_task.py
 }
 
+release() {
+  if bash deploy/quickstart.sh --once >"$out/release.log" 2>&1; then
+    row release "deploy/quickstart.sh --once" "warnings: $(grep -c 'warning:' "$out/release.log" || true)" ok
+  else
+    tail -n 30 "$out/release.log"
+    row release "deploy/quickstart.sh --once" "ended with an error" FAILED
+    return 1
+  fi
+}
+
 sanitize() {
   local code=0
   bash tests/sanitize.sh 2>&1 | tee "$out/sanitize.log" || code=1
@@ -98,6 +109,7 @@ for part in "${parts[@]}"; do
     openapi) "$python" tests/nightly/openapi.py --seed "$seed" --requests "${FUZZ:-10000}" ;;
     tiers) tiers ;;
     lm_eval) lm_eval ;;
+    release) release ;;
     image) "$python" tests/nightly/image.py ;;
     sanitize) sanitize ;;
   esac || failed=1

@@ -37,4 +37,5 @@ fi
 if ! command -v chromium >/dev/null; then
   echo "no Chromium on this machine: the test of /ui in a browser is skipped (apt-get install chromium)"
 fi
-ctest --test-dir out/dev --output-on-failure --timeout 900 "$@"
+# Tests that need the machine for themselves say so (RUN_SERIAL).
+ctest --test-dir out/dev --output-on-failure --timeout 900 --parallel 2 "$@"

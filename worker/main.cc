@@ -16,6 +16,7 @@
 #include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
+#include "common/process.h"
 #include "common/state_file.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
@@ -120,6 +121,7 @@ absl::Status RunWorker(const Config& config, const std::string& ready_file, cons
 }  // namespace interlace
 
 int main(int argc, char** argv) {
+  interlace::BeginProcess();
   CLI::App app("One rank of an Interlace replica: executes the step plans of a coordinator.", "interlace-worker");
   std::string file, ready_file;
   std::vector<std::string> settings;

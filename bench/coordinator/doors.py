@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """What the door, the scheduler and the plan stream cost: decode through HTTP beside `interlace bench model`.
 
-    python3 bench/coordinator/doors.py MODEL.gguf [--bin out/release/bin] [--batch 1,16,32] [--rounds 5]
+    python3 bench/coordinator/doors.py MODEL.gguf [--bin out/release/bin] [--batch 1,16,32] [--rounds 5] [--apart]
 
 Both decode N streams at the same mean context (prompt and half of the answer), in turn, round by round. Of a round through
 HTTP only the time counts in which all N streams are under way. The client reads raw bytes and counts events; the
 processor time that it takes is measured and taken off the wall clock, shared over the cores, since compute and client
 share them. From the coordinator's /metrics comes how long ranks waited between two steps.
+
+With --apart the rank, and `bench model`, compute with one thread on the first core, and everything else runs on the others,
+as where an operator leaves a core to the doors: the client's time is then not taken off, since it takes nothing from the rank.
 """
 import argparse
 import json
@@ -41,6 +44,38 @@ def serve(bin_dir, model, folder, flags):
 
 
 WORDS = "One winter the keeper of a small harbour began to write down what each ship had told him about the sea".split()
+
+
+def processes_under(root):
+    """The process ids of `root` and all below it."""
+    parents = {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = int(stat.parent.name), stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it ended meanwhile
+        parents.setdefault(int(rest[1]), []).append(pid)
+    found, at = [root], 0
+    while at < len(found):
+        found += parents.get(found[at], [])
+        at += 1
+    return found
+
+
+def set_apart(root):
+    """The rank below the process `root` gets the first core alone, its other processes and this one the others."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("--apart needs two cores")
+    ranks = 0
+    for pid in [*processes_under(root), os.getpid()]:
+        is_rank = pathlib.Path(f"/proc/{pid}/comm").read_text().startswith("interlace-work")
+        ranks += is_rank
+        for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cores[:1] if is_rank else cores[1:])
+    if ranks != 1:
+        raise SystemExit(f"--apart is for one rank; found {ranks}")
+    return cores[0]
 
 
 def ask(address, index, answer):
@@ -101,10 +136,14 @@ def quantile(before, after, share):
     return next((bound for bound, count in counts if count >= share * counts[-1][1]), float("inf"))
 
 
-def model_round(bin_dir, model, batches, folder):
+def model_round(bin_dir, model, batches, folder, core):
+    """Tokens a second without doors; with one thread on `core` where one is given."""
     report = pathlib.Path(folder) / "model.json"
-    subprocess.run([bin_dir / "interlace", "bench", "model", model, "--prompt", "", "--batch", ",".join(map(str, batches)),
-                    "--context", str(PROMPT + ANSWER // 2 - STEPS // 2), "--rounds", "1", "--json", report],
+    apart = [] if core is None else ["taskset", "-c", str(core)]
+    threads = [] if core is None else ["--threads", "1"]
+    subprocess.run([*apart, bin_dir / "interlace", "bench", "model", model, "--prompt", "",
+                    "--batch", ",".join(map(str, batches)),
+                    "--context", str(PROMPT + ANSWER // 2 - STEPS // 2), "--rounds", "1", "--json", report, *threads],
                    check=True, stdout=subprocess.DEVNULL)
     return json.loads(report.read_text())
 
@@ -120,30 +159,34 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=pathlib.Path("out/release/bin"))
     parser.add_argument("--batch", default="1,16,32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--apart", action="store_true", help="the rank alone on the first core, with one thread")
     parser.add_argument("--set", action="append", default=[], help="a setting of the server, NAME=VALUE")
     options = parser.parse_args()
     batches = [int(b) for b in options.batch.split(",")]
-    flags = [word for setting in options.set for word in ("--set", setting)]
+    settings = options.set + (["engine.threads=1"] if options.apart else [])
+    flags = [word for setting in settings for word in ("--set", setting)]
     with tempfile.TemporaryDirectory() as folder:
         process, address = serve(options.bin, options.model, folder, flags)
         try:
-            measure(options, batches, address, folder)
+            measure(options, batches, address, folder, set_apart(process.pid) if options.apart else None)
         finally:
             process.terminate()
             process.wait(60)
 
 
-def measure(options, batches, address, folder):
+def measure(options, batches, address, folder, core):
     rows = {batch: [] for batch in batches}
     gap = {batch: [] for batch in batches}
     for batch in batches:
         http_round(address, batch)  # warm
     for _ in range(options.rounds):
-        alone = rates_of(model_round(options.bin, options.model, batches, folder), batches)
+        alone = rates_of(model_round(options.bin, options.model, batches, folder, core), batches)
         for batch in batches:
             before = gaps(address)
             plain, without, share = http_round(address, batch)
             after = gaps(address)
+            if core is not None:
+                without = plain
             rows[batch].append((alone[batch], plain, without, share, without / alone[batch]))
             gap[batch].append((quantile(before, after, 0.5), quantile(before, after, 0.99)))
     print(f"{'streams':>7} {'model':>8} {'HTTP':>8} {'client':>7} {'without':>8} {'ratio':>6} {'quartiles':>11}"

@@ -23,7 +23,11 @@ class Study {
   absl::Status Calibrate(LayerKvResult* result) {
     ASSIGN_OR_RETURN(const Policy* const fcfs, FindPolicy("fcfs"));
     for (const bool roomy : {false, true}) {
-      StudyRequest burst{.line = {.label = "fcfs", .policy = fcfs}, .plan = options_.load, .roomy = roomy};
+      StudyRequest burst;
+      burst.line.label = "fcfs";
+      burst.line.policy = fcfs;
+      burst.plan = options_.load;
+      burst.roomy = roomy;
       burst.plan.seed = kCalibrationSeed;
       burst.plan.requests = options_.calibration;
       burst.plan.arrivals.process = "burst";

@@ -13,6 +13,7 @@
 #include "common/grpc_log.h"
 #include "common/log.h"
 #include "common/log_sink.h"
+#include "common/process.h"
 #include "common/status_macros.h"
 #include "kvstore/remote/store_server.h"
 #include "transport/ucx_transport.h"
@@ -87,6 +88,7 @@ absl::Status Serve(const Flags& flags) {
 }  // namespace interlace
 
 int main(int argc, char** argv) {
+  interlace::BeginProcess();
   interlace::Flags flags;
   CLI::App app("A KV tier that workers reach over the network: memory over a bounded RocksDB store.",
                "interlace-kvstore");
