@@ -28,10 +28,15 @@ int64_t RanksOf(const Config& config) {
   return config.cluster.replicas * config.cluster.stages * config.cluster.tensor_ranks;
 }
 
+// Stages whose streams do not take turns compute one after another.
+int64_t RanksAtOnce(const Config& config) {
+  return RanksOf(config) / (config.sched.turns == 1 ? config.cluster.stages : 1);
+}
+
 Finding Cpu(const MachineFacts& facts, const Config& config) {
   Finding finding{"cpu", Verdict::kOk, absl::StrCat(facts.cpu, ", ", facts.cores, " cores"), ""};
   if (facts.cpu_quota) absl::StrAppend(&finding.found, ", control group: ", absl::StrFormat("%g", *facts.cpu_quota));
-  const int64_t ranks = RanksOf(config);
+  const int64_t ranks = RanksAtOnce(config);
   const int64_t threads = config.engine.threads == 0 ? facts.cores : config.engine.threads;
   if (config.engine.threads > facts.cores) {
     finding.verdict = Verdict::kWarn;

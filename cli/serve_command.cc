@@ -205,6 +205,7 @@ class LocalCluster {
     }
     // The next one, here or in the next run with this folder, begins with what this one learned of the machine.
     if (config_.coordinator.state.empty()) settings.push_back(absl::StrCat("coordinator.state=", Path("costs")));
+    if (StagesShareCores() && config_.sched.turns == 0) settings.push_back("sched.turns=1");
     return Start("coordinator", "interlace-coordinator", settings, true);
   }
 
@@ -215,6 +216,14 @@ class LocalCluster {
   int64_t RanksOfReplica() const { return config_.cluster.stages * config_.cluster.tensor_ranks; }
   int64_t Ranks() const { return config_.cluster.replicas * RanksOfReplica(); }
 
+  // Unless the settings say how many threads a rank has, each stage computes with all the cores that its replica has,
+  // and the streams go through them one after another: the same work as that of one stage. Ranks of one stage, and
+  // replicas, compute at the same time, so they divide the cores.
+  bool StagesShareCores() const { return config_.engine.threads == 0 && config_.cluster.stages > 1; }
+  int64_t ThreadsOfRank() const {
+    return std::max<int64_t>(1, AvailableCores() / (config_.cluster.replicas * config_.cluster.tensor_ranks));
+  }
+
   // Ranks are numbered replica by replica, stage by stage.
   absl::Status StartRank(int64_t rank) {
     const int64_t replica = rank / RanksOfReplica(), index = rank % RanksOfReplica();
@@ -222,9 +231,7 @@ class LocalCluster {
     std::vector<std::string> settings = {
         absl::StrCat("cluster.coordinator=", doors_["cluster"]), absl::StrCat("cluster.replica=", replica),
         absl::StrCat("cluster.stage=", stage), absl::StrCat("cluster.tensor_rank=", tensor_rank)};
-    if (config_.engine.threads == 0) {  // the ranks share this machine's cores
-      settings.push_back(absl::StrCat("engine.threads=", std::max<int64_t>(1, AvailableCores() / Ranks())));
-    }
+    if (config_.engine.threads == 0) settings.push_back(absl::StrCat("engine.threads=", ThreadsOfRank()));
     if (!kvstore_address_.empty()) settings.push_back(absl::StrCat("kv.remote=", kvstore_address_));
     if (!config_.kv.rocksdb_dir.empty()) {
       const std::string part = config_.cluster.tensor_ranks == 1 ? "" : absl::StrCat("-tensor-", tensor_rank);

@@ -298,6 +298,10 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(sched, chunk_tokens, kTokensOfAStep, "prompt tokens of one request in one step"),
       BOUNDED(sched, step_tokens, kTokensOfAStep, "tokens of one step over all requests"),
       BOUNDED(sched, max_running, kCount, "requests that hold KV at once"),
+      BOUNDED(
+          sched, turns, kCountOrNone,
+          "groups in which streams take turns on the stages of a pipeline; 0: one for each stage; 1: all run together, "
+          "which is best where the stages share the same cores"),
       BOUNDED(sched, max_waiting, kCount, "requests that may wait; above it clients get 429"),
       FIELD(sched, max_queue_time,
             "how long the queue may be: until a request that comes would start, by what others took of late; above it "

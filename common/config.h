@@ -146,6 +146,7 @@ struct Config {
     int64_t chunk_tokens = 256;
     int64_t step_tokens = 512;
     int64_t max_running = 64;
+    int64_t turns = 0;
     int64_t max_waiting = 16384;
     absl::Duration max_queue_time = absl::Seconds(300);
     int64_t max_recomputes = 8;

@@ -165,6 +165,7 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.chunk_tokens = static_cast<int32_t>(config.sched.chunk_tokens);
   scheduler.step_tokens = static_cast<int32_t>(config.sched.step_tokens);
   scheduler.max_running = static_cast<int32_t>(config.sched.max_running);
+  scheduler.turns = static_cast<int32_t>(config.sched.turns);
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   const std::optional<Speculate> speculate = ParseSpeculate(config.sched.speculate);
   if (!speculate) {

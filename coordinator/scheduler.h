@@ -59,6 +59,7 @@ class Scheduler {
     int32_t chunk_tokens = 256;
     int32_t step_tokens = 512;
     int32_t max_running = 64;
+    int32_t turns = 0;  // groups in which streams take turns on several stages; 0: as many as there are stages
     int32_t max_recomputes = 8;
     int32_t fixed_keep = -1;                  // kv.keep_layers; -1: auto
     int32_t context = 0;                      // tokens of the model

@@ -134,11 +134,14 @@ const std::vector<SequenceState*>& Scheduler::RunningInOrder() {
 // How many of the streams [begin, end) the plan takes; these are then the first. A stream's token comes back to the
 // first stage when the last one has sampled it, so on S stages the streams take turns in S groups: while one group is
 // on its way, the others are computed. Four streams on two stages go A B, C D, A B, ..; three go A B, C, A B, ..
+// Stages that share their cores gain nothing by that, and read their weights S times as often: there sched.turns=1 has
+// all streams run together, now on one stage, now on the next.
 int64_t Scheduler::TakeTurns(StreamIterator begin, StreamIterator end, int64_t streams, int64_t most) {
   if (begin == end) return 0;
   const auto stages = static_cast<int64_t>(shape()->stages.size());
-  const int64_t group = std::min((streams + stages - 1) / stages, most);
-  const auto groups = static_cast<uint64_t>(std::min((streams + group - 1) / group, stages));
+  const int64_t turns = options_.turns > 0 ? std::min<int64_t>(options_.turns, stages) : stages;
+  const int64_t group = std::min((streams + turns - 1) / turns, most);
+  const auto groups = static_cast<uint64_t>(std::min((streams + group - 1) / group, turns));
   if (groups == 1 && end - begin <= group) return end - begin;
   std::stable_sort(begin, end, [](const SequenceState* a, const SequenceState* b) {
     return Value(a->planned_in) < Value(b->planned_in);

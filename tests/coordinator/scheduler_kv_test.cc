@@ -323,6 +323,28 @@ TEST_F(SchedulerKv, StreamsTakeTurnsOnSeveralStages) {
   }
 }
 
+// Where stages share their cores, nobody rests: each plan has every stream, and so many plans are under way as before.
+TEST_F(SchedulerKv, WithOneTurnAllStreamsRunTogether) {
+  options_.turns = 1;
+  for (int32_t stages : {2, 3}) {
+    for (int32_t streams : {1, 3, 8}) {
+      Form(MakeRanks(6, stages, kBlockTokens, 2000, 0));
+      std::vector<std::shared_ptr<Client>> clients;
+      for (int32_t i = 0; i < streams; ++i) clients.push_back(Admit(Text(3, 100 * streams + i), 60));
+      for (int i = 0; i < 60; ++i) Turn();  // until all prompts are computed
+      const size_t begin = replica_.plans().size();
+      for (int i = 0; i < 40; ++i) Turn();
+      ASSERT_GT(replica_.plans().size(), begin + 10);
+      for (size_t p = begin; p < replica_.plans().size(); ++p) {
+        EXPECT_EQ(replica_.plans()[p].sequences.size(), static_cast<size_t>(streams))
+            << stages << " stages, plan " << p;
+      }
+      Finish();
+      for (const auto& client : clients) ExpectRight(*client);
+    }
+  }
+}
+
 TEST_F(SchedulerKv, ALongPromptFillsThePipelineAlone) {
   Form(MakeRanks(3, 3, kBlockTokens, 1000, 0));
   const auto client = Admit(Text(320, 1), 4);
