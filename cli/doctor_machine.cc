@@ -25,7 +25,7 @@ std::string Rate(double bytes_per_second) {
 }
 
 int64_t RanksOf(const Config& config) {
-  return config.cluster.replicas * config.cluster.stages * config.cluster.tensor_ranks;
+  return config.cluster.replicas * config.cluster.stages * config.cluster.tensor_ranks * config.cluster.sequence_ranks;
 }
 
 // Stages whose streams do not take turns compute one after another.

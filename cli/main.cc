@@ -234,6 +234,8 @@ int Main(int argc, char** argv) {
   serve_flags.Short(serve, "--pp,--pipeline-parallel-size", "cluster.stages", "pipeline stages");
   serve_flags.Short(serve, "--tp,--tensor-parallel-size", "cluster.tensor_ranks",
                     "ranks that share each stage's layers");
+  serve_flags.Short(serve, "--sp", "cluster.sequence_ranks",
+                    "ranks of each stage, all with all of its weights, that divide the rows of long prompts");
   serve_flags.Short(serve, "--replicas,--data-parallel-size", "cluster.replicas",
                     "copies of the model, each of so many stages and ranks");
   serve_flags.Short(

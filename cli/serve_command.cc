@@ -213,7 +213,8 @@ class LocalCluster {
     return Start("kvstore", "interlace-kvstore", {absl::StrCat("kvstore.listen=", address)}, true);
   }
 
-  int64_t RanksOfReplica() const { return config_.cluster.stages * config_.cluster.tensor_ranks; }
+  int64_t StageRanks() const { return config_.cluster.tensor_ranks * config_.cluster.sequence_ranks; }
+  int64_t RanksOfReplica() const { return config_.cluster.stages * StageRanks(); }
   int64_t Ranks() const { return config_.cluster.replicas * RanksOfReplica(); }
 
   // Unless the settings say how many threads a rank has, each stage computes with all the cores that its replica has,
@@ -221,20 +222,21 @@ class LocalCluster {
   // replicas, compute at the same time, so they divide the cores.
   bool StagesShareCores() const { return config_.engine.threads == 0 && config_.cluster.stages > 1; }
   int64_t ThreadsOfRank() const {
-    return std::max<int64_t>(1, AvailableCores() / (config_.cluster.replicas * config_.cluster.tensor_ranks));
+    return std::max<int64_t>(1, AvailableCores() / (config_.cluster.replicas * StageRanks()));
   }
 
   // Ranks are numbered replica by replica, stage by stage.
   absl::Status StartRank(int64_t rank) {
     const int64_t replica = rank / RanksOfReplica(), index = rank % RanksOfReplica();
-    const int64_t stage = index / config_.cluster.tensor_ranks, tensor_rank = index % config_.cluster.tensor_ranks;
+    const int64_t stage = index / StageRanks(), stage_rank = index % StageRanks();
+    const absl::string_view way = config_.cluster.sequence_ranks > 1 ? "sequence" : "tensor";
     std::vector<std::string> settings = {
         absl::StrCat("cluster.coordinator=", doors_["cluster"]), absl::StrCat("cluster.replica=", replica),
-        absl::StrCat("cluster.stage=", stage), absl::StrCat("cluster.tensor_rank=", tensor_rank)};
+        absl::StrCat("cluster.stage=", stage), absl::StrCat("cluster.", way, "_rank=", stage_rank)};
     if (config_.engine.threads == 0) settings.push_back(absl::StrCat("engine.threads=", ThreadsOfRank()));
     if (!kvstore_address_.empty()) settings.push_back(absl::StrCat("kv.remote=", kvstore_address_));
     if (!config_.kv.rocksdb_dir.empty()) {
-      const std::string part = config_.cluster.tensor_ranks == 1 ? "" : absl::StrCat("-tensor-", tensor_rank);
+      const std::string part = StageRanks() == 1 ? "" : absl::StrCat("-", way, "-", stage_rank);
       const std::string of = config_.cluster.replicas == 1 ? "" : absl::StrCat("/replica-", replica);
       settings.push_back(absl::StrCat("kv.rocksdb_dir=", config_.kv.rocksdb_dir, of, "/stage-", stage, part));
     }
@@ -346,7 +348,8 @@ absl::Status ServeCommand(const Config& config, const ServeOptions& options, con
     return absl::StrCat(count, " ", of, count == 1 ? "" : "s");
   };
   std::string ranks = shape(config.cluster.stages, "stage");
-  if (config.cluster.tensor_ranks > 1) absl::StrAppend(&ranks, " of ", shape(config.cluster.tensor_ranks, "rank"));
+  const int64_t shared = config.cluster.tensor_ranks * config.cluster.sequence_ranks;
+  if (shared > 1) absl::StrAppend(&ranks, " of ", shape(shared, "rank"));
   if (config.cluster.replicas > 1) ranks = absl::StrCat(config.cluster.replicas, " replicas of ", ranks);
   std::printf("%s  %s, %s, %s of device KV each\n", Paint(Colour::kBold, "interlace serve").c_str(),
               config.model.path.c_str(), ranks.c_str(), PrintBytes(config.kv.device_bytes).c_str());

@@ -110,6 +110,7 @@ ConfigField Field(absl::string_view name, Get get, Bounds<T> bounds, absl::strin
 constexpr Bounds<int64_t> kPort{0, 65535};
 constexpr Bounds<int64_t> kStages{1, 1024};  // a model has fewer layers; which it has, serve and the coordinator know
 constexpr Bounds<int64_t> kTensorRanks{1, 256};
+constexpr Bounds<int64_t> kSequenceRanks{1, 256};
 constexpr Bounds<int64_t> kReplicas{1, 1024};
 constexpr Bounds<int64_t> kCount{1, std::numeric_limits<int32_t>::max()};
 constexpr Bounds<int64_t> kCountOrNone{0, std::numeric_limits<int32_t>::max()};
@@ -180,11 +181,14 @@ const std::vector<ConfigField>& ConfigSchema() {
             "coordinator address that a rank dials; of several, with commas, it serves the one that leads"),
       BOUNDED(cluster, stages, kStages, "pipeline stages of a replica"),
       BOUNDED(cluster, tensor_ranks, kTensorRanks, "ranks that share the layers of each stage, by heads and columns"),
+      BOUNDED(cluster, sequence_ranks, kSequenceRanks,
+              "ranks of each stage, all with all of its weights and KV, that divide the rows of long prompts"),
       BOUNDED(cluster, replicas, kReplicas,
               "copies of the model, each of so many stages and ranks; requests are routed to those that are there"),
       FIELD(cluster, replica, "replica that this rank is part of, from 0"),
       FIELD(cluster, stage, "pipeline stage of this rank, from 0"),
       FIELD(cluster, tensor_rank, "which of those that share the stage this rank is, from 0"),
+      FIELD(cluster, sequence_rank, "which of those that divide the rows of the stage this rank is, from 0"),
       BOUNDED(cluster, rank_timeout, kWait, "how long a plan may run before its rank counts as lost"),
       FIELD(cluster, reform_timeout,
             "how long requests wait for a lost rank to come back before they end with an error"),
@@ -399,6 +403,15 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
   if (c.cluster.tensor_rank < 0 || c.cluster.tensor_rank >= c.cluster.tensor_ranks) {
     return refuse("cluster.tensor_rank", c.cluster.tensor_rank,
                   absl::StrCat("must lie in [0, ", c.cluster.tensor_ranks, ")"));
+  }
+  if (c.cluster.sequence_rank < 0 || c.cluster.sequence_rank >= c.cluster.sequence_ranks) {
+    return refuse("cluster.sequence_rank", c.cluster.sequence_rank,
+                  absl::StrCat("must lie in [0, ", c.cluster.sequence_ranks, ")"));
+  }
+  if (c.cluster.sequence_ranks > 1 && c.cluster.tensor_ranks > 1) {
+    return refuse("cluster.sequence_ranks", c.cluster.sequence_ranks,
+                  absl::StrCat("with cluster.tensor_ranks=", c.cluster.tensor_ranks,
+                               ": ranks share a stage by rows or by heads, not both; set one of them to 1"));
   }
   if (!c.kv_events.zmq_replay.empty() && c.kv_events.zmq.empty()) {
     return refuse("kv_events.zmq_replay", c.kv_events.zmq_replay,

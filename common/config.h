@@ -61,9 +61,11 @@ struct Config {
     std::string coordinator = "127.0.0.1:7070";
     int64_t stages = 1;
     int64_t tensor_ranks = 1;
+    int64_t sequence_ranks = 1;
     int64_t replicas = 1;
     int64_t replica = 0;
     int64_t tensor_rank = 0;
+    int64_t sequence_rank = 0;
     int64_t stage = 0;
     absl::Duration rank_timeout = absl::Seconds(60);
     absl::Duration reform_timeout = absl::Seconds(15);

@@ -157,7 +157,7 @@ absl::Status ClusterService::CheckIncarnation(const RankInfo& rank) const {
 absl::Status ClusterService::CheckClaim(const RankInfo& rank) const {
   RETURN_IF_ERROR(following_);
   if (draining_) return absl::UnavailableError("the coordinator is draining");
-  const ReplicaTerms terms{options_.stages,   options_.tensor_ranks, options_.model_digest,
+  const ReplicaTerms terms{options_.stages,   options_.tensor_ranks, options_.sequence_ranks, options_.model_digest,
                            options_.adapters, options_.block_tokens, options_.replicas};
   RETURN_IF_ERROR(CheckTerms(rank, terms));
   std::map<int32_t, const RankInfo*> others;  // of its replica
@@ -276,7 +276,8 @@ void ClusterService::MakeMember(Stream& stream) {
   Do([rank] {
     LOG(INFO) << "rank registered" << Field("replica", rank.replica) << Field("stage", Value(rank.stage))
               << Field("stages", rank.stages) << Field("tensor_rank", rank.tensor_rank)
-              << Field("tensor_ranks", rank.tensor_ranks) << Field("slots", rank.device_slots)
+              << Field("tensor_ranks", rank.tensor_ranks) << Field("sequence_rank", rank.sequence_rank)
+              << Field("sequence_ranks", rank.sequence_ranks) << Field("slots", rank.device_slots)
               << Field("frames", rank.host_frames);
   });
   if (options_.runtime_adapters) TellAdapters(member);
@@ -284,12 +285,12 @@ void ClusterService::MakeMember(Stream& stream) {
 }
 
 std::string ClusterService::Name(int32_t place) const {
-  const std::string name = NameOfRank(place % Ranks(), options_.tensor_ranks);
+  const std::string name = NameOfRank(place % Ranks(), StageRanks());
   return options_.replicas == 1 ? name : absl::StrCat("replica ", place / Ranks(), ", ", name);
 }
 
-// A rank hands its activations to the one of the next stage that has the same heads, and shares its layers with those
-// of its own stage.
+// A rank hands its activations to the one of the next stage that has the same heads or rows, and shares its layers with
+// those of its own stage.
 void ClusterService::FillStart(Epoch epoch, const RankInfo& rank, v1::Start* start) const {
   start->set_epoch(Value(epoch));
   const auto member = [this, &rank](int32_t index) -> const RankInfo& {
@@ -297,10 +298,10 @@ void ClusterService::FillStart(Epoch epoch, const RankInfo& rank, v1::Start* sta
   };
   const auto address = [&](int32_t index) { return member(index).transport_address; };
   const bool last = Value(rank.stage) + 1 == options_.stages;
-  if (!last) start->set_next_stage_address(address(rank.index() + options_.tensor_ranks));
-  if (last && Value(rank.stage) > 0) start->set_first_stage_address(address(rank.tensor_rank));
-  const int32_t first = rank.index() - rank.tensor_rank;
-  for (int32_t t = 0; options_.tensor_ranks > 1 && t < options_.tensor_ranks; ++t) {
+  if (!last) start->set_next_stage_address(address(rank.index() + StageRanks()));
+  if (last && Value(rank.stage) > 0) start->set_first_stage_address(address(rank.stage_rank()));
+  const int32_t first = rank.index() - rank.stage_rank();
+  for (int32_t t = 0; StageRanks() > 1 && t < StageRanks(); ++t) {
     start->add_collective_addresses(member(first + t).collective_address);
   }
 }
@@ -344,9 +345,9 @@ void ClusterService::Remove(int32_t place, const absl::Status& why, bool abandon
 
 absl::StatusOr<StepResult> ClusterService::OfRank(int32_t place, StepResult result) const {
   const RankInfo& rank = members_.at(place).rank;
-  if (result.stage == rank.stage && result.tensor_rank == rank.tensor_rank) return result;
-  return absl::InvalidArgumentError(absl::StrCat("a result names stage ", Value(result.stage), ", tensor rank ",
-                                                 result.tensor_rank, "; this rank is that of ", Name(place)));
+  if (result.stage == rank.stage && result.stage_rank == rank.stage_rank()) return result;
+  return absl::InvalidArgumentError(absl::StrCat("a result names stage ", Value(result.stage), ", rank ",
+                                                 result.stage_rank, "; this rank is that of ", Name(place)));
 }
 
 void ClusterService::OnResult(LinkId id, absl::string_view bytes) {

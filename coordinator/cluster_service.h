@@ -45,9 +45,10 @@ class RankStream;
 class ClusterService final : public RankAdapters {
  public:
   struct Options {
-    int32_t replicas = 1;      // that there may be; each is formed when all its ranks are there
-    int32_t stages = 1;        // of each
-    int32_t tensor_ranks = 1;  // of each stage
+    int32_t replicas = 1;        // that there may be; each is formed when all its ranks are there
+    int32_t stages = 1;          // of each
+    int32_t tensor_ranks = 1;    // of each stage
+    int32_t sequence_ranks = 1;  // likewise
     std::string model_digest;
     std::vector<std::string> adapters;  // RankInfo's
     bool runtime_adapters = false;      // ranks are told which others they are to have
@@ -149,7 +150,8 @@ class ClusterService final : public RankAdapters {
   void TellAdapters(Member& member) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FillStart(Epoch epoch, const RankInfo& rank, v1::Start* start) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Ranks of one replica. A rank's place is counted over all replicas: replica by replica, stage by stage.
-  int32_t Ranks() const { return options_.stages * options_.tensor_ranks; }
+  int32_t Ranks() const { return options_.stages * StageRanks(); }
+  int32_t StageRanks() const { return options_.tensor_ranks * options_.sequence_ranks; }
   int32_t PlaceOf(const RankInfo& rank) const { return rank.replica * Ranks() + rank.index(); }
   std::string Name(int32_t place) const;
   // InvalidArgument: it is not that of the member.

@@ -8,14 +8,20 @@
 namespace interlace {
 namespace {
 
-constexpr double kFade = 0.995;      // of a step's weight with each one after it: some 200 steps count
-constexpr double kFadeBytes = 0.98;  // of a transfer's
-constexpr int kSweeps = 8;           // of coordinate descent, from where the last fit ended
-constexpr int kEvery = 16;           // steps between two looks at the errors
-constexpr double kMost = 1e30;       // of a saved number
-constexpr int64_t kKnee = 32;        // rows up to which weights are read faster than they are used
+constexpr double kFade = 0.995;          // of a step's weight with each one after it: some 200 steps count
+constexpr double kFadeBytes = 0.98;      // of a transfer's
+constexpr double kFadeExchange = 0.995;  // what was dear once is tried again in time
+constexpr int kSweeps = 8;               // of coordinate descent, from where the last fit ended
+constexpr int kEvery = 16;               // steps between two looks at the errors
+constexpr double kMost = 1e30;           // of a saved number
+constexpr int64_t kKnee = 32;            // rows up to which weights are read faster than they are used
 
 }  // namespace
+
+StepWork ShareOf(const StepWork& work, int32_t ranks) {
+  const auto share = [ranks](int64_t amount) { return (amount + ranks - 1) / ranks; };
+  return {share(work.rows), work.context, share(work.products)};
+}
 
 // Scaled, so that sums of squares stay near one another.
 CostModel::Terms CostModel::TermsOf(const StepWork& work) {
@@ -30,7 +36,48 @@ double CostModel::Seconds(const StepWork& work) const {
   return sum;
 }
 
+double CostModel::Divided(const StepWork& work, int32_t ranks) const {
+  const double exchange = exchanges_.rows > 0 ? exchanges_.seconds / exchanges_.rows : 0;
+  return Seconds(ShareOf(work, ranks)) + exchange * static_cast<double>(work.rows);
+}
+
+double CostModel::Best(const StepWork& work) const {
+  const int32_t ranks = ranks_ > 1 ? RowRanks(work) : 1;
+  return ranks == 1 ? Seconds(work) : Divided(work, ranks);
+}
+
+// A share of fewer than kKnee rows takes as long as its weights are read, however few they are. While nothing is
+// known, what has rows enough is divided.
+int32_t CostModel::RowRanks(const StepWork& work) const {
+  const auto most = static_cast<int32_t>(std::min<int64_t>(ranks_, std::max<int64_t>(1, work.rows / kKnee)));
+  if (!known()) return most;
+  int32_t best = 1;
+  double least = Seconds(work);
+  for (int32_t ranks = 2; ranks <= most; ++ranks) {
+    const double seconds = Divided(work, ranks);
+    if (seconds >= least) continue;
+    best = ranks;
+    least = seconds;
+  }
+  return best;
+}
+
+double CostModel::row_seconds() const { return coefficients_[1] / 32 + coefficients_[2] / 128; }
+double CostModel::product_seconds() const { return coefficients_[4] / 65536; }
+
+void CostModel::ObserveDivided(const StepWork& work, int32_t ranks, absl::Duration compute, absl::Duration exchange) {
+  if (work.rows <= 0) return;
+  Learn(ShareOf(work, ranks), compute);
+  exchanges_.rows = kFadeBytes * exchanges_.rows + static_cast<double>(work.rows);
+  exchanges_.seconds = kFadeBytes * exchanges_.seconds + absl::ToDoubleSeconds(exchange);
+}
+
 void CostModel::Observe(const StepWork& work, absl::Duration compute) {
+  exchanges_.seconds *= kFadeExchange;
+  Learn(work, compute);
+}
+
+void CostModel::Learn(const StepWork& work, absl::Duration compute) {
   const double y = absl::ToDoubleSeconds(compute);
   if (y <= 0 || work.rows <= 0) return;
   if (known()) {
@@ -72,8 +119,8 @@ void CostModel::FindError() {
   error_ = std::max(1.0, static_cast<double>(*at));
 }
 
-absl::Duration CostModel::Expect(const StepWork& work) const { return absl::Seconds(Seconds(work)); }
-absl::Duration CostModel::Bound(const StepWork& work) const { return absl::Seconds(error_ * Seconds(work)); }
+absl::Duration CostModel::Expect(const StepWork& work) const { return absl::Seconds(Best(work)); }
+absl::Duration CostModel::Bound(const StepWork& work) const { return absl::Seconds(error_ * Best(work)); }
 
 int32_t CostModel::RowsWithin(const StepWork& work, int32_t start, int32_t most, absl::Duration limit) const {
   int32_t fits = 0;

@@ -28,13 +28,19 @@ struct StepWork {
   friend bool operator==(const StepWork&, const StepWork&) = default;
 };
 
+// What each of `ranks` ranks computes where they divide the rows of a step evenly: KV is read by all of them.
+StepWork ShareOf(const StepWork& work, int32_t ranks);
+
 enum class Route : uint8_t { kIn, kOut, kBelow };  // host to device, device to host, from the tiers below the host
 
 // T = c0 + c1 rows + c2 max(0, rows - 32) + c3 context + c4 products, with no coefficient below zero, fitted by least
 // squares of the relative error over the last few hundred steps; beside it the error that 95 of 100 steps stay within.
+// Where several ranks of a stage may divide the rows of a step (DivideOver), a step takes the time of the best degree:
+// a rank's share by the same law, and the exchange, so much for each row, learned of the steps that were divided.
 // It starts from nothing, or from what an earlier run has learned (Save, Load): until it has seen kFewest steps,
 // known() is false and it promises nothing. What it has not seen stays as the earlier fit left it: a stream of decode
-// steps does not make it forget what prompts cost. Owned by the Scheduler; thread: the replica's. Pure: no clock.
+// steps does not make it forget what prompts cost. What exchanges take is learned anew in each run. Owned by the
+// Scheduler; thread: the replica's. Pure: no clock.
 class CostModel {
  public:
   static constexpr int kFewest = 4;  // steps
@@ -42,7 +48,18 @@ class CostModel {
 
   // A step that took `compute` on the slowest stage, waits for KV not counted.
   void Observe(const StepWork& work, absl::Duration compute);
+  // One whose rows `ranks` ranks divided: the slowest took `compute` for its share, and `exchange` to give and take
+  // rows.
+  void ObserveDivided(const StepWork& work, int32_t ranks, absl::Duration compute, absl::Duration exchange);
   void ObserveTransfer(Route route, int64_t bytes, absl::Duration busy);
+
+  // So many ranks of a stage may divide the rows of a step.
+  void DivideOver(int32_t ranks) { ranks_ = ranks; }
+  // How many of them had best divide the rows of this step; 1: each computes all of them.
+  int32_t RowRanks(const StepWork& work) const;
+  // What one row more takes, and one position more that a row sees; 0: not known.
+  double row_seconds() const;
+  double product_seconds() const;
 
   bool known() const { return seen_ >= kFewest; }
   absl::Duration Expect(const StepWork& work) const;
@@ -70,10 +87,13 @@ class CostModel {
     double bytes = 0, seconds = 0;  // of the past, fading
   };
   static Terms TermsOf(const StepWork& work);
-  double Seconds(const StepWork& work) const;
+  double Seconds(const StepWork& work) const;  // on one rank
+  double Divided(const StepWork& work, int32_t ranks) const;
+  double Best(const StepWork& work) const;
   // Calls `visit` with each number that is saved, in order.
   template <typename Self, typename Visit>
   static void EachNumber(Self& self, Visit visit);
+  void Learn(const StepWork& work, absl::Duration compute);
   void Fit();
   void FindError();
 
@@ -84,6 +104,10 @@ class CostModel {
   int64_t seen_ = 0;
   double error_ = 1;
   std::array<Rate, 3> rates_{};
+  int32_t ranks_ = 1;
+  struct {
+    double rows = 0, seconds = 0;  // of the past, fading
+  } exchanges_;
 };
 
 }  // namespace interlace

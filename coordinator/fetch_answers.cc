@@ -5,11 +5,11 @@
 
 namespace interlace {
 
-std::optional<FetchAnswers::Joint> FetchAnswers::Take(StageId stage, int32_t tensor_rank, const FetchAnswer& answer) {
-  if (tensor_ranks_ == 1) return Joint{answer, {}};
-  const auto it = heard_.try_emplace({answer.block, stage}, Heard(tensor_ranks_)).first;
+std::optional<FetchAnswers::Joint> FetchAnswers::Take(StageId stage, int32_t stage_rank, const FetchAnswer& answer) {
+  if (stage_ranks_ == 1) return Joint{answer, {}};
+  const auto it = heard_.try_emplace({answer.block, stage}, Heard(stage_ranks_)).first;
   Heard& heard = it->second;
-  heard[static_cast<size_t>(tensor_rank)].push_back(answer);
+  heard[static_cast<size_t>(stage_rank)].push_back(answer);
   if (std::any_of(heard.begin(), heard.end(), [](const auto& of_rank) { return of_rank.empty(); })) return std::nullopt;
   Joint joint{heard[0].front(), {}};
   LayerSet anywhere;

@@ -19,14 +19,14 @@ class FetchAnswers {
     FetchAnswer answer;
     LayerSet uneven;  // of `failed`: layers in which it has arrived on some of the ranks
   };
-  explicit FetchAnswers(int32_t tensor_ranks) : tensor_ranks_(static_cast<size_t>(tensor_ranks)) {}
+  explicit FetchAnswers(int32_t stage_ranks) : stage_ranks_(static_cast<size_t>(stage_ranks)) {}
 
   // The answer of them all, once the last of the stage's ranks has given its own.
-  std::optional<Joint> Take(StageId stage, int32_t tensor_rank, const FetchAnswer& answer);
+  std::optional<Joint> Take(StageId stage, int32_t stage_rank, const FetchAnswer& answer);
 
  private:
-  using Heard = std::vector<std::deque<FetchAnswer>>;  // by tensor rank
-  const size_t tensor_ranks_;
+  using Heard = std::vector<std::deque<FetchAnswer>>;  // by rank of the stage
+  const size_t stage_ranks_;
   absl::flat_hash_map<std::pair<BlockId, StageId>, Heard> heard_;
 };
 

@@ -228,12 +228,14 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   ClusterService cluster({.replicas = static_cast<int32_t>(config.cluster.replicas),
                           .stages = static_cast<int32_t>(config.cluster.stages),
                           .tensor_ranks = static_cast<int32_t>(config.cluster.tensor_ranks),
+                          .sequence_ranks = static_cast<int32_t>(config.cluster.sequence_ranks),
                           .model_digest = model.facts.digest,
                           .adapters = DigestsOf(adapters),
                           .runtime_adapters = config.model.runtime_adapters,
-                          .adapter_failed = [&](const std::string& digest, const absl::Status& why) {
-                            if (registry != nullptr) registry->Withdraw(digest, why);
-                          },
+                          .adapter_failed =
+                              [&](const std::string& digest, const absl::Status& why) {
+                                if (registry != nullptr) registry->Withdraw(digest, why);
+                              },
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
                           // Else Lead says it: this process may be older or younger than others that lead.
                           .first_epoch = candidacy->alone() ? static_cast<uint64_t>(WallSeconds()) << 20 : 0,

@@ -23,6 +23,7 @@ struct Agreed {
 constexpr Agreed kAgreed[] = {
     {"cluster.stages", [](const RankInfo& r) { return absl::StrCat(r.stages); }},
     {"cluster.tensor_ranks", [](const RankInfo& r) { return absl::StrCat(r.tensor_ranks); }},
+    {"cluster.sequence_ranks", [](const RankInfo& r) { return absl::StrCat(r.sequence_ranks); }},
     {"the model's digest", [](const RankInfo& r) { return r.model_digest; }},
     {"model.adapters, by digest,", [](const RankInfo& r) { return AdaptersOf(r.adapters); }},
     {"the number of its layers", [](const RankInfo& r) { return absl::StrCat(r.layers); }},
@@ -46,7 +47,7 @@ absl::Status CheckAgreed(const RankInfo& rank, const RankInfo& other) {
   for (const Agreed& agreed : kAgreed) {
     const std::string theirs = agreed.of(rank), ours = agreed.of(other);
     if (theirs == ours) continue;
-    std::string whose = NameOfRank(other.index(), other.tensor_ranks);
+    std::string whose = NameOfRank(other.index(), other.stage_ranks());
     if (other.replica != rank.replica) whose = absl::StrCat("replica ", other.replica, ", ", whose);
     return Unfit(agreed.field, theirs, ours, whose);
   }
@@ -69,12 +70,13 @@ absl::Status CheckLayers(const RankInfo& rank, const RankInfo& other) {
   return absl::OkStatus();
 }
 
-// Ranks of a stage hold all heads, in order; a KV head may belong to several. All stages split them alike.
+// Tensor ranks of a stage hold all heads, in order; a KV head may belong to several. All stages split them alike, and
+// ranks that divide rows hold the same.
 absl::Status CheckHeads(const RankInfo& rank, const RankInfo& other) {
   const int32_t further = other.tensor_rank - rank.tensor_rank;
   if (further == 0) {
-    RETURN_IF_ERROR(At("its first KV head", rank.heads.begin, other.heads.begin, "the same rank of another stage"));
-    return At("its KV head end", rank.heads.end, other.heads.end, "the same rank of another stage");
+    RETURN_IF_ERROR(At("its first KV head", rank.heads.begin, other.heads.begin, "a rank with the same share"));
+    return At("its KV head end", rank.heads.end, other.heads.end, "a rank with the same share");
   }
   if (further != 1 && further != -1) return absl::OkStatus();
   const HeadRange& before = further < 0 ? other.heads : rank.heads;
@@ -97,6 +99,10 @@ absl::Status CheckTerms(const RankInfo& rank, const ReplicaTerms& terms) {
   }
   if (rank.tensor_ranks != terms.tensor_ranks) {
     return Unfit("cluster.tensor_ranks", absl::StrCat(rank.tensor_ranks), absl::StrCat(terms.tensor_ranks),
+                 "the coordinator");
+  }
+  if (rank.sequence_ranks != terms.sequence_ranks) {
+    return Unfit("cluster.sequence_ranks", absl::StrCat(rank.sequence_ranks), absl::StrCat(terms.sequence_ranks),
                  "the coordinator");
   }
   if (rank.model_digest != terms.model_digest) {

@@ -15,6 +15,7 @@ namespace interlace {
 struct ReplicaTerms {
   int32_t stages = 1;
   int32_t tensor_ranks = 1;
+  int32_t sequence_ranks = 1;
   std::string model_digest;
   std::vector<std::string> adapters;  // RankInfo's
   int32_t block_tokens = 16;

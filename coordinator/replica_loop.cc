@@ -158,7 +158,8 @@ EngineLoad ReplicaLoop::Load() {
 
 absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t context) {
   ReplicaLoop::Options options;
-  options.ranks = static_cast<int32_t>(config.cluster.stages * config.cluster.tensor_ranks);
+  options.ranks =
+      static_cast<int32_t>(config.cluster.stages * config.cluster.tensor_ranks * config.cluster.sequence_ranks);
   options.max_waiting = static_cast<int32_t>(config.sched.max_waiting);
   if (config.sched.max_queue_time > absl::ZeroDuration()) options.max_queue_time = config.sched.max_queue_time;
   Scheduler::Options& scheduler = options.scheduler;
@@ -174,8 +175,10 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   }
   if (*speculate == Speculate::kSelf && options.ranks > 1) {
     return absl::InvalidArgumentError(
-        absl::StrCat("sched.speculate=self: guesses are made by a rank that holds the whole model, and there are ",
-                     options.ranks, " ranks; write ngram or auto, or set cluster.stages=1 and cluster.tensor_ranks=1"));
+        absl::StrCat("sched.speculate=self: guesses are made by a rank that runs the whole model alone, and there are ",
+                     options.ranks,
+                     " ranks; write ngram or auto, or set cluster.stages=1, cluster.tensor_ranks=1 and "
+                     "cluster.sequence_ranks=1"));
   }
   scheduler.speculate = *speculate;
   scheduler.draft_tokens = *speculate == Speculate::kOff ? 0 : static_cast<int32_t>(config.sched.draft_tokens);

@@ -66,9 +66,9 @@ KvAmounts ReplicaShape::Total() const {
   return amounts;
 }
 
-std::string NameOfRank(int32_t index, int32_t tensor_ranks) {
-  if (tensor_ranks == 1) return absl::StrCat("stage ", index);
-  return absl::StrCat("stage ", index / tensor_ranks, ", tensor rank ", index % tensor_ranks);
+std::string NameOfRank(int32_t index, int32_t stage_ranks) {
+  if (stage_ranks == 1) return absl::StrCat("stage ", index);
+  return absl::StrCat("stage ", index / stage_ranks, ", rank ", index % stage_ranks);
 }
 
 ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
@@ -80,7 +80,8 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
   shape.vocab = first.vocab;
   shape.slot_bytes = first.slot_bytes;
   shape.tiers = first.tiers;
-  shape.tensor_ranks = first.tensor_ranks;
+  shape.stage_ranks = first.stage_ranks();
+  shape.sequence_ranks = first.sequence_ranks;
   shape.step_tokens = first.step_tokens;
   for (int32_t l = 0; l < first.layers; ++l) {
     if (first.windows[l] == 0) {
@@ -94,7 +95,7 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
   }
   for (const RankInfo& rank : ranks) {
     shape.step_tokens = std::min(shape.step_tokens, rank.step_tokens);
-    if (rank.tensor_rank == 0) {
+    if (rank.stage_rank() == 0) {
       shape.stages.push_back(
           {LayerSet::Range(rank.layer_begin, rank.layer_end), {rank.device_slots, rank.host_frames}});
       continue;

@@ -49,11 +49,12 @@ struct ReplicaShape {
   int32_t step_tokens = 0;  // rows of the largest step that every rank takes
   int64_t slot_bytes = 0;
   std::vector<StageShape> stages;
-  int32_t tensor_ranks = 1;        // of each stage
+  int32_t stage_ranks = 1;         // of each stage
+  int32_t sequence_ranks = 1;      // of these, that may divide the rows of a step
   std::vector<std::string> tiers;  // below the host
   ChainSeed seed;                  // without salt and secret
 
-  size_t ranks() const { return stages.size() * static_cast<size_t>(tensor_ranks); }
+  size_t ranks() const { return stages.size() * static_cast<size_t>(stage_ranks); }
   int32_t BlocksFor(int32_t tokens) const { return (tokens + block_tokens - 1) / block_tokens; }
   // The first block that a row at `position` sees in the group.
   int32_t FirstSeen(const WindowGroup& group, int32_t position) const {
@@ -76,8 +77,8 @@ struct ReplicaShape {
   KvAmounts Total() const;
 };
 
-// "stage 1", or "stage 1, tensor rank 0" where a stage has several ranks. `index` is RankInfo's.
-std::string NameOfRank(int32_t index, int32_t tensor_ranks);
+// "stage 1", or "stage 1, rank 0" where a stage has several ranks. `index` is RankInfo's.
+std::string NameOfRank(int32_t index, int32_t stage_ranks);
 
 // Requires: all ranks, in the order of RankInfo::index, that agree on model, geometry and numerics. A stage has the
 // room that each of its ranks has: a block takes a slot on all of them.

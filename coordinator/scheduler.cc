@@ -91,7 +91,8 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   ChooseCosts(ranks);
   const KvPlacement::Options placement{options_.fixed_keep, options_.chunk_tokens};
   placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement, options_.kv_observer);
-  fetch_answers_.emplace(shape()->tensor_ranks);
+  fetch_answers_.emplace(shape()->stage_ranks);
+  cost_.DivideOver(shape()->sequence_ranks);
   stage_metrics_.clear();
   for (size_t stage = 0; stage < shape()->stages.size(); ++stage) {
     stage_metrics_.emplace_back(metrics_.registry, absl::StrCat(stage), shape()->tiers);
@@ -228,12 +229,12 @@ void Scheduler::WatchRanks() {
   if (!in_flight_.empty() && in_flight_.begin()->second.sent + options_.rank_timeout <= now) {
     const InFlight& oldest = in_flight_.begin()->second;
     std::string missing;
-    const int32_t tensor_ranks = shape()->tensor_ranks;
+    const int32_t stage_ranks = shape()->stage_ranks;
     for (int32_t rank = 0; rank < static_cast<int32_t>(shape()->ranks()); ++rank) {
       const bool answered = std::any_of(oldest.results.begin(), oldest.results.end(), [&](const StepResult& r) {
-        return Value(r.stage) * tensor_ranks + r.tensor_rank == rank;
+        return Value(r.stage) * stage_ranks + r.stage_rank == rank;
       });
-      if (!answered) absl::StrAppend(&missing, missing.empty() ? "" : "; ", NameOfRank(rank, tensor_ranks));
+      if (!answered) absl::StrAppend(&missing, missing.empty() ? "" : "; ", NameOfRank(rank, stage_ranks));
     }
     const absl::Status why = absl::UnavailableError(
         absl::StrCat(missing, " did not answer plan ", Value(oldest.plan.id),

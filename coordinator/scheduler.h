@@ -208,6 +208,7 @@ class Scheduler {
   bool Awaited(const SequenceState& sequence, int32_t end) const;
   void GroupByAdapter(StepPlan* plan);
   void Attach(StepPlan* plan);
+  void DivideRows(StepPlan* plan) const;
   bool MayStream(SequenceState& sequence, int64_t* bytes);
   int64_t StreamedBytes(const SequenceState& sequence) const;
   void HoldStreams();
@@ -263,7 +264,7 @@ class Scheduler {
   void Commit(InFlight step);
   void TakeAnswers(const StepResult& result);
   void Account(const StepResult& result);
-  void LearnStep(const StepWork& work, absl::Duration compute);
+  void LearnStep(const InFlight& step);
   void LearnTransfer(Route route, int64_t bytes, absl::Duration busy);
   void CommitSequence(SequenceState* found, const PlanSequence& planned, const Gains& gains);
   bool TakeScores(SequenceState& sequence, const PlanSequence& planned, PromptScores* scored);

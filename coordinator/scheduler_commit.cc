@@ -10,13 +10,18 @@
 namespace interlace {
 namespace {
 
-// Of a step: the slowest stage's, without what it waited for KV and what it guessed.
-absl::Duration ComputeTime(const std::vector<StepResult>& results) {
-  int64_t slowest = 0;
-  for (const StepResult& result : results) {
-    slowest = std::max(slowest, result.run_us - result.stall_us - result.draft_us);
+struct StepTime {
+  absl::Duration compute, exchange;
+};
+
+// Of a step: the slowest rank's, without what it waited for KV and what it guessed; and what it took to exchange rows.
+StepTime TimeOf(const std::vector<StepResult>& results) {
+  StepTime slowest;
+  for (const StepResult& r : results) {
+    const auto compute = absl::Microseconds(r.run_us - r.stall_us - r.draft_us - r.exchange_us);
+    if (compute > slowest.compute) slowest = {compute, absl::Microseconds(r.exchange_us)};
   }
-  return absl::Microseconds(slowest);
+  return slowest;
 }
 
 // Guesses of its own that a rank made.
@@ -41,11 +46,11 @@ void Scheduler::OnResult(StepResult result) {
   const bool of_no_plan = result.plan == PlanId{};
   const bool again = it != in_flight_.end() &&
                      std::any_of(it->second.results.begin(), it->second.results.end(), [&](const StepResult& known) {
-                       return known.stage == result.stage && known.tensor_rank == result.tensor_rank;
+                       return known.stage == result.stage && known.stage_rank == result.stage_rank;
                      });
   if (!placement_ || result.epoch != epoch_ || (!of_no_plan && it == in_flight_.end()) || again ||
       Value(result.stage) < 0 || Value(result.stage) >= static_cast<int32_t>(shape()->stages.size()) ||
-      result.tensor_rank < 0 || result.tensor_rank >= shape()->tensor_ranks) {
+      result.stage_rank < 0 || result.stage_rank >= shape()->stage_ranks) {
     metrics_.registry.Add("interlace_stale_messages_total", 1, {{"kind", "result"}});
     return;
   }
@@ -79,18 +84,18 @@ void Scheduler::TakeAnswers(const StepResult& result) {
     sequence->below_blocks += sequence->probe_answers;
   }
   for (const FetchAnswer& answer : result.fetched) {
-    const auto joint = fetch_answers_->Take(result.stage, result.tensor_rank, answer);
+    const auto joint = fetch_answers_->Take(result.stage, result.stage_rank, answer);
     if (joint) placement_->OnFetched(joint->answer, joint->uneven);
   }
   if (!result.fetched.empty()) SettleFetching();
 }
 
 void Scheduler::Account(const StepResult& result) {
-  // Ranks of a stage hold the same blocks, each its heads of them: the first speaks for all.
+  // Ranks of a stage hold the same blocks, or each its heads of them: the first speaks for all.
   const StageMetrics& stage = stage_metrics_[Value(result.stage)];
-  if (result.tensor_rank == 0) stage.slots.Set(result.slots_used);
-  if (result.tensor_rank == 0) stage.frames.Set(result.frames_used);
-  for (size_t t = 0; result.tensor_rank == 0 && t < result.tiers.size() && t < stage.tiers.size(); ++t) {
+  if (result.stage_rank == 0) stage.slots.Set(result.slots_used);
+  if (result.stage_rank == 0) stage.frames.Set(result.frames_used);
+  for (size_t t = 0; result.stage_rank == 0 && t < result.tiers.size() && t < stage.tiers.size(); ++t) {
     stage.tiers[t].blocks.Set(static_cast<double>(result.tiers[t].blocks));
     stage.tiers[t].bytes.Set(static_cast<double>(result.tiers[t].bytes));
   }
@@ -125,14 +130,19 @@ void Scheduler::Account(const StepResult& result) {
 }
 
 // What was predicted is compared before it is learned from.
-void Scheduler::LearnStep(const StepWork& work, absl::Duration compute) {
-  if (cost_.known() && work.rows > 0 && compute > absl::ZeroDuration()) {
-    const absl::Duration predicted = cost_.Expect(work);
-    metrics_.step_compute.Observe(absl::ToDoubleSeconds(compute));
+void Scheduler::LearnStep(const InFlight& step) {
+  const auto [compute, exchange] = TimeOf(step.results);
+  if (cost_.known() && step.work.rows > 0 && compute > absl::ZeroDuration()) {
+    const absl::Duration predicted = cost_.Expect(step.work), took = compute + exchange;
+    metrics_.step_compute.Observe(absl::ToDoubleSeconds(took));
     metrics_.step_predicted.Observe(absl::ToDoubleSeconds(predicted));
-    if (predicted > absl::ZeroDuration()) metrics_.step_ratio.Observe(absl::FDivDuration(compute, predicted));
+    if (predicted > absl::ZeroDuration()) metrics_.step_ratio.Observe(absl::FDivDuration(took, predicted));
   }
-  cost_.Observe(work, compute);
+  if (const int32_t ranks = step.plan.row_ranks(); ranks > 1) {
+    cost_.ObserveDivided(step.work, ranks, compute, exchange);
+  } else {
+    cost_.Observe(step.work, compute);
+  }
 }
 
 void Scheduler::LearnTransfer(Route route, int64_t bytes, absl::Duration busy) {
@@ -156,7 +166,7 @@ void Scheduler::Commit(InFlight step) {
   }
   WeighDrafts(step, commit_time_ - began);
   LearnDrafts(step, commit_time_ - before);
-  LearnStep(step.work, ComputeTime(step.results));
+  LearnStep(step);
   metrics_.steps.Add();
   if (step.work.rows > 0) metrics_.iteration_tokens.Observe(static_cast<double>(step.work.rows));
   metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));
@@ -171,7 +181,7 @@ void Scheduler::Commit(InFlight step) {
       if (earliest == nullptr || loss.block < earliest->block) earliest = &loss;
     }
     const bool is_last = Value(result.stage) + 1 == static_cast<int32_t>(shape()->stages.size());
-    if (is_last && result.tensor_rank == 0) last = &result;
+    if (is_last && result.stage_rank == 0) last = &result;
     for (PromptKey& key : result.keys) keys[key.request] = &key;
   }
   std::vector<SampledToken>* const sampled = &last->sampled;

@@ -42,6 +42,7 @@ std::optional<StepPlan> Scheduler::Plan() {
     spare_ = std::move(plan.sequences);
     return std::nullopt;
   }
+  DivideRows(&plan);
   ++next_plan_;
   return plan;
 }

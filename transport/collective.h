@@ -1,4 +1,5 @@
-// Collective: what the ranks that share the layers of a stage (tensor parallel) tell each other while they compute.
+// Collective: what the ranks that share the layers of a stage (tensor or sequence parallel) tell each other while they
+// compute.
 #pragma once
 
 #include <cstddef>

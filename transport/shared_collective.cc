@@ -172,7 +172,7 @@ class SharedCollective final : public Collective {
       return absl::FailedPreconditionError(
           "a rank of the group is on another machine, in another process namespace or of another user: ranks that "
           "share "
-          "a stage (cluster.tensor_ranks) must be processes of one machine and user");
+          "a stage (cluster.tensor_ranks, cluster.sequence_ranks) must be processes of one machine and user");
     }
     ASSIGN_OR_RETURN(SharedSegment board, SharedSegment::Open(address.process, address.descriptor, kPage));
     if (BoardOf(board).nonce.load() != address.nonce) {

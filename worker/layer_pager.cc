@@ -79,16 +79,41 @@ bool LayerPager::ReadAhead(const SequenceKv& kv, LayerId layer, int32_t reserved
 }
 
 void LayerPager::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
+  AttendRows(layer, 0, q, {{0, k, v}}, out);
+}
+
+void LayerPager::AttendRows(LayerId layer, int64_t begin, const Tensor& q, absl::Span<const KvRows> all,
+                            const Tensor& out) {
   TakeTurn(layer);
-  if (!rows_.empty()) backend_.ops().kv_append({options_.shape, k, v, rows_}, backend_.context());
+  for (const KvRows& some : all) {
+    const absl::Span<const SequenceRows> rows = CutRows(some.begin, some.k.rows);
+    if (!rows.empty()) backend_.ops().kv_append({options_.shape, some.k, some.v, rows}, backend_.context());
+  }
   AwaitTurn(layer);
-  Attention(layer, rows_, q, out);
+  Attention(layer, CutRows(begin, q.rows), q, out);
   if (!any_lost_) return;
   (void)backend_.Synchronize();  // an error shows at the end of the step
   for (const Running& running : running_) {
-    const Tensor rows = out.Rows(running.row, running.rows);
-    if (running.lost) std::memset(rows.data, 0, static_cast<size_t>(rows.bytes()));
+    const int64_t from = std::max(running.row, begin), to = std::min(running.row + running.rows, begin + q.rows);
+    if (!running.lost || from >= to) continue;
+    const Tensor rows = out.Rows(from - begin, to - from);
+    std::memset(rows.data, 0, static_cast<size_t>(rows.bytes()));
   }
+}
+
+absl::Span<const SequenceRows> LayerPager::CutRows(int64_t begin, int64_t count) {
+  const int64_t end = begin + count;
+  const auto whole = [&](const SequenceRows& r) { return r.row >= begin && r.row + r.rows <= end; };
+  if (begin == 0 && absl::c_all_of(rows_, whole)) return rows_;  // as most often: one rank computes all of them
+  cut_.clear();
+  for (const SequenceRows& r : rows_) {
+    const int64_t from = std::max(r.row, begin), to = std::min(r.row + r.rows, end);
+    if (from >= to) continue;
+    const auto start = static_cast<int32_t>(r.start + (from - r.row));
+    const int32_t blocks = BlocksOf(start + static_cast<int32_t>(to - from), options_.shape.block_tokens);
+    cut_.push_back({from - begin, to - from, start, r.blocks.first(static_cast<size_t>(blocks))});
+  }
+  return cut_;
 }
 
 void LayerPager::Attention(LayerId layer, absl::Span<const SequenceRows> rows, const Tensor& q, const Tensor& out) {

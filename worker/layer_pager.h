@@ -30,6 +30,12 @@ struct DraftRow {
   int32_t position = 0;
 };
 
+// K and V of the rows begin, begin + 1, .. of a step: F32 [rows, kv_heads * head_dim].
+struct KvRows {
+  int64_t begin = 0;
+  Tensor k, v;
+};
+
 // Does with KV what a plan says. Of a step: Open takes the plan's changes; for each layer, Begin starts the reads of
 // blocks that are on the host alone, for this layer and, as far as slots are spare, for all behind it, so that the link
 // is never idle while a later layer of the step needs it; Attend appends, waits for the reads, attends; End seals what
@@ -54,6 +60,9 @@ class LayerPager final : public LayerKv {
   void Open(const StepPlan& plan, const Refusals& refused);
   void Begin(LayerId layer);
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
+  // Likewise where others of the stage compute rows too: q and out are those of the rows begin, begin + 1, .., which
+  // may be none, and `all` has K and V of every row of the step.
+  void AttendRows(LayerId layer, int64_t begin, const Tensor& q, absl::Span<const KvRows> all, const Tensor& out);
   void End(LayerId layer);
   // Of a draft pass, before the step's first layer: appends k and v, one row for each of `rows`, to the sequences'
   // tails and attends. Nothing is read and nothing sealed; rows of sequences that are lost, or whose KV of the layer is
@@ -152,6 +161,8 @@ class LayerPager final : public LayerKv {
   void FindActive();
   void Attention(LayerId layer, absl::Span<const SequenceRows> rows, const Tensor& q, const Tensor& out);
   void FillRows(LayerId layer);
+  // What the rows begin .. begin + count - 1 of the step are of rows_, counted from `begin`. Good until the next call.
+  absl::Span<const SequenceRows> CutRows(int64_t begin, int64_t count);
 
   // Holds blocks [held, seal_to) of the sequence in the pool.
   void HoldNamed(SequenceKv& kv, int32_t seal_to);
@@ -187,7 +198,7 @@ class LayerPager final : public LayerKv {
   std::vector<size_t> reading_;
   std::vector<size_t> growing_;  // that need new slots
   std::vector<size_t> sealing_;  // that seal blocks
-  std::vector<SequenceRows> rows_;
+  std::vector<SequenceRows> rows_, cut_;
   std::vector<int32_t> tokens_;  // of the sequence being opened
   Epoch epoch_{};
   PlanId plan_{};

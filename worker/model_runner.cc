@@ -25,6 +25,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
   std::unique_ptr<ModelRunner> runner(
       new ModelRunner(options, backend, std::move(arch), std::move(pager), activations, group, clock));
   const PlanLimits& limits = options.limits;
+  if (limits.sequence_ranks > 1) {
+    const RowShare::Options share{options.stage_rank, limits.sequence_ranks, options.kv_width};
+    runner->share_ = std::make_unique<RowShare>(share, *group, *runner->pager_, clock);
+  }
   ASSIGN_OR_RETURN(runner->hidden_,
                    backend.Allocate(int64_t{limits.max_tokens} * options.width * int64_t{sizeof(float)}));
   if (options.shard.last()) {
@@ -50,28 +54,27 @@ ModelRunner::ModelRunner(const Options& options, Backend& backend, std::unique_p
 
 StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   const absl::Time begin = clock_.Now();
-  StepResult result{.epoch = plan.epoch,
-                    .plan = plan.id,
-                    .stage = StageId{options_.shard.stage},
-                    .tensor_rank = options_.shard.tensor_rank};
+  StepResult result{
+      .epoch = plan.epoch, .plan = plan.id, .stage = StageId{options_.shard.stage}, .stage_rank = options_.stage_rank};
   result.status = CheckPlan(plan, options_.limits);
   if (result.status.ok()) result.status = TakeSamples(plan);
   if (!result.status.ok()) return result;
 
   pager_->Open(plan, RefusedOf(plan));
   if (group_ != nullptr) group_->Begin(plan.epoch, plan.id, *pager_);
+  if (share_ != nullptr) share_->Begin(plan);
   pager_->Begin(LayerId{options_.shard.layer_begin});  // the first layer's blocks travel while its input does
   DraftOwn(plan, &result);
   BeginMasks(plan);
-  const StepInput in = InputOf(plan);
+  const ShardRange own = OwnRows(plan);
+  const StepInput in = InputOf(plan).Rows(own.begin, own.size());
   const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
   const LayerSet keyed = KeyLayers(plan);
-  result.status = EnterStage(plan, in, x);
+  result.status = EnterStage(plan, in, x.Rows(own.begin, own.size()));
   for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end && result.status.ok() && x.rows > 0; ++l) {
     const LayerId layer{l};
     pager_->Begin(layer);
-    arch_->Attention(layer, in, *pager_, x);
-    arch_->FeedForward(layer, in, x);
+    RunLayer(layer, in, x.Rows(own.begin, own.size()));
     pager_->End(layer);
     result.status = GroupStatus();
     if (keyed.Has(layer) && result.status.ok()) result.status = TakeKeys(plan, layer, x, &result);
@@ -94,6 +97,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   pager_->Close(&result);
   result.lost.insert(result.lost.end(), unmasked_.begin(), unmasked_.end());
   if (ended_ != absl::InfinitePast()) result.gap_us = absl::ToInt64Microseconds(begin - ended_);
+  if (share_ != nullptr) result.exchange_us = absl::ToInt64Microseconds(share_->exchanged());
   ended_ = clock_.Now();
   result.run_us = absl::ToInt64Microseconds(ended_ - begin);
   return result;
@@ -130,7 +134,7 @@ absl::Status ModelRunner::TakeSamples(const StepPlan& plan) {
 }
 
 StepResult ModelRunner::Report(Epoch epoch) {
-  StepResult result{.epoch = epoch, .stage = StageId{options_.shard.stage}, .tensor_rank = options_.shard.tensor_rank};
+  StepResult result{.epoch = epoch, .stage = StageId{options_.shard.stage}, .stage_rank = options_.stage_rank};
   pager_->Report(&result);
   return result;
 }
@@ -174,10 +178,21 @@ StepInput ModelRunner::InputOf(const StepPlan& plan) {
   return {tokens_, positions_, adapters_};
 }
 
+ShardRange ModelRunner::OwnRows(const StepPlan& plan) const {
+  return share_ == nullptr ? ShardRange{0, plan.tokens()} : share_->own();
+}
+
+void ModelRunner::RunLayer(LayerId layer, const StepInput& in, const Tensor& x) {
+  LayerKv& kv = Divides() ? static_cast<LayerKv&>(*share_) : *pager_;
+  if (x.rows == 0) return kv.Attend(layer, {}, {}, {}, {});  // KV of the others' rows comes here too
+  arch_->Attention(layer, in, kv, x);
+  arch_->FeedForward(layer, in, x);
+}
+
 absl::Status ModelRunner::EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x) {
-  if (x.rows == 0) return absl::OkStatus();
+  if (plan.sequences.empty()) return absl::OkStatus();
   if (options_.shard.first()) {
-    arch_->Embed(in, x);
+    if (x.rows > 0) arch_->Embed(in, x);
     return absl::OkStatus();
   }
   ASSIGN_OR_RETURN(const ActivationNote note,
@@ -191,7 +206,7 @@ absl::Status ModelRunner::EnterStage(const StepPlan& plan, const StepInput& in, 
 absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result) {
   if (x.rows == 0) return absl::OkStatus();
   TakeMasks(plan);
-  if (group_ != nullptr) RETURN_IF_ERROR(group_->Agree());  // somebody may have been lost here alone since the last sum
+  RETURN_IF_ERROR(Agree(plan, x));
   if (options_.shard.last()) {
     Sample(plan, x, result);
     RETURN_IF_ERROR(GroupStatus());
@@ -202,12 +217,27 @@ absl::Status ModelRunner::LeaveStage(const StepPlan& plan, const Tensor& x, Step
     RETURN_IF_ERROR(GroupStatus());
     return Pool(plan, x, result);
   }
+  return HandOn(plan, x);
+}
+
+// Somebody may have been lost here alone since the last exchange. Where every rank computes all rows, none of the
+// others is worse for it: the loss is in this rank's result.
+absl::Status ModelRunner::Agree(const StepPlan& plan, const Tensor& x) {
+  if (group_ == nullptr || (share_ != nullptr && !share_->divided())) return absl::OkStatus();
+  if (share_ == nullptr || !options_.shard.last()) return group_->Agree();
+  share_->Gather(RowsOfResult(plan), x);
+  return GroupStatus();
+}
+
+// The rank of the next stage that has the same heads, or the same rows of this plan, goes on with them.
+absl::Status ModelRunner::HandOn(const StepPlan& plan, const Tensor& x) {
   ActivationNote note{plan.epoch, plan.id, {}};
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     if (pager_->IsLost(i)) note.lost.push_back(i);
   }
   RETURN_IF_ERROR(backend_.Synchronize());
-  return activations_->Send(note, x);
+  const ShardRange own = OwnRows(plan);
+  return activations_->Send(note, x.Rows(own.begin, own.size()));
 }
 
 void ModelRunner::Score(const StepPlan& plan, const Tensor& x, StepResult* result) {
@@ -272,6 +302,10 @@ absl::Status ModelRunner::Pool(const StepPlan& plan, const Tensor& x, StepResult
 }
 
 absl::Status ModelRunner::TakeKeys(const StepPlan& plan, LayerId layer, const Tensor& x, StepResult* result) {
+  if (Divides()) {
+    share_->Gather(RowsOfKeys(plan, layer), x);
+    RETURN_IF_ERROR(GroupStatus());
+  }
   RETURN_IF_ERROR(backend_.Synchronize());
   int64_t row = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {

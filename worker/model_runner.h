@@ -15,6 +15,7 @@
 #include "worker/layer_pager.h"
 #include "worker/output_masks.h"
 #include "worker/plan_check.h"
+#include "worker/row_share.h"
 #include "worker/sampler.h"
 #include "worker/self_drafter.h"
 #include "worker/stage_group.h"
@@ -27,7 +28,9 @@ class ModelRunner {
  public:
   struct Options {
     ShardSpec shard;
+    int32_t stage_rank = 0;  // RankInfo's
     int32_t width = 0;
+    int32_t kv_width = 0;  // floats of a row's K
     PlanLimits limits;
     absl::Duration activation_timeout;
     OutputMasks::MakeVocabulary vocabulary;  // for constraints; null: requests that have one are refused
@@ -67,8 +70,17 @@ class ModelRunner {
   void DraftOwn(const StepPlan& plan, StepResult* result);
   // The rows of the step, into tokens_, positions_ and adapters_. Those of lost sequences are harmless.
   StepInput InputOf(const StepPlan& plan);
+  // The rows of the step that this rank computes: all, where nobody divides them.
+  ShardRange OwnRows(const StepPlan& plan) const;
+  bool Divides() const { return share_ != nullptr && share_->divided(); }
+  // x has the rows of `in`, which are this rank's own.
   absl::Status EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x);
+  void RunLayer(LayerId layer, const StepInput& in, const Tensor& x);
+  // Here and below, x has a place for every row of the step.
   absl::Status LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result);
+  // All ranks of the stage know whom any of them lost, and on the last stage have the rows that results are made of.
+  absl::Status Agree(const StepPlan& plan, const Tensor& x);
+  absl::Status HandOn(const StepPlan& plan, const Tensor& x);
   // Scores of prompts, some rows' logits at a time.
   void Score(const StepPlan& plan, const Tensor& x, StepResult* result);
   // Rows that are pooled, added up in the order of their positions, so that chunks change nothing. Works in x.
@@ -99,6 +111,7 @@ class ModelRunner {
   SelfDrafter drafter_;
   ActivationChannel* activations_;
   StageGroup* group_;
+  std::unique_ptr<RowShare> share_;  // null: no ranks divide the rows of steps
   Clock& clock_;
   std::unique_ptr<OutputMasks> masks_;    // last stage
   std::vector<LostSequence> unmasked_;    // by the present step

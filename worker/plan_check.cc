@@ -65,6 +65,23 @@ std::string WhyRefused(const Sampling& sampling, int32_t vocab) {
   return std::string();
 }
 
+absl::Status CheckCuts(const StepPlan& plan, const PlanLimits& limits) {
+  if (plan.row_ranks() > limits.sequence_ranks) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "plan ", Value(plan.id), ": row_cuts: ", plan.row_ranks(), " ranks divide its rows, and the stage has ",
+        limits.sequence_ranks, " that can; give ranks and coordinator the same cluster.sequence_ranks"));
+  }
+  int32_t before = 0;
+  for (const int32_t cut : plan.row_cuts) {
+    if (cut < before || cut > plan.tokens()) {
+      return absl::InvalidArgumentError(absl::StrCat("plan ", Value(plan.id), ": row_cuts: ", cut, " behind ", before,
+                                                     " in a step of ", plan.tokens(), " rows"));
+    }
+    before = cut;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckPlan(const StepPlan& plan, const PlanLimits& limits) {
@@ -93,7 +110,7 @@ absl::Status CheckPlan(const StepPlan& plan, const PlanLimits& limits) {
     return broken(samples, " rows sample, and this rank takes ", limits.max_samples,
                   "; give ranks and coordinator the same sched.max_running");
   }
-  return absl::OkStatus();
+  return CheckCuts(plan, limits);
 }
 
 std::string WhyRefused(const PlanSequence& s, const PlanLimits& limits) {

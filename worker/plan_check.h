@@ -15,6 +15,7 @@ struct PlanLimits {
   int32_t layers = 0;                 // of the model
   int32_t max_tokens = 0;             // rows of the largest step
   int32_t max_samples = 0;            // rows that sample in one step
+  int32_t sequence_ranks = 1;         // of the stage, that may divide the rows of a step
   bool whole_model = false;           // the rank holds all of it, and so can make guesses of its own
   const LoraSet* adapters = nullptr;  // those that it has; null: none
 };

@@ -385,7 +385,7 @@ void PlanIntake::RunPlan(const std::shared_ptr<Session>& session, const StepPlan
                   {.epoch = plan.epoch,
                    .plan = plan.id,
                    .stage = rank_.info().stage,
-                   .tensor_rank = rank_.info().tensor_rank,
+                   .stage_rank = rank_.info().stage_rank(),
                    .status = absl::UnavailableError("an earlier error stopped this rank; it waits for a new epoch")});
   }
   const StepResult result = rank_.runner().Execute(plan, [&session] {

@@ -69,6 +69,8 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   ASSIGN_OR_RETURN(const DType kv_dtype, ParseKvDType(config.kv.dtype));
   const auto tensor_rank = static_cast<int32_t>(config.cluster.tensor_rank);
   const auto tensor_ranks = static_cast<int32_t>(config.cluster.tensor_ranks);
+  const auto sequence_rank = static_cast<int32_t>(config.cluster.sequence_rank);
+  const auto sequence_ranks = static_cast<int32_t>(config.cluster.sequence_ranks);
   ASSIGN_OR_RETURN(const TensorSplit split, SplitTensors(spec, tensor_rank, tensor_ranks));
   const KvBlockShape shape{static_cast<int32_t>(config.kv.block_tokens), static_cast<int32_t>(split.kv_heads.size()),
                            spec.head_dim, kv_dtype};
@@ -118,12 +120,18 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
     ASSIGN_OR_RETURN(const TensorSplit largest, SplitTensors(spec, 0, tensor_ranks));
     const StageGroup::Options group_options{max_tokens, spec.width, shard.last() ? max_samples : 0,
                                             largest.vocab.size(), config.cluster.rank_timeout};
-    RETURN_IF_ERROR(rank->MakeGroup(group_options, shard, clock));
+    RETURN_IF_ERROR(rank->MakeGroup("cluster.tensor_ranks", tensor_rank, tensor_ranks, group_options, clock));
+  }
+  const int64_t kv_width = split.kv_heads.size() * spec.head_dim;
+  if (sequence_ranks > 1) {
+    const StageGroup::Options group_options{max_tokens, RowShare::GroupWidth(spec.width, kv_width), 0, 0,
+                                            config.cluster.rank_timeout};
+    RETURN_IF_ERROR(rank->MakeGroup("cluster.sequence_ranks", sequence_rank, sequence_ranks, group_options, clock));
   }
   RETURN_IF_ERROR(rank->LoadAdapters(config, shard));
   ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,
-                   MakeArch({rank->checkpoint_.get(), &spec, shard, &backend, max_tokens, rank->group_.get(),
-                             rank->adapters_.get(), progress}));
+                   MakeArch({rank->checkpoint_.get(), &spec, shard, &backend, max_tokens,
+                             tensor_ranks > 1 ? rank->group_.get() : nullptr, rank->adapters_.get(), progress}));
   LayerPager::Options pager_options;
   pager_options.shard = shard;
   pager_options.shape = shape;
@@ -133,12 +141,16 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   auto pager = std::make_unique<LayerPager>(pager_options, backend, *rank->pool_, clock);
   ModelRunner::Options runner_options;
   runner_options.shard = shard;
+  runner_options.stage_rank = tensor_rank + sequence_rank;
   runner_options.width = spec.width;
+  runner_options.kv_width = static_cast<int32_t>(kv_width);
   runner_options.limits.vocab = spec.vocab;
   runner_options.limits.layers = spec.layers;
   runner_options.limits.max_tokens = max_tokens;
   runner_options.limits.max_samples = max_samples;
-  runner_options.limits.whole_model = shard.stages == 1 && tensor_ranks == 1;
+  runner_options.limits.sequence_ranks = sequence_ranks;
+  // Which guesses a rank makes depends on what is on its device just then: several that hold all would not agree.
+  runner_options.limits.whole_model = shard.stages == 1 && tensor_ranks == 1 && sequence_ranks == 1;
   runner_options.limits.adapters = rank->adapters_.get();
   runner_options.activation_timeout = config.cluster.rank_timeout;
   runner_options.vocabulary = [path = config.model.path] { return ReadVocabulary(path); };
@@ -151,6 +163,8 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   info.stages = shard.stages;
   info.tensor_rank = tensor_rank;
   info.tensor_ranks = tensor_ranks;
+  info.sequence_rank = sequence_rank;
+  info.sequence_ranks = sequence_ranks;
   if (rank->collective_ != nullptr) info.collective_address = rank->collective_->address();
   info.incarnation = incarnation;
   info.model_digest = spec.digest;
@@ -194,17 +208,16 @@ absl::Status Rank::LoadAdapters(const Config& config, const ShardSpec& shard) {
   return absl::OkStatus();
 }
 
-absl::Status Rank::MakeGroup(const StageGroup::Options& options, const ShardSpec& shard, Clock& clock) {
+absl::Status Rank::MakeGroup(absl::string_view setting, int32_t rank, int32_t ranks, const StageGroup::Options& options,
+                             Clock& clock) {
   if (backend_->name() == "cuda") {
-    return absl::UnimplementedError(absl::StrCat("cluster.tensor_ranks=", shard.tensor_ranks,
-                                                 ": ranks of engine.backend=", backend_->name(),
-                                                 " cannot share a stage yet; set cluster.tensor_ranks=1"));
+    return absl::UnimplementedError(absl::StrCat(setting, "=", ranks, ": ranks of engine.backend=", backend_->name(),
+                                                 " cannot share a stage yet; set ", setting, "=1"));
   }
   const std::unique_ptr<Entropy> entropy = MakeOsEntropy();
-  ASSIGN_OR_RETURN(collective_, MakeSharedCollective({.rank = shard.tensor_rank,
-                                                      .ranks = shard.tensor_ranks,
-                                                      .max_bytes = StageGroup::MaxBytes(options)},
-                                                     *entropy, clock));
+  ASSIGN_OR_RETURN(collective_,
+                   MakeSharedCollective({.rank = rank, .ranks = ranks, .max_bytes = StageGroup::MaxBytes(options)},
+                                        *entropy, clock));
   group_ = std::make_unique<StageGroup>(options, *collective_, *backend_);
   return absl::OkStatus();
 }

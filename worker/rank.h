@@ -58,7 +58,9 @@ class Rank {
  private:
   Rank() = default;
   absl::Status LoadAdapters(const Config& config, const ShardSpec& shard);
-  absl::Status MakeGroup(const StageGroup::Options& options, const ShardSpec& shard, Clock& clock);
+  // `setting` says how many ranks share the stage.
+  absl::Status MakeGroup(absl::string_view setting, int32_t rank, int32_t ranks, const StageGroup::Options& options,
+                         Clock& clock);
 
   RankInfo info_;
   std::unique_ptr<Checkpoint> checkpoint_;

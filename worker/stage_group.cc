@@ -68,6 +68,17 @@ void StageGroup::Join(const Tensor& part, const Tensor& y) {
   }
 }
 
+std::vector<Tensor> StageGroup::Gather(absl::Span<const int64_t> rows, int64_t cols) {
+  const int64_t own = rows[static_cast<size_t>(collective_.rank())];
+  if (!Exchange(head_bytes_ + own * cols * int64_t{sizeof(float)})) return {};
+  std::vector<Tensor> parts;
+  for (int32_t r = 0; r < collective_.ranks(); ++r) {
+    parts.push_back(PartOf(r, rows[static_cast<size_t>(r)], cols));
+    if (parts.back().data == nullptr) return {};
+  }
+  return parts;
+}
+
 absl::Status StageGroup::Agree() {
   Exchange(head_bytes_);
   return status_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -12,6 +13,7 @@
 
 namespace interlace {
 
+// Ranks share a stage by heads and columns (TensorGroup: sums of their parts), or by rows (Gather).
 // Each part is headed by the sequences that its rank has lost so far in the step, and what one has lost all have lost
 // when the exchange is over: sums of its rows are worth nothing from then on, so nobody may seal what follows from
 // them. Owned by the rank; thread: runner.
@@ -19,7 +21,7 @@ class StageGroup final : public TensorGroup {
  public:
   struct Options {
     int32_t max_tokens = 0;   // rows, and so sequences, of the largest step
-    int64_t width = 0;        // of a row
+    int64_t width = 0;        // floats of a row that is summed or gathered
     int32_t max_samples = 0;  // rows of logits
     int64_t vocab = 0;        // of the largest part
     absl::Duration timeout;   // of an exchange
@@ -33,6 +35,8 @@ class StageGroup final : public TensorGroup {
   void Begin(Epoch epoch, PlanId plan, LayerPager& pager);
   // All ranks know whom any of them lost. Like Sum and Join, it does nothing once an exchange has failed.
   absl::Status Agree();
+  // The parts of all ranks, in order: F32 [rows[r], cols] of rank r, good until the next exchange. Nothing: it failed.
+  std::vector<Tensor> Gather(absl::Span<const int64_t> rows, int64_t cols);
   // Of the step so far. Unavailable: another rank is gone or late. Internal: its parts are not those of this step.
   const absl::Status& status() const { return status_; }
 

@@ -151,6 +151,7 @@ void EncodePlan(const StepPlan& plan, v1::StepPlanMessage* out) {
     m->set_request(Value(probe.request));
     for (const BlockId& id : probe.blocks) EncodeId(id, m->add_blocks());
   }
+  out->mutable_row_cuts()->Assign(plan.row_cuts.begin(), plan.row_cuts.end());
 }
 
 absl::StatusOr<StepPlan> DecodePlan(const v1::StepPlanMessage& message) {
@@ -181,6 +182,7 @@ absl::StatusOr<StepPlan> DecodePlan(const v1::StepPlanMessage& message) {
     Probe& probe = plan.probes.emplace_back(Probe{RequestId{m.request()}, {}});
     for (const v1::BlockIdMessage& id : m.blocks()) probe.blocks.push_back(DecodeId(id));
   }
+  plan.row_cuts.assign(message.row_cuts().begin(), message.row_cuts().end());
   return plan;
 }
 

@@ -1,4 +1,6 @@
 // What a rank says of itself, to and from its wire form.
+#include <algorithm>
+
 #include "common/status_macros.h"
 #include "proto/plan/codec_parts.h"
 #include "proto/plan/plan_codec.h"
@@ -11,6 +13,8 @@ void EncodeRank(const RankInfo& rank, v1::Register* out) {
   out->set_stages(static_cast<uint32_t>(rank.stages));
   out->set_tensor_rank(static_cast<uint32_t>(rank.tensor_rank));
   out->set_tensor_ranks(static_cast<uint32_t>(rank.tensor_ranks));
+  out->set_sequence_rank(static_cast<uint32_t>(rank.sequence_rank));
+  out->set_sequence_ranks(static_cast<uint32_t>(rank.sequence_ranks));
   out->set_collective_address(rank.collective_address);
   out->set_incarnation(rank.incarnation);
   out->set_model_digest(rank.model_digest);
@@ -53,6 +57,10 @@ absl::Status CheckRegister(const v1::Register& m) {
   if (m.tensor_ranks() < 1 || m.tensor_ranks() > 32767 || m.tensor_rank() >= m.tensor_ranks()) {
     return Refuse("register.tensor_rank", m.tensor_rank());
   }
+  if (m.sequence_ranks() > 32767 || m.sequence_rank() >= std::max(1u, m.sequence_ranks())) {
+    return Refuse("register.sequence_rank", m.sequence_rank());
+  }
+  if (m.sequence_ranks() > 1 && m.tensor_ranks() > 1) return Refuse("register.sequence_ranks", m.sequence_ranks());
   if (m.layers() > static_cast<uint32_t>(LayerSet::kMaxLayers)) return Refuse("register.layers", m.layers());
   if (m.layer_begin() >= m.layer_end() || m.layer_end() > m.layers()) {
     return Refuse("register.layer_end", m.layer_end());
@@ -76,6 +84,8 @@ absl::StatusOr<RankInfo> DecodeRank(const v1::Register& m) {
   rank.stages = static_cast<int32_t>(m.stages());
   rank.tensor_rank = static_cast<int32_t>(m.tensor_rank());
   rank.tensor_ranks = static_cast<int32_t>(m.tensor_ranks());
+  rank.sequence_rank = static_cast<int32_t>(m.sequence_rank());
+  rank.sequence_ranks = std::max(1, static_cast<int32_t>(m.sequence_ranks()));
   rank.collective_address = m.collective_address();
   rank.incarnation = m.incarnation();
   rank.model_digest = m.model_digest();

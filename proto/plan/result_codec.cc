@@ -39,7 +39,7 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
   out->set_epoch(Value(result.epoch));
   out->set_plan(Value(result.plan));
   out->set_stage(static_cast<uint32_t>(Value(result.stage)));
-  out->set_tensor_rank(static_cast<uint32_t>(result.tensor_rank));
+  out->set_stage_rank(static_cast<uint32_t>(result.stage_rank));
   out->set_status_code(static_cast<uint32_t>(result.status.code()));
   out->set_status_text(std::string(result.status.message()));
   for (const SampledToken& s : result.sampled) {
@@ -106,6 +106,7 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
   out->set_run_us(result.run_us);
   out->set_stall_us(result.stall_us);
   out->set_draft_us(result.draft_us);
+  out->set_exchange_us(result.exchange_us);
   out->set_gap_us(result.gap_us);
   out->set_transfer_in_us(result.transfer_in_us);
   out->set_transfer_out_us(result.transfer_out_us);
@@ -116,20 +117,20 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
 }
 
 absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
-  for (uint32_t count : {message.stage(), message.tensor_rank(), message.corrupt(), message.missing()}) {
+  for (uint32_t count : {message.stage(), message.stage_rank(), message.corrupt(), message.missing()}) {
     if (count > static_cast<uint32_t>(kMost)) return Refuse("result", count);
   }
-  for (int64_t amount :
-       {int64_t{message.slots_used()}, int64_t{message.frames_used()}, message.run_us(), message.stall_us(),
-        message.draft_us(), message.gap_us(), message.transfer_in_us(), message.transfer_out_us(),
-        static_cast<int64_t>(message.bytes_in()), static_cast<int64_t>(message.bytes_out())}) {
+  for (int64_t amount : {int64_t{message.slots_used()}, int64_t{message.frames_used()}, message.run_us(),
+                         message.stall_us(), message.draft_us(), message.exchange_us(), message.gap_us(),
+                         message.transfer_in_us(), message.transfer_out_us(), static_cast<int64_t>(message.bytes_in()),
+                         static_cast<int64_t>(message.bytes_out())}) {
     if (amount < 0) return Refuse("result", amount);
   }
   StepResult result;
   result.epoch = Epoch{message.epoch()};
   result.plan = PlanId{message.plan()};
   result.stage = StageId{static_cast<int32_t>(message.stage())};
-  result.tensor_rank = static_cast<int32_t>(message.tensor_rank());
+  result.stage_rank = static_cast<int32_t>(message.stage_rank());
   result.status = absl::Status(static_cast<absl::StatusCode>(message.status_code()), message.status_text());
   for (const v1::SampledMessage& m : message.sampled()) {
     if (m.scores_size() > kMostLogprobs + 1) return Refuse("sampled.scores", m.scores_size());
@@ -183,6 +184,7 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   result.run_us = message.run_us();
   result.stall_us = message.stall_us();
   result.draft_us = message.draft_us();
+  result.exchange_us = message.exchange_us();
   result.gap_us = message.gap_us();
   result.transfer_in_us = message.transfer_in_us();
   result.transfer_out_us = message.transfer_out_us();

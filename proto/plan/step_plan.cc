@@ -1,6 +1,7 @@
 #include "proto/plan/step_plan.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace interlace {
 namespace {
@@ -59,6 +60,7 @@ std::string StepPlan::ToString() const {
     text += "]";
   }
   for (const Probe& p : probes) absl::StrAppend(&text, " [probe ", Value(p.request), " ", p.blocks.size(), "]");
+  if (!row_cuts.empty()) absl::StrAppend(&text, " [rows cut at ", absl::StrJoin(row_cuts, ","), "]");
   return text;
 }
 

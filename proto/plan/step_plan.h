@@ -63,8 +63,8 @@ enum class Pooling : uint8_t {
 };
 
 // What becomes of the hidden states of a prompt behind one layer: from position `first` of the prompt on those of the
-// rows of this step are added to the sum of the steps before (the plan whose `start` is at most `first` begins it), and with
-// `give` the mean is answered. A key says what a prompt is about: prompts that are alike have keys that are.
+// rows of this step are added to the sum of the steps before (the plan whose `start` is at most `first` begins it), and
+// with `give` the mean is answered. A key says what a prompt is about: prompts that are alike have keys that are.
 struct KeyAsk {
   LayerId layer{};
   int32_t first = 0;
@@ -150,6 +150,13 @@ struct StepPlan {
   std::vector<BlockMove> moves;  // one after another
   std::vector<PlanSequence> sequences;
   std::vector<Probe> probes;
+  // Where the ranks of a stage divide the rows of the step (sequence parallel): of all its rows, sequence after
+  // sequence, rank r of each stage computes those from row_cuts[r - 1] on, the first from 0 on, up to row_cuts[r], the
+  // last up to the end; ranks behind it compute none. Each gives the others the K and V of its rows, so that all hold
+  // all KV. With 100 rows, {60} is rows 0 to 59 on rank 0, 60 to 99 on rank 1. Empty: every rank computes all rows,
+  // and nothing is exchanged.
+  std::vector<int32_t> row_cuts;
+  int32_t row_ranks() const { return 1 + static_cast<int32_t>(row_cuts.size()); }  // that divide the rows
   int32_t tokens() const;
   bool empty() const;
   std::string ToString() const;
@@ -249,7 +256,7 @@ struct StepResult {
   Epoch epoch{};
   PlanId plan{};  // 0: of no plan; a rank reports what came true meanwhile
   StageId stage{};
-  int32_t tensor_rank = 0;            // of those that share the stage's layers
+  int32_t stage_rank = 0;             // of those that share the stage's layers
   absl::Status status;                // not OK: the rank cannot go on
   std::vector<SampledToken> sampled;  // last stage only, where all ranks say the same; of one sequence, ascending
   std::vector<PromptScores> scored;   // last stage only; of a sequence once
@@ -265,6 +272,7 @@ struct StepResult {
   int64_t run_us = 0;
   int64_t stall_us = 0;        // of run_us, waiting for KV
   int64_t draft_us = 0;        // of run_us, making guesses of its own
+  int64_t exchange_us = 0;     // of run_us, giving rows to the others that divide them, and waiting for theirs
   int64_t gap_us = 0;          // from the end of the rank's step before; 0: it is the first of the epoch
   int64_t transfer_in_us = 0;  // time since the last result during which a copy to the device was under way
   int64_t transfer_out_us = 0;
@@ -283,7 +291,9 @@ struct RankInfo {
   int32_t stages = 1;
   int32_t tensor_rank = 0;
   int32_t tensor_ranks = 1;  // that share the layers of a stage: each has some of the heads and columns
-  uint64_t incarnation = 0;  // drawn when the process starts
+  int32_t sequence_rank = 0;
+  int32_t sequence_ranks = 1;  // likewise, each with all of its layers: they divide the rows of steps
+  uint64_t incarnation = 0;    // drawn when the process starts
   std::string model_digest;
   std::vector<std::string> adapters;  // digests of the LoRA adapters that it has, in their order, each once
   std::string numerics;               // backend and op table, "cpu/avx512bf16"
@@ -305,8 +315,11 @@ struct RankInfo {
   std::string transport_address;
   std::string collective_address;  // for the others of its stage; empty: there are none
   std::vector<std::string> tiers;  // below the host
+  // Ranks share a stage in one of these two ways, so one of each pair is 0, or 1.
+  int32_t stage_rank() const { return tensor_rank + sequence_rank; }
+  int32_t stage_ranks() const { return tensor_ranks * sequence_ranks; }
   // Its place among the ranks of its replica: stage by stage.
-  int32_t index() const { return Value(stage) * tensor_ranks + tensor_rank; }
+  int32_t index() const { return Value(stage) * stage_ranks() + stage_rank(); }
   friend bool operator==(const RankInfo&, const RankInfo&) = default;
 };
 

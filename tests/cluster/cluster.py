@@ -91,9 +91,11 @@ class Cluster:
             name = words[2].rsplit("/interlace-", 1)[1]
             setting = {key: value for key, _, value in (word.partition("=") for word in words)}
             if name == "worker":
-                stages, tensor_ranks = (int(setting.get(f"cluster.{field}", 1)) for field in ("stages", "tensor_ranks"))
+                stages, tensor_ranks, sequence_ranks = (
+                    int(setting.get(f"cluster.{field}", 1)) for field in ("stages", "tensor_ranks", "sequence_ranks"))
                 stage = int(setting["cluster.replica"]) * stages + int(setting["cluster.stage"])
-                rank = stage * tensor_ranks + int(setting["cluster.tensor_rank"])
+                rank = stage * tensor_ranks * sequence_ranks + sum(
+                    int(setting.get(f"cluster.{field}", 0)) for field in ("tensor_rank", "sequence_rank"))
                 name = f"worker-{rank}"
             found[name] = line
         return found

@@ -70,6 +70,36 @@ def test_same_tokens_of_ranks_that_share_a_stage(tmp_path):
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize("sp, flags", [
+    (2, ["--keep-layers", "30"]), (3, ["--keep-layers", "0", "--kvstore", "--set", "sched.chunk_tokens=128"]),
+    (2, ["--pp", "2", "--keep-layers", "15", "--rocksdb", "rocksdb"]),
+])
+def test_same_tokens_of_ranks_that_divide_rows(tmp_path, sp, flags):
+    """Those of one rank, though long prompts are read by several and one of them dies on the way."""
+    from interlace_client import Client
+    prompts = PROMPTS + [PROMPTS[3] * 4]
+    expected = [run_ids(prompt, TOKENS, "--keep-layers", "30") for prompt in prompts]
+    flags = [str(tmp_path / flag) if flag == "rocksdb" else flag for flag in flags]
+    cluster = Cluster("--sp", str(sp), "--device-kv", "48MiB", *flags)
+    try:
+        with Client(cluster.grpc) as client:
+            alone = client.generate(prompts[4], max_tokens=TOKENS, temperature=0)
+            alone.text()
+            assert alone.token_ids == expected[4]
+            streams = [client.generate(p, max_tokens=TOKENS, temperature=0) for p in prompts * 2]
+            for stream, ids in zip(streams, expected * 2):
+                stream.text()
+                assert stream.token_ids == ids
+            cut = client.generate(prompts[4], max_tokens=TOKENS, temperature=0)
+            for count, _ in enumerate(cut):
+                if count == 10:
+                    os.kill(cluster.child("worker-1"), signal.SIGKILL)
+            assert cut.token_ids == expected[4]
+        cluster.await_nothing_held()
+    finally:
+        cluster.stop()
+
+
 @pytest.mark.parametrize("pp", [2, 3])
 def test_streams_that_end_early_disturb_nobody(expected, pp):
     """A stop string, few tokens, a client that leaves: the ranks are ahead of all of them."""

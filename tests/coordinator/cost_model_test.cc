@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <string>
@@ -142,6 +143,54 @@ TEST(CostModel, RowsWithinIsTheLargestNumberThatFits) {
       EXPECT_GT(with(rows + 1), limit) << "seed " << seed;
     }
   }
+}
+
+// Two ranks divide what they are quicker with, by what steps and exchanges took.
+TEST(CostModel, DividesRowsWhereThatIsQuicker) {
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    Machine machine(seed);
+    machine.noise = 0.01;
+    const double exchange = 1e-5 * machine.Uniform();  // seconds of a row
+    CostModel model;
+    model.DivideOver(3);
+    EXPECT_EQ(model.RowRanks(StepWork().Add(0, 256)), 3) << "nothing is known: it is tried";
+    EXPECT_EQ(model.RowRanks(StepWork().Add(0, 90)), 2) << "a third of the rows takes as long as reading weights";
+    EXPECT_EQ(model.RowRanks(StepWork().Add(0, 20)), 1);
+    const auto run = [&](const StepWork& work) {
+      const int32_t ranks = model.RowRanks(work);
+      if (ranks == 1) return model.Observe(work, machine.Run(work));
+      model.ObserveDivided(work, ranks, machine.Run(ShareOf(work, ranks)),
+                           absl::Seconds(exchange * static_cast<double>(work.rows)));
+    };
+    for (int i = 0; i < 600; ++i) run(i % 2 == 0 ? machine.Decode() : machine.Mixed());
+    for (int i = 0; i < 50; ++i) {
+      const StepWork work = machine.Mixed();
+      const auto takes = [&](int32_t ranks) {
+        const double rows = static_cast<double>(work.rows);
+        return ranks == 1 ? machine.Exact(work) : machine.Exact(ShareOf(work, ranks)) + exchange * rows;
+      };
+      const double got = takes(model.RowRanks(work));
+      double least = got;
+      for (int32_t ranks = 1; ranks <= 3; ++ranks) {
+        if (work.rows >= 32 * ranks) least = std::min(least, takes(ranks));
+      }
+      EXPECT_LE(got, 1.1 * least) << "seed " << seed << " rows " << work.rows;
+      EXPECT_NEAR(absl::ToDoubleSeconds(model.Expect(work)), got, 0.15 * got) << "seed " << seed;
+    }
+  }
+}
+
+// An exchange that took long once, since others worked on the machine, is not held against it for ever.
+TEST(CostModel, TriesAgainWhatWasDear) {
+  Machine machine(3);
+  CostModel model;
+  model.DivideOver(2);
+  const StepWork work = StepWork().Add(0, 256);
+  for (int i = 0; i < 10; ++i) model.ObserveDivided(work, 2, machine.Run(ShareOf(work, 2)), absl::Seconds(1));
+  ASSERT_EQ(model.RowRanks(work), 1);
+  int steps = 0;
+  for (; model.RowRanks(work) == 1 && steps < 5000; ++steps) model.Observe(work, machine.Run(work));
+  EXPECT_LT(steps, 2000);
 }
 
 TEST(CostModel, TransfersHaveARateForEachRoute) {

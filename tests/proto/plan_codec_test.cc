@@ -116,6 +116,7 @@ StepPlan RandomPlan(Entropy& e) {
     plan.moves.push_back({{e.Next(), e.Next()}, kind, RandomLayers(e), Draw(e, -1'000'000, 1'000'000)});
   }
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) plan.probes.push_back({RequestId{e.Next()}, RandomIds(e)});
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) plan.row_cuts.push_back(static_cast<int32_t>(e.Next()));
   return plan;
 }
 
@@ -319,6 +320,7 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
                      {"result", [](M& m) { m.set_stall_us(-1); }},
                      {"result", [](M& m) { m.set_gap_us(-1); }},
                      {"result", [](M& m) { m.set_draft_us(-1); }},
+                     {"result", [](M& m) { m.set_exchange_us(-1); }},
                      {"result", [](M& m) { m.set_bytes_in(~uint64_t{0}); }},
                      {"lost.block", [](M& m) { m.mutable_lost(0)->set_block(-1); }},
                      {"lost.cause", [](M& m) { m.mutable_lost(0)->set_cause(9); }},

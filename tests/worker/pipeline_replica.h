@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -34,13 +35,15 @@ struct Holding {
 // Every plan goes to every rank's own thread; results go to the loop as they come. Activations travel over UCX.
 class PipelineReplica final : public PlanChannel {
  public:
-  // config.cluster.stages and tensor_ranks say how many. A status if a rank cannot be made.
-  static absl::StatusOr<std::unique_ptr<PipelineReplica>> Create(const Config& config, Clock& clock,
-                                                                 FaultPoints& faults,
-                                                                 MakeBackend make_backend = nullptr,
-                                                                 int32_t draft_tokens = 0,
-                                                                 Speculate speculate = Speculate::kNgram) {
+  // Changes a plan before the ranks get it, in ways that the scheduler has no part in.
+  using Rewrite = std::function<void(StepPlan*)>;
+
+  // config.cluster.stages, tensor_ranks and sequence_ranks say how many. A status if a rank cannot be made.
+  static absl::StatusOr<std::unique_ptr<PipelineReplica>> Create(
+      const Config& config, Clock& clock, FaultPoints& faults, MakeBackend make_backend = nullptr,
+      int32_t draft_tokens = 0, Speculate speculate = Speculate::kNgram, Rewrite rewrite = nullptr) {
     std::unique_ptr<PipelineReplica> replica(new PipelineReplica);
+    replica->rewrite_ = std::move(rewrite);
     absl::Status status = replica->Build(config, clock, faults, make_backend, draft_tokens, speculate);
     if (!status.ok()) return status;
     return replica;
@@ -117,14 +120,16 @@ class PipelineReplica final : public PlanChannel {
 
   absl::Status Build(Config config, Clock& clock, FaultPoints& faults, MakeBackend make_backend, int32_t draft_tokens,
                      Speculate speculate) {
-    const int64_t shared = config.cluster.tensor_ranks, count = config.cluster.stages * shared;
+    const bool by_rows = config.cluster.sequence_ranks > 1;
+    const int64_t shared = config.cluster.tensor_ranks * config.cluster.sequence_ranks;
+    const int64_t count = config.cluster.stages * shared;
     const std::string folder = config.kv.rocksdb_dir;
     std::vector<RankInfo> infos;
     for (int64_t s = 0; s < count; ++s) {
       stages_.push_back(std::make_unique<Stage>());
       Stage& stage = *stages_.back();
       config.cluster.stage = s / shared;
-      config.cluster.tensor_rank = s % shared;
+      (by_rows ? config.cluster.sequence_rank : config.cluster.tensor_rank) = s % shared;
       if (!folder.empty()) config.kv.rocksdb_dir = absl::StrCat(folder, "/stage", s);
       if (count > 1) stage.transport = *MakeUcxTransport({.host = "127.0.0.1"});
       auto rank = Rank::Create(
@@ -189,7 +194,9 @@ class PipelineReplica final : public PlanChannel {
     return question->answer;
   }
 
-  void Send(const StepPlan& plan) override {
+  void Send(const StepPlan& made) override {
+    StepPlan plan = made;
+    if (rewrite_) rewrite_(&plan);
     for (const std::unique_ptr<Stage>& stage : stages_) stage->orders.Push(plan);
   }
   void Reset(const absl::Status& why) override {
@@ -199,6 +206,7 @@ class PipelineReplica final : public PlanChannel {
     ++resets_;
   }
 
+  Rewrite rewrite_;
   Metrics metrics_;
   std::vector<std::unique_ptr<Stage>> stages_;
   std::unique_ptr<SkipAdvisor> advisor_;
