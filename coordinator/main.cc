@@ -212,9 +212,10 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                           .model_digest = model.facts.digest,
                           .adapters = DigestsOf(adapters),
                           .runtime_adapters = config.model.runtime_adapters,
-                          .adapter_failed = [&](const std::string& digest, const absl::Status& why) {
-                            if (registry != nullptr) registry->Withdraw(digest, why);
-                          },
+                          .adapter_failed =
+                              [&](const std::string& digest, const absl::Status& why) {
+                                if (registry != nullptr) registry->Withdraw(digest, why);
+                              },
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
                           // Else Lead says it: this process may be older or younger than others that lead.
                           .first_epoch = candidacy->alone() ? static_cast<uint64_t>(WallSeconds()) << 20 : 0,
@@ -278,6 +279,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
        .sampling = model.text.defaults,
        .traces = spans != nullptr,
        .caches = cached != nullptr,
+       .fidelity = RuleOf(config.skip.bounded, config.skip.least_agreement,
+                          config.cluster.stages * config.cluster.tensor_ranks, model.facts.layers),
        .metrics = &metrics},
       *model.text.tokenizer, model.chat_template(), gate, clock, entropy->Fork("intake"));
   Tenants tenants({.file = config.server.api_keys, .key = config.server.api_key}, clock, metrics);

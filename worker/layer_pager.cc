@@ -56,7 +56,10 @@ void LayerPager::Begin(LayerId layer) {
   // Slots that the step's own new blocks will take in this layer and those behind it are not spare.
   const int32_t reserved = new_blocks_ * (options_.shard.layer_end - Value(layer));
   read_ahead_ = std::max(read_ahead_, Value(layer));
-  const auto read = [&](size_t i) { return ReadAhead(*running_[i].kv, LayerId{read_ahead_}, reserved, {}); };
+  const auto read = [&](size_t i) {
+    const LayerId ahead{read_ahead_};
+    return !Attends(running_[i], ahead) || ReadAhead(*running_[i].kv, ahead, reserved, {});
+  };
   while (read_ahead_ < options_.shard.layer_end && absl::c_all_of(reading_, read)) ++read_ahead_;
   pool_.Flush();
 }
@@ -78,17 +81,35 @@ bool LayerPager::ReadAhead(const SequenceKv& kv, LayerId layer, int32_t reserved
   return room;
 }
 
-void LayerPager::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  TakeTurn(layer);
-  if (!rows_.empty()) backend_.ops().kv_append({options_.shape, k, v, rows_}, backend_.context());
+void LayerPager::AttendRows(LayerId layer, int64_t begin, const Tensor& q, const Tensor& k, const Tensor& v,
+                            const Tensor& out) {
+  AppendRows(layer, begin, k, v);
   AwaitTurn(layer);
-  Attention(layer, rows_, q, out);
+  Attention(layer, RowsOf(begin, q.rows), q, out);
   if (!any_lost_) return;
   (void)backend_.Synchronize();  // an error shows at the end of the step
   for (const Running& running : running_) {
-    const Tensor rows = out.Rows(running.row, running.rows);
-    if (running.lost) std::memset(rows.data, 0, static_cast<size_t>(rows.bytes()));
+    if (!running.lost || running.row < begin || running.row >= begin + q.rows) continue;
+    const Tensor rows = out.Rows(running.row - begin, running.rows);
+    std::memset(rows.data, 0, static_cast<size_t>(rows.bytes()));
   }
+}
+
+void LayerPager::AppendRows(LayerId layer, int64_t begin, const Tensor& k, const Tensor& v) {
+  TakeTurn(layer);
+  const absl::Span<const SequenceRows> rows = RowsOf(begin, k.rows);
+  if (!rows.empty()) backend_.ops().kv_append({options_.shape, k, v, rows}, backend_.context());
+}
+
+absl::Span<const SequenceRows> LayerPager::RowsOf(int64_t begin, int64_t count) {
+  if (rows_.empty() || (begin == 0 && rows_.back().row < count)) return rows_;
+  some_rows_.clear();
+  for (const SequenceRows& rows : rows_) {
+    if (rows.row < begin || rows.row >= begin + count) continue;
+    some_rows_.push_back(rows);
+    some_rows_.back().row -= begin;
+  }
+  return some_rows_;
 }
 
 void LayerPager::Attention(LayerId layer, absl::Span<const SequenceRows> rows, const Tensor& q, const Tensor& out) {
@@ -178,7 +199,7 @@ void LayerPager::TakeTail(LayerId layer) {
 void LayerPager::ReadNow(LayerId layer, Running& running) {
   const int32_t l = Local(layer);
   const SequenceKv& kv = *running.kv;
-  if (running.lost || kv.pointers.absent(l) == 0) return;
+  if (running.lost || kv.pointers.absent(l) == 0 || !Attends(running, layer)) return;
   for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
     bool started = false;
     const KvPool::Presence presence = pool_.Read(kv.blocks[b], layer, /*must=*/true, &started);
@@ -192,7 +213,7 @@ void LayerPager::ReadNow(LayerId layer, Running& running) {
 void LayerPager::AwaitReads(LayerId layer, Running& running) {
   const int32_t l = Local(layer);
   const SequenceKv& kv = *running.kv;
-  if (running.lost || kv.pointers.absent(l) == 0) return;
+  if (running.lost || kv.pointers.absent(l) == 0 || !Attends(running, layer)) return;
   const absl::Duration waited = pool_.waited();
   for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b)) {
     bool started = false;  // never: a read whose copy failed finds no place any more

@@ -53,7 +53,13 @@ class LayerPager final : public LayerKv {
 
   void Open(const StepPlan& plan, const Refusals& refused);
   void Begin(LayerId layer);
-  void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
+  void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
+    AttendRows(layer, 0, q, k, v, out);
+  }
+  void Append(LayerId layer, const Tensor& k, const Tensor& v) override { AppendRows(layer, 0, k, v); }
+  // The same for the rows of some sequences of the step, of which `begin` is the first.
+  void AttendRows(LayerId layer, int64_t begin, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out);
+  void AppendRows(LayerId layer, int64_t begin, const Tensor& k, const Tensor& v);
   void End(LayerId layer);
   // Of a draft pass, before the step's first layer: appends k and v, one row for each of `rows`, to the sequences'
   // tails and attends. Nothing is read and nothing sealed; rows of sequences that are lost, or whose KV of the layer is
@@ -105,7 +111,8 @@ class LayerPager final : public LayerKv {
     int32_t start;
     int64_t row;  // of its first token in the step
     int64_t rows;
-    int32_t seal_to;  // blocks that are sealed after the step
+    int32_t seal_to;                 // blocks that are sealed after the step
+    const SkipPlan* skip = nullptr;  // what its rows pass over; null: nothing
     bool lost = false;
   };
   struct Active {  // one that is not lost, as attention needs it
@@ -152,6 +159,13 @@ class LayerPager final : public LayerKv {
   void FindActive();
   void Attention(LayerId layer, absl::Span<const SequenceRows> rows, const Tensor& q, const Tensor& out);
   void FillRows(LayerId layer);
+  // Of rows_, those of the step's rows [begin, begin + count), counted from `begin`. Good until the next call.
+  absl::Span<const SequenceRows> RowsOf(int64_t begin, int64_t count);
+  // False: its rows pass the layer's attention over, so that nothing of its KV there is read.
+  bool Attends(const Running& running, LayerId layer) const {
+    return running.skip == nullptr || running.skip->RunsAttention(layer, layers());
+  }
+  int32_t layers() const { return static_cast<int32_t>(options_.attention.size()); }  // of the model
 
   // Holds blocks [held, seal_to) of the sequence in the pool.
   void HoldNamed(SequenceKv& kv, int32_t seal_to);
@@ -187,7 +201,7 @@ class LayerPager final : public LayerKv {
   std::vector<size_t> reading_;
   std::vector<size_t> growing_;  // that need new slots
   std::vector<size_t> sealing_;  // that seal blocks
-  std::vector<SequenceRows> rows_;
+  std::vector<SequenceRows> rows_, some_rows_;
   std::vector<int32_t> tokens_;  // of the sequence being opened
   Epoch epoch_{};
   PlanId plan_{};

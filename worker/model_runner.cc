@@ -6,6 +6,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "worker/layer_rows.h"
 #include "worker/prompt_key.h"
 
 namespace interlace {
@@ -66,12 +67,13 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   const StepInput in = InputOf(plan);
   const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
   const LayerSet keyed = KeyLayers(plan);
+  LayerRows rows(plan, options_.limits.layers, *arch_, *pager_);
   result.status = EnterStage(plan, in, x);
   for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end && result.status.ok() && x.rows > 0; ++l) {
     const LayerId layer{l};
     pager_->Begin(layer);
-    arch_->Attention(layer, in, *pager_, x);
-    arch_->FeedForward(layer, in, x);
+    rows.Attention(layer, in, x);
+    rows.FeedForward(layer, in, x);
     pager_->End(layer);
     result.status = GroupStatus();
     if (keyed.Has(layer) && result.status.ok()) result.status = TakeKeys(plan, layer, x, &result);

@@ -63,8 +63,8 @@ enum class Pooling : uint8_t {
 };
 
 // What becomes of the hidden states of a prompt behind one layer: from position `first` of the prompt on those of the
-// rows of this step are added to the sum of the steps before (the plan whose `start` is at most `first` begins it), and with
-// `give` the mean is answered. A key says what a prompt is about: prompts that are alike have keys that are.
+// rows of this step are added to the sum of the steps before (the plan whose `start` is at most `first` begins it), and
+// with `give` the mean is answered. A key says what a prompt is about: prompts that are alike have keys that are.
 struct KeyAsk {
   LayerId layer{};
   int32_t first = 0;
@@ -97,6 +97,10 @@ struct PlanSequence {
   // token and `drafts` times kOwnDraft; of what the step samples, the result has what counts alone.
   Boxed<SkipPlan> own_drafts;
   Boxed<KeyAsk> key;
+  // What the sequence's rows of this step pass over, and no draft (fidelity `bounded`): their hidden states stay what
+  // they are there. Of an attention that is passed over K and V are made all the same, of what enters it, so that a
+  // later step which runs it finds all positions. Null: the rows go through every sublayer.
+  Boxed<SkipPlan> skip;
   friend bool operator==(const PlanSequence&, const PlanSequence&) = default;
 };
 
