@@ -251,6 +251,17 @@ const std::vector<ConfigField>& ConfigSchema() {
           "file in which the coordinator keeps it; empty: the name of coordinator.state and .skip, or nothing is kept"),
       FIELD(skip, layer, "layer of the model behind which prompts are compared, from 0"),
       FIELD(skip, explore, "share of the time of all streams that trying plans may cost, 0 to 1"),
+      FIELD(skip, bounded,
+            "true: requests may ask for fidelity=bounded, whose steps pass over some of the model's layers and are "
+            "audited "
+            "now and then: their answers may differ from the model's own"),
+      FIELD(skip, bounded_share,
+            "share of the sublayers that steps of such requests pass over where nothing better is known, above 0 to 1"),
+      FIELD(
+          skip, least_agreement,
+          "share of audited steps that must agree with the whole model, above 0 to 1: the least that a request may ask "
+          "for, and what counts if it asks for none; a stream that stays below it is computed whole from then on"),
+      BOUNDED(skip, audit_every, (Bounds<int64_t>{1, 65536}), "of so many steps of such a request one is audited"),
       FIELD(engine, backend, "cpu or cuda"),
       BOUNDED(engine, threads, (Bounds<int64_t>{0, 4096}), "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
@@ -442,6 +453,13 @@ absl::StatusOr<Config> ConfigBuilder::Build() const {
   double explore = 0;
   if (!absl::SimpleAtod(c.skip.explore, &explore) || !(explore >= 0 && explore <= 1)) {
     return refuse("skip.explore", c.skip.explore, "must be a share from 0 to 1");
+  }
+  for (const auto& [name, value] :
+       {std::pair<absl::string_view, const std::string&>("skip.bounded_share", c.skip.bounded_share),
+        {"skip.least_agreement", c.skip.least_agreement}}) {
+    double share = 0;
+    if (absl::SimpleAtod(value, &share) && share > 0 && share <= 1) continue;
+    return refuse(name, value, "must be a share above 0 and at most 1");
   }
   if (c.skip.layer < 0 || c.skip.layer >= std::numeric_limits<int32_t>::max()) {
     return refuse("skip.layer", c.skip.layer, "must be a layer of the model, from 0");

@@ -92,6 +92,10 @@ struct Config {
     std::string file;
     int64_t layer = 1;
     std::string explore = "0.02";
+    bool bounded = false;
+    std::string bounded_share = "0.2";
+    std::string least_agreement = "0.9";
+    int64_t audit_every = 16;
   } skip;
   struct {
     std::string state;

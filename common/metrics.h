@@ -107,12 +107,21 @@ inline constexpr MetricRow kMetrics[] = {
      "time that a further MiB would have saved, by prompts that would have hit what the skip index evicted"},
     {"interlace_skip_index_refused_total", MetricKind::kCounter, "",
      "files and keys of prompts that the skip index refused: damaged, or of another model, width or number of layers"},
+    {"interlace_bounded_requests_total", MetricKind::kCounter, "outcome",
+     "ended requests with fidelity=bounded; outcome: kept (their plan was on to the end), switched_off (too few audits "
+     "agreed) or whole (no step of theirs passed anything over)"},
+    {"interlace_bounded_steps_total", MetricKind::kCounter, "kind",
+     "tokens of requests with fidelity=bounded; kind: skipped (made by a step that passed sublayers over), audited (by "
+     "the whole model, and compared) or whole"},
+    {"interlace_bounded_sublayers_saved_total", MetricKind::kCounter, "", "sublayers that those steps passed over"},
+    {"interlace_bounded_audits_total", MetricKind::kCounter, "result",
+     "audited steps; result: agreed (what passed sublayers over gives the whole model's token) or differed"},
     {"interlace_response_cache_lookups_total", MetricKind::kCounter, "result",
      "requests that came to the response cache; result: exact or semantic (an answer that was kept served them), "
      "explored (one might have, and theirs is compared with it) or miss"},
     {"interlace_response_cache_bypassed_total", MetricKind::kCounter, "cause",
-     "requests that the response cache has nothing to do with; cause: sampled, choices, scores, tools, resumed or "
-     "asked"},
+     "requests that the response cache has nothing to do with; cause: sampled, choices, scores, tools, resumed, "
+     "bounded or asked"},
     {"interlace_response_cache_compared_total", MetricKind::kCounter, "result",
      "answers compared with the one that might have served their request; result: equal or different"},
     {"interlace_response_cache_entries", MetricKind::kGauge, "", "answers that the response cache keeps"},

@@ -17,7 +17,8 @@ BlockEntry& BlockDirectory::Ensure(const SequenceState& sequence, int32_t block)
     entry->id = id;
     entry->index = block;
     entry->idle = shape_.all;
-    if (observer_ != nullptr) {
+    entry->own = sequence.IsOwn(block, shape_.block_tokens);
+    if (observer_ != nullptr && !entry->own) {
       const BlockId parent = block > 0 ? sequence.ids[block - 1] : BlockId{};
       const auto size = static_cast<size_t>(shape_.block_tokens);
       const auto tokens = absl::MakeConstSpan(sequence.tokens).subspan(static_cast<size_t>(block) * size, size);
@@ -58,7 +59,7 @@ void BlockDirectory::Update(BlockEntry& entry, Change change) {
   std::list<BlockEntry*>& on_device = entry.holds > 0 ? held_on_device_ : idle_on_device_;
   Enlist(entry, &entry.on_device, device.empty() ? nullptr : &on_device);
   Enlist(entry, &entry.on_host, host.empty() ? nullptr : &idle_on_host_);
-  if (observer_ != nullptr) Tell(entry);
+  if (observer_ != nullptr && !entry.own) Tell(entry);
 }
 
 void BlockDirectory::Tell(BlockEntry& entry) {
@@ -129,7 +130,7 @@ void BlockDirectory::SetPlaces(BlockEntry& entry, const LayerSet& device, const 
 void BlockDirectory::Erase(BlockEntry& entry) {
   CHECK(entry.users.empty() && entry.holds == 0 && entry.placed().empty());
   --size_;
-  if (observer_ != nullptr) observer_->OnErased(entry.id);
+  if (observer_ != nullptr && !entry.own) observer_->OnErased(entry.id);
   entries_[entry.id.low % kParts].erase(BlockId(entry.id));  // the key outlives its entry
 }
 

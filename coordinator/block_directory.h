@@ -29,6 +29,7 @@ struct BlockEntry {
   LayerSet arriving;   // layers in which it is being fetched; part of device | host
   int32_t holds = 0;   // parked requests that count on it: it may leave the device, but not be forgotten
   PlanId sealed_in{};  // the plan that named it; 0: fetched
+  bool own = false;    // of one request, whose steps passed sublayers over: nobody else is told of it
   absl::InlinedVector<SequenceState*, 1> users;
 
   LayerSet placed() const { return device | host; }

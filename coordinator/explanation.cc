@@ -62,6 +62,9 @@ constexpr Row kRows[] = {
      "a tier could not give back all of $0 blocks that it was said to have; they are computed instead"},
     {DecisionKind::kShed, "shed", "shed ($3): it would take $0 ms from now on if all went well, $1 ms are left"},
     {DecisionKind::kDrafted, "drafted", "drafted by $3, $0 of $1 guesses right"},
+    {DecisionKind::kBounded, "bounded", "computed with fidelity=bounded: $3"},
+    {DecisionKind::kSwitchedOff, "switched_off",
+     "goes through all layers from now on: $0 of $1 audited steps gave the whole model's token ($3)"},
     {DecisionKind::kFromCache, "from_cache", "answered with what an earlier request was answered: $3"},
     {DecisionKind::kEnded, "ended", "ended: $3"},
 };

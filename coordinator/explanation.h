@@ -78,6 +78,8 @@ enum class DecisionKind : uint8_t {
   kFetchFailed,
   kShed,
   kDrafted,
+  kBounded,
+  kSwitchedOff,
   kFromCache,
   kEnded,
 };

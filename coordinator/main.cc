@@ -289,6 +289,8 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
   intake_options.thinks = thinks;
   intake_options.traces = spans != nullptr;
   intake_options.caches = cached != nullptr;
+  intake_options.fidelity =
+      RuleOf(config.skip.bounded, config.skip.least_agreement, loop_options.ranks, model.facts.layers);
   intake_options.metrics = &metrics;
   Intake intake(std::move(intake_options), *model.text.tokenizer, model.chat_template(), gate, clock,
                 entropy->Fork("intake"));

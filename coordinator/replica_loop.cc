@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
 #include "common/status_macros.h"
 #include "coordinator/policy/reserve.h"
 
@@ -184,6 +185,8 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.draft_tokens = *speculate == Speculate::kOff ? 0 : static_cast<int32_t>(config.sched.draft_tokens);
   scheduler.adapt_drafts = true;
   scheduler.skip_layer = static_cast<int32_t>(config.skip.layer);
+  scheduler.audit_every = config.skip.audit_every;
+  CHECK(absl::SimpleAtod(config.skip.bounded_share, &scheduler.bounded_share));  // Config has looked at it
   if (config.sched.release != "now" && config.sched.release != "pace") {
     return absl::InvalidArgumentError(
         absl::StrCat("sched.release='", config.sched.release, "' is not known; write now or pace"));

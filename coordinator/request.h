@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "common/ids.h"
+#include "coordinator/fidelity.h"
 #include "coordinator/served_adapter.h"
 #include "coordinator/targets.h"
 #include "coordinator/trace_context.h"
@@ -66,6 +67,7 @@ struct RequestEnd {
   RequestTiming timing;
   TargetsMet met;            // as the scheduler saw it
   std::optional<Shed> shed;  // its status is ResourceExhausted then
+  FidelityReport fidelity;
 };
 
 // Where a request's tokens go. Called on the scheduler's thread, so it must not block or call the scheduler back.
@@ -79,6 +81,9 @@ class TokenSink {
   virtual void OnCached(int32_t tokens) { static_cast<void>(tokens); }
   // What comes is an answer that a response cache kept. Before the first token and the end.
   virtual void OnCacheHit(const CacheHit& hit) { static_cast<void>(hit); }
+  // Of a request with a fidelity of its own: what was done up to the tokens that come next. As OnCached, it counts for
+  // a request that its sink ends.
+  virtual void OnFidelity(const FidelityReport& so_far) { static_cast<void>(so_far); }
   virtual void OnTokens(absl::Span<const int32_t> tokens) = 0;  // newly accepted, in order
   // The same for one token of a request that asks for logprobs: its own score, then those of the most likely.
   virtual void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) {
@@ -115,6 +120,7 @@ struct Request {
   absl::Time arrival;  // of the scheduler's Clock
   absl::Time deadline;
   Targets targets;
+  Fidelity fidelity;
   Sampling sampling;
   std::string salt;
   std::shared_ptr<const ServedAdapter> adapter;  // null: it asks for the model as it is

@@ -29,6 +29,7 @@ struct Resumed {
   absl::string_view cause = "replica lost";  // why they may be computed again; a literal
   int32_t sealed = 0;       // blocks, from the first on, that the replica had sealed: tiers have them soon
   int32_t losses = 0;       // of replicas that met it since it last got on
+  FidelityReport fidelity;  // so far
   Explanation explanation;  // its decisions so far, and what its time went by
   RequestTrace trace;
 };

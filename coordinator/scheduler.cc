@@ -38,11 +38,15 @@ void Scheduler::RunOnce() {
     channel_.Send(*plan);
     const PlanId id = plan->id;
     StepWork work;
-    for (const PlanSequence& s : plan->sequences) work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
+    bool skips = false;
+    for (const PlanSequence& s : plan->sequences) {
+      work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
+      skips |= s.skip.has_value();
+    }
     metrics_.planned_tokens.Add(static_cast<double>(work.rows));
     const bool follows = !std::exchange(idle_, false) && !plan->sequences.empty();
     const absl::Duration expected = ExpectInterval(*plan, work);
-    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), expected, drafts_.on, follows, {}});
+    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), expected, drafts_.on, skips, follows, {}});
   }
   if (running_.empty()) idle_ = true;
   ReleaseDue();
@@ -266,11 +270,13 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   const Request& request = sequence.request;
   ReleaseAll(sequence, now);
   EndAdvice(sequence);
+  if (sequence.bounded != nullptr) EndBounded(sequence);
   RequestEnd end{.status = std::move(status), .reason = reason};
   end.prompt_tokens = sequence.prompt;
   end.completion_tokens = sequence.generated();
   end.cached_tokens = std::max(0, sequence.cached_tokens);
   end.shed = sequence.explanation.end.shed;
+  end.fidelity = ReportOf(sequence);
   if (ended_by != nullptr) {
     end.end_token = ended_by->token;
     end.end_scores = std::move(ended_by->scores);
@@ -314,7 +320,12 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
 void Scheduler::Drop(SequenceState& sequence) {
   if (placement_) {
     if (sequence.phase == Phase::kRunning) Halt(sequence);
+    std::vector<BlockId> own;
+    for (const BlockEntry* entry : sequence.blocks) {
+      if (entry->own) own.push_back(entry->id);
+    }
     placement_->Release(sequence);
+    ForgetOwn(own);
   }
   SetBelow(sequence, Below::kUnknown);
   StopWaiting(sequence);
@@ -349,6 +360,9 @@ void Scheduler::Deliver() {
       case Delivery::Kind::kCached:
         delivery.sink->OnCached(delivery.value);
         break;
+      case Delivery::Kind::kFidelity:
+        delivery.sink->OnFidelity(reports_[delivery.at]);
+        break;
       case Delivery::Kind::kToken:
         delivery.sink->OnTokens({&delivery.value, 1});
         break;
@@ -370,6 +384,7 @@ void Scheduler::Deliver() {
     }
   }
   deliveries_.clear();  // its memory is used again for the next step's
+  reports_.clear();
   scores_.clear();
   prompt_scores_.clear();
   pooled_.clear();

@@ -68,6 +68,8 @@ class Scheduler {
     bool adapt_drafts = false;                // by what they gain, down to none; otherwise all that may be guessed is
     SkipAdvisor* skip_advisor = nullptr;      // outlives the scheduler; null: streams draft by evenly spread plans
     int32_t skip_layer = 1;                   // behind which keys of prompts are taken for it
+    double bounded_share = 0.2;               // of the inner sublayers: what bounded streams pass over without advice
+    int64_t audit_every = 16;                 // of so many steps of a bounded stream one is audited
     bool release_at_pace = false;             // tokens reach clients no sooner than TPOT asks
     bool hands_over = false;  // a replica that is lost gives its requests back (TokenSink::OnHandedOver)
     bool shed = false;        // requests that are predicted to miss their TTFT or deadline are ended at once
@@ -120,17 +122,18 @@ class Scheduler {
     absl::Time sent;
     absl::Duration expected;          // from the end of the step before, where drafts adapt
     bool drafts = false;              // streams do not run ahead of it
+    bool skips = false;               // some of its rows pass sublayers over
     bool follows = false;             // somebody ran ever since the plan before it: ranks should not have to wait
     std::vector<StepResult> results;  // of the stages that answered
   };
   // What a sink gets, in the order in which it came about. There is one for each token, so it is small: scores and ends
   // lie in lists of their own, and the sink is kept alive by its request or by its end, which stands behind.
   struct Delivery {
-    enum class Kind : uint8_t { kCached, kToken, kScored, kPromptScores, kPooled, kEnd, kHandedOver };
+    enum class Kind : uint8_t { kCached, kFidelity, kToken, kScored, kPromptScores, kPooled, kEnd, kHandedOver };
     TokenSink* sink;
     Kind kind;
     int32_t value = 0;  // tokens of the prompt, or the token
-    size_t at = 0;      // in scores_, prompt_scores_, pooled_, ends_ or handed_over_
+    size_t at = 0;      // in reports_, scores_, prompt_scores_, pooled_, ends_ or handed_over_
   };
   // What a step gave one of its sequences.
   struct Gains {
@@ -186,6 +189,7 @@ class Scheduler {
   void NoteFetch(SequenceState& sequence, int32_t adopted, int32_t fetched);
   void NoteNoRoom(SequenceState& sequence, const KvPlacement::StartRoom& limits, int32_t adopted);
   Explanation Describe(const SequenceState& sequence, absl::Time now) const;
+  static FidelityReport ReportOf(const SequenceState& sequence);
 
   // scheduler_plan.cc
   std::optional<StepPlan> Plan();
@@ -206,7 +210,7 @@ class Scheduler {
   void FillPlanned(SequenceState& sequence, int32_t count, StepPlan* plan);
   void AskOfPrompt(const SequenceState& sequence, PlanSequence* planned) const;
   bool Awaited(const SequenceState& sequence, int32_t end) const;
-  void GroupByAdapter(StepPlan* plan);
+  void GroupAlike(StepPlan* plan);
   void Attach(StepPlan* plan);
   void DivideRows(StepPlan* plan) const;
   bool MayStream(SequenceState& sequence, int64_t* bytes);
@@ -220,6 +224,7 @@ class Scheduler {
   // scheduler_speculate.cc
   bool Adapts() const { return options_.adapt_drafts && options_.draft_tokens > 0; }
   bool MaySelf() const;
+  bool MaySelf(const SequenceState& sequence) const;
   bool MayNgram() const;
   bool MayDraft(const SequenceState& sequence) const;
   int32_t MostDrafts(const SequenceState& sequence) const;
@@ -246,6 +251,21 @@ class Scheduler {
   void ChooseForTrial(SequenceState& sequence, int32_t most);
   void EndAdvice(SequenceState& sequence);
 
+  // scheduler_bounded.cc
+  bool MaySkipNow(const SequenceState& sequence) const;
+  bool AwaitsAudit(const SequenceState& sequence) const;
+  const SkipPlan& BoundedPlan(SequenceState& sequence);
+  void PlanSkip(SequenceState& sequence, PlanSequence* planned);
+  void AddAudit(SequenceState& sequence, int32_t budget, StepPlan* plan);
+  int32_t RowsToSample(const StepPlan& plan) const;
+  void BeginAttempt(SequenceState& sequence);
+  const BlockChain& OwnChain(SequenceState& sequence) const;
+  void OwnFrom(SequenceState& sequence, int32_t position);
+  void NoteBounded(SequenceState& sequence, const PlanSequence& planned, int32_t accepted);
+  void SwitchOff(SequenceState& sequence);
+  void EndBounded(SequenceState& sequence);
+  void ForgetOwn(absl::Span<const BlockId> blocks);
+
   // scheduler_start.cc
   void SetBelow(SequenceState& sequence, Below below);
   Started TryStart(SequenceState& sequence, const KvPlacement::StartRoom& limits, StepPlan* plan);
@@ -259,6 +279,7 @@ class Scheduler {
   void Halt(SequenceState& sequence);
   std::optional<SealedNames> NamesFor(SequenceState& sequence, int32_t end, PlanId plan);
   void ExtendIds(SequenceState& sequence);
+  ChainSeed SeedFor(const SequenceState& sequence) const;
 
   // scheduler_commit.cc
   void Commit(InFlight step);
@@ -373,6 +394,7 @@ class Scheduler {
   absl::Time lost_since_ = absl::InfiniteFuture();
   absl::Status lost_why_;
   std::vector<Delivery> deliveries_;
+  std::vector<FidelityReport> reports_;
   std::vector<std::vector<TokenScore>> scores_;
   std::vector<PromptScores> prompt_scores_;
   std::vector<PooledHidden> pooled_;

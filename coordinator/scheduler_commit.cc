@@ -160,13 +160,14 @@ void Scheduler::Commit(InFlight step) {
   placement_->EndPlan(step.plan.id);
   const absl::Time before = std::exchange(commit_time_, clock_.Now());
   const absl::Time began = std::max(step.sent, before);
-  if (step.follows && cost_.known()) {
+  const bool whole = !step.skips;  // else it says nothing of what whole steps take
+  if (step.follows && whole && cost_.known()) {
     step_error_.Observe(cost_.Expect(step.work),
                         commit_time_ - began - StallTime(step.results) - DraftTime(step.results));
   }
   WeighDrafts(step, commit_time_ - began);
-  LearnDrafts(step, commit_time_ - before);
-  LearnStep(step);
+  if (whole) LearnDrafts(step, commit_time_ - before);
+  if (whole) LearnStep(step);
   metrics_.steps.Add();
   if (step.work.rows > 0) metrics_.iteration_tokens.Observe(static_cast<double>(step.work.rows));
   metrics_.step_seconds.Observe(absl::ToDoubleSeconds(commit_time_ - step.sent));
@@ -342,8 +343,10 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
   const absl::Span<const int32_t> guesses = absl::MakeConstSpan(planned.tokens).last(planned.drafts);
   size_t counts = 1;
   while (counts < sampled.size() && (planned.own_drafts || guesses[counts - 1] == sampled[counts - 1].token)) ++counts;
-  if (planned.drafts > 0) NoteDrafts(sequence, planned, static_cast<int32_t>(counts) - 1);
-  NoteOutcome(sequence, planned, static_cast<int32_t>(counts) - 1);
+  const auto accepted = static_cast<int32_t>(counts) - 1;
+  if (planned.drafts > 0 && !sequence.skips) NoteDrafts(sequence, planned, accepted);
+  NoteOutcome(sequence, planned, accepted);
+  if (sequence.bounded != nullptr) NoteBounded(sequence, planned, accepted);
   for (size_t i = 0; i < counts; ++i) {
     if (!AcceptToken(sequence, sampled[i])) return;
     if (i > 0) sequence.scheduled = ++sequence.confirmed;

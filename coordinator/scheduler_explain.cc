@@ -50,6 +50,11 @@ absl::StatusOr<Explanation> Scheduler::Explain(absl::string_view name) const {
       absl::StrCat("request '", name, "' is unknown; the last ", ended_.size(), " ended requests are kept"));
 }
 
+FidelityReport Scheduler::ReportOf(const SequenceState& sequence) {
+  if (sequence.bounded != nullptr) return sequence.bounded->report;
+  return {.mode = sequence.request.fidelity.mode};
+}
+
 Explanation Scheduler::Describe(const SequenceState& sequence, absl::Time now) const {
   Explanation explanation = sequence.explanation;
   explanation.state = sequence.phase == Phase::kRunning    ? "running"
@@ -62,6 +67,7 @@ Explanation Scheduler::Describe(const SequenceState& sequence, absl::Time now) c
   explanation.end.prompt_tokens = sequence.prompt;
   explanation.end.completion_tokens = sequence.generated();
   explanation.end.cached_tokens = std::max(0, sequence.cached_tokens);
+  explanation.end.fidelity = ReportOf(sequence);
   sequence.FillPace(&explanation.end.timing);
   const auto blocks = static_cast<int32_t>(sequence.blocks.size());
   for (size_t l = 0; l < explanation.layers.size(); ++l) {

@@ -30,6 +30,8 @@ void Scheduler::Resume(SequenceState& sequence) {
   sequence.cached_tokens = from.cached_tokens;
   sequence.attempt = from.attempt;
   sequence.losses = from.losses;
+  if (sequence.bounded != nullptr) sequence.bounded->Resume(from.fidelity);
+  sequence.skips = sequence.bounded != nullptr && !from.fidelity.switched_off;
   sequence.steps = from.explanation.steps;
   sequence.computed_before = from.computed;
   sequence.recompute_cause = from.cause;
@@ -89,7 +91,8 @@ void Scheduler::HandOver(SequenceState& sequence, const absl::Status& why, absl:
   resumed->losses = sequence.losses;
   resumed->computed = sequence.computed_before;
   resumed->cause = cause;
-  resumed->sealed = static_cast<int32_t>(sequence.blocks.size());
+  for (const BlockEntry* entry : sequence.blocks) resumed->sealed += entry->own ? 0 : 1;
+  resumed->fidelity = ReportOf(sequence);
   resumed->explanation = sequence.explanation;
   resumed->explanation.steps = sequence.steps;
   resumed->trace = sequence.trace;

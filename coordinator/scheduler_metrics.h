@@ -44,6 +44,12 @@ struct SchedulerMetrics {
         advised{all.counter("interlace_skip_advice_total", {{"source", "static"}}),
                 all.counter("interlace_skip_advice_total", {{"source", "entry"}}),
                 all.counter("interlace_skip_advice_total", {{"source", "trial"}})},
+        bounded_skipped(all.counter("interlace_bounded_steps_total", {{"kind", "skipped"}})),
+        bounded_audited(all.counter("interlace_bounded_steps_total", {{"kind", "audited"}})),
+        bounded_whole(all.counter("interlace_bounded_steps_total", {{"kind", "whole"}})),
+        bounded_saved(all.counter("interlace_bounded_sublayers_saved_total")),
+        bounded_agreed(all.counter("interlace_bounded_audits_total", {{"result", "agreed"}})),
+        bounded_differed(all.counter("interlace_bounded_audits_total", {{"result", "differed"}})),
         losses(all.counter("interlace_replica_losses_total")),
         probed_blocks(all.counter("interlace_kv_probe_blocks_total")),
         fetched_ok(all.counter("interlace_kv_fetched_blocks_total", {{"result", "ok"}})),
@@ -87,6 +93,7 @@ struct SchedulerMetrics {
   Metrics::Counter parks, promotions, quarantined, steps, planned_tokens, drafted_ngram, drafted_self, accepted_ngram,
       accepted_self;
   Metrics::Counter advised[3];  // by SkipSource
+  Metrics::Counter bounded_skipped, bounded_audited, bounded_whole, bounded_saved, bounded_agreed, bounded_differed;
   Metrics::Counter losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out, busy_in, busy_out, stall,
       corrupt, missing;
   Metrics::Histogram step_seconds, rank_gap, step_compute, step_predicted, step_ratio, ratio_in, ratio_out, ratio_below,

@@ -1,6 +1,7 @@
 // Scheduler: who runs in the next step, with how many tokens, and who makes room.
 #include <algorithm>
 #include <limits>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -34,7 +35,7 @@ std::optional<StepPlan> Scheduler::Plan() {
     ChooseDrafts();
     if (PlanRunning(&plan)) PlanWaiting(&plan);
   }
-  if (adapted_) GroupByAdapter(&plan);
+  GroupAlike(&plan);
   const bool stuck = plan.sequences.empty() && plan.probes.empty() && in_flight_.empty() && !AwaitsTiers();
   if (stuck && !sequences_.empty() && MakeProgress()) return Plan();
   Attach(&plan);
@@ -58,8 +59,9 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   if (sequence.drafting || budget <= 0) return 0;
   const int32_t known = sequence.unscheduled();
   if (known > 0) return std::min({known, options_.chunk_tokens, budget});
-  // A stream that drafts does not run ahead: what may follow is guessed from the token that came last.
-  const bool follows = !drafts_.on && sequence.pending > 0 && known == 1 - sequence.pending;
+  // A stream that drafts, or is to be audited, does not run ahead: what may follow is guessed from the token that came
+  // last.
+  const bool follows = !drafts_.on && !AwaitsAudit(sequence) && sequence.pending > 0 && known == 1 - sequence.pending;
   const bool ends =
       sequence.made() >= sequence.request.max_tokens || sequence.known + sequence.pending >= options_.context;
   return follows && !ends ? 1 : 0;
@@ -376,7 +378,11 @@ bool Scheduler::AddToPlan(SequenceState& sequence, int32_t budget, StepPlan* pla
   if (placement_->AnyArriving() && Awaited(sequence, sequence.scheduled + count)) return false;
   if (!placement_->Stream(sequence, sequence.scheduled + count, plan->id)) return false;
   FillPlanned(sequence, count, plan);
-  if (drafts_.on && sequence.pending == 1 && count == 1) AddDrafts(sequence, budget - 1, plan);
+  if (sequence.skips) {
+    AddAudit(sequence, budget - 1, plan);
+  } else if (drafts_.on && sequence.pending == 1 && count == 1) {
+    AddDrafts(sequence, budget - 1, plan);
+  }
   if (sequence.started != absl::InfinitePast()) return true;
   sequence.started = clock_.Now();
   metrics_.queue.Observe(absl::ToDoubleSeconds(sequence.started - sequence.request.arrival));
@@ -415,6 +421,7 @@ void Scheduler::FillPlanned(SequenceState& sequence, int32_t count, StepPlan* pl
   AskOfPrompt(sequence, &planned);
   if (sequence.kept_changed) planned.kept = placement_->TakeKept(sequence);
   sequence.opened = true;
+  if (sequence.skips) PlanSkip(sequence, &planned);
   const bool unnamed = sequence.named < static_cast<int32_t>(sequence.ids.size());
   if (unnamed) planned.names = NamesFor(sequence, end, plan->id);
   if (const int32_t again = std::min(end, sequence.computed_before) - planned.start; again > 0) {
@@ -443,13 +450,18 @@ void Scheduler::AskOfPrompt(const SequenceState& sequence, PlanSequence* planned
   ask.targets.assign(sequence.tokens.begin() + from + 1, sequence.tokens.begin() + to + 1);
 }
 
-// Rows of one adapter side by side: ranks compute them together.
-void Scheduler::GroupByAdapter(StepPlan* plan) {
-  const auto adapter_of = [&](const PlanSequence& planned) {
-    return AdapterDigest(sequences_.find(planned.request)->second->request);
+// Rows that pass over the same sublayers side by side, and of these those of one adapter: ranks compute them together.
+void Scheduler::GroupAlike(StepPlan* plan) {
+  const bool skips = std::any_of(plan->sequences.begin(), plan->sequences.end(),
+                                 [](const PlanSequence& planned) { return planned.skip.has_value(); });
+  if (!adapted_ && !skips) return;
+  const auto key_of = [&](const PlanSequence& planned) {
+    const absl::string_view adapter = AdapterDigest(sequences_.find(planned.request)->second->request);
+    if (!planned.skip) return std::tuple(std::string(), std::string(), adapter);
+    return std::tuple(planned.skip->attention.Encode(), planned.skip->feed_forward.Encode(), adapter);
   };
   std::stable_sort(plan->sequences.begin(), plan->sequences.end(),
-                   [&](const PlanSequence& a, const PlanSequence& b) { return adapter_of(a) < adapter_of(b); });
+                   [&](const PlanSequence& a, const PlanSequence& b) { return key_of(a) < key_of(b); });
 }
 
 void Scheduler::Attach(StepPlan* plan) {

@@ -14,7 +14,7 @@ constexpr double kPassedOver = 0.4;
 }  // namespace
 
 bool Scheduler::MayDraft(const SequenceState& sequence) const {
-  return sequence.decodes() && sequence.held_in != next_plan_ && MostDrafts(sequence) > 0;
+  return sequence.decodes() && !sequence.skips && sequence.held_in != next_plan_ && MostDrafts(sequence) > 0;
 }
 
 // Tokens that it may still get beside the next one.
@@ -44,6 +44,10 @@ bool Scheduler::MaySelf() const {
   return (options_.speculate == Speculate::kSelf || options_.speculate == Speculate::kAuto) && shape()->ranks() == 1;
 }
 
+bool Scheduler::MaySelf(const SequenceState& sequence) const {
+  return MaySelf() && sequence.request.fidelity.mode != FidelityMode::kOff;
+}
+
 bool Scheduler::MayNgram() const {
   return options_.speculate == Speculate::kNgram || options_.speculate == Speculate::kAuto;
 }
@@ -63,7 +67,7 @@ void Scheduler::ChooseDrafts() {
     stream.position = sequence->known + sequence->pending - 1;
     stream.most = MostDrafts(*sequence);
     if (MayNgram()) stream.ngram = drafts.ngram_rate.value();
-    if (MaySelf()) stream.self = drafts.self_rate.value();
+    if (MaySelf(*sequence)) stream.self = drafts.self_rate.value();
     stream.pass = SelfDrafts(*sequence).pass * ShareOfPass(*sequence);
     bytes += StreamedBytes(*sequence);
     drafting_.push_back(sequence);
@@ -87,14 +91,18 @@ absl::Duration Scheduler::TransferOf(int64_t bytes) const {
   return cost_.Transfer(Route::kIn, bytes) / static_cast<int64_t>(shape()->stages.size());
 }
 
+// A plan samples in as many rows as there may be streams; each stream that may still join it has one. So many are left.
+int32_t Scheduler::RowsToSample(const StepPlan& plan) const {
+  int32_t rows = std::min(options_.max_running, options_.step_tokens) - static_cast<int32_t>(running_.size());
+  for (const PlanSequence& other : plan.sequences) rows -= other.drafts;
+  return rows;
+}
+
 // The step verifies what the sequence may say next.
 void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan) {
   PlanSequence& planned = plan->sequences.back();
-  // A plan samples in as many rows as there may be streams; each stream that may still join it has one.
-  int32_t rows = std::min(options_.max_running, options_.step_tokens) - static_cast<int32_t>(running_.size());
-  for (const PlanSequence& other : plan->sequences) rows -= other.drafts;
   // `sequence` counts the token of this very step as made.
-  const int32_t most = std::min({MostDrafts(sequence) + 1, options_.draft_tokens, budget, rows});
+  const int32_t most = std::min({MostDrafts(sequence) + 1, options_.draft_tokens, budget, RowsToSample(*plan)});
   if (planned.tokens[0] == kLastSample || most <= 0) return;
   if (planned.key) return;  // the key is of the prompt alone
   StreamDrafts& drafts = DraftsOf(sequence);
@@ -102,7 +110,7 @@ void Scheduler::AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* pla
   if (!options_.adapt_drafts) choice = {MayNgram() ? Drafter::kNgram : Drafter::kNone, options_.draft_tokens};
   std::vector<int32_t> guesses;
   if (choice.drafter == Drafter::kNgram) guesses = drafts.ngram.Draft(sequence.tokens, std::min(most, choice.depth));
-  const bool turns_to_self = !options_.adapt_drafts && guesses.empty() && MaySelf();
+  const bool turns_to_self = !options_.adapt_drafts && guesses.empty() && MaySelf(sequence);
   if (choice.drafter == Drafter::kSelf || turns_to_self) guesses.assign(std::min(most, choice.depth), kOwnDraft);
   const int32_t end = sequence.scheduled + static_cast<int32_t>(guesses.size());
   if (guesses.empty() || !placement_->Reserve(sequence, end)) return;

@@ -21,18 +21,15 @@ void Scheduler::ExtendIds(SequenceState& sequence) {
   const std::pair<std::string, std::string> owner(sequence.request.salt, AdapterDigest(sequence.request));
   auto chain = chains_.find(owner);
   if (chain == chains_.end()) {
-    ChainSeed seed = shape()->seed;
-    seed.salt = owner.first;
-    seed.adapter = owner.second;
-    seed.secret = options_.secret;
     if (chains_.size() >= 1024) chains_.clear();  // salts come from clients: the cache of keys is bounded
-    chain = chains_.emplace(owner, BlockChain(seed)).first;
+    chain = chains_.emplace(owner, BlockChain(SeedFor(sequence))).first;
   }
   sequence.ids.reserve(sequence.tokens.capacity() / static_cast<size_t>(block_tokens));
   while (sequence.ids.size() < whole) {
     const auto block = static_cast<int32_t>(sequence.ids.size());
     const BlockId parent = sequence.ids.empty() ? BlockId{} : sequence.ids.back();
-    sequence.ids.push_back(chain->second.Next(
+    const BlockChain& names = sequence.IsOwn(block, block_tokens) ? OwnChain(sequence) : chain->second;
+    sequence.ids.push_back(names.Next(
         parent, absl::MakeConstSpan(sequence.tokens).subspan(size_t{1} * block * block_tokens, block_tokens)));
     placement_->directory().Prefetch(sequence.ids.back());  // it is sealed soon
   }
@@ -131,6 +128,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
   sequence.pending = 0;
   sequence.named = sequence.adopted = adopted + fetched;
   sequence.opened = false;
+  if (sequence.bounded != nullptr) BeginAttempt(sequence);
   if (sequence.cached_tokens < 0) {
     sequence.cached_tokens = std::min(sequence.scheduled, sequence.prompt);
     metrics_.prefix_queries.Add(sequence.prompt);

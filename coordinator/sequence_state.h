@@ -10,6 +10,7 @@
 
 #include "common/ids.h"
 #include "coordinator/block_directory.h"
+#include "coordinator/bounded_stream.h"
 #include "coordinator/explanation.h"
 #include "coordinator/policy/step_view.h"
 #include "coordinator/request.h"
@@ -44,6 +45,7 @@ struct alignas(64) SequenceState : SequenceView {
   bool void_attempt = false;              // a step of the attempt was lost: what else comes of it counts for nothing
   bool drafting = false;                  // a step with drafts is in flight: nothing is planned until it is back
   bool kept_changed = false;              // the ranks do not know `kept` yet
+  bool skips = false;                     // its steps may pass sublayers over: `bounded` says which, and when
   const bool scored;                      // the client wants the scores of tokens
   Spending spending = Spending::kQueued;  // what its time goes by, since `spending_since`
   uint32_t attempt = 0;                   // of its latest opening; results of others are stale
@@ -78,13 +80,14 @@ struct alignas(64) SequenceState : SequenceView {
   absl::Time ask_again = absl::InfiniteFuture();  // the tiers, since what they said is not all that they will have
   int32_t fetched = 0;                            // blocks under way from the tiers
   absl::Time fetch_began;
-  int32_t scored_rows = 0;                // of the prompt, from 0 on, whose scores have come
-  bool met_loss = false;                  // it was in flight at the last loss, which is not judged yet
-  int32_t cached_tokens = -1;             // of the prompt, when it first started; -1: not yet
-  absl::string_view recompute_cause;      // why positions below computed_before are computed again; a literal
-  int32_t faults = 0;                     // losses of KV that were not another's
-  std::unique_ptr<StreamDrafts> drafts;   // null: nothing was drafted yet
-  std::unique_ptr<TokenDeposit> deposit;  // null: no token was ever held back
+  int32_t scored_rows = 0;                 // of the prompt, from 0 on, whose scores have come
+  bool met_loss = false;                   // it was in flight at the last loss, which is not judged yet
+  int32_t cached_tokens = -1;              // of the prompt, when it first started; -1: not yet
+  absl::string_view recompute_cause;       // why positions below computed_before are computed again; a literal
+  int32_t faults = 0;                      // losses of KV that were not another's
+  std::unique_ptr<StreamDrafts> drafts;    // null: nothing was drafted yet
+  std::unique_ptr<BoundedStream> bounded;  // null: it is to be exact
+  std::unique_ptr<TokenDeposit> deposit;   // null: no token was ever held back
   absl::Time spending_since;
   Explanation explanation;  // of what is not counted above
   RequestTrace trace;
@@ -105,6 +108,12 @@ struct alignas(64) SequenceState : SequenceView {
     tokens.reserve(known + static_cast<size_t>(std::min(request.max_tokens, kTokensAhead)));
     tokens = request.prompt;
     tokens.insert(tokens.end(), request.had.begin(), request.had.end());
+    if (request.fidelity.mode == FidelityMode::kBounded) bounded = std::make_unique<BoundedStream>(request.fidelity);
+    skips = bounded != nullptr;
+  }
+  // Whether the KV of the block is not the model's, so that it is nobody else's.
+  bool IsOwn(int32_t block, int32_t block_tokens) const {
+    return bounded != nullptr && (block + 1) * block_tokens > bounded->own_from;
   }
   // Asks for what the next step looks at, some sequences ahead.
   void Prefetch() const {
@@ -136,6 +145,7 @@ struct alignas(64) SequenceState : SequenceView {
     kept = {};
     reserved = named = adopted = 0;
     charge.clear();
+    if (bounded != nullptr) bounded->ForgetKv();
     below = Below::kUnknown;
     below_blocks = 0;
     ask_again = absl::InfiniteFuture();

@@ -212,6 +212,24 @@ void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInpu
   });
 }
 
+void Decoder::KeysAndValues(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv,
+                            const Tensor& h) {
+  const OpTable& ops = backend_.ops();
+  const OpContext on = backend_.context();
+  const Tensor k = k_.Rows(0, h.rows), v = v_.Rows(0, h.rows);
+  ops.linear({h, {{k, w.k, w.k_bias}, {v, w.v, w.v_bias}}}, on);
+  Adapt(layer, in, h, {{LoraPart::kK, k}, {LoraPart::kV, v}});
+  if (spec_.parts.qk_norm == QkNorm::kAll) Norm(k, w.k_norm);
+  if (spec_.parts.qk_norm == QkNorm::kHead) {
+    Norm({k.data, DType::kF32, h.rows * split_.kv_heads.size(), spec_.head_dim}, w.k_norm);
+  }
+  if (const int32_t index = spec_.layer[Value(layer)].rope; index >= 0) {
+    const RopeSpec& rope = spec_.ropes[index];
+    ops.rope({k, in.positions, rope.frequencies, spec_.head_dim, spec_.pairs, rope.magnitude}, on);
+  }
+  kv.Append(layer, k, v);
+}
+
 void Decoder::Ffn(LayerId layer, const FfnWeights& w, const StepInput& in, const Tensor& h, const Tensor& y,
                   bool accumulate) {
   const Tensor gated = Gated(layer, w, in, h);

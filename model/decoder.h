@@ -59,6 +59,8 @@ class Decoder {
   // y = or += attention of h, projections and positions included.
   void Attention(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv, const Tensor& h,
                  const Tensor& y, bool accumulate);
+  // K and V of h alone, projections and positions included, as Attention makes them.
+  void KeysAndValues(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv, const Tensor& h);
   // y = or += down(act(gate h) * up h).
   void Ffn(LayerId layer, const FfnWeights& w, const StepInput& in, const Tensor& h, const Tensor& y, bool accumulate);
   // y += the routed experts of h, times the model's residual_scale; h is not y.

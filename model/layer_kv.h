@@ -15,6 +15,8 @@ class LayerKv {
   // had is marked lost in the step's result and its rows of `out` are zero. q, out: F32 [tokens, heads * head_dim]; k,
   // v: F32 [tokens, kv_heads * head_dim].
   virtual void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) = 0;
+  // Appends k and v of rows that do not attend here.
+  virtual void Append(LayerId layer, const Tensor& k, const Tensor& v) = 0;
 };
 
 }  // namespace interlace

@@ -56,7 +56,10 @@ void LayerPager::Begin(LayerId layer) {
   // Slots that the step's own new blocks will take in this layer and those behind it are not spare.
   const int32_t reserved = new_blocks_ * (options_.shard.layer_end - Value(layer));
   read_ahead_ = std::max(read_ahead_, Value(layer));
-  const auto read = [&](size_t i) { return ReadAhead(*running_[i].kv, LayerId{read_ahead_}, reserved, {}); };
+  const auto read = [&](size_t i) {
+    const LayerId ahead{read_ahead_};
+    return !Attends(running_[i], ahead) || ReadAhead(*running_[i].kv, ahead, reserved, {});
+  };
   while (read_ahead_ < options_.shard.layer_end && absl::c_all_of(reading_, read)) ++read_ahead_;
   pool_.Flush();
 }
@@ -78,17 +81,10 @@ bool LayerPager::ReadAhead(const SequenceKv& kv, LayerId layer, int32_t reserved
   return room;
 }
 
-void LayerPager::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  AttendRows(layer, 0, q, {{0, k, v}}, out);
-}
-
 void LayerPager::AttendRows(LayerId layer, int64_t begin, const Tensor& q, absl::Span<const KvRows> all,
                             const Tensor& out) {
-  TakeTurn(layer);
-  for (const KvRows& some : all) {
-    const absl::Span<const SequenceRows> rows = CutRows(some.begin, some.k.rows);
-    if (!rows.empty()) backend_.ops().kv_append({options_.shape, some.k, some.v, rows}, backend_.context());
-  }
+  if (all.empty()) TakeTurn(layer);
+  for (const KvRows& some : all) AppendRows(layer, some);
   AwaitTurn(layer);
   Attention(layer, CutRows(begin, q.rows), q, out);
   if (!any_lost_) return;
@@ -101,10 +97,16 @@ void LayerPager::AttendRows(LayerId layer, int64_t begin, const Tensor& q, absl:
   }
 }
 
+void LayerPager::AppendRows(LayerId layer, const KvRows& some) {
+  TakeTurn(layer);
+  const absl::Span<const SequenceRows> rows = CutRows(some.begin, some.k.rows);
+  if (!rows.empty()) backend_.ops().kv_append({options_.shape, some.k, some.v, rows}, backend_.context());
+}
+
 absl::Span<const SequenceRows> LayerPager::CutRows(int64_t begin, int64_t count) {
   const int64_t end = begin + count;
-  const auto whole = [&](const SequenceRows& r) { return r.row >= begin && r.row + r.rows <= end; };
-  if (begin == 0 && absl::c_all_of(rows_, whole)) return rows_;  // as most often: one rank computes all of them
+  // As most often: all of them are computed at once.
+  if (begin == 0 && (rows_.empty() || rows_.back().row + rows_.back().rows <= end)) return rows_;
   cut_.clear();
   for (const SequenceRows& r : rows_) {
     const int64_t from = std::max(r.row, begin), to = std::min(r.row + r.rows, end);
@@ -203,7 +205,7 @@ void LayerPager::TakeTail(LayerId layer) {
 void LayerPager::ReadNow(LayerId layer, Running& running) {
   const int32_t l = Local(layer);
   const SequenceKv& kv = *running.kv;
-  if (running.lost || kv.pointers.absent(l) == 0) return;
+  if (running.lost || kv.pointers.absent(l) == 0 || !Attends(running, layer)) return;
   for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b + 1)) {
     bool started = false;
     const KvPool::Presence presence = pool_.Read(kv.blocks[b], layer, /*must=*/true, &started);
@@ -217,7 +219,7 @@ void LayerPager::ReadNow(LayerId layer, Running& running) {
 void LayerPager::AwaitReads(LayerId layer, Running& running) {
   const int32_t l = Local(layer);
   const SequenceKv& kv = *running.kv;
-  if (running.lost || kv.pointers.absent(l) == 0) return;
+  if (running.lost || kv.pointers.absent(l) == 0 || !Attends(running, layer)) return;
   const absl::Duration waited = pool_.waited();
   for (int32_t b = kv.pointers.NextAbsent(l, 0); b < kv.shared(); b = kv.pointers.NextAbsent(l, b)) {
     bool started = false;  // never: a read whose copy failed finds no place any more

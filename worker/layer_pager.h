@@ -59,10 +59,14 @@ class LayerPager final : public LayerKv {
 
   void Open(const StepPlan& plan, const Refusals& refused);
   void Begin(LayerId layer);
-  void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
-  // Likewise where others of the stage compute rows too: q and out are those of the rows begin, begin + 1, .., which
-  // may be none, and `all` has K and V of every row of the step.
+  void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
+    AttendRows(layer, 0, q, {{0, k, v}}, out);
+  }
+  void Append(LayerId layer, const Tensor& k, const Tensor& v) override { AppendRows(layer, {0, k, v}); }
+  // Likewise for a part of the step's rows: q and out are those of the rows begin, begin + 1, .., which may be none,
+  // and `all` has K and V of these, or of every row of the step where others of the stage compute rows too.
   void AttendRows(LayerId layer, int64_t begin, const Tensor& q, absl::Span<const KvRows> all, const Tensor& out);
+  void AppendRows(LayerId layer, const KvRows& some);
   void End(LayerId layer);
   // Of a draft pass, before the step's first layer: appends k and v, one row for each of `rows`, to the sequences'
   // tails and attends. Nothing is read and nothing sealed; rows of sequences that are lost, or whose KV of the layer is
@@ -114,7 +118,8 @@ class LayerPager final : public LayerKv {
     int32_t start;
     int64_t row;  // of its first token in the step
     int64_t rows;
-    int32_t seal_to;  // blocks that are sealed after the step
+    int32_t seal_to;                 // blocks that are sealed after the step
+    const SkipPlan* skip = nullptr;  // what its rows pass over; null: nothing
     bool lost = false;
   };
   struct Active {  // one that is not lost, as attention needs it
@@ -163,6 +168,11 @@ class LayerPager final : public LayerKv {
   void FillRows(LayerId layer);
   // What the rows begin .. begin + count - 1 of the step are of rows_, counted from `begin`. Good until the next call.
   absl::Span<const SequenceRows> CutRows(int64_t begin, int64_t count);
+  // False: its rows pass the layer's attention over, so that nothing of its KV there is read.
+  bool Attends(const Running& running, LayerId layer) const {
+    return running.skip == nullptr || running.skip->RunsAttention(layer, layers());
+  }
+  int32_t layers() const { return static_cast<int32_t>(options_.attention.size()); }  // of the model
 
   // Holds blocks [held, seal_to) of the sequence in the pool.
   void HoldNamed(SequenceKv& kv, int32_t seal_to);

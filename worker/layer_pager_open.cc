@@ -133,6 +133,7 @@ void LayerPager::OpenSequence(const PlanSequence& planned, int64_t row, const st
   }
   running_.push_back({kv, planned.start, row, static_cast<int64_t>(planned.tokens.size()), 0});
   Running& running = running_.back();
+  if (planned.skip) running.skip = &*planned.skip;
   // It was lost before, here or where it samples, and the scheduler knows or will know.
   if (kv->attempt() != planned.attempt || kv->lost || SampledNothing(*kv, planned)) {
     running.lost = any_lost_ = true;

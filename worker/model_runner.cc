@@ -6,6 +6,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "worker/layer_rows.h"
 #include "worker/prompt_key.h"
 
 namespace interlace {
@@ -70,11 +71,12 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
   const StepInput in = InputOf(plan).Rows(own.begin, own.size());
   const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
   const LayerSet keyed = KeyLayers(plan);
+  LayerRows rows(plan, options_.limits.layers, *arch_, *pager_);
   result.status = EnterStage(plan, in, x.Rows(own.begin, own.size()));
   for (int32_t l = options_.shard.layer_begin; l < options_.shard.layer_end && result.status.ok() && x.rows > 0; ++l) {
     const LayerId layer{l};
     pager_->Begin(layer);
-    RunLayer(layer, in, x.Rows(own.begin, own.size()));
+    RunLayer(layer, in, x.Rows(own.begin, own.size()), &rows);
     pager_->End(layer);
     result.status = GroupStatus();
     if (keyed.Has(layer) && result.status.ok()) result.status = TakeKeys(plan, layer, x, &result);
@@ -182,10 +184,13 @@ ShardRange ModelRunner::OwnRows(const StepPlan& plan) const {
   return share_ == nullptr ? ShardRange{0, plan.tokens()} : share_->own();
 }
 
-void ModelRunner::RunLayer(LayerId layer, const StepInput& in, const Tensor& x) {
-  LayerKv& kv = Divides() ? static_cast<LayerKv&>(*share_) : *pager_;
-  if (x.rows == 0) return kv.Attend(layer, {}, {}, {}, {});  // KV of the others' rows comes here too
-  arch_->Attention(layer, in, kv, x);
+void ModelRunner::RunLayer(LayerId layer, const StepInput& in, const Tensor& x, LayerRows* rows) {
+  if (!Divides()) {
+    rows->Attention(layer, in, x);
+    return rows->FeedForward(layer, in, x);
+  }
+  if (x.rows == 0) return share_->Attend(layer, {}, {}, {}, {});  // KV of the others' rows comes here too
+  arch_->Attention(layer, in, *share_, x);
   arch_->FeedForward(layer, in, x);
 }
 

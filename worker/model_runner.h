@@ -13,6 +13,7 @@
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
 #include "worker/layer_pager.h"
+#include "worker/layer_rows.h"
 #include "worker/output_masks.h"
 #include "worker/plan_check.h"
 #include "worker/row_share.h"
@@ -75,7 +76,7 @@ class ModelRunner {
   bool Divides() const { return share_ != nullptr && share_->divided(); }
   // x has the rows of `in`, which are this rank's own.
   absl::Status EnterStage(const StepPlan& plan, const StepInput& in, const Tensor& x);
-  void RunLayer(LayerId layer, const StepInput& in, const Tensor& x);
+  void RunLayer(LayerId layer, const StepInput& in, const Tensor& x, LayerRows* rows);
   // Here and below, x has a place for every row of the step.
   absl::Status LeaveStage(const StepPlan& plan, const Tensor& x, StepResult* result);
   // All ranks of the stage know whom any of them lost, and on the last stage have the rows that results are made of.

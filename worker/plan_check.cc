@@ -42,6 +42,15 @@ std::string WhyOwnDraftsRefused(const PlanSequence& s, const PlanLimits& limits)
   return std::string();
 }
 
+// Its rows are the newest token's, and what it passes over is asked of ranks that make the whole of it.
+std::string WhySkipRefused(const PlanSequence& s, const PlanLimits& limits) {
+  if (!limits.whole_model) return "skip: the rank holds a part of the model alone";
+  if (s.own_drafts || s.score || s.key || s.pool != Pooling::kNone) {
+    return "skip: goes with no guesses, scores, keys or sums of hidden states";
+  }
+  return std::string();
+}
+
 std::string WhyRefused(const Sampling& sampling, int32_t vocab) {
   const auto known = [vocab](int32_t token) { return token >= 0 && token < vocab; };
   const auto outside = [vocab](absl::string_view field) {
@@ -121,6 +130,9 @@ std::string WhyRefused(const PlanSequence& s, const PlanLimits& limits) {
   if (s.start < 0) return absl::StrCat("start: ", s.start, " is negative");
   if (s.own_drafts) {
     if (std::string why = WhyOwnDraftsRefused(s, limits); !why.empty()) return why;
+  }
+  if (s.skip) {
+    if (std::string why = WhySkipRefused(s, limits); !why.empty()) return why;
   }
   for (size_t i = 0; i < s.tokens.size(); ++i) {
     if (i > 0 && s.own_drafts) break;  // looked at above

@@ -47,7 +47,8 @@ struct ReplyChoice {
   std::string stop = {};  // the stop string that ended it; empty: none did
   double score = 0;       // sum of the logprobs of its tokens, if they were asked for
   std::optional<std::vector<ReplyToken>> prompt_logprobs = {};  // of its prompt; none: not asked for
-  std::vector<float> embedding = {};                            // of a kEmbeddings
+  FidelityReport fidelity = {};
+  std::vector<float> embedding = {};  // of a kEmbeddings
 };
 
 // Of the choices of several prompts, `n` of each, the `keep` with the best scores, best first.

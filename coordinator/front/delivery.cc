@@ -75,6 +75,7 @@ void Delivery::NoteEnd(size_t choice, const TextEvent& event) {
   failure_ = event.end->status;
   choices_[choice].finish = event.end->reason;
   choices_[choice].stop = event.stop;
+  choices_[choice].fidelity = event.end->fidelity;
   if (run_.first_of_prompt(choice)) usage_.cached_tokens += event.end->cached_tokens;
   if (!failure_.ok()) return;
   if (request_.spec.pooled) choices_[choice].embedding = run_.streams()[choice]->TakePooled();

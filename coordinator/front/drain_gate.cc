@@ -21,6 +21,7 @@ class DrainGate::Passage final : public TokenSink {
       : ledger_(std::move(ledger)), id_(id), sink_(std::move(sink)) {}
 
   void OnCached(int32_t tokens) override { sink_->OnCached(tokens); }
+  void OnFidelity(const FidelityReport& so_far) override { sink_->OnFidelity(so_far); }
   void OnCacheHit(const CacheHit& hit) override { sink_->OnCacheHit(hit); }
   void OnTokens(absl::Span<const int32_t> tokens) override { sink_->OnTokens(tokens); }
   void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override {

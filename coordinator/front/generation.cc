@@ -124,6 +124,7 @@ absl::Status Intake::CheckSpec(const GenerationSpec& spec) const {
   }
   RETURN_IF_ERROR(CheckTokens("stop_token_ids", spec.stop_token_ids));
   RETURN_IF_ERROR(CheckResume(spec));
+  RETURN_IF_ERROR(FidelityOf(spec.fidelity, options_.fidelity).status());
   RETURN_IF_ERROR(CheckTargets(spec.targets));
   if (DeadlineOf(spec) <= absl::ZeroDuration()) {
     return absl::DeadlineExceededError("the deadline had passed when the request arrived");
@@ -387,6 +388,16 @@ absl::StatusOr<int32_t> Intake::MaxTokens(const GenerationSpec& spec, size_t pro
                   "context_length_exceeded");
 }
 
+absl::StatusOr<Fidelity> Intake::FidelityFor(const GenerationSpec& spec, const Request& request) const {
+  ASSIGN_OR_RETURN(const Fidelity fidelity, FidelityOf(spec.fidelity, options_.fidelity));
+  const bool masked = request.sampling.constraint || !request.sampling.allowed_tokens.empty();
+  if (fidelity.mode == FidelityMode::kBounded && masked) {
+    return BadField("fidelity",
+                    "'bounded' does not go with a constraint on the answer: its audits would not see what it allows");
+  }
+  return fidelity;
+}
+
 absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor& executor, TextStream::Ready ready) {
   const absl::Time arrival = spec.arrival.value_or(clock_.Now());
   Request shared;
@@ -443,6 +454,7 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
   if (options_.caches) shared.caching = std::make_shared<const CacheTerms>(CacheTermsOf(spec));
   ASSIGN_OR_RETURN(shared.sampling, SamplingOf(SamplingFor(spec), tokenizer_, shared.stop_tokens, seed));
   shared.sampling.constraint = std::move(constraint);
+  ASSIGN_OR_RETURN(shared.fidelity, FidelityFor(spec, shared));
   if (options_.traces) shared.trace = spec.trace ? *spec.trace : TraceContext{Draw(), Draw()};
   for (size_t choice = 0; choice < prompts.size() * spec.n; ++choice) {
     const size_t p = choice / spec.n;
@@ -454,11 +466,13 @@ absl::StatusOr<GenerationRun> Intake::Start(const GenerationSpec& spec, Executor
     request.choices = choice % spec.n == 0 ? spec.n : 0;
     request.follows = choice > 0;
     request.sampling.seed = seed + choice % spec.n;
+    if (request.fidelity.mode == FidelityMode::kBounded) request.fidelity.nonce = Draw();
     TextStream::Options options{request.id, static_cast<int32_t>(request.prompt.size()), arrival, spec.stop};
     options.min_tokens = request.sampling.min_tokens;
     options.include_stop = spec.include_stop;
     options.shown = marks;
     options.show_all = !spec.skip_special_tokens;
+    options.fidelity = request.fidelity.mode;
     if (spec.resume) options.had = {spec.resume->ids, static_cast<size_t>(spec.resume->text_bytes)};
     auto stream = std::make_shared<TextStream>(std::move(options), tokenizer_, engine_, clock_, executor, ready);
     request.sink = stream;

@@ -20,6 +20,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/front/adapter_registry.h"
 #include "coordinator/front/constraint_spec.h"
+#include "coordinator/front/fidelity_spec.h"
 #include "coordinator/front/output_parser.h"
 #include "coordinator/front/sampling_spec.h"
 #include "coordinator/front/target_spec.h"
@@ -77,6 +78,7 @@ struct GenerationSpec : SamplingSpec {
   std::optional<ResumePoint> resume;       // the answer goes on behind it
   std::optional<absl::Duration> deadline;  // from now, of the call; the one in `targets` counts too
   TargetSpec targets;
+  FidelitySpec fidelity;
   std::string salt;
   bool cache_look_up = true;                      // an answer that a response cache keeps may serve it
   bool cache_keep = true;                         // its answer may be kept there
@@ -149,6 +151,7 @@ class Intake {
     GenerationDefaults sampling = {};   // as the model's authors want it
     bool traces = false;                // spans of requests are exported
     bool caches = false;                // the engine keeps answers
+    FidelityRule fidelity = {};         // what may be asked for
     Metrics* metrics = nullptr;         // of constraints; null: nobody counts them
   };
   // `chat_template` is null if the model has none.
@@ -192,6 +195,8 @@ class Intake {
   absl::Status CheckSpec(const GenerationSpec& spec) const;
   // One answer whose tokens follow from the request alone.
   absl::Status CheckResume(const GenerationSpec& spec) const;
+  // What is known of the request's fidelity once its constraint is.
+  absl::StatusOr<Fidelity> FidelityFor(const GenerationSpec& spec, const Request& request) const;
   absl::StatusOr<std::vector<int32_t>> EncodeChat(const ChatInput& chat, const PromptForm& form, size_t most) const;
   // Filled in the middle: between the prompt and the request's suffix.
   absl::StatusOr<std::vector<int32_t>> EncodeBetween(const GenerationSpec& spec, const Prompt& prompt) const;

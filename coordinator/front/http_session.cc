@@ -298,12 +298,12 @@ net::awaitable<void> HttpSession::Generate(const ProtocolRow& protocol) {
     absl::Status decoded = opening->left->load() ? absl::CancelledError("the client is gone") : self->DecodeRequest();
     opening->request = decoded.ok() ? protocol.parse(self->question_.body) : decoded;
     if (opening->request.ok()) {
-      const absl::Status headers = ReadTargetHeaders(
-          [&](absl::string_view name) {
-            const auto value = self->request_[{name.data(), name.size()}];
-            return absl::string_view(value.data(), value.size());
-          },
-          &opening->request->spec.targets);
+      const auto header = [&](absl::string_view name) {
+        const auto value = self->request_[{name.data(), name.size()}];
+        return absl::string_view(value.data(), value.size());
+      };
+      const absl::Status headers = ReadTargetHeaders(header, &opening->request->spec.targets);
+      ReadFidelityHeader(header, &opening->request->spec.fidelity);
       if (!headers.ok()) opening->request = headers;
       const auto traceparent = self->request_["traceparent"];
       if (headers.ok()) opening->request->spec.trace = ParseTraceparent({traceparent.data(), traceparent.size()});

@@ -27,6 +27,18 @@ void Fill(absl::Span<const TokenScore> scores, const Tokenizer& tokenizer, v1::T
   }
 }
 
+void Fill(const FidelityReport& report, v1::FidelityReport* out) {
+  out->set_mode(std::string(FidelityName(report.mode)));
+  out->set_target(report.target);
+  out->set_steps_skipped(report.skipped);
+  out->set_steps_whole(report.whole);
+  out->set_steps_audited(report.audited);
+  out->set_audits_agreed(report.agreed);
+  out->set_sublayers_saved(report.saved);
+  out->set_sublayers_saved_share(report.saved_share());
+  out->set_switched_off(report.switched_off);
+}
+
 void Fill(const PromptScores& scores, const Tokenizer& tokenizer, v1::PromptLogprobs* out) {
   out->set_first(scores.first);
   for (int32_t i = 0; i < scores.size(); ++i) {
@@ -164,6 +176,7 @@ void EventWriter::Convert(TextEvent event) {
   finished->set_queue_seconds(absl::ToDoubleSeconds(end.timing.queue));
   finished->set_first_token_seconds(absl::ToDoubleSeconds(end.timing.first_token));
   finished->set_total_seconds(absl::ToDoubleSeconds(end.timing.total));
+  if (end.fidelity.mode != FidelityMode::kExact) Fill(end.fidelity, finished->mutable_fidelity());
 }
 
 void EventWriter::OnWriteDone(bool ok) {

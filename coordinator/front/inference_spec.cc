@@ -21,6 +21,12 @@ void ReadTargets(const v1::Targets& targets, GenerationSpec* spec) {
   if (targets.has_deadline_ms()) spec->targets.deadline_ms = targets.deadline_ms();
 }
 
+void ReadFidelity(const v1::Fidelity& fidelity, FidelitySpec* spec) {
+  if (!fidelity.mode().empty()) spec->mode = fidelity.mode();
+  if (fidelity.has_agreement()) spec->agreement = fidelity.agreement();
+  if (fidelity.has_exit_layer()) spec->exit_layer = fidelity.exit_layer();
+}
+
 std::optional<ConstraintSpec> ConstraintIn(const v1::SamplingOptions& options) {
   switch (options.constraint_case()) {
     case v1::SamplingOptions::kJsonSchema:
@@ -50,6 +56,7 @@ GenerationSpec SharedSpec(const AnyRequest& request) {
   const v1::SamplingOptions& options = request.sampling();
   GenerationSpec spec;
   ReadTargets(request.targets(), &spec);
+  ReadFidelity(request.fidelity(), &spec.fidelity);
   spec.name = request.request_id();
   spec.model = request.model();
   if (request.has_resume()) {

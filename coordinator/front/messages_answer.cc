@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/front/fidelity_json.h"
 
 namespace interlace {
 namespace {
@@ -185,6 +186,7 @@ Answer::Events MessagesAnswer::End(const Usage& usage) {
   json["type"] = "message_delta";
   json["delta"] = StopOf(end_);
   json["usage"] = UsageJson(usage);
+  AddFidelity(end_.fidelity, &json);
   last["type"] = "message_stop";
   return {Event(json), Event(last)};
 }
@@ -201,6 +203,7 @@ std::string MessagesAnswer::Whole(absl::Span<const ReplyChoice> choices, const U
   }
   json.update(StopOf(choice));
   json["usage"] = UsageJson(usage);
+  AddFidelity(choice.fidelity, &json);
   return Print(json);
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/front/fidelity_json.h"
 #include "text/utf8.h"
 
 namespace interlace {
@@ -214,6 +215,7 @@ std::string FinishChunk(const ReplyHead& head, size_t choice, const ReplyChoice&
   }
   json["finish_reason"] = FinishOf(end);
   if (!end.stop.empty()) json["stop_reason"] = end.stop;
+  AddFidelity(end.fidelity, &json);
   return Chunk(head, std::move(json), usage);
 }
 
@@ -240,6 +242,7 @@ std::string WholeAnswer(const ReplyHead& head, absl::Span<const ReplyChoice> cho
     choice["logprobs"] = choices[i].logprobs ? LogprobsJson(head, *choices[i].logprobs) : Json(nullptr);
     choice["finish_reason"] = FinishOf(choices[i]);
     if (!choices[i].stop.empty()) choice["stop_reason"] = choices[i].stop;
+    AddFidelity(choices[i].fidelity, &choice);
     if (!IsChat(head) && choices[i].prompt_logprobs) {
       choice["prompt_logprobs"] = PromptLogprobsJson(*choices[i].prompt_logprobs);
     }

@@ -61,6 +61,11 @@ constexpr OpenApiField kShared[] = {
     {"request_id", kText, "7"},
     {"priority", R"({"type":["integer","null"],"minimum":-2147483648,"maximum":2147483647})", "\"a\""},
     {"fairness_id", kText, "7"},
+    {"fidelity",
+     R"({"anyOf":[{"enum":["exact","bounded","off",null]},{"type":"object","additionalProperties":false,"properties":{)"
+     R"("mode":{"enum":["exact","bounded","off"]},"agreement":{"type":["number","null"],"exclusiveMinimum":0,"maximum":1},)"
+     R"("exit_layer":{"type":["integer","null"],"minimum":1}}}]})",
+     "7"},
     {"deadline_ms", R"({"type":["integer","null"],"minimum":0,"maximum":31536000000})", "\"a\""},
     {"slo",
      R"({"type":["object","null"],"additionalProperties":false,"properties":{"ttft_ms":{"type":"number"},)"

@@ -90,6 +90,26 @@ absl::Status ReadTargets(const Json& json, TargetSpec* targets) {
   return ReadSlo(json, targets);
 }
 
+// fidelity: "bounded", or {mode, agreement, exit_layer}. It is ours, as slo is.
+absl::Status ReadFidelity(const Json& json, FidelitySpec* spec) {
+  const Json* fidelity = Member(json, "fidelity");
+  if (fidelity == nullptr) return absl::OkStatus();
+  if (fidelity->is_string()) {
+    spec->mode = fidelity->get<std::string>();
+    return absl::OkStatus();
+  }
+  if (!fidelity->is_object()) return BadField("fidelity", absl::StrCat(Shown(*fidelity), " is no text and no object"));
+  for (const auto& [name, value] : fidelity->items()) {
+    if (name == "mode" || name == "agreement" || name == "exit_layer") continue;
+    return BadField("fidelity", absl::StrCat(Shown(name), " is not known; it has mode, agreement and exit_layer"));
+  }
+  std::string mode = "exact";
+  RETURN_IF_ERROR(Read(*fidelity, "mode", &mode));
+  spec->mode = mode;
+  RETURN_IF_ERROR(Read(*fidelity, "agreement", &spec->agreement));
+  return Read(*fidelity, "exit_layer", &spec->exit_layer);
+}
+
 // cache: {"no-cache": true, "no-store": true}, as LiteLLM has it: no kept answer is wanted, this one is not kept.
 absl::Status ReadCache(const Json& json, GenerationSpec* spec) {
   const Json* cache = Member(json, "cache");
@@ -110,6 +130,7 @@ absl::Status ReadIdentity(const Json& json, GenerationSpec* spec) {
   RETURN_IF_ERROR(Read(json, "request_id", &spec->name));
   RETURN_IF_ERROR(Read(json, "cache_salt", &spec->salt));
   RETURN_IF_ERROR(ReadCache(json, spec));
+  RETURN_IF_ERROR(ReadFidelity(json, &spec->fidelity));
   return ReadTargets(json, &spec->targets);
 }
 

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/front/fidelity_json.h"
 
 namespace interlace {
 namespace {
@@ -70,6 +71,7 @@ struct Standing {
   const char* status;
   Json error = nullptr, incomplete = nullptr;
   const Usage* usage = nullptr;  // null: the answer is not complete
+  FidelityReport fidelity = {};
 };
 
 // What it repeats of the request is put in as text: it may be large, and nobody here looks at it.
@@ -89,15 +91,17 @@ std::string ResponseText(const ReplyHead& head, const Standing& standing, const 
   json["text"]["format"]["type"] = "text";
   json["truncation"] = "disabled";
   json["usage"] = standing.usage == nullptr ? Json(nullptr) : UsageJson(*standing.usage);
+  AddFidelity(standing.fidelity, &json);
   std::string text = Print(json);
   if (head.echoed.size() <= 2) return text;  // {}
   text.back() = ',';
   return absl::StrCat(text, absl::string_view(head.echoed).substr(1));
 }
 
-std::string EndedText(const ReplyHead& head, FinishReason finish, const std::vector<Item>& items, const Usage& usage) {
-  Standing standing{.status = "completed", .usage = &usage};
-  if (finish == FinishReason::kLength) {
+std::string EndedText(const ReplyHead& head, const ReplyChoice& end, const std::vector<Item>& items,
+                      const Usage& usage) {
+  Standing standing{.status = "completed", .usage = &usage, .fidelity = end.fidelity};
+  if (end.finish == FinishReason::kLength) {
     standing.status = "incomplete";
     standing.incomplete["reason"] = "max_output_tokens";
   }
@@ -203,16 +207,17 @@ Answer::Events ResponsesAnswer::Add(size_t, const OutputDelta& delta, const std:
 }
 
 Answer::Events ResponsesAnswer::Finish(size_t, const ReplyChoice& end, const Usage&) {
-  finish_ = end.finish;
-  if (open_ && finish_ == FinishReason::kLength) items_.back().cut = true;
+  end_.finish = end.finish;
+  end_.fidelity = end.fidelity;
+  if (open_ && end_.finish == FinishReason::kLength) items_.back().cut = true;
   Events events;
   Close(&events);
   return events;
 }
 
 Answer::Events ResponsesAnswer::End(const Usage& usage) {
-  const char* type = finish_ == FinishReason::kStop ? "response.completed" : "response.incomplete";
-  return {ResponseEvent(type, EndedText(head_, finish_, items_, usage), &events_)};
+  const char* type = end_.finish == FinishReason::kStop ? "response.completed" : "response.incomplete";
+  return {ResponseEvent(type, EndedText(head_, end_, items_, usage), &events_)};
 }
 
 Answer::Events ResponsesAnswer::Fail(const ApiError& error) {
@@ -229,7 +234,7 @@ std::string ResponsesAnswer::Whole(absl::Span<const ReplyChoice> choices, const 
   if (!choice.text.empty() || choice.calls.empty()) items.push_back({Kind::kText, 0, "", choice.text});
   for (const ReplyCall& call : choice.calls) items.push_back({Kind::kCall, call.index, call.name, call.arguments});
   if (choice.finish == FinishReason::kLength && !items.empty()) items.back().cut = true;
-  return EndedText(head_, choice.finish, items, usage);
+  return EndedText(head_, choice, items, usage);
 }
 
 }  // namespace interlace

@@ -42,7 +42,7 @@ class ResponsesAnswer final : public Answer {
   std::vector<Item> items_;
   bool open_ = false;  // the last one
   int64_t events_ = 0;
-  FinishReason finish_ = FinishReason::kStop;
+  ReplyChoice end_;  // how the answer ended, but for its items
 };
 
 }  // namespace interlace

@@ -23,6 +23,7 @@ constexpr Name kTenant = {"x-llm-d-inference-fairness-id", "x-gateway-inference-
 constexpr Name kObjective = {"x-llm-d-inference-objective", "x-gateway-inference-objective"};
 constexpr Name kDeadline = {"x-interlace-deadline-ms", ""};
 constexpr Name kPriority = {"x-interlace-priority", ""};
+constexpr Name kFidelity = {"x-interlace-fidelity", ""};
 
 struct Header {
   absl::string_view name, value;  // an empty value: there is none
@@ -59,6 +60,11 @@ absl::Status ReadLabel(HeaderLookup header, const Name& name, std::string* label
 }
 
 }  // namespace
+
+void ReadFidelityHeader(HeaderLookup header, FidelitySpec* spec) {
+  const Header found = spec->mode ? Header() : Find(header, kFidelity);
+  if (!found.value.empty()) spec->mode = std::string(found.value);
+}
 
 absl::Status ReadTargetHeaders(HeaderLookup header, TargetSpec* out) {
   TargetSpec& targets = *out;

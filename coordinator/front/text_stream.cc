@@ -24,12 +24,18 @@ TextStream::TextStream(Options options, const Tokenizer& tokenizer, Engine& engi
       executor_(&executor),
       ready_(std::move(ready)),
       first_token_(absl::InfiniteFuture()) {
+  fidelity_.mode = options_.fidelity;
   detokenizer_.Show(options_.shown, options_.show_all);
 }
 
 void TextStream::OnCached(int32_t tokens) {
   absl::MutexLock lock(&mutex_);
   cached_tokens_ = tokens;
+}
+
+void TextStream::OnFidelity(const FidelityReport& so_far) {
+  absl::MutexLock lock(&mutex_);
+  fidelity_ = so_far;
 }
 
 void TextStream::OnCacheHit(const CacheHit& hit) {
@@ -232,6 +238,7 @@ RequestEnd TextStream::StoppedHere() {
     finished_ = true;
     stop = !end_ && !cancelled_;
     end.cached_tokens = end_ ? end_->cached_tokens : cached_tokens_;
+    end.fidelity = end_ ? end_->fidelity : fidelity_;
     cancelled_ |= stop;
     end.timing.first_token = first_token_ - options_.arrival;
     end.timing.total = now - options_.arrival;

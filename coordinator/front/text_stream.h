@@ -63,6 +63,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
     std::vector<int32_t> shown;  // control tokens whose text is shown
     bool show_all = false;       // that of all of them
     Had had = {};
+    FidelityMode fidelity = FidelityMode::kExact;
   };
   // `ready` runs on `executor` after something came; it may run when Take has nothing.
   using Ready = std::function<void()>;
@@ -70,6 +71,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
              Ready ready);
 
   void OnCached(int32_t tokens) override;
+  void OnFidelity(const FidelityReport& so_far) override;
   void OnCacheHit(const CacheHit& hit) override;
   void OnTokens(absl::Span<const int32_t> tokens) override;
   void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override;
@@ -138,6 +140,7 @@ class TextStream final : public TokenSink, public std::enable_shared_from_this<T
   std::optional<RequestEnd> end_;            // protected by mutex_; the engine's word
   absl::Time first_token_;                   // protected by mutex_; infinite future: none yet
   int32_t cached_tokens_ = 0;                // protected by mutex_; what OnCached said
+  FidelityReport fidelity_;                  // protected by mutex_; what OnFidelity said last
   std::optional<CacheHit> cache_hit_;        // protected by mutex_
   bool posted_ = false;                      // protected by mutex_
   int posting_ = 0;                          // protected by mutex_; calls of Post under way

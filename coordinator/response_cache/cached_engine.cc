@@ -9,7 +9,7 @@
 namespace interlace {
 namespace {
 
-constexpr absl::string_view kBypassNames[] = {"sampled", "choices", "scores", "tools", "resumed", "asked"};
+constexpr absl::string_view kBypassNames[] = {"sampled", "choices", "scores", "tools", "resumed", "bounded", "asked"};
 // Ids of doors count up from 1 and never get there.
 constexpr uint64_t kEmbeddingBit = uint64_t{1} << 62;
 constexpr size_t kLeadIn = 3;  // tokens of the prompt before a hint, by which a drafter finds its begin
@@ -76,6 +76,7 @@ class CachedEngine::RecordingSink final : public TokenSink {
         sink_(request.sink) {}
 
   void OnCached(int32_t tokens) override { sink_->OnCached(Cached(tokens)); }
+  void OnFidelity(const FidelityReport& so_far) override { sink_->OnFidelity(so_far); }
   void OnTokens(absl::Span<const int32_t> tokens) override {
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     sink_->OnTokens(tokens);
@@ -155,6 +156,7 @@ std::optional<CachedEngine::Bypass> CachedEngine::WhyNot(const Request& request)
   if (request.sampling.logprobs >= 0 || request.prompt_logprobs >= 0) return Bypass::kScores;
   if (request.caching->tools) return Bypass::kTools;
   if (!request.had.empty() || request.resumed != nullptr) return Bypass::kResumed;
+  if (request.fidelity.mode == FidelityMode::kBounded) return Bypass::kBounded;
   if (!request.caching->look_up && !request.caching->keep) return Bypass::kAsked;
   return std::nullopt;
 }

@@ -57,7 +57,7 @@ class CachedEngine final : public Engine {
  private:
   class EmbeddingSink;
   class RecordingSink;
-  enum class Bypass : uint8_t { kSampled, kChoices, kScores, kTools, kResumed, kAsked };
+  enum class Bypass : uint8_t { kSampled, kChoices, kScores, kTools, kResumed, kBounded, kAsked };
   static constexpr size_t kMostTold = 256;
   // Of a request whose embedding is asked for.
   struct Asked {

@@ -25,6 +25,7 @@ class RoutedSink final : public TokenSink {
   void Begin(const RouteChoice& choice, absl::Span<const BlockId> ids);
 
   void OnCached(int32_t tokens) override { to_->OnCached(tokens); }
+  void OnFidelity(const FidelityReport& so_far) override { to_->OnFidelity(so_far); }
   void OnTokens(absl::Span<const int32_t> tokens) override;
   void OnScoredToken(int32_t token, absl::Span<const TokenScore> scores) override;
   void OnPromptScores(const PromptScores& scores) override { to_->OnPromptScores(scores); }

@@ -51,6 +51,11 @@ void DecoderArch::Attention(LayerId layer, const StepInput& in, LayerKv& kv, con
   Join(x, y, w.post_attention_norm);
 }
 
+void DecoderArch::KeysAndValues(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) {
+  const Weights& w = WeightsOf(layer);
+  decoder_->KeysAndValues(layer, w.attention, in, kv, InputOf(x, w.attention_norm));
+}
+
 void DecoderArch::FeedForward(LayerId layer, const StepInput& in, const Tensor& x) {
   const Weights& w = WeightsOf(layer);
   if (decoder_->spec().layer[Value(layer)].experts) return decoder_->Experts(w.experts, InputOf(x, w.ffn_norm), x);

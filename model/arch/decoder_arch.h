@@ -18,6 +18,7 @@ class DecoderArch final : public ModelArch {
   void Embed(const StepInput& in, const Tensor& x) override { decoder_->Embed(in, x); }
   void Attention(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) override;
   void FeedForward(LayerId layer, const StepInput& in, const Tensor& x) override;
+  void KeysAndValues(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) override;
   void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) override {
     decoder_->Logits(x, rows, logits);
   }

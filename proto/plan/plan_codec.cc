@@ -37,6 +37,17 @@ absl::Status DecodeChange(const Message& m, To* to) {
   return absl::OkStatus();
 }
 
+void EncodeSkip(const SkipPlan& plan, v1::SkipPlanMessage* out) {
+  out->set_attention(plan.attention.Encode());
+  out->set_feed_forward(plan.feed_forward.Encode());
+}
+
+absl::Status DecodeSkip(const v1::SkipPlanMessage& m, SkipPlan* out) {
+  ASSIGN_OR_RETURN(out->attention, DecodeLayers(m.attention()));
+  ASSIGN_OR_RETURN(out->feed_forward, DecodeLayers(m.feed_forward()));
+  return absl::OkStatus();
+}
+
 void EncodeSequence(const PlanSequence& s, v1::PlanSequenceMessage* out) {
   out->set_request(Value(s.request));
   out->set_attempt(s.attempt);
@@ -53,11 +64,8 @@ void EncodeSequence(const PlanSequence& s, v1::PlanSequenceMessage* out) {
     score->set_top(s.score->top);
     score->mutable_targets()->Assign(s.score->targets.begin(), s.score->targets.end());
   }
-  if (s.own_drafts) {
-    v1::SkipPlanMessage* skip = out->mutable_own_drafts();
-    skip->set_attention(s.own_drafts->attention.Encode());
-    skip->set_feed_forward(s.own_drafts->feed_forward.Encode());
-  }
+  if (s.own_drafts) EncodeSkip(*s.own_drafts, out->mutable_own_drafts());
+  if (s.skip) EncodeSkip(*s.skip, out->mutable_skip());
   if (s.key) {
     v1::KeyAskMessage* key = out->mutable_key();
     key->set_layer(Value(s.key->layer));
@@ -105,9 +113,10 @@ absl::StatusOr<PlanSequence> DecodeSequence(const v1::PlanSequenceMessage& m) {
     RETURN_IF_ERROR(DecodeScore(m, &s.score.emplace()));
   }
   if (m.has_own_drafts()) {
-    SkipPlan& skip = s.own_drafts.emplace();
-    ASSIGN_OR_RETURN(skip.attention, DecodeLayers(m.own_drafts().attention()));
-    ASSIGN_OR_RETURN(skip.feed_forward, DecodeLayers(m.own_drafts().feed_forward()));
+    RETURN_IF_ERROR(DecodeSkip(m.own_drafts(), &s.own_drafts.emplace()));
+  }
+  if (m.has_skip()) {
+    RETURN_IF_ERROR(DecodeSkip(m.skip(), &s.skip.emplace()));
   }
   if (m.has_key()) {
     if (m.key().layer() < 0 || m.key().layer() >= LayerSet::kMaxLayers) return Refuse("key.layer", m.key().layer());

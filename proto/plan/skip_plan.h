@@ -1,4 +1,4 @@
-// SkipPlan: the sublayers of a model that a draft passes over.
+// SkipPlan: the sublayers of a model that a draft, or a step of a bounded stream, passes over.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,16 @@ struct SkipPlan {
     for (int32_t s = 0; s < inner; ++s) {
       if (int64_t{s + 1} * count / inner == int64_t{s} * count / inner) continue;
       (s % 2 == 0 ? plan.attention : plan.feed_forward).Add(LayerId{1 + s / 2});
+    }
+    return plan;
+  }
+  // Early exit: of layers exit, exit + 1, .. but the last nothing runs, so that behind the first `exit` layers the last
+  // one makes what the head reads. Of 30 layers, After(20, 30) passes over the 18 sublayers of layers 20 to 28.
+  static SkipPlan After(int32_t exit, int32_t layers) {
+    SkipPlan plan;
+    for (int32_t l = exit; l + 1 < layers; ++l) {
+      plan.attention.Add(LayerId{l});
+      plan.feed_forward.Add(LayerId{l});
     }
     return plan;
   }

@@ -53,6 +53,9 @@ std::string StepPlan::ToString() const {
     AppendNames(s.names, &text);
     if (s.sample) absl::StrAppend(&text, " sample ", s.sample_index);
     if (s.own_drafts) absl::StrAppend(&text, " drafts ", s.drafts, " itself");
+    if (s.skip)
+      absl::StrAppend(&text, " skips attention ", s.skip->attention.ToString(), " feed-forward ",
+                      s.skip->feed_forward.ToString());
     if (s.score) absl::StrAppend(&text, " score ", s.start + s.score->first + 1, "+", s.score->targets.size());
     if (s.pool != Pooling::kNone) text += s.pool == Pooling::kGive ? " pool, give" : " pool";
     if (s.key) absl::StrAppend(&text, " key of layer ", Value(s.key->layer), " from ", s.key->first);

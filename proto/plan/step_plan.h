@@ -97,6 +97,10 @@ struct PlanSequence {
   // token and `drafts` times kOwnDraft; of what the step samples, the result has what counts alone.
   Boxed<SkipPlan> own_drafts;
   Boxed<KeyAsk> key;
+  // What the sequence's rows of this step pass over, and no draft (fidelity `bounded`): their hidden states stay what
+  // they are there. Of an attention that is passed over K and V are made all the same, of what enters it, so that a
+  // later step which runs it finds all positions. Null: the rows go through every sublayer.
+  Boxed<SkipPlan> skip;
   friend bool operator==(const PlanSequence&, const PlanSequence&) = default;
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -53,6 +54,17 @@ class PlainKv final : public LayerKv {
       row += count;
     }
     CHECK(row == q.rows);
+  }
+  void Append(LayerId layer, const Tensor& k, const Tensor& v) override {
+    int64_t row = 0;
+    for (const PlainRows& rows : *step_) {
+      const auto count = static_cast<int64_t>(rows.tokens.size());
+      std::vector<std::byte*>& blocks = blocks_[{rows.sequence, Value(layer)}];
+      while (static_cast<int64_t>(blocks.size()) * shape_.block_tokens < rows.start + count) blocks.push_back(Block());
+      const SequenceRows sequence{row, count, rows.start, blocks};
+      backend_.ops().kv_append({shape_, k, v, {&sequence, 1}}, backend_.context());
+      row += count;
+    }
   }
   const KvBlockShape& shape() const { return shape_; }
   // The blocks of a sequence and layer, in order; a test may put others in their places.
@@ -141,8 +153,11 @@ class PlainEngine {
     return it == lengths_.end() ? 0 : it->second;
   }
 
-  // Appends tokens to sequences, in this order of rows. Hidden states are then those after the last layer.
-  void Step(std::vector<std::pair<int, std::vector<int32_t>>> parts) {
+  // Whether a sublayer of a layer, attention or feed-forward, is passed over.
+  using Skips = std::function<bool(LayerId layer, bool attention)>;
+  // Appends tokens to sequences, in this order of rows, which pass over what `skips` says; null: nothing. Hidden states
+  // are then those after the last layer.
+  void Step(std::vector<std::pair<int, std::vector<int32_t>>> parts, const Skips& skips = nullptr) {
     std::vector<PlainRows> step;
     std::vector<int32_t> tokens, positions;
     std::vector<std::string> adapters;  // of each row: a digest, or empty
@@ -170,8 +185,12 @@ class PlainEngine {
       std::copy(received.begin(), received.end(), x.f32());
       if (s == 0) stages_[0]->Embed(in, x);
       for (int32_t l = shards_[s].layer_begin; l < shards_[s].layer_end; ++l) {
-        stages_[s]->Attention(LayerId{l}, in, kv_, x);
-        stages_[s]->FeedForward(LayerId{l}, in, x);
+        if (skips && skips(LayerId{l}, true)) {
+          stages_[s]->KeysAndValues(LayerId{l}, in, kv_, x);
+        } else {
+          stages_[s]->Attention(LayerId{l}, in, kv_, x);
+        }
+        if (!skips || !skips(LayerId{l}, false)) stages_[s]->FeedForward(LayerId{l}, in, x);
       }
       hidden_ = std::move(memory);
       hidden_rows_ = rows;

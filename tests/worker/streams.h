@@ -28,6 +28,7 @@ struct Ask {
   int32_t prompt_logprobs = -1;
   bool pooled = false;  // max_tokens is 0
   std::shared_ptr<const ServedAdapter> adapter = nullptr;
+  Fidelity fidelity = {};
 };
 
 struct Answer {
@@ -112,6 +113,8 @@ class Clients {
     request.prompt_logprobs = ask.prompt_logprobs;
     request.pooled = ask.pooled;
     request.adapter = ask.adapter;
+    request.fidelity = ask.fidelity;
+    request.fidelity.nonce = 1000 + index;
     request.arrival = clock_.Now();
     request.deadline = request.arrival + absl::Minutes(10);
     request.sink = sink;
