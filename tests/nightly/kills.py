@@ -81,8 +81,11 @@ class Killer:
         return len(self.cluster.processes()) == 4 and self.cluster.up_metric("interlace_ranks_ready") == 2
 
     def attached(self, since: float) -> bool:
-        """Whether both ranks have found the store again: who has no session with it has none to lose."""
-        return all(Log(self.cluster, name).lines("kvstore attached", since) for name in ("worker-0", "worker-1"))
+        """Whether ranks that lost the store have found it again: who has no session with it has none to lose."""
+        def last(name: str, words: str) -> float:
+            return max((at for at, _ in Log(self.cluster, name).lines(words, since)), default=0)
+
+        return all(last(name, "kvstore attached") >= last(name, "kvstore lost") for name in ("worker-0", "worker-1"))
 
     def strike(self, number: int):
         target = self.random.choice(TARGETS)
@@ -106,7 +109,7 @@ class Killer:
             os.kill(pid, signal.SIGCONT if how == "stop and go on" else signal.SIGKILL)
         wait_until(f"the cluster is whole after {target}: {how}\n{self.cluster.log()}", self.whole, 200)
         if target == "kvstore" and at is not None:
-            wait_until(f"both ranks have found the kvstore\n{self.cluster.log()}", lambda: self.attached(began), 60)
+            wait_until("the ranks have found the kvstore again", lambda: self.attached(began), 60)
         up = time.time()
         wait_until(f"every stream goes on after {target}: {how}\n{self.cluster.log()}",
                    lambda: all(reader.last > up for reader in self.readers), 200)
