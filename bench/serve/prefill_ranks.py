@@ -15,6 +15,7 @@ import random
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -79,6 +80,7 @@ def main():
     parser.add_argument("--device-kv", default="512MiB")
     parser.add_argument("--vocab", type=int, default=40000, help="ids of prompts are drawn below this")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the clusters too
     draw = random.Random(1)
     clusters = {ranks: Cluster(args, ranks) for ranks in (1, args.ranks)}
     took, busy = {ranks: [] for ranks in clusters}, {ranks: [] for ranks in clusters}
