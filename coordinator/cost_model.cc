@@ -10,7 +10,7 @@ namespace {
 
 constexpr double kFade = 0.995;          // of a step's weight with each one after it: some 200 steps count
 constexpr double kFadeBytes = 0.98;      // of a transfer's
-constexpr double kFadeExchange = 0.995;  // what was dear once is tried again in time
+constexpr double kFadeExchange = 0.995;  // of exchanges with each step that could be divided and was not
 constexpr int kSweeps = 8;               // of coordinate descent, from where the last fit ended
 constexpr int kEvery = 16;               // steps between two looks at the errors
 constexpr double kMost = 1e30;           // of a saved number
@@ -73,7 +73,7 @@ void CostModel::ObserveDivided(const StepWork& work, int32_t ranks, absl::Durati
 }
 
 void CostModel::Observe(const StepWork& work, absl::Duration compute) {
-  exchanges_.seconds *= kFadeExchange;
+  if (ranks_ > 1 && work.rows >= 2 * kKnee) exchanges_.seconds *= kFadeExchange;
   Learn(work, compute);
 }
 

@@ -59,6 +59,7 @@ TEST(ConfigTest, LaterOriginsWinAndAreNamed) {
 TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
   for (const auto& [assignment, text] :
        std::vector<std::pair<std::string, std::string>>{{"cluster.stage=1", "cluster.stage"},
+                                                        {"cluster.sequence_rank=1", "must lie in [0, 1)"},
                                                         {"kv.block_tokens=12", "multiple of 8"},
                                                         {"kv.keep_layers=some", "auto"},
                                                         {"kv.tiers=remote", "kv.remote"},
@@ -73,6 +74,10 @@ TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
     ASSERT_OK(builder.Set(assignment, "test"));
     EXPECT_THAT(builder.Build(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text))) << assignment;
   }
+  ConfigBuilder both;
+  for (const char* ranks : {"cluster.sequence_ranks=2", "cluster.tensor_ranks=3"}) ASSERT_OK(both.Set(ranks, "test"));
+  EXPECT_THAT(both.Build(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                     HasSubstr("cluster.sequence_ranks=2 with cluster.tensor_ranks=3")));
 }
 
 TEST(ConfigTest, NonsenseIsRefusedByNameAndChangesNothing) {
