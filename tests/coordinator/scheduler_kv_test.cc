@@ -330,8 +330,8 @@ TEST_F(SchedulerKv, WithOneTurnAllStreamsRunTogether) {
     for (int32_t streams : {1, 3, 8}) {
       Form(MakeRanks(6, stages, kBlockTokens, 2000, 0));
       std::vector<std::shared_ptr<Client>> clients;
-      for (int32_t i = 0; i < streams; ++i) clients.push_back(Admit(Text(3, 100 * streams + i), 60));
-      for (int i = 0; i < 60; ++i) Turn();  // until all prompts are computed
+      for (int32_t i = 0; i < streams; ++i) clients.push_back(Admit(Text(3, 100 * streams + i), 200));
+      for (int i = 0; i < 30; ++i) Turn();  // until all prompts are computed
       const size_t begin = replica_.plans().size();
       for (int i = 0; i < 40; ++i) Turn();
       ASSERT_GT(replica_.plans().size(), begin + 10);
