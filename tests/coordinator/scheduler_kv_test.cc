@@ -331,9 +331,9 @@ TEST_F(SchedulerKv, WithOneTurnAllStreamsRunTogether) {
       Form(MakeRanks(6, stages, kBlockTokens, 2000, 0));
       std::vector<std::shared_ptr<Client>> clients;
       for (int32_t i = 0; i < streams; ++i) clients.push_back(Admit(Text(3, 100 * streams + i), 200));
-      for (int i = 0; i < 30; ++i) Turn();  // until all prompts are computed
+      for (int i = 0; i < 60; ++i) Turn();  // until all prompts are computed
       const size_t begin = replica_.plans().size();
-      for (int i = 0; i < 40; ++i) Turn();
+      for (int i = 0; i < 120; ++i) Turn();
       ASSERT_GT(replica_.plans().size(), begin + 10);
       for (size_t p = begin; p < replica_.plans().size(); ++p) {
         EXPECT_EQ(replica_.plans()[p].sequences.size(), static_cast<size_t>(streams))
