@@ -47,7 +47,6 @@ def test_any_log_will_do(settings):
     (["--tp", "2"], "9 heads that share 3 KV heads cannot be split over 2 tensor-parallel ranks"),
     (["--sp", "2", "--tp", "3"], "cluster.sequence_ranks=2 with cluster.tensor_ranks=3: ranks share a stage by rows or by heads"),
     (["--sp", "0"], "cluster.sequence_ranks='0' is out of range"),
-    (["--sp", "2", "--set", "sched.speculate=self"], "sched.speculate=self: guesses are made by a rank that runs the whole model alone"),
     (["--keep-layers", "99"], "kv.keep_layers=99 is more than the 30 layers"),
     (["--set", "kv.tiers=,"], "kv.tiers=',' has an empty entry"),
     (["--set", "cluster.rank_timeout=0s"], "cluster.rank_timeout='0s' is out of range"),
