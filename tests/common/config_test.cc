@@ -69,6 +69,9 @@ TEST(ConfigTest, FieldsThatDoNotFitTogetherAreRefused) {
                                                         {"model.runtime_adapters=true", "needs model.adapter_dir"},
                                                         {"skip.explore=1.5", "share from 0 to 1"},
                                                         {"skip.explore=some", "share from 0 to 1"},
+                                                        {"skip.bounded_share=0", "share above 0"},
+                                                        {"skip.least_agreement=1.01", "share above 0"},
+                                                        {"skip.least_agreement=most", "share above 0"},
                                                         {"skip.layer=-1", "layer of the model"}}) {
     ConfigBuilder builder;
     ASSERT_OK(builder.Set(assignment, "test"));
@@ -105,6 +108,8 @@ TEST(ConfigTest, NonsenseIsRefusedByNameAndChangesNothing) {
                                  "kv.device_bytes=0",
                                  "skip.index_bytes=1000KiB",
                                  "skip.index=yes",
+                                 "skip.bounded=maybe",
+                                 "skip.audit_every=0",
                                  "slo.ttft=0s",
                                  "slo.tpot=9000h",
                                  "slo.largest_gap=0"}) {

@@ -220,13 +220,14 @@ class FakeReplica final : public PlanChannel {
     return hash;
   }
 
-  // Rows of one adapter stand side by side.
+  // Rows that pass over the same sublayers stand side by side, and of these rows of one adapter.
   void CheckAdapters(const StepPlan& plan) {
     std::vector<std::string> adapters;
     for (const PlanSequence& s : plan.sequences) {
       const auto known = ranks_[0].known.find(s.request);
       if (known == ranks_[0].known.end()) continue;
-      const std::string& adapter = known->second.adapter;
+      const std::string skips = s.skip ? s.skip->attention.Encode() + "," + s.skip->feed_forward.Encode() : "";
+      const std::string adapter = absl::StrCat(skips, ";", known->second.adapter);
       if (adapters.empty() || adapters.back() != adapter) adapters.push_back(adapter);
     }
     EXPECT_EQ(std::set<std::string>(adapters.begin(), adapters.end()).size(), adapters.size()) << plan.ToString();

@@ -63,8 +63,13 @@ class KvPicture final : public KvObserver {
       EXPECT_TRUE(blocks.empty()) << "blocks of a replica that is gone";
       return;
     }
-    EXPECT_EQ(blocks.size(), directory->size());
+    size_t own = 0;
     directory->ForEach([&](const BlockEntry& entry) {
+      own += entry.own ? 1 : 0;
+      if (entry.own) {
+        EXPECT_EQ(blocks.count(entry.id), 0u) << "told of a bounded stream's " << IdText(entry.id);
+        return;
+      }
       auto it = blocks.find(entry.id);
       ASSERT_TRUE(it != blocks.end()) << "never told of " << IdText(entry.id);
       bool held = true, on_device = true;
@@ -78,6 +83,7 @@ class KvPicture final : public KvObserver {
       if (held) medium = on_device ? KvMedium::kDevice : KvMedium::kHost;
       EXPECT_EQ(it->second.medium, medium) << IdText(entry.id);
     });
+    EXPECT_EQ(blocks.size() + own, directory->size());
   }
 
   std::map<BlockId, Block> blocks;

@@ -29,6 +29,7 @@ class History {
         asks_(entropy_->Fork("asks")),
         resumes_(entropy_->Fork("resumes")),
         adapts_(entropy_->Fork("adapters")),
+        fidelities_(MakeSeededEntropy(seed + 1'000'000)),  // of its own, so that the rest of a history is as without
         replica_(*chance_),
         calm_(seed % 3 == 0),
         bursts_(seed % 4 < 2),
@@ -203,6 +204,9 @@ class History {
     if (Chance(*asks_, 10)) request.pooled = true;
     if (request.pooled || Chance(*asks_, 8)) request.max_tokens = 0;
     if (Chance(*resumes_, 15)) Resume(&request);
+    if (Chance(*fidelities_, 8)) {  // the ranks say the same whatever is passed over; their guesses are often wrong
+      request.fidelity = {FidelityMode::kBounded, Chance(*fidelities_, 50) ? 0.3f : 0.9f, 0, fidelities_->Next()};
+    }
     request.arrival = clock_.Now();
     request.deadline = !calm_ && Chance(*entropy_, 15) ? clock_.Now() + absl::Milliseconds(Draw(*entropy_, 1, 4000))
                                                        : absl::InfiniteFuture();
@@ -433,7 +437,7 @@ class History {
 
   KvPicture picture_;
   ManualClock clock_;
-  std::unique_ptr<Entropy> entropy_, chance_, asks_, resumes_, adapts_;
+  std::unique_ptr<Entropy> entropy_, chance_, asks_, resumes_, adapts_, fidelities_;
   const std::vector<std::shared_ptr<const ServedAdapter>> adapters_ = {
       std::make_shared<const ServedAdapter>(ServedAdapter{1, "a", "/a", "digest of a"}),
       std::make_shared<const ServedAdapter>(ServedAdapter{2, "b", "/b", "digest of b"})};

@@ -104,6 +104,7 @@ StepPlan RandomPlan(Entropy& e) {
       for (int32_t t = Draw(e, 1, rows - ask.first); t > 0; --t) ask.targets.push_back(static_cast<int32_t>(e.Next()));
     }
     if (Draw(e, 0, 1) == 1) s.own_drafts = SkipPlan{RandomLayers(e), RandomLayers(e)};
+    if (Draw(e, 0, 1) == 1) s.skip = SkipPlan{RandomLayers(e), RandomLayers(e)};
     if (Draw(e, 0, 1) == 1) s.key = KeyAsk{LayerId{Draw(e, 0, LayerSet::kMaxLayers - 1)}, Count(e), Draw(e, 0, 1) == 1};
     plan.sequences.push_back(std::move(s));
   }
@@ -292,6 +293,7 @@ TEST(PlanCodecTest, PlansThatNoSchedulerWritesAreRefused) {
                      {"names.first", [](M& m) { m.mutable_releases(0)->mutable_names()->set_first(-1); }},
                      {"layer set", [](M& m) { SequenceIn(m)->set_kept(kTooManyLayers); }},
                      {"layer set", [](M& m) { SequenceIn(m)->mutable_own_drafts()->set_attention(kTooManyLayers); }},
+                     {"layer set", [](M& m) { SequenceIn(m)->mutable_skip()->set_feed_forward(kTooManyLayers); }},
                      {"key.layer", [](M& m) { SequenceIn(m)->mutable_key()->set_layer(-1); }},
                      {"key.layer", [](M& m) { SequenceIn(m)->mutable_key()->set_layer(LayerSet::kMaxLayers); }},
                      {"key.first", [](M& m) { SequenceIn(m)->mutable_key()->set_first(-1); }},
