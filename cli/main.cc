@@ -305,7 +305,9 @@ int Main(int argc, char** argv) {
       ->required();
   run->add_option("-p,--prompt", run_options.prompt, "the prompt")->required();
   run->add_flag("--raw", run_options.raw, "no chat template");
-  run->add_option("-n,--max-tokens", run_options.max_tokens, "most tokens of the answer")->capture_default_str();
+  run->add_option("-n,--max-tokens", run_options.max_tokens, "most tokens of the answer")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   run->add_option("--lora", run_options.lora, "folder of a LoRA adapter (PEFT's) that answers");
   run_sampling.AddTo(run);
   run->add_flag("--ids", run_options.ids, "print token ids");
@@ -561,5 +563,8 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   interlace::BeginProcess();
-  return interlace::Main(argc, argv);
+  const int status = interlace::Main(argc, argv);
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+  std::fprintf(stderr, "interlace: what was printed is not all there: standard output cannot be written\n");
+  return status == 0 ? 1 : status;
 }

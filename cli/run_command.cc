@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/notification.h"
 #include "cli/explain_table.h"
@@ -108,14 +109,15 @@ absl::Status RunCommand(const Config& given, const RunOptions& options) {
   if (options.explain) std::printf("%s", ExplainTable(ToReport(explanation)).c_str());
   const double decode = absl::ToDoubleSeconds(end.timing.total - end.timing.first_token);
   const double prefill = absl::ToDoubleSeconds(end.timing.first_token - end.timing.queue);
-  std::fprintf(stderr, "%s\n",
-               Paint(Colour::kDim,
-                     absl::StrCat(end.prompt_tokens, " prompt tokens at ",
-                                  static_cast<int>(end.prompt_tokens / std::max(prefill, 1e-9)), " tok/s, ",
-                                  end.completion_tokens, " generated at ",
-                                  static_cast<int>((end.completion_tokens - 1) / std::max(decode, 1e-9)), " tok/s, ",
-                                  explanation.keep_layers, "/", explanation.layers.size(), " layers kept"))
-                   .c_str());
+  const auto rate = [](int32_t tokens, double seconds) {  // none is told of what took no time
+    return tokens > 0 && seconds > 1e-6 ? absl::StrFormat(" at %.0f tok/s", tokens / seconds) : std::string();
+  };
+  std::fprintf(
+      stderr, "%s\n",
+      Paint(Colour::kDim, absl::StrCat(end.prompt_tokens, " prompt tokens", rate(end.prompt_tokens, prefill), ", ",
+                                       end.completion_tokens, " generated", rate(end.completion_tokens - 1, decode),
+                                       ", ", explanation.keep_layers, "/", explanation.layers.size(), " layers kept"))
+          .c_str());
   return absl::OkStatus();
 }
 

@@ -107,6 +107,7 @@ ConfigField Field(absl::string_view name, Get get, Bounds<T> bounds, absl::strin
   return field;
 }
 
+constexpr size_t kMostConfigBytes = 1 << 20;  // of a file of settings
 constexpr Bounds<int64_t> kPort{0, 65535};
 constexpr Bounds<int64_t> kStages{1, 1024};  // a model has fewer layers; which it has, serve and the coordinator know
 constexpr Bounds<int64_t> kTensorRanks{1, 256};
@@ -381,12 +382,20 @@ absl::Status ConfigBuilder::Set(absl::string_view assignment, absl::string_view 
 absl::Status ConfigBuilder::ReadFile(const std::string& path) {
   std::ifstream file(path);
   if (!file) return absl::NotFoundError(absl::StrCat("configuration file ", path, " cannot be read"));
-  std::string line;
-  for (int number = 1; std::getline(file, line); ++number) {
-    const absl::string_view text = absl::StripAsciiWhitespace(absl::string_view(line).substr(0, line.find('#')));
-    if (text.empty()) continue;
+  std::string text(kMostConfigBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (text.size() > kMostConfigBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("configuration file ", path, " has more than ", kMostConfigBytes,
+                                                   " bytes; it should have a line for each setting"));
+  }
+  int number = 0;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    ++number;
+    const absl::string_view setting = absl::StripAsciiWhitespace(line.substr(0, line.find('#')));
+    if (setting.empty()) continue;
     const std::string origin = absl::StrCat("file ", path, ":", number);
-    absl::Status status = Set(text, origin);
+    absl::Status status = Set(setting, origin);
     if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat(origin, ": ", status.message()));
   }
   return absl::OkStatus();

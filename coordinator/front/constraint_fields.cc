@@ -130,6 +130,9 @@ absl::Status ReadAllowed(const Json& json, GenerationSpec* spec) {
   const Json* ids = Member(json, "allowed_token_ids");
   if (ids == nullptr) return absl::OkStatus();
   ASSIGN_OR_RETURN(spec->allowed_token_ids, ReadIds(*ids, "allowed_token_ids"));
+  if (spec->allowed_token_ids.empty()) {
+    return BadField("allowed_token_ids", "must not be empty, as no token could follow; leave it out to allow all");
+  }
   return absl::OkStatus();
 }
 

@@ -60,6 +60,18 @@ def test_nonsense_is_refused_before_anything_starts(flags, reason):
         assert not os.listdir(state)
 
 
+def test_output_that_is_lost_is_no_success():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([str(BIN / "interlace"), "config"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1 and "standard output cannot be written" in done.stderr, done.stderr
+
+
+def test_run_makes_at_least_one_token():
+    done = subprocess.run([str(BIN / "interlace"), "run", model_path(), "-p", "a", "-n", "0"], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode != 0 and "--max-tokens" in done.stderr, done.stderr
+
+
 def test_all_die_with_serve():
     cluster = Cluster("--pp", "2", "--kvstore")
     children = [cluster.child(name) for name in ("coordinator", "worker-0", "worker-1", "kvstore")]

@@ -34,6 +34,12 @@ TEST(ConfigTest, UnknownFieldsAreRefusedWithTheirGroup) {
               StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("kv.host_bytes"), HasSubstr("lots"))));
 }
 
+TEST(ConfigTest, AFileWithoutEndIsRefused) {
+  ConfigBuilder builder;
+  EXPECT_THAT(builder.ReadFile("/dev/zero"),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("/dev/zero"), HasSubstr("bytes"))));
+}
+
 TEST(ConfigTest, LaterOriginsWinAndAreNamed) {
   const std::string path = ::testing::TempDir() + "/interlace_config_test.conf";
   std::ofstream(path) << "# a comment\n\nkv.host_bytes = 2MiB\nsched.max_running = 3  # and more\n";

@@ -64,7 +64,7 @@ TEST(ConstraintFieldsTest, WhatAsksForNothingConstrainsNothing) {
   for (const char* fields : {R"("response_format":{"type":"text"})", R"("response_format":null)",
                              R"("guided_json":null,"guided_choice":[],"regex":"")", R"("structured_outputs":{})",
                              R"("structured_outputs":{"json":null,"json_object":false,"choice":[]})",
-                             R"("allowed_token_ids":[],"guided_decoding_backend":"auto")"}) {
+                             R"("allowed_token_ids":null,"guided_decoding_backend":"auto")"}) {
     const absl::StatusOr<ApiRequest> request = Chat(fields);
     ASSERT_OK(request) << fields;
     EXPECT_FALSE(request->spec.constraint) << fields;
@@ -86,6 +86,7 @@ TEST(ConstraintFieldsTest, BadShapesAndTwoConstraintsAreRefusedByName) {
       {"structured_outputs.regex", R"("structured_outputs":{"json":{},"regex":"a"})"},
       {"guided_whitespace_pattern", R"("guided_whitespace_pattern":" ")"},
       {"allowed_token_ids", R"("allowed_token_ids":"a")"},
+      {"allowed_token_ids", R"("allowed_token_ids":[])"},
   };
   for (const auto& [field, fields] : cases) EXPECT_EQ(ToApiError(Chat(fields).status()).param, field) << fields;
 }

@@ -194,24 +194,27 @@ class Client:
         self.close()
 
     def chat(self, messages: Iterable[Dict[str, str]], timeout: float = 600, request_id: str = "",
-             targets: Optional[Dict] = None, retries: int = 8, **options) -> Stream:
+             targets: Optional[Dict] = None, fidelity: Optional[Dict] = None, retries: int = 8, **options) -> Stream:
         """timeout: seconds, of all tries together. retries: after the first try, while a server is away or full; if there
-        may be some and the answer is drawn by chance, the client chooses the seed that is not set. targets: the fields of Targets in proto/inference.proto: ttft_ms, tpot_ms, largest_gap_ms, priority (lower is
-        earlier), fairness_id, deadline_ms. options: those of SamplingOptions.
+        may be some and the answer is drawn by chance, the client chooses the seed that is not set. targets: the fields
+        of Targets in proto/inference.proto: ttft_ms, tpot_ms, largest_gap_ms, priority (lower is earlier), fairness_id,
+        deadline_ms. fidelity: those of Fidelity: mode (exact, bounded, off), agreement, exit_layer; what became of it is
+        in the stream's result. options: those of SamplingOptions.
 
         temperature, top_p, top_k, min_p, typical_p, repetition_penalty, presence_penalty, frequency_penalty, seed,
         logit_bias (dict), bad_words (list), stop (list), stop_token_ids, ignore_eos, min_tokens, max_tokens, logprobs, prompt_logprobs.
         """
         request = pb.ChatRequest(request_id=request_id, sampling=pb.SamplingOptions(**options),
-                                 targets=pb.Targets(**(targets or {})))
+                                 targets=pb.Targets(**(targets or {})), fidelity=pb.Fidelity(**(fidelity or {})))
         request.messages.extend(pb.ChatMessage(role=m["role"], content=m["content"]) for m in messages)
         return Stream(self._doors, "Chat", request, timeout, retries)
 
     def generate(self, prompt: str = "", tokens: Optional[Sequence[int]] = None, timeout: float = 600,
-                 request_id: str = "", targets: Optional[Dict] = None, retries: int = 8, **options) -> Stream:
+                 request_id: str = "", targets: Optional[Dict] = None, fidelity: Optional[Dict] = None,
+                 retries: int = 8, **options) -> Stream:
         """Text or token ids, without a chat template."""
         request = pb.GenerateRequest(request_id=request_id, sampling=pb.SamplingOptions(**options),
-                                     targets=pb.Targets(**(targets or {})))
+                                     targets=pb.Targets(**(targets or {})), fidelity=pb.Fidelity(**(fidelity or {})))
         if tokens is not None:
             request.tokens.ids.extend(tokens)
         else:
