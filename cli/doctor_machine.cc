@@ -24,13 +24,9 @@ std::string Rate(double bytes_per_second) {
                                  : absl::StrFormat("%.0f MB/s", bytes_per_second / 1e6);
 }
 
-int64_t RanksOf(const Config& config) {
-  return config.cluster.replicas * config.cluster.stages * config.cluster.tensor_ranks * config.cluster.sequence_ranks;
-}
-
 // Stages whose streams do not take turns compute one after another.
 int64_t RanksAtOnce(const Config& config) {
-  return RanksOf(config) / (config.sched.turns == 1 ? config.cluster.stages : 1);
+  return RanksOfCluster(config) / (config.sched.turns == 1 ? config.cluster.stages : 1);
 }
 
 Finding Cpu(const MachineFacts& facts, const Config& config) {
@@ -63,7 +59,7 @@ Finding Instructions(const MachineFacts& facts) {
 }
 
 Finding Memory(const MachineFacts& facts, const Config& config) {
-  const int64_t ranks = RanksOf(config);
+  const int64_t ranks = RanksOfCluster(config);
   const int64_t each = config.kv.device_bytes.value + config.kv.host_bytes.value;
   const bool remote = absl::StrContains(config.kv.tiers, "remote");
   const int64_t wanted = ranks * each + (remote ? config.kvstore.host_bytes.value : 0);

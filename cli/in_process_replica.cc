@@ -15,8 +15,7 @@ namespace {
 constexpr Epoch kOnlyEpoch{1};  // a process is formed once
 
 absl::Status CheckAlone(const Config& config) {
-  if (config.cluster.stages == 1 && config.cluster.tensor_ranks == 1 && config.cluster.sequence_ranks == 1)
-    return absl::OkStatus();
+  if (RanksOfReplica(config) == 1) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("cluster.stages=", config.cluster.stages,
                                                  ", cluster.tensor_ranks=", config.cluster.tensor_ranks,
                                                  ", cluster.sequence_ranks=", config.cluster.sequence_ranks,

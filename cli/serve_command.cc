@@ -213,22 +213,20 @@ class LocalCluster {
     return Start("kvstore", "interlace-kvstore", {absl::StrCat("kvstore.listen=", address)}, true);
   }
 
-  int64_t StageRanks() const { return config_.cluster.tensor_ranks * config_.cluster.sequence_ranks; }
-  int64_t RanksOfReplica() const { return config_.cluster.stages * StageRanks(); }
-  int64_t Ranks() const { return config_.cluster.replicas * RanksOfReplica(); }
+  int64_t Ranks() const { return RanksOfCluster(config_); }
 
   // Unless the settings say how many threads a rank has, each stage computes with all the cores that its replica has,
   // and the streams go through them one after another: the same work as that of one stage. Ranks of one stage, and
   // replicas, compute at the same time, so they divide the cores.
   bool StagesShareCores() const { return config_.engine.threads == 0 && config_.cluster.stages > 1; }
   int64_t ThreadsOfRank() const {
-    return std::max<int64_t>(1, AvailableCores() / (config_.cluster.replicas * StageRanks()));
+    return std::max<int64_t>(1, AvailableCores() / (config_.cluster.replicas * RanksOfStage(config_)));
   }
 
   // Ranks are numbered replica by replica, stage by stage.
   absl::Status StartRank(int64_t rank) {
-    const int64_t replica = rank / RanksOfReplica(), index = rank % RanksOfReplica();
-    const int64_t stage = index / StageRanks(), stage_rank = index % StageRanks();
+    const int64_t replica = rank / RanksOfReplica(config_), index = rank % RanksOfReplica(config_);
+    const int64_t shared = RanksOfStage(config_), stage = index / shared, stage_rank = index % shared;
     const absl::string_view way = config_.cluster.sequence_ranks > 1 ? "sequence" : "tensor";
     std::vector<std::string> settings = {
         absl::StrCat("cluster.coordinator=", doors_["cluster"]), absl::StrCat("cluster.replica=", replica),
@@ -236,7 +234,7 @@ class LocalCluster {
     if (config_.engine.threads == 0) settings.push_back(absl::StrCat("engine.threads=", ThreadsOfRank()));
     if (!kvstore_address_.empty()) settings.push_back(absl::StrCat("kv.remote=", kvstore_address_));
     if (!config_.kv.rocksdb_dir.empty()) {
-      const std::string part = StageRanks() == 1 ? "" : absl::StrCat("-", way, "-", stage_rank);
+      const std::string part = shared == 1 ? "" : absl::StrCat("-", way, "-", stage_rank);
       const std::string of = config_.cluster.replicas == 1 ? "" : absl::StrCat("/replica-", replica);
       settings.push_back(absl::StrCat("kv.rocksdb_dir=", config_.kv.rocksdb_dir, of, "/stage-", stage, part));
     }
@@ -348,7 +346,7 @@ absl::Status ServeCommand(const Config& config, const ServeOptions& options, con
     return absl::StrCat(count, " ", of, count == 1 ? "" : "s");
   };
   std::string ranks = shape(config.cluster.stages, "stage");
-  const int64_t shared = config.cluster.tensor_ranks * config.cluster.sequence_ranks;
+  const int64_t shared = RanksOfStage(config);
   if (shared > 1) absl::StrAppend(&ranks, " of ", shape(shared, "rank"));
   if (config.cluster.replicas > 1) ranks = absl::StrCat(config.cluster.replicas, " replicas of ", ranks);
   std::printf("%s  %s, %s, %s of device KV each\n", Paint(Colour::kBold, "interlace serve").c_str(),

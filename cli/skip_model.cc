@@ -71,21 +71,13 @@ void SkipModel::RunLayers(int32_t start, absl::Span<const int32_t> tokens, const
   }
 }
 
-SequenceRows SkipModel::RowsOf(LayerId layer) const {
+void SkipModel::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
   const auto end = static_cast<size_t>(start_ + rows_);
   const auto block_tokens = static_cast<size_t>(shape_.block_tokens);
-  return {0, rows_, start_, absl::MakeConstSpan(blocks_[Value(layer)]).first((end + block_tokens - 1) / block_tokens)};
-}
-
-void SkipModel::Append(LayerId layer, const Tensor& k, const Tensor& v) {
-  const SequenceRows rows = RowsOf(layer);
-  backend_->ops().kv_append({shape_, k, v, {&rows, 1}}, backend_->context());
-}
-
-void SkipModel::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  Append(layer, k, v);
   const AttentionSpec& attention = spec().layer[Value(layer)].attention;
-  const SequenceRows rows = RowsOf(layer);
+  const SequenceRows rows{0, rows_, start_,
+                          absl::MakeConstSpan(blocks_[Value(layer)]).first((end + block_tokens - 1) / block_tokens)};
+  backend_->ops().kv_append({shape_, k, v, {&rows, 1}}, backend_->context());
   backend_->ops().paged_attention({.out = out,
                                    .q = q,
                                    .shape = shape_,

@@ -41,9 +41,7 @@ class SkipModel final : private LayerKv {
  private:
   SkipModel() = default;
   void RunLayers(int32_t start, absl::Span<const int32_t> tokens, const SkipPlan& plan, const Watch* watch);
-  SequenceRows RowsOf(LayerId layer) const;  // of this Run
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
-  void Append(LayerId layer, const Tensor& k, const Tensor& v) override;
 
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Backend> backend_;

@@ -129,7 +129,7 @@ function(interlace_executable name)
 endfunction()
 
 # interlace_test(name SRCS ... DEPS ... LABELS ...): a GoogleTest binary; ctest runs it with 120 s unless TIMEOUT says more.
-# Its own files are compiled with INTERLACE_TEST_OPTIONS (-O1 in preset dev, which takes two thirds of the time), unless FAST
+# Its own files are compiled with INTERLACE_TEST_OPTIONS (-O1 in preset dev, which takes three quarters of the time), unless FAST
 # says that their speed counts.
 set(INTERLACE_TEST_OPTIONS "" CACHE STRING "how files of tests are compiled, behind the options of all files")
 function(interlace_test name)

@@ -193,6 +193,11 @@ struct ConfigField {
 };
 const std::vector<ConfigField>& ConfigSchema();
 
+// Ranks of a stage, which share its layers by heads or divide the rows of its steps; of a replica; of the cluster.
+inline int64_t RanksOfStage(const Config& c) { return c.cluster.tensor_ranks * c.cluster.sequence_ranks; }
+inline int64_t RanksOfReplica(const Config& c) { return c.cluster.stages * RanksOfStage(c); }
+inline int64_t RanksOfCluster(const Config& c) { return c.cluster.replicas * RanksOfReplica(c); }
+
 // A Config and where each value came from.
 // Thread: one, at start. Owned by main.
 class ConfigBuilder {

@@ -159,8 +159,7 @@ EngineLoad ReplicaLoop::Load() {
 
 absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t context) {
   ReplicaLoop::Options options;
-  options.ranks =
-      static_cast<int32_t>(config.cluster.stages * config.cluster.tensor_ranks * config.cluster.sequence_ranks);
+  options.ranks = static_cast<int32_t>(RanksOfReplica(config));
   options.max_waiting = static_cast<int32_t>(config.sched.max_waiting);
   if (config.sched.max_queue_time > absl::ZeroDuration()) options.max_queue_time = config.sched.max_queue_time;
   Scheduler::Options& scheduler = options.scheduler;

@@ -37,16 +37,11 @@ void Scheduler::RunOnce() {
   while (std::optional<StepPlan> plan = Plan()) {
     channel_.Send(*plan);
     const PlanId id = plan->id;
-    StepWork work;
-    bool skips = false;
-    for (const PlanSequence& s : plan->sequences) {
-      work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
-      skips |= s.skip.has_value();
-    }
+    const StepWork work = WorkOf(*plan);
     metrics_.planned_tokens.Add(static_cast<double>(work.rows));
     const bool follows = !std::exchange(idle_, false) && !plan->sequences.empty();
     const absl::Duration expected = ExpectInterval(*plan, work);
-    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), expected, drafts_.on, skips, follows, {}});
+    in_flight_.emplace(id, InFlight{*std::move(plan), work, clock_.Now(), expected, drafts_.on, follows, {}});
   }
   if (running_.empty()) idle_ = true;
   ReleaseDue();

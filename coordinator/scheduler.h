@@ -122,7 +122,6 @@ class Scheduler {
     absl::Time sent;
     absl::Duration expected;          // from the end of the step before, where drafts adapt
     bool drafts = false;              // streams do not run ahead of it
-    bool skips = false;               // some of its rows pass sublayers over
     bool follows = false;             // somebody ran ever since the plan before it: ranks should not have to wait
     std::vector<StepResult> results;  // of the stages that answered
   };
@@ -212,7 +211,6 @@ class Scheduler {
   bool Awaited(const SequenceState& sequence, int32_t end) const;
   void GroupAlike(StepPlan* plan);
   void Attach(StepPlan* plan);
-  void DivideRows(StepPlan* plan) const;
   bool MayStream(SequenceState& sequence, int64_t* bytes);
   int64_t StreamedBytes(const SequenceState& sequence) const;
   void HoldStreams();
@@ -228,6 +226,7 @@ class Scheduler {
   bool MayNgram() const;
   bool MayDraft(const SequenceState& sequence) const;
   int32_t MostDrafts(const SequenceState& sequence) const;
+  int32_t RowsToSample(const StepPlan& plan) const;
   StreamDrafts& DraftsOf(SequenceState& sequence);
   ReplicaDrafts::Self& SelfDrafts(const SequenceState& sequence);
   void ChooseDrafts();
@@ -251,13 +250,16 @@ class Scheduler {
   void ChooseForTrial(SequenceState& sequence, int32_t most);
   void EndAdvice(SequenceState& sequence);
 
+  // scheduler_divide.cc
+  static StepWork WorkOf(const StepPlan& plan);
+  void DivideRows(StepPlan* plan) const;
+
   // scheduler_bounded.cc
   bool MaySkipNow(const SequenceState& sequence) const;
   bool AwaitsAudit(const SequenceState& sequence) const;
   const SkipPlan& BoundedPlan(SequenceState& sequence);
   void PlanSkip(SequenceState& sequence, PlanSequence* planned);
   void AddAudit(SequenceState& sequence, int32_t budget, StepPlan* plan);
-  int32_t RowsToSample(const StepPlan& plan) const;
   void BeginAttempt(SequenceState& sequence);
   const BlockChain& OwnChain(SequenceState& sequence) const;
   void OwnFrom(SequenceState& sequence, int32_t position);

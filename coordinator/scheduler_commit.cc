@@ -160,7 +160,7 @@ void Scheduler::Commit(InFlight step) {
   placement_->EndPlan(step.plan.id);
   const absl::Time before = std::exchange(commit_time_, clock_.Now());
   const absl::Time began = std::max(step.sent, before);
-  const bool whole = !step.skips;  // else it says nothing of what whole steps take
+  const bool whole = !step.plan.skips();  // else it says nothing of what whole steps take
   if (step.follows && whole && cost_.known()) {
     step_error_.Observe(cost_.Expect(step.work),
                         commit_time_ - began - StallTime(step.results) - DraftTime(step.results));

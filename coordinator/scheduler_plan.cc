@@ -452,9 +452,7 @@ void Scheduler::AskOfPrompt(const SequenceState& sequence, PlanSequence* planned
 
 // Rows that pass over the same sublayers side by side, and of these those of one adapter: ranks compute them together.
 void Scheduler::GroupAlike(StepPlan* plan) {
-  const bool skips = std::any_of(plan->sequences.begin(), plan->sequences.end(),
-                                 [](const PlanSequence& planned) { return planned.skip.has_value(); });
-  if (!adapted_ && !skips) return;
+  if (!adapted_ && !plan->skips()) return;
   const auto key_of = [&](const PlanSequence& planned) {
     const absl::string_view adapter = AdapterDigest(sequences_.find(planned.request)->second->request);
     if (!planned.skip) return std::tuple(std::string(), std::string(), adapter);

@@ -37,8 +37,8 @@ bool Scheduler::MaySkip() const {
 // Of a step that computes the prompt up to `end`. Of what was adopted nobody has the hidden states, and a key that
 // misses most of its positions would make prompts look alike that are not, so there is none then.
 std::optional<KeyAsk> Scheduler::KeyAskFor(const SequenceState& sequence, int32_t end) const {
-  if (!MaySkip() || !MaySelf(sequence) || sequence.request.max_tokens == 0 || sequence.known != sequence.prompt)
-    return std::nullopt;
+  if (!MaySkip() || !MaySelf(sequence)) return std::nullopt;
+  if (sequence.request.max_tokens == 0 || sequence.known != sequence.prompt) return std::nullopt;
   if (sequence.drafts != nullptr && !sequence.drafts->skip.key.empty()) return std::nullopt;
   const int32_t first = std::max(sequence.prompt - kKeyTokens, sequence.adopted * shape()->block_tokens);
   if (sequence.prompt - first < kLeastKeyTokens || end <= first) return std::nullopt;
@@ -55,8 +55,8 @@ void Scheduler::TakeAdvice(SequenceState& sequence) {
   StreamDrafts& drafts = DraftsOf(sequence);
   StreamSkip& skip = drafts.skip;
   // While the end of the prompt is on its way, its key is.
-  if (!MaySkip() || !MaySelf(sequence) || drafts.self_streams || skip.advice || sequence.confirmed < sequence.prompt)
-    return;
+  if (!MaySkip() || !MaySelf(sequence) || drafts.self_streams) return;
+  if (skip.advice || sequence.confirmed < sequence.prompt) return;
   const ChainSeed& model = shape()->seed;
   const Request& request = sequence.request;
   PassCosts costs{.layers = shape()->layers};

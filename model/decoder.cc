@@ -183,6 +183,16 @@ void Decoder::Reduce(const Tensor& y, bool accumulate, Compute compute) {
   group_->Sum(part, y, accumulate);
 }
 
+void Decoder::Place(LayerId layer, const StepInput& in, const Tensor& x, int64_t heads, const Tensor& norm) {
+  if (spec_.parts.qk_norm == QkNorm::kAll) Norm(x, norm);
+  if (spec_.parts.qk_norm == QkNorm::kHead) Norm({x.data, DType::kF32, x.rows * heads, spec_.head_dim}, norm);
+  const int32_t index = spec_.layer[Value(layer)].rope;
+  if (index < 0) return;
+  const RopeSpec& rope = spec_.ropes[index];
+  backend_.ops().rope({x, in.positions, rope.frequencies, spec_.head_dim, spec_.pairs, rope.magnitude},
+                      backend_.context());
+}
+
 void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv, const Tensor& h,
                         const Tensor& y, bool accumulate) {
   CHECK(Value(layer) >= shard_.layer_begin && Value(layer) < shard_.layer_end && h.rows <= max_tokens_);
@@ -192,19 +202,8 @@ void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInpu
   const Tensor q = q_.Rows(0, n), k = k_.Rows(0, n), v = v_.Rows(0, n), attended = attended_.Rows(0, n);
   ops.linear({h, {{q, w.q, w.q_bias}, {k, w.k, w.k_bias}, {v, w.v, w.v_bias}}}, on);
   Adapt(layer, in, h, {{LoraPart::kQ, q}, {LoraPart::kK, k}, {LoraPart::kV, v}});
-  if (spec_.parts.qk_norm == QkNorm::kAll) {
-    Norm(q, w.q_norm);
-    Norm(k, w.k_norm);
-  } else if (spec_.parts.qk_norm == QkNorm::kHead) {
-    Norm({q.data, DType::kF32, n * split_.heads.size(), spec_.head_dim}, w.q_norm);
-    Norm({k.data, DType::kF32, n * split_.kv_heads.size(), spec_.head_dim}, w.k_norm);
-  }
-  if (const int32_t index = spec_.layer[Value(layer)].rope; index >= 0) {
-    const RopeSpec& rope = spec_.ropes[index];
-    for (const Tensor& rotated : {q, k}) {
-      ops.rope({rotated, in.positions, rope.frequencies, spec_.head_dim, spec_.pairs, rope.magnitude}, on);
-    }
-  }
+  Place(layer, in, q, split_.heads.size(), w.q_norm);
+  Place(layer, in, k, split_.kv_heads.size(), w.k_norm);
   kv.Attend(layer, q, k, v, attended);
   Reduce(y, accumulate, [&](const Tensor& to, bool add) {
     ops.linear({attended, {{.y = to, .w = w.output, .accumulate = add}}}, on);
@@ -214,20 +213,11 @@ void Decoder::Attention(LayerId layer, const AttentionWeights& w, const StepInpu
 
 void Decoder::KeysAndValues(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv,
                             const Tensor& h) {
-  const OpTable& ops = backend_.ops();
-  const OpContext on = backend_.context();
   const Tensor k = k_.Rows(0, h.rows), v = v_.Rows(0, h.rows);
-  ops.linear({h, {{k, w.k, w.k_bias}, {v, w.v, w.v_bias}}}, on);
+  backend_.ops().linear({h, {{k, w.k, w.k_bias}, {v, w.v, w.v_bias}}}, backend_.context());
   Adapt(layer, in, h, {{LoraPart::kK, k}, {LoraPart::kV, v}});
-  if (spec_.parts.qk_norm == QkNorm::kAll) Norm(k, w.k_norm);
-  if (spec_.parts.qk_norm == QkNorm::kHead) {
-    Norm({k.data, DType::kF32, h.rows * split_.kv_heads.size(), spec_.head_dim}, w.k_norm);
-  }
-  if (const int32_t index = spec_.layer[Value(layer)].rope; index >= 0) {
-    const RopeSpec& rope = spec_.ropes[index];
-    ops.rope({k, in.positions, rope.frequencies, spec_.head_dim, spec_.pairs, rope.magnitude}, on);
-  }
-  kv.Append(layer, k, v);
+  Place(layer, in, k, split_.kv_heads.size(), w.k_norm);
+  kv.Attend(layer, {}, k, v, {});
 }
 
 void Decoder::Ffn(LayerId layer, const FfnWeights& w, const StepInput& in, const Tensor& h, const Tensor& y,

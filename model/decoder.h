@@ -56,6 +56,8 @@ class Decoder {
   Tensor Normed(const Tensor& x, const Tensor& weight);
   // y = rms_norm(y), in place.
   void Norm(const Tensor& y, const Tensor& weight);
+  // Q or K of a layer, of so many heads, in place: its norm, where the model has one, and the positions of its rows.
+  void Place(LayerId layer, const StepInput& in, const Tensor& x, int64_t heads, const Tensor& norm);
   // y = or += attention of h, projections and positions included.
   void Attention(LayerId layer, const AttentionWeights& w, const StepInput& in, LayerKv& kv, const Tensor& h,
                  const Tensor& y, bool accumulate);

@@ -13,10 +13,9 @@ class LayerKv {
   virtual ~LayerKv() = default;
   // Appends k and v (RoPE applied), waits for the blocks that the step needs, attends. A sequence whose KV cannot be
   // had is marked lost in the step's result and its rows of `out` are zero. q, out: F32 [tokens, heads * head_dim]; k,
-  // v: F32 [tokens, kv_heads * head_dim].
+  // v: F32 [tokens, kv_heads * head_dim]. q and out may have no rows: those of k and v pass the attention over, and are
+  // kept for those that come later.
   virtual void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) = 0;
-  // Appends k and v of rows that do not attend here.
-  virtual void Append(LayerId layer, const Tensor& k, const Tensor& v) = 0;
 };
 
 }  // namespace interlace

@@ -39,7 +39,7 @@ class ModelArch {
   // so rows may pass a sublayer over. `in` is of the rows of x.
   virtual void Attention(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) = 0;
   virtual void FeedForward(LayerId layer, const StepInput& in, const Tensor& x) = 0;
-  // In place of Attention, for rows that pass it over: K and V of x are appended, and x stays what it is.
+  // In place of Attention, for rows that pass it over: their K and V are kept, and x stays what it is.
   virtual void KeysAndValues(LayerId layer, const StepInput& in, LayerKv& kv, const Tensor& x) = 0;
   // logits[i, :] of row rows[i] of x. logits: F32 [rows.size(), vocab].
   virtual void Logits(const Tensor& x, absl::Span<const int32_t> rows, const Tensor& logits) = 0;

@@ -18,6 +18,7 @@ asan=(common_test checkpoint_gguf_test checkpoint_peft_adapter_test text_test mo
       coordinator_core_test coordinator_snapshot_test coordinator_cluster_test coordinator_policy_test
       router_test skip_index_test response_cache_test kv_events_test election_test client_test constraint_test cluster_security_test
       worker_masks_test worker_device_test worker_speculation_test worker_lora_test worker_streams_test
+      worker_sequence_test worker_bounded_test worker_bounded_streams_test coordinator_bounded_test
       front_text_test front_http_test front_grpc_test load_client_test load_runner_test)
 # What the compute team enters, and the rooms whose threads meet at an absl::Mutex. The system's abseil is not built with
 # the sanitizer, to which its mutexes order nothing: whatever they guard would be reported as a race. So the same version is
@@ -25,7 +26,8 @@ asan=(common_test checkpoint_gguf_test checkpoint_peft_adapter_test text_test mo
 tsan=(kernels_thread_team_test kernels_exact_rows_test kernels_linear_test kernels_attention_test kernels_sample_test
       kernels_moe_test kernels_backend_test model_exact_test
       common_test kvstore_test kvstore_stack_test kvstore_tier_test coordinator_core_test transport_test
-      router_test response_cache_test kv_events_test election_test worker_streams_test worker_speculation_test)
+      router_test response_cache_test kv_events_test election_test worker_streams_test worker_speculation_test
+      worker_sequence_test)
 seconds=900  # of a test: sanitizers slow them down by up to twenty times
 
 presets=(asan tsan)

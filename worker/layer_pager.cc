@@ -83,8 +83,11 @@ bool LayerPager::ReadAhead(const SequenceKv& kv, LayerId layer, int32_t reserved
 
 void LayerPager::AttendRows(LayerId layer, int64_t begin, const Tensor& q, absl::Span<const KvRows> all,
                             const Tensor& out) {
-  if (all.empty()) TakeTurn(layer);
-  for (const KvRows& some : all) AppendRows(layer, some);
+  TakeTurn(layer);
+  for (const KvRows& some : all) {
+    const absl::Span<const SequenceRows> rows = CutRows(some.begin, some.k.rows);
+    if (!rows.empty()) backend_.ops().kv_append({options_.shape, some.k, some.v, rows}, backend_.context());
+  }
   AwaitTurn(layer);
   Attention(layer, CutRows(begin, q.rows), q, out);
   if (!any_lost_) return;
@@ -95,12 +98,6 @@ void LayerPager::AttendRows(LayerId layer, int64_t begin, const Tensor& q, absl:
     const Tensor rows = out.Rows(from - begin, to - from);
     std::memset(rows.data, 0, static_cast<size_t>(rows.bytes()));
   }
-}
-
-void LayerPager::AppendRows(LayerId layer, const KvRows& some) {
-  TakeTurn(layer);
-  const absl::Span<const SequenceRows> rows = CutRows(some.begin, some.k.rows);
-  if (!rows.empty()) backend_.ops().kv_append({options_.shape, some.k, some.v, rows}, backend_.context());
 }
 
 absl::Span<const SequenceRows> LayerPager::CutRows(int64_t begin, int64_t count) {

@@ -62,11 +62,9 @@ class LayerPager final : public LayerKv {
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
     AttendRows(layer, 0, q, {{0, k, v}}, out);
   }
-  void Append(LayerId layer, const Tensor& k, const Tensor& v) override { AppendRows(layer, {0, k, v}); }
   // Likewise for a part of the step's rows: q and out are those of the rows begin, begin + 1, .., which may be none,
   // and `all` has K and V of these, or of every row of the step where others of the stage compute rows too.
   void AttendRows(LayerId layer, int64_t begin, const Tensor& q, absl::Span<const KvRows> all, const Tensor& out);
-  void AppendRows(LayerId layer, const KvRows& some);
   void End(LayerId layer);
   // Of a draft pass, before the step's first layer: appends k and v, one row for each of `rows`, to the sequences'
   // tails and attends. Nothing is read and nothing sealed; rows of sequences that are lost, or whose KV of the layer is

@@ -10,7 +10,6 @@ class RowsKv final : public LayerKv {
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
     pager_.AttendRows(layer, begin_, q, {{begin_, k, v}}, out);
   }
-  void Append(LayerId layer, const Tensor& k, const Tensor& v) override { pager_.AppendRows(layer, {begin_, k, v}); }
 
  private:
   LayerPager& pager_;

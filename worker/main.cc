@@ -144,9 +144,8 @@ int main(int argc, char** argv) {
     for (const std::string& setting : settings) RETURN_IF_ERROR(builder.Set(setting, "command line"));
     ASSIGN_OR_RETURN(const interlace::Config config, builder.Build());
     const auto& place = config.cluster;
-    const int64_t shared = place.tensor_ranks * place.sequence_ranks;
-    const int64_t rank =
-        (place.replica * place.stages + place.stage) * shared + place.tensor_rank + place.sequence_rank;
+    const int64_t stage = place.replica * place.stages + place.stage;
+    const int64_t rank = stage * RanksOfStage(config) + place.tensor_rank + place.sequence_rank;
     RETURN_IF_ERROR(interlace::InstallLogSink(absl::StrCat("worker-", rank), config.log.level, config.log.format));
     interlace::TakeGrpcLog();
     return interlace::RunWorker(config, ready_file, stop_signals);

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "common/check.h"
-
 namespace interlace {
 namespace {
 
@@ -95,10 +93,6 @@ void RowShare::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Ten
     all.push_back({cuts_[r] - rows_[r], parts[r].Rows(0, rows_[r]), parts[r].Rows(rows_[r], rows_[r])});
   }
   pager_.AttendRows(layer, begin_, q, all, out);
-}
-
-void RowShare::Append(LayerId, const Tensor&, const Tensor&) {
-  CHECK_MSG(false, "rows of a divided step pass an attention over");
 }
 
 void RowShare::Gather(absl::Span<const int64_t> rows, const Tensor& x) {

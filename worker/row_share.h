@@ -47,8 +47,6 @@ class RowShare final : public LayerKv {
   ShardRange own() const { return {begin_, begin_ + rows_[static_cast<size_t>(options_.rank)]}; }
   // Of this rank's own rows, which may be none.
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override;
-  // Never called: no row of a stage of several ranks passes an attention over (CheckPlan).
-  void Append(LayerId layer, const Tensor& k, const Tensor& v) override;
   // These rows (ascending) of x, which has a place for each row of the step, come from the ranks that computed them.
   void Gather(absl::Span<const int64_t> rows, const Tensor& x);
   // Since Begin, giving rows and waiting for those of others.

@@ -15,7 +15,6 @@ class DraftKv final : public LayerKv {
   void Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) override {
     pager_.AttendDraft(layer, rows_, q, k, v, out);
   }
-  void Append(LayerId, const Tensor&, const Tensor&) override {}  // the step writes all layers of these positions
 
  private:
   LayerPager& pager_;

@@ -4,20 +4,16 @@
 // a second and of its ratio to `off` in the same round.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "absl/synchronization/mutex.h"
-#include "cli/in_process_replica.h"
+#include "bench/worker/timed_decode.h"
+#include "cli/bench_report.h"
 #include "common/check.h"
 
 namespace interlace {
@@ -42,41 +38,12 @@ constexpr Case kCases[] = {
 constexpr const char* kModes[] = {"off", "ngram", "self", "self+index", "auto", "auto+index"};
 constexpr absl::string_view kIndexed = "+index";
 
-// When its first and its last token came.
-class TimedSink final : public TokenSink {
- public:
-  explicit TimedSink(Clock& clock) : clock_(clock) {}
-  void OnTokens(absl::Span<const int32_t> tokens) override {
-    absl::MutexLock lock(&mutex_);
-    if (tokens_ == 0) first_ = clock_.Now();
-    tokens_ += static_cast<int32_t>(tokens.size());
-    last_ = clock_.Now();
-  }
-  void OnEnd(const RequestEnd& end) override {
-    absl::MutexLock lock(&mutex_);
-    CHECK_MSG(end.status.ok(), end.status.ToString().c_str());
-    ended_ = true;
-  }
-  void Wait(absl::Time* first, absl::Time* last, int32_t* tokens) {
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(&ended_));
-    *first = std::min(*first, first_);
-    *last = std::max(*last, last_);
-    *tokens += tokens_ - 1;
-  }
-
- private:
-  Clock& clock_;
-  absl::Mutex mutex_;
-  absl::Time first_, last_;
-  int32_t tokens_ = 0;
-  bool ended_ = false;
-};
-
 class Bench {
  public:
-  Bench(std::string model, std::string text, int rounds, int32_t tokens)
-      : model_(std::move(model)), text_(std::move(text)), rounds_(rounds), tokens_(tokens) {}
+  explicit Bench(const DecodeArguments& arguments)
+      : model_(arguments.model),
+        rounds_(arguments.rounds),
+        decode_(arguments.text, arguments.tokens, [this] { return decode_.clock().Now(); }) {}
 
   void Run(const Case& c) {
     std::map<std::string, std::unique_ptr<InProcessReplica>> replicas;
@@ -116,10 +83,6 @@ class Bench {
         counts.false_hits, counts.entries, counts.saved_seconds);
     return text;
   }
-  static double Quantile(std::vector<double> values, double q) {
-    std::sort(values.begin(), values.end());
-    return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
-  }
   std::unique_ptr<InProcessReplica> Replica(const Case& c, const char* mode) {
     Config config;
     config.model.path = model_;
@@ -129,55 +92,26 @@ class Bench {
     absl::string_view speculate = mode;
     config.skip.index = absl::ConsumeSuffix(&speculate, kIndexed);
     config.sched.speculate = std::string(speculate);
-    auto replica = InProcessReplica::Create(config, clock_, faults_, nullptr, [](int64_t, int64_t) {});
+    auto replica = InProcessReplica::Create(config, decode_.clock(), faults_, nullptr, [](int64_t, int64_t) {});
     CHECK_MSG(replica.ok(), replica.status().ToString().c_str());
     return *std::move(replica);
   }
-  // Tokens a second behind the first ones. All rounds begin elsewhere in the text, all modes of a round at the same
-  // place.
   double Decode(const Case& c, InProcessReplica& replica, int round) {
-    if (words_.empty()) words_ = replica.tokenizer().Encode(text_, false);
-    std::vector<std::shared_ptr<TimedSink>> sinks;
-    for (int32_t s = 0; s < c.streams; ++s) {
-      Request request{.id = RequestId{++requests_}, .name = absl::StrCat("r", requests_)};
-      const size_t from = static_cast<size_t>((round + 1) * c.streams + s) * 2500 % (words_.size() - 2500);
-      for (int32_t i = 0; i < c.prompt; ++i) request.prompt.push_back(words_[from + (c.repeats ? i % 64 : i)]);
-      request.max_tokens = tokens_;
-      request.arrival = clock_.Now();
-      request.deadline = request.arrival + absl::Minutes(10);
-      request.sink = sinks.emplace_back(std::make_shared<TimedSink>(clock_));
-      CHECK(replica.engine().Submit(std::move(request)).ok());
-    }
-    absl::Time first = absl::InfiniteFuture(), last = absl::InfinitePast();
-    int32_t tokens = 0;
-    for (const auto& sink : sinks) sink->Wait(&first, &last, &tokens);
-    return tokens / absl::ToDoubleSeconds(last - first);
+    return decode_.Run(replica, round, c.streams, [&c](const int32_t* words, Request* request) {
+      for (int32_t i = 0; i < c.prompt; ++i) request->prompt.push_back(words[c.repeats ? i % 64 : i]);
+    });
   }
 
-  const std::string model_, text_;
+  const std::string model_;
   const int rounds_;
-  const int32_t tokens_;
-  RealClock clock_;
   FaultPoints faults_;
-  std::vector<int32_t> words_;
-  uint64_t requests_ = 0;
+  TimedDecode decode_;
 };
 
 int Main(int argc, char** argv) {
-  int rounds = 5, tokens = 96;
-  if (argc < 3 || (argc > 3 && !absl::SimpleAtoi(argv[3], &rounds)) ||
-      (argc > 4 && !absl::SimpleAtoi(argv[4], &tokens)) || rounds < 1 || tokens < 2) {
-    std::fprintf(stderr, "usage: speculation_bench MODEL TEXT [ROUNDS [TOKENS]]\n");
-    return 1;
-  }
-  std::ifstream file(argv[2], std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (text.size() < 100000) {
-    std::fprintf(stderr, "speculation_bench: %s holds less than 100 kB\n", argv[2]);
-    return 1;
-  }
-  text.resize(std::min<size_t>(text.size(), 1000000));
-  Bench bench(argv[1], std::move(text), rounds, tokens);
+  DecodeArguments arguments;
+  if (!ReadArguments("speculation_bench", argc, argv, &arguments)) return 1;
+  Bench bench(arguments);
   for (const Case& c : kCases) bench.Run(c);
   return 0;
 }

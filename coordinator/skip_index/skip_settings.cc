@@ -11,7 +11,7 @@ namespace interlace {
 std::unique_ptr<SkipAdvisor> MakeSkipAdvisor(const Config& config, const std::string& model_digest, int32_t layers,
                                              std::unique_ptr<Entropy> entropy) {
   const bool drafts = config.sched.speculate == "self" || config.sched.speculate == "auto";
-  const bool alone = config.cluster.stages * config.cluster.tensor_ranks * config.cluster.sequence_ranks == 1;
+  const bool alone = RanksOfReplica(config) == 1;
   if (!config.skip.index || !drafts || !alone || config.sched.draft_tokens == 0 || layers < kLeastSkipLayers)
     return nullptr;
   SkipAdvisor::Options options{.model_digest = model_digest, .layers = layers};

@@ -1,5 +1,7 @@
 #include "proto/plan/step_plan.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -22,6 +24,10 @@ int32_t StepPlan::tokens() const {
   size_t total = 0;
   for (const PlanSequence& s : sequences) total += s.tokens.size();
   return static_cast<int32_t>(total);
+}
+
+bool StepPlan::skips() const {
+  return std::any_of(sequences.begin(), sequences.end(), [](const PlanSequence& s) { return s.skip.has_value(); });
 }
 
 bool StepPlan::empty() const {
@@ -53,9 +59,10 @@ std::string StepPlan::ToString() const {
     AppendNames(s.names, &text);
     if (s.sample) absl::StrAppend(&text, " sample ", s.sample_index);
     if (s.own_drafts) absl::StrAppend(&text, " drafts ", s.drafts, " itself");
-    if (s.skip)
+    if (s.skip) {
       absl::StrAppend(&text, " skips attention ", s.skip->attention.ToString(), " feed-forward ",
                       s.skip->feed_forward.ToString());
+    }
     if (s.score) absl::StrAppend(&text, " score ", s.start + s.score->first + 1, "+", s.score->targets.size());
     if (s.pool != Pooling::kNone) text += s.pool == Pooling::kGive ? " pool, give" : " pool";
     if (s.key) absl::StrAppend(&text, " key of layer ", Value(s.key->layer), " from ", s.key->first);

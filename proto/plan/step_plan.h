@@ -162,6 +162,7 @@ struct StepPlan {
   std::vector<int32_t> row_cuts;
   int32_t row_ranks() const { return 1 + static_cast<int32_t>(row_cuts.size()); }  // that divide the rows
   int32_t tokens() const;
+  bool skips() const;  // some of its rows pass sublayers over
   bool empty() const;
   std::string ToString() const;
   friend bool operator==(const StepPlan&, const StepPlan&) = default;

@@ -74,6 +74,7 @@ class SchedulerBounded : public testing::Test, public PlanChannel {
     if (scheduler_ == nullptr) {
       scheduler_ = std::make_unique<Scheduler>(options_, **FindPolicy(policy), clock_, metrics_, *this);
     }
+    stages_ = stages;
     scheduler_->OnFormed(Epoch{++epoch_}, MakeRanks(kLayers, stages, kBlockTokens, slots, frames));
   }
 
@@ -113,6 +114,10 @@ class SchedulerBounded : public testing::Test, public PlanChannel {
     StepResult result = Answer(waiting_.front());
     waiting_.pop_front();
     clock_.Advance(absl::Microseconds(result.run_us));
+    for (int32_t stage = 0; stage + 1 < stages_; ++stage) {  // the last one samples, and here says what was lost
+      scheduler_->OnResult({.epoch = result.epoch, .plan = result.plan, .stage = StageId{stage}, .run_us = 1000});
+    }
+    result.stage = StageId{stages_ - 1};
     scheduler_->OnResult(std::move(result));
   }
   void Finish() {
@@ -274,6 +279,7 @@ class SchedulerBounded : public testing::Test, public PlanChannel {
   std::map<RequestId, Known> known_;
   std::map<BlockId, Block> blocks_;
   uint64_t requests_ = 0, epoch_ = 0;
+  int32_t stages_ = 1;
 };
 
 TEST_F(SchedulerBounded, FirstStepsAndOneOfSoManyAreAudited) {
@@ -376,15 +382,14 @@ TEST_F(SchedulerBounded, RowsOfEqualPlansStandTogether) {
   }
 }
 
+// Doors refuse it; whoever is here all the same is served exactly.
 TEST_F(SchedulerBounded, AModelThatIsSplitIsComputedWhole) {
   Form(/*stages=*/2);
-  // Doors refuse it; whoever is here all the same is served exactly.
-  const Stream stream = Admit(Prompt(10), 4, FidelityMode::kBounded);
-  scheduler_->RunOnce();
-  for (const StepPlan& plan : plans_) {
-    for (const PlanSequence& s : plan.sequences) EXPECT_FALSE(s.skip || s.own_drafts);
-  }
-  scheduler_->EndAll(absl::CancelledError("enough"));
+  const Stream stream = Admit(Prompt(10), 40, FidelityMode::kBounded);
+  Finish();
+  ExpectExact(stream);
+  EXPECT_THAT(Steps(stream), ::testing::Not(::testing::ContainsRegex("[as]")));
+  EXPECT_EQ(stream.sink->end->fidelity.whole, 40);
 }
 
 TEST_F(SchedulerBounded, OffMakesNoGuessesByPassingOver) {

@@ -42,6 +42,8 @@ class PlainKv final : public LayerKv {
       while (static_cast<int64_t>(blocks.size()) * shape_.block_tokens < rows.start + count) blocks.push_back(Block());
       const SequenceRows sequence{row, count, rows.start, blocks};
       backend_.ops().kv_append({shape_, k, v, {&sequence, 1}}, backend_.context());
+      row += count;
+      if (q.rows == 0) continue;  // they pass the attention over
       backend_.ops().paged_attention({.out = out,
                                       .q = q,
                                       .shape = shape_,
@@ -51,20 +53,8 @@ class PlainKv final : public LayerKv {
                                       .window = attention.window,
                                       .soft_cap = attention.soft_cap},
                                      backend_.context());
-      row += count;
     }
-    CHECK(row == q.rows);
-  }
-  void Append(LayerId layer, const Tensor& k, const Tensor& v) override {
-    int64_t row = 0;
-    for (const PlainRows& rows : *step_) {
-      const auto count = static_cast<int64_t>(rows.tokens.size());
-      std::vector<std::byte*>& blocks = blocks_[{rows.sequence, Value(layer)}];
-      while (static_cast<int64_t>(blocks.size()) * shape_.block_tokens < rows.start + count) blocks.push_back(Block());
-      const SequenceRows sequence{row, count, rows.start, blocks};
-      backend_.ops().kv_append({shape_, k, v, {&sequence, 1}}, backend_.context());
-      row += count;
-    }
+    CHECK(row == k.rows);
   }
   const KvBlockShape& shape() const { return shape_; }
   // The blocks of a sequence and layer, in order; a test may put others in their places.

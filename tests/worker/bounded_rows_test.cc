@@ -18,11 +18,7 @@ constexpr int32_t kLayers = 6, kVocab = 290, kBlockTokens = 8, kSteps = 30;
 class BoundedRowsTest : public ::testing::TestWithParam<std::string> {
  protected:
   BoundedRowsTest() : file_({.layers = kLayers}) {
-    Config config;
-    config.model.path = file_.path();
-    config.engine.threads = 1;
-    config.kv.block_tokens = kBlockTokens;
-    config.kv.dtype = "f32";
+    Config config = OneThreadConfig(file_.path(), kBlockTokens);
     config.kv.device_bytes.value = 1 << 24;
     config.kv.host_bytes.value = 1 << 24;
     config.kv.tiers = "";

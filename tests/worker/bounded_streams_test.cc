@@ -22,11 +22,7 @@ class BoundedStreamsTest : public ::testing::TestWithParam<std::string> {
  protected:
   static Config ConfigOf(const Place& place) {
     static const TinyFile file({.layers = kLayers});
-    Config config;
-    config.model.path = file.path();
-    config.engine.threads = 1;
-    config.kv.block_tokens = kBlockTokens;
-    config.kv.dtype = "f32";
+    Config config = OneThreadConfig(file.path(), kBlockTokens);
     config.kv.keep_layers = place.keep;
     config.kv.device_bytes.value = place.slots * KvBlockShape{kBlockTokens, 2, 16}.bytes();
     config.kv.host_bytes.value = 1 << 24;

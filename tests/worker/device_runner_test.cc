@@ -23,11 +23,7 @@ std::shared_ptr<EmulatedDevice> device_of_next_rank;
 class DeviceRank {
  public:
   DeviceRank(const std::string& path, int32_t slots) {
-    Config config;
-    config.model.path = path;
-    config.engine.threads = 1;
-    config.kv.block_tokens = kBlockTokens;
-    config.kv.dtype = "f32";
+    Config config = OneThreadConfig(path, kBlockTokens);
     config.kv.device_bytes.value = slots * kSlotBytes;
     config.kv.host_bytes.value = 1 << 24;
     config.kv.tiers = "";

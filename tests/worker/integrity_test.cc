@@ -24,11 +24,7 @@ const std::vector<Ask>& Asks() {
 
 Config TinyConfig() {
   static const TinyFile file({.layers = kLayers});
-  Config config;
-  config.model.path = file.path();
-  config.engine.threads = 1;
-  config.kv.block_tokens = kBlockTokens;
-  config.kv.dtype = "f32";
+  Config config = OneThreadConfig(file.path(), kBlockTokens);
   config.kv.keep_layers = "0";
   config.kv.device_bytes.value = 1000 * kSlotBytes;
   config.kv.host_bytes.value = 100000 * kStoredBytes;

@@ -28,12 +28,13 @@ struct Variant {
   int32_t threads = 1;
   int32_t stages = 1;
   int32_t tensor_ranks = 1;
+  int32_t sequence_ranks = 1;
   int32_t drafts = 0;
   Speculate speculate = Speculate::kSelf;
   std::string ToString() const {
     return absl::StrCat("keep=", keep, " tiers=", tiers, " slots=", slots, " chunk=", chunk,
                         together ? " together" : " alone", " threads=", threads, " stages=", stages,
-                        " tensor_ranks=", tensor_ranks, " drafts=", drafts);
+                        " tensor_ranks=", tensor_ranks, " sequence_ranks=", sequence_ranks, " drafts=", drafts);
   }
 };
 
@@ -64,6 +65,7 @@ class WorkerLoraTest : public ::testing::TestWithParam<std::string> {
     config.model.adapters = setting_;
     config.cluster.stages = variant.stages;
     config.cluster.tensor_ranks = variant.tensor_ranks;
+    config.cluster.sequence_ranks = variant.sequence_ranks;
     config.engine.threads = variant.threads;
     config.kv.block_tokens = 8;
     config.kv.dtype = absl::AsciiStrToLower(TraitsOf(kv).name);
@@ -137,6 +139,8 @@ TEST_P(WorkerLoraTest, AStreamIsWhatItIsAlone) {
                               {.keep = "3", .chunk = 16, .stages = 2},
                               {.slots = 60, .chunk = 7, .stages = 2},
                               {.keep = "0", .together = false, .stages = 3},
+                              {.sequence_ranks = 2},
+                              {.keep = "3", .stages = 2, .sequence_ranks = 3},
                               {.keep = "3", .chunk = 16, .drafts = 3},
                               {.keep = "6", .drafts = 4},
                               {.slots = 150, .chunk = 7, .drafts = 3, .speculate = Speculate::kAuto}};

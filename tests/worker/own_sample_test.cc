@@ -17,12 +17,8 @@ constexpr int32_t kLayers = 6, kVocab = 290, kBlockTokens = 8, kStreams = 4, kOu
 
 Config ConfigOf(int32_t stages) {
   static const TinyFile file({.layers = kLayers});
-  Config config;
-  config.model.path = file.path();
+  Config config = OneThreadConfig(file.path(), kBlockTokens);
   config.cluster.stages = stages;
-  config.engine.threads = 1;
-  config.kv.block_tokens = kBlockTokens;
-  config.kv.dtype = "f32";
   config.kv.device_bytes.value = 1 << 24;
   config.kv.host_bytes.value = 1 << 22;
   config.kv.tiers = "";

@@ -121,8 +121,7 @@ class PipelineReplica final : public PlanChannel {
   absl::Status Build(Config config, Clock& clock, FaultPoints& faults, MakeBackend make_backend, int32_t draft_tokens,
                      Speculate speculate) {
     const bool by_rows = config.cluster.sequence_ranks > 1;
-    const int64_t shared = config.cluster.tensor_ranks * config.cluster.sequence_ranks;
-    const int64_t count = config.cluster.stages * shared;
+    const int64_t shared = RanksOfStage(config), count = RanksOfReplica(config);
     const std::string folder = config.kv.rocksdb_dir;
     std::vector<RankInfo> infos;
     for (int64_t s = 0; s < count; ++s) {

@@ -17,11 +17,7 @@ constexpr int32_t kLayers = 6, kVocab = 290, kBlockTokens = 8, kOutputs = 24;
 struct World {
   explicit World(const std::string& backend, int64_t host_bytes = 1 << 24, int64_t device_bytes = 1 << 24) {
     static const TinyFile file({.layers = kLayers});
-    Config config;
-    config.model.path = file.path();
-    config.engine.threads = 1;
-    config.kv.block_tokens = kBlockTokens;
-    config.kv.dtype = "f32";
+    Config config = OneThreadConfig(file.path(), kBlockTokens);
     config.kv.device_bytes.value = device_bytes;
     config.kv.host_bytes.value = host_bytes;
     config.kv.tiers = "";

@@ -16,11 +16,7 @@ using ::testing::HasSubstr;
 constexpr int32_t kLayers = 3, kBlockTokens = 8;
 
 Config TinyConfig(const std::string& path) {
-  Config config;
-  config.model.path = path;
-  config.engine.threads = 1;
-  config.kv.block_tokens = kBlockTokens;
-  config.kv.dtype = "f32";
+  Config config = OneThreadConfig(path, kBlockTokens);
   config.kv.device_bytes.value = 1 << 20;
   config.kv.host_bytes.value = 1 << 20;
   config.kv.tiers = "";

@@ -34,12 +34,8 @@ class SequenceRanksTest : public testing::TestWithParam<std::string> {
   static int64_t SlotBytes() { return KvBlockShape{kBlockTokens, 2, 16, kKv}.bytes(); }
   static Config TinyConfig() {
     static const TinyFile file({.layers = kLayers});
-    Config config;
-    config.model.path = file.path();
-    config.engine.threads = 1;
+    Config config = OneThreadConfig(file.path(), kBlockTokens);
     if (GetParam() == "reference") config.engine.ops = "reference";
-    config.kv.block_tokens = kBlockTokens;
-    config.kv.dtype = "f32";
     config.kv.device_bytes.value = 3000 * SlotBytes();
     config.kv.host_bytes.value = 10000 * (SlotBytes() + 64);
     config.kv.tiers = "";
@@ -220,6 +216,9 @@ const std::vector<Ask>& Asks() {
   static const auto* asks = [] {
     auto* made = new std::vector<Ask>(RandomAsks(6, 10, 150, 16, kVocab, 21));
     (*made)[1].prompt_logprobs = 2;
+    for (const size_t masked : {3, 4}) {
+      for (int32_t t = 10; t < 60; t += 3) (*made)[masked].sampling.allowed_tokens.push_back(t);
+    }
     for (const bool pooled : {false, true}) {
       Ask& ask = made->emplace_back((*made)[2]);
       ask.max_tokens = 0;

@@ -55,12 +55,8 @@ class WorkerSharedPrefixTest : public ::testing::TestWithParam<std::string> {
   static Config ConfigOf(const Place& place) {
     static const TinyFile file({.layers = kLayers});
     static const int64_t slot_bytes = KvBlockShape{kBlockTokens, 2, 16}.bytes();
-    Config config;
-    config.model.path = file.path();
+    Config config = OneThreadConfig(file.path(), kBlockTokens);
     config.cluster.stages = place.stages;
-    config.engine.threads = 1;
-    config.kv.block_tokens = kBlockTokens;
-    config.kv.dtype = "f32";
     config.kv.keep_layers = place.keep;
     config.kv.device_bytes.value = place.slots * slot_bytes;
     config.kv.host_bytes.value = place.frames * (slot_bytes + 64);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "common/config.h"
 #include "tests/model/tiny_gguf.h"
 
 namespace interlace {
@@ -30,5 +31,15 @@ class TinyFile {
   static inline int count_ = 0;
   const std::string path_;
 };
+
+// The model of a file on one thread, with KV that loses nothing.
+inline Config OneThreadConfig(const std::string& path, int32_t block_tokens) {
+  Config config;
+  config.model.path = path;
+  config.engine.threads = 1;
+  config.kv.block_tokens = block_tokens;
+  config.kv.dtype = "f32";
+  return config;
+}
 
 }  // namespace interlace
