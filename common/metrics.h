@@ -68,6 +68,9 @@ inline constexpr MetricRow kMetrics[] = {
     {"vllm:kv_offload_cpu_cache_usage_perc", MetricKind::kGauge, "", "share of the host frames in use, 0..1"},
     {"interlace_request_parks_total", MetricKind::kCounter, "",
      "times that a running request was set aside to make room"},
+    {"interlace_request_seconds_total", MetricKind::kCounter, "spent",
+     "seconds between arrival and end of the requests that ended, by what they went by; spent: queued, fetching, "
+     "prefill, decode, parked or sat_out"},
     {"interlace_request_promotions_total", MetricKind::kCounter, "",
      "times that layers of a request moved to the device"},
     {"interlace_requests_quarantined_total", MetricKind::kCounter, "",

@@ -12,6 +12,17 @@
 #include "coordinator/slo_outcome.h"
 
 namespace interlace {
+namespace {
+
+void CountSpent(const TimeSpent& spent, Metrics& metrics) {
+  for (size_t i = 0; i < kSpendings; ++i) {
+    const double seconds = absl::ToDoubleSeconds(spent.of[i]);
+    const std::string name(SpendingName(static_cast<Spending>(i)));
+    if (seconds > 0) metrics.Add("interlace_request_seconds_total", seconds, {{"spent", name}});
+  }
+}
+
+}  // namespace
 
 Scheduler::Scheduler(const Options& options, const Policy& policy, Clock& clock, Metrics& metrics, PlanChannel& channel)
     : options_(options),
@@ -296,6 +307,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   }
   ended_.push_back(Describe(sequence, now));
   ended_.back().end = end;
+  CountSpent(ended_.back().spent, metrics_.registry);
   ended_.back().state = end.status.ok() ? "finished" : "failed";
   if (options_.observer != nullptr) {
     options_.observer->OnEnded({request, ended_.back(), sequence.trace, sequence.first_token, now});

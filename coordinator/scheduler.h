@@ -271,6 +271,7 @@ class Scheduler {
   // scheduler_start.cc
   void SetBelow(SequenceState& sequence, Below below);
   Started TryStart(SequenceState& sequence, const KvPlacement::StartRoom& limits, StepPlan* plan);
+  int32_t LayersReadWithin(const SequenceState& sequence, int64_t bytes) const;
   KvPlacement::StartRoom LimitsFor(const SequenceState& sequence, bool alone) const;
   void Open(SequenceState& sequence, int32_t adopted, int32_t fetched);
   int32_t WorthFetching(const SequenceState& sequence, int32_t adopted) const;

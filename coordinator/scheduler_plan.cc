@@ -12,8 +12,17 @@
 namespace interlace {
 namespace {
 
-constexpr int64_t kMostRaised = 512;  // extents that one plan promotes
-constexpr size_t kAhead = 8;          // sequences that are asked of memory before their turn
+constexpr int64_t kMostRaised = 512;                       // extents that one plan promotes
+constexpr size_t kAhead = 8;                               // sequences that are asked of memory before their turn
+constexpr absl::Duration kSoon = absl::Milliseconds(100);  // a stream that is due within it is about to be late
+
+// Which streams read from the host first: those that are about to be late, least slack first; then the oldest. By slack
+// alone, a stream that has got ahead of its pace would leave for each one that begins, and all would end late.
+std::pair<bool, absl::Time> ReadingOrder(const SequenceState& sequence, absl::Time now) {
+  const absl::Time due = Due(sequence);
+  const bool ahead = due > now + kSoon;
+  return {ahead, ahead ? sequence.first_token : due};
+}
 
 }  // namespace
 
@@ -67,31 +76,32 @@ int32_t Scheduler::Rows(const SequenceState& sequence, int32_t budget) const {
   return follows && !ends ? 1 : 0;
 }
 
-// Streams that read layers from the host: those that the policy's bytes allow, least slack first. Where there is room,
-// one takes its layers back instead; the others sit this plan out, or leave the device.
+// Streams that read layers from the host: those that the policy's bytes allow. Where there is room, one takes its
+// layers back instead; the others sit this plan out, or leave the device.
 void Scheduler::HoldStreams() {
   // Where the operator says how many layers stay, reading the others in each step is what was asked for.
   if (draft_.stream_bytes == std::numeric_limits<int64_t>::max() || options_.fixed_keep >= 0) return;
-  std::vector<std::pair<absl::Time, SequenceState*>> streams;
+  const absl::Time now = clock_.Now();
+  std::vector<SequenceState*> streams;
   for (SequenceState* sequence : placement_->streaming()) {
     if (sequence->phase != Phase::kRunning || !sequence->decodes()) continue;
     if (sequence->made() >= sequence->max_tokens) continue;  // its last token is on its way
     // While its first token is on its way, it waits; a last row of the prompt is computed like those before.
     sequence->held_in = !sequence->begun() && sequence->pending > 0 ? next_plan_ : 0;
-    if (sequence->begun()) streams.emplace_back(Due(*sequence), sequence);
+    if (sequence->begun()) streams.push_back(sequence);
   }
-  std::sort(streams.begin(), streams.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.first, a.second->id) < std::pair(b.first, b.second->id);
+  std::sort(streams.begin(), streams.end(), [now](const SequenceState* a, const SequenceState* b) {
+    return std::pair(ReadingOrder(*a, now), a->id) < std::pair(ReadingOrder(*b, now), b->id);
   });
   int64_t bytes = draft_.stream_bytes + stream_credit_, wanted = 0;
-  for (const auto& [due, sequence] : streams) {
+  for (SequenceState* const sequence : streams) {
     if (MayStream(*sequence, &bytes)) continue;
     sequence->held_in = next_plan_;
     if (sequence->phase != Phase::kRunning) continue;  // parked
     const int64_t reads = StreamedBytes(*sequence);
     wanted = std::max(wanted, reads);
     Note(*sequence, DecisionKind::kSatOut, {reads, std::max<int64_t>(0, bytes)});
-    sequence->Spend(Spending::kSatOut, clock_.Now());
+    sequence->Spend(Spending::kSatOut, now);
   }
   // What a step leaves is saved for one that no single step can serve: it runs every so many steps.
   stream_credit_ = std::clamp<int64_t>(bytes, 0, wanted);

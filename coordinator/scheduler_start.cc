@@ -60,6 +60,12 @@ void Scheduler::SetBelow(SequenceState& sequence, Below below) {
   sequence.below = below;
 }
 
+// How many layers of the sequence a step reads from the host within `bytes`.
+int32_t Scheduler::LayersReadWithin(const SequenceState& sequence, int64_t bytes) const {
+  const int64_t layer = int64_t{shape()->BlocksFor(sequence.known + 1)} * shape()->slot_bytes;
+  return static_cast<int32_t>(std::min<int64_t>(shape()->layers, bytes / layer));
+}
+
 // A request with a token already runs on as the policy resumes, a new one as it starts; one that is alone as it can.
 KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool alone) const {
   const absl::Duration slack = Due(sequence) - clock_.Now();
@@ -69,6 +75,10 @@ KvPlacement::StartRoom Scheduler::LimitsFor(const SequenceState& sequence, bool 
   // Those who start in this plan will want a block each, too.
   const bool reserves = options_.policy.reserve != ReserveRule::kNone;
   KvPlacement::StartRoom limits{draft_.resume_layers, kAll, draft_.spare_blocks + (reserves ? started_ : 0), slack_ms};
+  if (sequence.begun() && draft_.resume_bytes > 0) {
+    limits.least = shape()->layers - LayersReadWithin(sequence, draft_.resume_bytes);
+    limits.most = limits.least;  // the rest is left to those who start
+  }
   if (!sequence.begun()) {
     limits.least = starts_ > 0 ? draft_.least_layers : shape()->layers;
     limits.most = std::max(draft_.most_layers, limits.least);
@@ -144,6 +154,7 @@ void Scheduler::Open(SequenceState& sequence, int32_t adopted, int32_t fetched) 
   }
   sequence.explanation.keep_layers = sequence.kept_layers;
   const bool first = sequence.started == absl::InfinitePast();
+  if (sequence.begun()) draft_.resume_bytes -= std::min(draft_.resume_bytes, StreamedBytes(sequence));
   Note(sequence, first ? DecisionKind::kStarted : DecisionKind::kResumed,
        {sequence.kept_layers, shape()->layers, adopted});
   if (fetched > 0) NoteFetch(sequence, adopted, fetched);

@@ -74,4 +74,12 @@ int64_t StreamBytes(const StepView& view, const StreamPace& pace) {
   return static_cast<int64_t>(rate * absl::ToDoubleSeconds(view.cost->Expect(pace.work)));
 }
 
+int64_t BytesLeft(const StepView& view, int64_t bytes) {
+  if (bytes == std::numeric_limits<int64_t>::max()) return 0;
+  for (const SequenceView* s : view.running) {
+    if (Streams(*s)) bytes -= int64_t{s->sealed} * (view.layers - s->kept_layers) * view.block_bytes;
+  }
+  return std::max<int64_t>(0, bytes);
+}
+
 }  // namespace interlace

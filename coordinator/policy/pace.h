@@ -49,4 +49,7 @@ int32_t RowsThatHide(const CostModel& cost, int32_t start, int32_t most, int64_t
 // Unlimited while the link's rate is not known.
 int64_t StreamBytes(const StepView& view, const StreamPace& pace);
 
+// Of `bytes`, what the streams that decode do not read from the host already; 0 where `bytes` is unlimited.
+int64_t BytesLeft(const StepView& view, int64_t bytes);
+
 }  // namespace interlace

@@ -15,6 +15,9 @@ constexpr double kAging = 30;  // seconds of waiting that outweigh one step of p
 
 constexpr double kNothingYet = 1e10;
 
+// Of the bytes that a step can still read from the host, what streams that run again may take: all of them grow.
+constexpr double kResumeShare = 0.8;
+
 double Seconds(absl::Time time) { return absl::ToDoubleSeconds(time - absl::UnixEpoch()); }
 
 // ---- orders
@@ -106,14 +109,18 @@ bool SomebodyIsNew(const StepView& view) {
 }
 
 // Ours: starts early with what is free, where room is the limit; a stream whose host layers do not travel within the
-// step's own time is parked, and runs again once it is whole, least slack first. As many may be parked after their
-// first token as the operator bounds, since parking moves waiting from before the first token to after it.
+// step's own time is parked, and runs again once they do, least slack first: it then keeps as many layers as that takes
+// and no more, so that others start in what is left. As many may be parked after their first token as the operator
+// bounds, since parking moves waiting from before the first token to after it.
 StepDraft Slack(const StepView& view) {
   const StreamPace pace = PaceIfAsked(view);
   StepDraft draft = AtPace(view, pace);
   if (SomebodyAsks(view)) draft.stream_bytes = StreamBytes(view, pace);
   draft.park_streams = true;
   draft.resume_layers = view.layers;
+  if (view.held > 0) {
+    draft.resume_bytes = static_cast<int64_t>(kResumeShare * static_cast<double>(BytesLeft(view, draft.stream_bytes)));
+  }
   draft.overtake = true;
   draft.give_way = GiveWay::kLowerLast;
   const int32_t bound = std::max(0, view.options.max_parked - view.parked);
@@ -128,7 +135,7 @@ StepDraft Slack(const StepView& view) {
 }
 
 constexpr Policy kPolicies[] = {
-    {"slack", "least slack first; starts early, parks what cannot stream, resumes whole", &LatestStart, &Slack},
+    {"slack", "least slack first; starts early, parks what cannot stream, resumes what can", &LatestStart, &Slack},
     {"layerkv", "first come first; starts early while running streams can afford it", &Arrival, &LayerKv},
     {"fcfs", "first come first; all layers or none, computes again", &Arrival, &Whole},
     {"swap", "first come first; all layers or none, parks on the host", &Arrival, &Swap},

@@ -73,6 +73,7 @@ struct StepView {
   absl::Span<const SequenceView* const> running;
   absl::Span<const SequenceView* const> waiting;  // the first of them, in the policy's order
   int32_t parked = 0;  // requests that wait after their first token, or run with less than all layers
+  int32_t held = 0;    // of these, those that wait
   int32_t rows = 0;    // the most of one plan
   int32_t layers = 0;
   int32_t block_tokens = 0;
@@ -115,8 +116,10 @@ struct StepDraft {
   int32_t least_layers = 0;        // kept by a request that starts
   int32_t most_layers = kAll;
   int32_t resume_layers = 0;  // kept at least by a parked one that runs again
-  bool overtake = false;      // a new request may start while a parked one waits for room
-  int64_t spare_blocks = 0;   // left free for those who run
+  // Above 0: those that run again keep exactly so many layers that steps read so much from the host for all of them.
+  int64_t resume_bytes = 0;
+  bool overtake = false;     // a new request may start while a parked one waits for room
+  int64_t spare_blocks = 0;  // left free for those who run
   GiveWay give_way = GiveWay::kLower;
   friend bool operator==(const StepDraft&, const StepDraft&) = default;
 };

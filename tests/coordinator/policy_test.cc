@@ -60,11 +60,13 @@ struct Scene {
     view.waiting = waiting;
     view.rows = 512;
     view.layers = chance.Draw(1, 40);
+    for (SequenceView& sequence : sequences) sequence.kept_layers = std::min(sequence.kept_layers, view.layers);
     view.block_tokens = chance.Draw(1, 64);
     view.block_bytes = 12288;
     view.device_blocks = chance.Draw(8, 1000);
     view.free_blocks = chance.Draw(0, static_cast<int32_t>(view.device_blocks));
     view.parked = chance.Draw(0, 20);
+    view.held = chance.Draw(0, view.parked);
     view.cost = &cost;
     view.lengths = &lengths;
   }
@@ -398,7 +400,7 @@ TEST(Policies, LeaveAWayOn) {
       EXPECT_GE(draft.stream_bytes, 0) << policy.name;
       EXPECT_GE(draft.most_layers, draft.least_layers) << policy.name;
       scene.view.running = {};
-      scene.view.parked = 0;
+      scene.view.parked = scene.view.held = 0;
       scene.view.cost = &nothing;  // else nobody may start early where arithmetic is the limit
       const StepDraft empty = policy.compose(scene.view);
       EXPECT_GT(empty.starts, 0) << policy.name;
@@ -408,6 +410,31 @@ TEST(Policies, LeaveAWayOn) {
 }
 
 const Policy& Named(absl::string_view name) { return **FindPolicy(name); }
+
+// Streams that run again read from the host no more than a step brings while it is computed, less what those who run
+// read of it; and only where somebody waits for the rest of an answer.
+TEST(Policies, WhoRunsAgainReadsWithinTheStep) {
+  int some = 0, none = 0;
+  for (uint64_t seed = 1; seed <= 500; ++seed) {
+    Scene scene(seed);
+    int64_t reads = 0;
+    for (const SequenceView& s : scene.sequences) {
+      const bool streams = s.decodes() && s.kept_layers < scene.view.layers;
+      if (streams) reads += int64_t{s.sealed} * (scene.view.layers - s.kept_layers) * scene.view.block_bytes;
+    }
+    for (const Policy& policy : Policies()) {
+      const StepDraft draft = policy.compose(scene.view);
+      ASSERT_GE(draft.resume_bytes, 0) << policy.name;
+      if (draft.resume_bytes == 0) continue;
+      ASSERT_LE(reads + draft.resume_bytes, draft.stream_bytes) << policy.name << " seed " << seed;
+      EXPECT_TRUE(draft.park_streams) << policy.name << " would read without a limit";
+      EXPECT_GT(scene.view.held, 0);
+    }
+    (Named("slack").compose(scene.view).resume_bytes > 0 ? some : none) += 1;
+  }
+  EXPECT_GT(some, 20);
+  EXPECT_GT(none, 20);
+}
 
 TEST(Policies, NobodyStarvesUnderAging) {
   CostModel cost;
@@ -446,7 +473,7 @@ TEST(Policies, SlackStartsNobodyEarlyWhereArithmeticIsTheLimit) {
   int limited = 0, held = 0;
   for (uint64_t seed = 1; seed <= 500; ++seed) {
     Scene scene(seed);
-    scene.view.parked = 0;
+    scene.view.parked = scene.view.held = 0;
     scene.view.running = {};
     if (scene.queued.empty()) continue;
     const bool room = RoomIsTheLimit(scene.view);

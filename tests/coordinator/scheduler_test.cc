@@ -430,6 +430,8 @@ class History {
     for (size_t stage = 0; stage < replica_.stages(); ++stage) {
       EXPECT_EQ(replica_.known(stage), 0u) << "stage " << stage << " still knows requests that ended";
     }
+    const double spent = metrics_.Total("interlace_request_seconds_total");
+    EXPECT_NEAR(spent, absl::ToDoubleSeconds(spent_.Sum()), 1e-6 * spent + 1e-9);
     EXPECT_EQ(scheduler_->Load().blocks_held, 0);
     EXPECT_EQ(scheduler_->Load().running + scheduler_->Load().waiting, 0);
     EXPECT_EQ(scheduler_->NextWakeUp(), absl::InfiniteFuture());
