@@ -21,7 +21,8 @@ struct StepsSeen {
   void See(const StepPlan& plan, const StepResult& result, absl::Duration took) {
     StepWork work;
     for (const PlanSequence& s : plan.sequences) work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
-    fit.Add(work, absl::ToDoubleSeconds(took) - 1e-6 * static_cast<double>(result.stall_us));
+    fit.Add(work, absl::ToDoubleSeconds(took) - 1e-6 * static_cast<double>(result.stall_us),
+            static_cast<double>(result.bytes_in + result.bytes_out));
   }
 };
 

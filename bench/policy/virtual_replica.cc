@@ -40,11 +40,11 @@ class Recorder final : public TokenSink {
 
 }  // namespace
 
-double MachineLaw::Compute(const StepWork& work) const {
+double MachineLaw::Compute(const StepWork& work, double bytes) const {
   if (work.rows == 0) return 0;
   return fixed + row * static_cast<double>(work.rows) +
          row_beyond * static_cast<double>(std::max<int64_t>(0, work.rows - kKnee)) +
-         context * static_cast<double>(work.context) + product * static_cast<double>(work.products);
+         context * static_cast<double>(work.context) + product * static_cast<double>(work.products) + moved * bytes;
 }
 
 RankInfo VirtualReplica::info() const {
@@ -184,9 +184,10 @@ void VirtualReplica::Send(const StepPlan& plan) {
     work.Add(s.start, static_cast<int32_t>(s.tokens.size()));
     if (s.sample) result.sampled.push_back({s.request, s.attempt, s.sample_index, 7, {}});
   }
-  const double compute = work.rows > 0 && law_.of_plan ? law_.of_plan(plan) : law_.Compute(work);
   result.bytes_in = (traffic_.in - before.in) * shape_.slot_bytes;
   result.bytes_out = (traffic_.out - before.out) * shape_.slot_bytes;
+  const auto moved = static_cast<double>(result.bytes_in + result.bytes_out);
+  const double compute = work.rows > 0 && law_.of_plan ? law_.of_plan(plan) : law_.Compute(work, moved);
   const double link_in = static_cast<double>(result.bytes_in) / law_.link;
   const double noise = Noise();
   const double took = noise * std::max(compute, link_in);

@@ -21,7 +21,8 @@
 namespace interlace {
 
 // How fast the machine is. A step takes fixed + row x rows + row_beyond x (rows beyond kKnee) + context x (KV positions
-// read) + product x (query and key pairs), and no less than the link needs for what the plan reads from the host.
+// read) + product x (query and key pairs) + moved x (bytes over the link meanwhile, both ways), and no less than the
+// link needs for what the plan reads from the host.
 struct MachineLaw {
   static constexpr int64_t kKnee = 32;  // rows up to which weights are read faster than they are used
   double fixed = 4.6e-3;                // seconds: the weights are read
@@ -30,12 +31,13 @@ struct MachineLaw {
   double product = 0.23e-6;
   double link = 2e9;  // bytes/s, each way
   double row_beyond = 0;
+  double moved = 0;       // seconds a byte: where there is no copy engine, the cores that compute copy as well
   double unreported = 0;  // share of a step's time that it takes longer than the replica says
   double noise = 0;       // of a step's time: the standard deviation of its logarithm
   // Where it is set: the seconds that a plan with rows takes to compute, in place of the terms above.
   std::function<double(const StepPlan&)> of_plan;
-  // Seconds that a step takes to compute, waits for the link not counted; 0 for a step without rows.
-  double Compute(const StepWork& work) const;
+  // Seconds that a step takes to compute while `bytes` move, waits for the link not counted; 0 for one without rows.
+  double Compute(const StepWork& work, double bytes = 0) const;
 };
 
 // A tier that all replicas of a run reach; it forgets nothing. Owned by the run.

@@ -13,14 +13,18 @@ constexpr double kSettled = 1e-10;  // relative change of a sweep
 
 }  // namespace
 
-LawFit::Terms LawFit::TermsOf(const StepWork& work) {
-  return {1, static_cast<double>(work.rows), static_cast<double>(std::max<int64_t>(0, work.rows - MachineLaw::kKnee)),
-          static_cast<double>(work.context), static_cast<double>(work.products)};
+LawFit::Terms LawFit::TermsOf(const StepWork& work, double bytes) {
+  return {1,
+          static_cast<double>(work.rows),
+          static_cast<double>(std::max<int64_t>(0, work.rows - MachineLaw::kKnee)),
+          static_cast<double>(work.context),
+          static_cast<double>(work.products),
+          bytes};
 }
 
-void LawFit::Add(const StepWork& work, double seconds) {
+void LawFit::Add(const StepWork& work, double seconds, double bytes) {
   if (work.rows == 0 || !(seconds > 0)) return;
-  const Terms x = TermsOf(work);
+  const Terms x = TermsOf(work, bytes);
   for (int i = 0; i < kTerms; ++i) {
     sums_[i] += x[i];
     targets_[i] += x[i] / seconds;
@@ -58,18 +62,18 @@ MachineLaw LawFit::Law() const {
     }
     if (moved < kSettled) break;
   }
-  return {.fixed = c[0], .row = c[1], .context = c[3], .product = c[4], .row_beyond = c[2]};
+  return {.fixed = c[0], .row = c[1], .context = c[3], .product = c[4], .row_beyond = c[2], .moved = c[5]};
 }
 
 double LawFit::Slowness(const MachineLaw& law) const {
-  const Terms c = {law.fixed, law.row, law.row_beyond, law.context, law.product};
+  const Terms c = {law.fixed, law.row, law.row_beyond, law.context, law.product, law.moved};
   double expected = 0;
   for (int i = 0; i < kTerms; ++i) expected += c[i] * sums_[i];
   return expected > 0 ? seconds_ / expected : 1;
 }
 
 MachineLaw Slowed(MachineLaw law, double times) {
-  for (double* term : {&law.fixed, &law.row, &law.row_beyond, &law.context, &law.product}) *term *= times;
+  for (double* term : {&law.fixed, &law.row, &law.row_beyond, &law.context, &law.product, &law.moved}) *term *= times;
   return law;
 }
 

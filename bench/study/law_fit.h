@@ -14,8 +14,8 @@ namespace interlace {
 // alone. Pure; thread: one.
 class LawFit {
  public:
-  // A step that took `seconds`, waits for the link not counted.
-  void Add(const StepWork& work, double seconds);
+  // A step that took `seconds`, waits for the link not counted, while so many bytes moved over it, both ways.
+  void Add(const StepWork& work, double seconds, double bytes = 0);
   // All steps of the other one, too.
   void Merge(const LawFit& other);
   // Requires: steps() > 0. The link is not fitted.
@@ -28,9 +28,9 @@ class LawFit {
   int64_t rows() const { return static_cast<int64_t>(sums_[1]); }  // positions computed
 
  private:
-  static constexpr int kTerms = 5;
+  static constexpr int kTerms = 6;
   using Terms = std::array<double, kTerms>;
-  static Terms TermsOf(const StepWork& work);
+  static Terms TermsOf(const StepWork& work, double bytes);
 
   int64_t steps_ = 0;
   double seconds_ = 0;

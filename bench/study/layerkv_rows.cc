@@ -274,6 +274,7 @@ std::string LayerKvJson(const LayerKvResult& result, const std::string& command)
                         {"row_beyond_s", result.law.row_beyond},
                         {"position_s", result.law.context},
                         {"product_s", result.law.product},
+                        {"moved_s_per_byte", result.law.moved},
                         {"link_bytes_per_s", result.law.link}}},
                       {"rows", ordered_json::array()},
                       {"runs", ordered_json::array()},

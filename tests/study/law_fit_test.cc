@@ -27,6 +27,7 @@ MachineLaw RandomLaw(Draws& draws) {
   law.row_beyond = some(1e-3);
   law.context = some(3e-6);
   law.product = some(1e-6);
+  law.moved = some(5e-10);
   return law;
 }
 
@@ -37,14 +38,16 @@ TEST(LawFit, FindsTheLawThatMadeTheSteps) {
     LawFit one, other;
     for (int i = 0; i < 400; ++i) {
       const StepWork work = RandomStep(draws);
-      (i % 2 == 0 ? one : other).Add(work, law.Compute(work));
+      const double bytes = draws.Uniform() < 0.5 ? 0 : 4e7 * draws.Uniform();
+      (i % 2 == 0 ? one : other).Add(work, law.Compute(work, bytes), bytes);
     }
     one.Merge(other);
     EXPECT_EQ(one.steps(), 400);
     const MachineLaw found = one.Law();
     for (int i = 0; i < 50; ++i) {
       const StepWork work = RandomStep(draws);
-      EXPECT_NEAR(found.Compute(work) / law.Compute(work), 1, 0.02) << "seed " << seed;
+      const double bytes = 4e7 * draws.Uniform();
+      EXPECT_NEAR(found.Compute(work, bytes) / law.Compute(work, bytes), 1, 0.02) << "seed " << seed;
     }
     EXPECT_NEAR(one.Slowness(law), 1, 1e-9);
     EXPECT_NEAR(one.Slowness(Slowed(law, 4)), 0.25, 1e-9);
@@ -56,9 +59,10 @@ TEST(LawFit, HasNoCoefficientBelowZero) {
   for (uint64_t seed = 1; seed <= 50; ++seed) {
     Draws draws(MakeSeededEntropy(seed));
     LawFit fit;
-    for (int i = 0; i < 100; ++i) fit.Add(RandomStep(draws), 1e-3 + draws.Uniform());
+    for (int i = 0; i < 100; ++i) fit.Add(RandomStep(draws), 1e-3 + draws.Uniform(), 4e7 * draws.Uniform());
     const MachineLaw law = fit.Law();
-    for (const double term : {law.fixed, law.row, law.row_beyond, law.context, law.product}) EXPECT_GE(term, 0);
+    for (const double term : {law.fixed, law.row, law.row_beyond, law.context, law.product, law.moved})
+      EXPECT_GE(term, 0);
     EXPECT_NEAR(fit.Slowness(Slowed(law, fit.Slowness(law))), 1, 1e-9);
   }
 }

@@ -80,6 +80,9 @@ TEST_F(VirtualReplicaTest, AStepTakesWhatItsLawSays) {
   EXPECT_EQ(law.Compute(StepWork().Add(0, 10)), 1 + 20);
   EXPECT_EQ(law.Compute(StepWork().Add(0, 32)), 1 + 64);
   EXPECT_EQ(law.Compute(StepWork().Add(0, 33)), 1 + 66 + 4);
+  law.moved = 0.5;
+  EXPECT_EQ(law.Compute(StepWork().Add(0, 10), 8), 1 + 20 + 4);
+  EXPECT_EQ(law.Compute({}, 8), 0);
 }
 
 }  // namespace
