@@ -24,8 +24,11 @@ double Seconds(absl::Time time) { return absl::ToDoubleSeconds(time - absl::Unix
 
 double Arrival(const SequenceView& sequence, const CostModel&) { return Seconds(sequence.arrival); }
 
+// Those who wait for the rest of an answer come first (LatestStart says why), by when its last token is due.
 double Deadline(const SequenceView& sequence, const CostModel&) {
-  return Seconds(sequence.begun() ? sequence.deadline : std::min(sequence.deadline, sequence.arrival + sequence.ttft));
+  if (!sequence.begun()) return kNothingYet + Seconds(std::min(sequence.deadline, sequence.arrival + sequence.ttft));
+  const absl::Time by_pace = sequence.first_token + sequence.tpot * sequence.max_tokens;
+  return std::min(kNothingYet, Seconds(std::min(sequence.deadline, by_pace)));
 }
 
 // Priority that ages: who waits long enough comes before whoever arrives now, at any priority.
