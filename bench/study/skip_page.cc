@@ -67,10 +67,10 @@ std::string ByPassed(const SkipResult& result, const char* title, const char* y,
   chart.x = {.title = "sublayers passed over"};
   chart.y = {.title = y, .percent = percent};
   chart.direct_labels = true;
-  int colour = 0;
+  size_t way = 0;
   const std::vector<SkipGain> gains = GainsOf(result);
   for (const char* method : kSkipMethods) {
-    ChartLine line = {.label = method, .colour = colour++};
+    ChartLine line = {.label = method, .colour = WayColour(way++)};
     for (const SkipGain& gain : gains) {
       if (gain.method != method) continue;
       line.points.push_back({.x = static_cast<double>(gain.passed),

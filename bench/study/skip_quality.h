@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,6 +20,10 @@ namespace interlace {
 // layers the head is asked, and where its first choice leads by so much probability the other layers are passed over,
 // the last included (CALM, arXiv 2207.07061).
 inline constexpr const char* kSkipWays[] = {"random", "even", "static", "task", "own", "truncation", "confidence"};
+// Of the palette, by place in kSkipWays: grey for what nobody chose.
+constexpr int WayColour(size_t way) {
+  return static_cast<int>((way + std::size(kSkipWays) - 1) % std::size(kSkipWays));
+}
 
 // One text whose second half was computed one way, its first half wholly.
 struct QualitySample {

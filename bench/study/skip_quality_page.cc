@@ -37,7 +37,7 @@ std::string NameOf(const QualityRow& row, int32_t layers) {
 
 // The front's corners by cost; between two of them it is as bad as the cheaper one.
 ChartLine FrontLine(std::vector<std::pair<double, double>> corners) {
-  ChartLine line = {.label = "front", .colour = static_cast<int>(std::size(kSkipWays)) - 1, .marks = false};
+  ChartLine line = {.label = "front", .colour = WayColour(0), .marks = false};
   line.dashed = true;
   line.steps = true;
   std::sort(corners.begin(), corners.end());
@@ -68,7 +68,7 @@ std::string Picture(const std::vector<QualityRow>& rows, const Measure& measure,
   }
   chart.lines.push_back(FrontLine(std::move(corners)));
   for (size_t way = 0, point = 0, row = 0; way < std::size(kSkipWays); ++way) {
-    ChartLine line = {.label = kSkipWays[way], .colour = static_cast<int>(way)};
+    ChartLine line = {.label = kSkipWays[way], .colour = WayColour(way)};
     for (; row < rows.size() && rows[row].method == kSkipWays[way]; ++row) {
       if (!spots[row]) continue;
       const Spot& spot = *spots[row];
@@ -123,7 +123,7 @@ Measure OfTest(const SkipQuality& quality, const SkipTest& test) {
 std::string Legend() {
   std::string out = "<p class=\"legend\">";
   for (size_t way = 0; way < std::size(kSkipWays); ++way) {
-    absl::StrAppend(&out, "<span>", LegendMark(static_cast<int>(way)), " ", kSkipWays[way], "</span>");
+    absl::StrAppend(&out, "<span>", LegendMark(WayColour(way)), " ", kSkipWays[way], "</span>");
   }
   return out + "</p>\n";
 }

@@ -233,7 +233,8 @@ TEST_F(SkipAccuracyTest, TheLikeliestChoiceIsWhatTheModelGoesOnWith) {
   // Sums of log probabilities by hand: one run of prompt and choice each.
   std::vector<bool> expected;
   for (int i = 0; i < 6; ++i) {
-    set.items.push_back({absl::StrCat("It was day ", i, " and"), {"the fox of it", "a", "was on"}, i % 3, ""});
+    set.items.push_back(
+        {absl::StrCat("It was day ", i, " and"), {"the fox of it", "the fox of an", "the fox was"}, i % 3, ""});
     const SkipTestItem& item = set.items.back();
     double most = -1e300;
     int32_t best = -1;
