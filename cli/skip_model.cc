@@ -5,6 +5,8 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "cli/model_cost.h"
+#include "cli/skip_logits.h"
 #include "common/check.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
@@ -40,18 +42,26 @@ absl::StatusOr<std::unique_ptr<SkipModel>> SkipModel::Open(const Config& config,
   for (std::vector<std::byte*>& layer : model->blocks_) {
     for (int64_t b = 0; b < blocks; ++b, next += model->shape_.bytes()) layer.push_back(next);
   }
+  model->cost_ = CostOfModel(*model->checkpoint_, model->shape_.bytes() / model->shape_.block_tokens);
   const int64_t hidden_bytes = int64_t{kMostRows} * spec.width * int64_t{sizeof(float)};
   ASSIGN_OR_RETURN(model->hidden_, backend.Allocate(hidden_bytes));
   ASSIGN_OR_RETURN(model->before_, backend.Allocate(hidden_bytes));
   return model;
 }
 
-void SkipModel::RunLayers(int32_t start, absl::Span<const int32_t> tokens, const SkipPlan& plan, const Watch* watch) {
+std::vector<int32_t> SkipModel::Begin(int32_t start, absl::Span<const int32_t> tokens) {
   CHECK(tokens.size() <= kMostRows);
   rows_ = static_cast<int64_t>(tokens.size());
   start_ = start;
+  first_row_ = 0;
   std::vector<int32_t> positions(tokens.size());
   std::iota(positions.begin(), positions.end(), start);
+  return positions;
+}
+
+void SkipModel::RunLayers(int32_t start, absl::Span<const int32_t> tokens, const SkipPlan& plan, bool keep_kv,
+                          const Watch* watch) {
+  const std::vector<int32_t> positions = Begin(start, tokens);
   const StepInput in{tokens, positions};
   const int32_t layers = spec().layers;
   const Tensor x{hidden_->data(), DType::kF32, rows_, spec().width};
@@ -62,7 +72,11 @@ void SkipModel::RunLayers(int32_t start, absl::Span<const int32_t> tokens, const
       CHECK(backend_->Synchronize().ok());
       std::memcpy(before.data, x.data, static_cast<size_t>(x.bytes()));
     }
-    if (plan.RunsAttention(LayerId{l}, layers)) arch_->Attention(LayerId{l}, in, *this, x);
+    if (plan.RunsAttention(LayerId{l}, layers)) {
+      arch_->Attention(LayerId{l}, in, *this, x);
+    } else if (keep_kv) {
+      arch_->KeysAndValues(LayerId{l}, in, *this, x);
+    }
     if (plan.RunsFeedForward(LayerId{l}, layers)) arch_->FeedForward(LayerId{l}, in, x);
     if (watch != nullptr) {
       CHECK(backend_->Synchronize().ok());
@@ -71,13 +85,63 @@ void SkipModel::RunLayers(int32_t start, absl::Span<const int32_t> tokens, const
   }
 }
 
+absl::StatusOr<std::vector<ExitedRow>> SkipModel::RunExiting(int32_t start, absl::Span<const int32_t> tokens,
+                                                             const ExitRule& rule) {
+  const std::vector<int32_t> positions = Begin(start, tokens);
+  const StepInput in{tokens, positions};
+  std::vector<ExitedRow> rows(tokens.size(), ExitedRow{spec().layers, 0});
+  arch_->Embed(in, {hidden_->data(), DType::kF32, rows_, spec().width});
+  for (int32_t l = 0; l < spec().layers; ++l) {
+    RunRows(LayerId{l}, in, rows);
+    const bool looks = std::find(rule.looks.begin(), rule.looks.end(), l) != rule.looks.end();
+    if (looks && l + 1 < spec().layers) RETURN_IF_ERROR(Look(l, rule.lead, &rows));
+  }
+  first_row_ = 0;
+  return rows;
+}
+
+void SkipModel::RunRows(LayerId layer, const StepInput& in, absl::Span<const ExitedRow> rows) {
+  const Tensor x{hidden_->data(), DType::kF32, rows_, spec().width};
+  const auto runs = [&](size_t row) { return Value(layer) < rows[row].layers; };
+  // Rows side by side that do the same; upwards, since a row attends to those before it.
+  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
+    while (end < rows.size() && runs(end) == runs(begin)) ++end;
+    const auto first = static_cast<int64_t>(begin), count = static_cast<int64_t>(end - begin);
+    first_row_ = static_cast<int32_t>(begin);
+    if (runs(begin)) {
+      arch_->Attention(layer, in.Rows(first, count), *this, x.Rows(first, count));
+      arch_->FeedForward(layer, in.Rows(first, count), x.Rows(first, count));
+    } else {
+      arch_->KeysAndValues(layer, in.Rows(first, count), *this, x.Rows(first, count));
+    }
+  }
+}
+
+absl::Status SkipModel::Look(int32_t layer, double lead, std::vector<ExitedRow>* rows) {
+  std::vector<int32_t> asked;
+  for (size_t row = 0; row < rows->size(); ++row) {
+    if ((*rows)[row].layers == spec().layers) asked.push_back(static_cast<int32_t>(row));
+  }
+  if (asked.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const absl::Span<const float> logits, Logits(asked));
+  for (size_t i = 0; i < asked.size(); ++i) {
+    ExitedRow& row = (*rows)[asked[i]];
+    ++row.looks;
+    const auto vocab = static_cast<size_t>(spec().vocab);
+    if (LeadOf(logits.subspan(i * vocab, vocab)) > lead) row.layers = layer + 1;
+  }
+  return absl::OkStatus();
+}
+
 void SkipModel::Attend(LayerId layer, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out) {
-  const auto end = static_cast<size_t>(start_ + rows_);
+  const int32_t start = start_ + first_row_;
+  const auto end = static_cast<size_t>(start + k.rows);
   const auto block_tokens = static_cast<size_t>(shape_.block_tokens);
   const AttentionSpec& attention = spec().layer[Value(layer)].attention;
-  const SequenceRows rows{0, rows_, start_,
+  const SequenceRows rows{0, k.rows, start,
                           absl::MakeConstSpan(blocks_[Value(layer)]).first((end + block_tokens - 1) / block_tokens)};
   backend_->ops().kv_append({shape_, k, v, {&rows, 1}}, backend_->context());
+  if (q.rows == 0) return;
   backend_->ops().paged_attention({.out = out,
                                    .q = q,
                                    .shape = shape_,
@@ -109,7 +173,7 @@ absl::StatusOr<std::vector<int32_t>> SkipModel::Choices(int32_t count) {
   std::vector<int32_t> choices;
   for (int32_t r = 0; r < count; ++r) {
     const float* const row = logits.data() + int64_t{r} * spec().vocab;
-    choices.push_back(static_cast<int32_t>(std::max_element(row, row + spec().vocab) - row));
+    choices.push_back(FirstChoice({row, static_cast<size_t>(spec().vocab)}));
   }
   return choices;
 }

@@ -67,10 +67,10 @@ std::string ByPassed(const SkipResult& result, const char* title, const char* y,
   chart.x = {.title = "sublayers passed over"};
   chart.y = {.title = y, .percent = percent};
   chart.direct_labels = true;
-  int colour = 0;
+  size_t way = 0;
   const std::vector<SkipGain> gains = GainsOf(result);
   for (const char* method : kSkipMethods) {
-    ChartLine line = {.label = method, .colour = colour++};
+    ChartLine line = {.label = method, .colour = WayColour(way++)};
     for (const SkipGain& gain : gains) {
       if (gain.method != method) continue;
       line.points.push_back({.x = static_cast<double>(gain.passed),
@@ -114,6 +114,19 @@ std::string VariationHtml(const SkipResult& result) {
       "above the second.</p>");
 }
 
+std::string DraftsSection(const SkipResult& result) {
+  return PageSection(
+      "drafts", "Drafts, verified by the whole model",
+      absl::StrCat(FigureHtml(PictureGrid({ByPassed(result, "First guess", "right", true, &SkipGain::acceptance, false),
+                                           ByDepth(result)}) +
+                                  PictureGrid({ByPassed(result, "Speed as measured", "tokens/s over plain", false,
+                                                        &SkipGain::speed, true),
+                                               ByPassed(result, "Speed at the best depth, expected",
+                                                        "tokens/s over plain", false, &SkipGain::best_speed, true)}),
+                              absl::StrCat("Greedy; ", result.depth, " guesses a step; all KV on the device.")),
+                   PageTable(SkipTable(result))));
+}
+
 }  // namespace
 
 std::string SkipPage(const SkipResult& result, const std::vector<std::pair<std::string, std::string>>& facts) {
@@ -140,19 +153,8 @@ std::string SkipPage(const SkipResult& result, const std::vector<std::pair<std::
                                agreement(1))}),
               "Marks: mean of the task's prompts; bars: the least and the most of them.")));
   absl::StrAppend(&body, PageSection("variation", "Do plans depend on the prompt?", VariationHtml(result)));
-  absl::StrAppend(
-      &body,
-      PageSection(
-          "drafts", "Drafts, verified by the whole model",
-          absl::StrCat(
-              FigureHtml(PictureGrid({ByPassed(result, "First guess", "right", true, &SkipGain::acceptance, false),
-                                      ByDepth(result)}) +
-                             PictureGrid({ByPassed(result, "Speed as measured", "tokens/s over plain", false,
-                                                   &SkipGain::speed, true),
-                                          ByPassed(result, "Speed at the best depth, expected", "tokens/s over plain",
-                                                   false, &SkipGain::best_speed, true)}),
-                         absl::StrCat("Greedy; ", result.depth, " guesses a step; all KV on the device.")),
-              PageTable(SkipTable(result)))));
+  if (!result.drafts.empty()) body += DraftsSection(result);
+  body += QualitySections(result.quality, result.layers);
   return PageShell(title, body + "</main>\n");
 }
 

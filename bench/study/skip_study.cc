@@ -211,6 +211,10 @@ std::string SkipJson(const SkipResult& result, const std::string& command) {
                               {"best_speed_expected", gain.best_speed},
                               {"wrong_tokens", gain.wrong}});
   }
+  const SkipQuality& quality = result.quality;
+  if (!quality.samples.empty() || !quality.tests.empty()) {
+    json["quality"] = ordered_json::parse(QualityJson(quality));
+  }
   return json.dump(1) + "\n";
 }
 

@@ -1,5 +1,5 @@
-// What passing sublayers over costs a model, prompt by prompt, and what drafts by such plans gain: figures, tables,
-// page.
+// What passing sublayers over costs a model, prompt by prompt, what drafts by such plans gain, and what answers by them
+// are worth: figures, tables, page.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "bench/study/skip_quality.h"
 #include "proto/plan/skip_plan.h"
 
 namespace interlace {
@@ -45,6 +46,7 @@ struct SkipResult {
   int32_t depth = 0;  // guesses of each step
   std::vector<SkipPrompt> prompts;
   std::vector<SkipDrafts> drafts;
+  SkipQuality quality;
 };
 
 // The sublayers between first and last layer, by mean KL over the prompts, least first. Requires: a prompt.

@@ -168,10 +168,21 @@ TEST_F(StudyCommandTest, SkipProfilesAndDraftsWithoutAWrongToken) {
   options.depth = 2;
   options.outputs = 6;
   options.shares = "0.5,1";
+  options.accuracy = {"needle:3"};
+  options.needle_words = 20;
   options.files = Files();
   ASSERT_OK(BenchSkipCommand(config_, options));
   const json out = json::parse(Content(json_));
   EXPECT_EQ(out["layers"], 3);
+  // Of three layers the one in the middle may be passed over: 5 methods with two shares, truncation that leaves
+  // everything, and three leads.
+  ASSERT_EQ(out["quality"]["rows"].size(), 5 * 2 + 1 + 3u);
+  for (const json& row : out["quality"]["rows"]) {
+    EXPECT_EQ(row["positions"], 2 * 4) << row;
+    EXPECT_EQ(row.contains("tests"), row["method"] != "own") << row;
+    if (row["method"] != "truncation") continue;
+    EXPECT_EQ(row["perplexity"], out["quality"]["whole_perplexity"]);
+  }
   for (const json& prompt : out["prompts"]) {
     EXPECT_EQ(prompt["influence"].size(), 3u);
     EXPECT_GT(prompt["kl"][2].get<double>(), 0) << "without an attention the model says the same";
@@ -188,6 +199,15 @@ TEST_F(StudyCommandTest, SkipProfilesAndDraftsWithoutAWrongToken) {
   EXPECT_THAT(BenchSkipCommand(config_, options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("NAME=FILE")));
   options.tasks = {"tales=/no/such/file"};
   EXPECT_THAT(BenchSkipCommand(config_, options), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/file")));
+  options.accuracy = {"needle:3", "needle"};
+  EXPECT_THAT(BenchSkipCommand(config_, options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("twice")));
+  options.accuracy = {};
+  options.truncate = "0.5,1.5";
+  EXPECT_THAT(BenchSkipCommand(config_, options),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--truncate")));
+  options.truncate = "none";
+  options.leads = "sure";
+  EXPECT_THAT(BenchSkipCommand(config_, options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--leads")));
 }
 
 TEST(SkipPromptsTest, TextsOfLinesAndOfParagraphs) {
