@@ -207,7 +207,7 @@ std::string Simulated(const LayerKvResult& result) {
           ms(law.row), " ms a row",
           law.row_beyond > 0 ? absl::StrCat(" (", ms(law.row + law.row_beyond), " beyond ", MachineLaw::kKnee, ")")
                              : "",
-          " + ", absl::StrFormat("%.3g", 1e9 * law.context), " ns a position read + ",
+          " + ", absl::StrFormat("%.4g", 1e9 * law.context), " ns a position read + ",
           absl::StrFormat("%.3g", 1e9 * law.product), " ns a pair of query and key + ",
           absl::StrFormat("%.3g", 1e9 * law.moved),
           " s a GB that moves over the link. Each run is simulated with its own arrivals, on a machine that is as "

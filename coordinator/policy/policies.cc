@@ -24,11 +24,10 @@ double Seconds(absl::Time time) { return absl::ToDoubleSeconds(time - absl::Unix
 
 double Arrival(const SequenceView& sequence, const CostModel&) { return Seconds(sequence.arrival); }
 
-// Those who wait for the rest of an answer come first (LatestStart says why), by when its last token is due.
+// Those who wait for the rest of an answer come first (LatestStart says why), by when their next token is due.
 double Deadline(const SequenceView& sequence, const CostModel&) {
-  if (!sequence.begun()) return kNothingYet + Seconds(std::min(sequence.deadline, sequence.arrival + sequence.ttft));
-  const absl::Time by_pace = sequence.first_token + sequence.tpot * sequence.max_tokens;
-  return std::min(kNothingYet, Seconds(std::min(sequence.deadline, by_pace)));
+  if (sequence.begun()) return Seconds(Due(sequence));
+  return kNothingYet + Seconds(std::min(sequence.deadline, sequence.arrival + sequence.ttft));
 }
 
 // Priority that ages: who waits long enough comes before whoever arrives now, at any priority.
