@@ -12,17 +12,8 @@
 namespace interlace {
 namespace {
 
-constexpr int64_t kMostRaised = 512;                       // extents that one plan promotes
-constexpr size_t kAhead = 8;                               // sequences that are asked of memory before their turn
-constexpr absl::Duration kSoon = absl::Milliseconds(100);  // a stream that is due within it is about to be late
-
-// Which streams read from the host first: those that are about to be late, least slack first; then the oldest. By slack
-// alone, a stream that has got ahead of its pace would leave for each one that begins, and all would end late.
-std::pair<bool, absl::Time> ReadingOrder(const SequenceState& sequence, absl::Time now) {
-  const absl::Time due = Due(sequence);
-  const bool ahead = due > now + kSoon;
-  return {ahead, ahead ? sequence.first_token : due};
-}
+constexpr int64_t kMostRaised = 512;  // extents that one plan promotes
+constexpr size_t kAhead = 8;          // sequences that are asked of memory before their turn
 
 }  // namespace
 
@@ -82,19 +73,19 @@ void Scheduler::HoldStreams() {
   // Where the operator says how many layers stay, reading the others in each step is what was asked for.
   if (draft_.stream_bytes == std::numeric_limits<int64_t>::max() || options_.fixed_keep >= 0) return;
   const absl::Time now = clock_.Now();
-  std::vector<SequenceState*> streams;
+  std::vector<std::pair<std::pair<bool, absl::Time>, SequenceState*>> streams;
   for (SequenceState* sequence : placement_->streaming()) {
     if (sequence->phase != Phase::kRunning || !sequence->decodes()) continue;
     if (sequence->made() >= sequence->max_tokens) continue;  // its last token is on its way
     // While its first token is on its way, it waits; a last row of the prompt is computed like those before.
     sequence->held_in = !sequence->begun() && sequence->pending > 0 ? next_plan_ : 0;
-    if (sequence->begun()) streams.push_back(sequence);
+    if (sequence->begun()) streams.emplace_back(ReadingOrder(*sequence, now), sequence);
   }
-  std::sort(streams.begin(), streams.end(), [now](const SequenceState* a, const SequenceState* b) {
-    return std::pair(ReadingOrder(*a, now), a->id) < std::pair(ReadingOrder(*b, now), b->id);
+  std::sort(streams.begin(), streams.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.first, a.second->id) < std::pair(b.first, b.second->id);
   });
   int64_t bytes = draft_.stream_bytes + stream_credit_, wanted = 0;
-  for (SequenceState* const sequence : streams) {
+  for (const auto& [order, sequence] : streams) {
     if (MayStream(*sequence, &bytes)) continue;
     sequence->held_in = next_plan_;
     if (sequence->phase != Phase::kRunning) continue;  // parked
@@ -109,7 +100,7 @@ void Scheduler::HoldStreams() {
 
 // What a step of the sequence reads from the host.
 int64_t Scheduler::StreamedBytes(const SequenceState& sequence) const {
-  return int64_t{sequence.sealed} * (shape()->layers - sequence.kept_layers) * shape()->slot_bytes;
+  return interlace::StreamedBytes(sequence, shape()->layers, shape()->slot_bytes);
 }
 
 // Nobody is kept from running for longer than its gap allows: then it runs, whatever it reads. Layers come back only

@@ -19,7 +19,7 @@ StepView Scheduler::View() {
   for (auto it = waiting_.begin(); it != waiting_.end() && queue_.size() < kMostLookedAt; ++it) queue_.push_back(*it);
   view.waiting = queue_;
   view.parked = begun_waiting_ + static_cast<int32_t>(placement_->streaming().size());
-  view.held = begun_waiting_;
+  view.begun_waiting = begun_waiting_;
   view.rows = std::min(options_.step_tokens, shape()->step_tokens);
   view.layers = shape()->layers;
   view.block_tokens = shape()->block_tokens;

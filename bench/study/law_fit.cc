@@ -49,7 +49,7 @@ MachineLaw LawFit::Law() const {
   CHECK(steps_ > 0);
   Terms c{};
   for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
-    double moved = 0;
+    double change = 0;
     for (int i = 0; i < kTerms; ++i) {
       if (squares_[i][i] <= 0) continue;
       double rest = targets_[i];
@@ -57,10 +57,10 @@ MachineLaw LawFit::Law() const {
         if (j != i) rest -= squares_[i][j] * c[j];
       }
       const double best = std::max(0.0, rest / squares_[i][i]);
-      if (best != c[i]) moved = std::max(moved, std::abs(best - c[i]) / std::max(best, c[i]));
+      if (best != c[i]) change = std::max(change, std::abs(best - c[i]) / std::max(best, c[i]));
       c[i] = best;
     }
-    if (moved < kSettled) break;
+    if (change < kSettled) break;
   }
   return {.fixed = c[0], .row = c[1], .context = c[3], .product = c[4], .row_beyond = c[2], .moved = c[5]};
 }

@@ -10,8 +10,8 @@
 namespace interlace {
 
 // Least squares of the relative error over all steps, with no coefficient below zero: the terms of MachineLaw, which
-// are those of the scheduler's CostModel, but without its fading, since a study looks back on a whole run. Keeps sums
-// alone. Pure; thread: one.
+// are those of the scheduler's CostModel and one for bytes that move, without its fading, since a study looks back on a
+// whole run. Keeps sums alone. Pure; thread: one.
 class LawFit {
  public:
   // A step that took `seconds`, waits for the link not counted, while so many bytes moved over it, both ways.

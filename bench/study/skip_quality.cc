@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "bench/serve/load_figures.h"
+#include "common/wilson.h"
 
 namespace interlace {
 namespace {
@@ -82,13 +83,9 @@ const TestSample* FindWhole(const SkipQuality& quality, const std::string& test)
 }  // namespace
 
 Interval WilsonInterval(int64_t right, int64_t tried) {
-  if (tried <= 0) return {0, 0, 1};
   constexpr double kDeviations = 1.959964;
-  const auto n = static_cast<double>(tried);
-  const double share = static_cast<double>(right) / n, zz = kDeviations * kDeviations / n;
-  const double reach = kDeviations * std::sqrt(share * (1 - share) / n + zz / (4 * n));
-  const double middle = share + zz / 2;
-  return {share, std::max(0.0, (middle - reach) / (1 + zz)), std::min(1.0, (middle + reach) / (1 + zz))};
+  const auto r = static_cast<double>(right), n = static_cast<double>(tried);
+  return {Ratio(r, n), WilsonBound(r, n, -kDeviations), WilsonBound(r, n, kDeviations)};
 }
 
 double PairedChance(int64_t gained, int64_t lost) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <iterator>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -102,7 +103,7 @@ std::string SettingText(const std::string& method, double setting, int32_t layer
 // Cells, the first row the heading. "*" behind a way's cost: no other has less of it and agrees more often.
 std::vector<std::vector<std::string>> QualityTable(const SkipQuality& quality, int32_t layers);
 std::vector<std::vector<std::string>> AccuracyTable(const SkipQuality& quality, int32_t layers);
-std::string QualityJson(const SkipQuality& quality);  // an object
+nlohmann::ordered_json QualityJson(const SkipQuality& quality);
 // Sections of a page; empty where nothing was measured.
 std::string QualitySections(const SkipQuality& quality, int32_t layers);
 

@@ -94,7 +94,7 @@ Cells AccuracyTable(const SkipQuality& quality, int32_t layers) {
   return cells;
 }
 
-std::string QualityJson(const SkipQuality& quality) {
+ordered_json QualityJson(const SkipQuality& quality) {
   ordered_json json = {{"whole_perplexity", WholePerplexity(quality)}};
   for (const SkipTest& test : quality.tests) {
     ordered_json of_test = {{"name", test.name}, {"what", test.what}, {"chance", test.chance}};
@@ -126,7 +126,7 @@ std::string QualityJson(const SkipQuality& quality) {
     for (const TestRow& test : row.tests) of_row["tests"].push_back(JsonOf(test));
     json["rows"].push_back(std::move(of_row));
   }
-  return json.dump();
+  return json;
 }
 
 }  // namespace interlace

@@ -213,7 +213,7 @@ std::string SkipJson(const SkipResult& result, const std::string& command) {
   }
   const SkipQuality& quality = result.quality;
   if (!quality.samples.empty() || !quality.tests.empty()) {
-    json["quality"] = ordered_json::parse(QualityJson(quality));
+    json["quality"] = QualityJson(quality);
   }
   return json.dump(1) + "\n";
 }

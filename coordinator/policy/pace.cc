@@ -7,6 +7,7 @@ namespace interlace {
 namespace {
 
 constexpr double kUnsure = 0.1;  // share of answers that may end before the tokens that are counted on
+constexpr absl::Duration kSoon = absl::Milliseconds(100);  // a stream that is due within it is about to be late
 
 bool Streams(const SequenceView& sequence) { return sequence.phase == Phase::kRunning && sequence.decodes(); }
 
@@ -74,10 +75,20 @@ int64_t StreamBytes(const StepView& view, const StreamPace& pace) {
   return static_cast<int64_t>(rate * absl::ToDoubleSeconds(view.cost->Expect(pace.work)));
 }
 
+int64_t StreamedBytes(const SequenceView& sequence, int32_t layers, int64_t block_bytes) {
+  return int64_t{sequence.sealed} * (layers - sequence.kept_layers) * block_bytes;
+}
+
+std::pair<bool, absl::Time> ReadingOrder(const SequenceView& sequence, absl::Time now) {
+  const absl::Time due = Due(sequence);
+  const bool ahead = due > now + kSoon;
+  return {ahead, ahead ? sequence.first_token : due};
+}
+
 int64_t BytesLeft(const StepView& view, int64_t bytes) {
   if (bytes == std::numeric_limits<int64_t>::max()) return 0;
   for (const SequenceView* s : view.running) {
-    if (Streams(*s)) bytes -= int64_t{s->sealed} * (view.layers - s->kept_layers) * view.block_bytes;
+    if (Streams(*s)) bytes -= StreamedBytes(*s, view.layers, view.block_bytes);
   }
   return std::max<int64_t>(0, bytes);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "coordinator/policy/step_view.h"
 
@@ -49,7 +50,15 @@ int32_t RowsThatHide(const CostModel& cost, int32_t start, int32_t most, int64_t
 // Unlimited while the link's rate is not known.
 int64_t StreamBytes(const StepView& view, const StreamPace& pace);
 
+// What a step of the sequence reads from the host: its sealed blocks in the layers of `layers` that it does not keep.
+int64_t StreamedBytes(const SequenceView& sequence, int32_t layers, int64_t block_bytes);
+
 // Of `bytes`, what the streams that decode do not read from the host already; 0 where `bytes` is unlimited.
 int64_t BytesLeft(const StepView& view, int64_t bytes);
+
+// Which streams read from the host first, lower first: those that are about to be late, least slack first; then the
+// oldest. By slack alone, a stream that has got ahead of its pace would leave for each one that begins, and all would
+// end late.
+std::pair<bool, absl::Time> ReadingOrder(const SequenceView& sequence, absl::Time now);
 
 }  // namespace interlace

@@ -120,7 +120,7 @@ StepDraft Slack(const StepView& view) {
   if (SomebodyAsks(view)) draft.stream_bytes = StreamBytes(view, pace);
   draft.park_streams = true;
   draft.resume_layers = view.layers;
-  if (view.held > 0) {
+  if (view.begun_waiting > 0) {
     draft.resume_bytes = static_cast<int64_t>(kResumeShare * static_cast<double>(BytesLeft(view, draft.stream_bytes)));
   }
   draft.overtake = true;

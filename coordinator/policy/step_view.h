@@ -72,9 +72,9 @@ struct StepView {
   absl::Time begins;  // when the step begins that is planned: those in flight are expected to be over by then
   absl::Span<const SequenceView* const> running;
   absl::Span<const SequenceView* const> waiting;  // the first of them, in the policy's order
-  int32_t parked = 0;  // requests that wait after their first token, or run with less than all layers
-  int32_t held = 0;    // of these, those that wait
-  int32_t rows = 0;    // the most of one plan
+  int32_t parked = 0;         // requests that wait after their first token, or run with less than all layers
+  int32_t begun_waiting = 0;  // of these, those that wait
+  int32_t rows = 0;           // the most of one plan
   int32_t layers = 0;
   int32_t block_tokens = 0;
   int64_t block_bytes = 0;    // of one block in one layer

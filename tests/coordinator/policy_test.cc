@@ -66,7 +66,7 @@ struct Scene {
     view.device_blocks = chance.Draw(8, 1000);
     view.free_blocks = chance.Draw(0, static_cast<int32_t>(view.device_blocks));
     view.parked = chance.Draw(0, 20);
-    view.held = chance.Draw(0, view.parked);
+    view.begun_waiting = chance.Draw(0, view.parked);
     view.cost = &cost;
     view.lengths = &lengths;
   }
@@ -400,7 +400,7 @@ TEST(Policies, LeaveAWayOn) {
       EXPECT_GE(draft.stream_bytes, 0) << policy.name;
       EXPECT_GE(draft.most_layers, draft.least_layers) << policy.name;
       scene.view.running = {};
-      scene.view.parked = scene.view.held = 0;
+      scene.view.parked = scene.view.begun_waiting = 0;
       scene.view.cost = &nothing;  // else nobody may start early where arithmetic is the limit
       const StepDraft empty = policy.compose(scene.view);
       EXPECT_GT(empty.starts, 0) << policy.name;
@@ -428,12 +428,39 @@ TEST(Policies, WhoRunsAgainReadsWithinTheStep) {
       if (draft.resume_bytes == 0) continue;
       ASSERT_LE(reads + draft.resume_bytes, draft.stream_bytes) << policy.name << " seed " << seed;
       EXPECT_TRUE(draft.park_streams) << policy.name << " would read without a limit";
-      EXPECT_GT(scene.view.held, 0);
+      EXPECT_GT(scene.view.begun_waiting, 0);
     }
     (Named("slack").compose(scene.view).resume_bytes > 0 ? some : none) += 1;
   }
   EXPECT_GT(some, 20);
   EXPECT_GT(none, 20);
+}
+
+// Whoever is about to be late reads first, least slack first; then the oldest, however far ahead of its pace it is.
+TEST(Pace, TheOldestReadsFirstUnlessSomebodyIsAboutToBeLate) {
+  int late_first = 0, oldest_first = 0;
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    const Scene scene(seed);
+    const absl::Time soon = scene.now + absl::Milliseconds(100);
+    for (const SequenceView* a : scene.running) {
+      for (const SequenceView* b : scene.running) {
+        if (!a->begun() || !b->begun()) continue;
+        const bool a_late = Due(*a) <= soon, b_late = Due(*b) <= soon;
+        const bool first = ReadingOrder(*a, scene.now) < ReadingOrder(*b, scene.now);
+        if (a_late != b_late) {
+          ASSERT_EQ(first, a_late);
+          late_first += 1;
+        } else if (a_late) {
+          ASSERT_EQ(first, Due(*a) < Due(*b));
+        } else {
+          ASSERT_EQ(first, a->first_token < b->first_token);
+          oldest_first += first ? 1 : 0;
+        }
+      }
+    }
+  }
+  EXPECT_GT(late_first, 20);
+  EXPECT_GT(oldest_first, 20);
 }
 
 TEST(Policies, NobodyStarvesUnderAging) {
@@ -473,7 +500,7 @@ TEST(Policies, SlackStartsNobodyEarlyWhereArithmeticIsTheLimit) {
   int limited = 0, held = 0;
   for (uint64_t seed = 1; seed <= 500; ++seed) {
     Scene scene(seed);
-    scene.view.parked = scene.view.held = 0;
+    scene.view.parked = scene.view.begun_waiting = 0;
     scene.view.running = {};
     if (scene.queued.empty()) continue;
     const bool room = RoomIsTheLimit(scene.view);
