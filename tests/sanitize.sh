@@ -70,7 +70,8 @@ for preset in "${presets[@]}"; do
   if [ ${#named[@]} -gt 0 ]; then tests=("${named[@]}"); else tests=("${list[@]}"); fi
   printf '\n== %s: build\n' "$preset"
   cmake --preset "$preset" >/dev/null
-  nice -n 10 cmake --build --preset "$preset" -j "${JOBS:-$(nproc)}" --target "${tests[@]}" | tail -n 1
+  nice -n 10 cmake --build --preset "$preset" -j "${JOBS:-$(nproc)}" --target "${tests[@]}" >"out/$preset/build.log" 2>&1 ||
+    { grep -E -A 8 '^FAILED|error: ' "out/$preset/build.log" | cut -c1-400 | head -n 40; exit 1; }
   libraries=""
   if [ "$preset" = tsan ]; then libraries="$(tsan_abseil)"; fi
   for test in "${tests[@]}"; do
