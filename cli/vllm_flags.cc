@@ -158,7 +158,7 @@ constexpr UnbuiltFlag kUnbuilt[] = {
     {"--headless", "docs/operations.md tells of a cluster on several machines"},
     {"--api-server-count", "one coordinator parses and tokenises on several threads", "1"},
     {"--lora-dtype", "adapters are computed with as F32", "auto"},
-    {"--speculative-config", "--set sched.draft_tokens=4 guesses from what a request said before"},
+    {"--speculative-config", "--draft-model MODEL guesses by a second model, --set sched.speculate=ngram from what a request said before"},
     {"--kv-transfer-config", "use --rocksdb FOLDER, or --kvstore"},
     {"--kv-offloading-backend", "use --host-kv, --rocksdb FOLDER or --kvstore"},
     {"--kv-events-config", "set kv_events.* (docs/kv-events.md)"},

@@ -389,7 +389,8 @@ class FakeReplica final : public PlanChannel {
     EXPECT_GE(s.start, static_cast<int32_t>(kv.sealed.size()) * block_tokens) << "cut into a sealed block";
     kv.tokens.resize(s.start);
     for (size_t i = 0; i < s.tokens.size(); ++i) {
-      if (s.own_drafts && s.tokens[i] == kOwnDraft) {
+      if (s.rank_drafts() && s.tokens[i] == kOwnDraft) {
+        EXPECT_TRUE(!s.model_drafts || (!s.own_drafts && !rank.info.draft_model.empty())) << plan.ToString();
         EXPECT_EQ(ranks_.size(), 1u) << "a rank that holds a part of the model is to guess: " << plan.ToString();
         own_drafts_ += 1;
         kv.tokens.push_back(Chance(entropy_, 60) ? NextToken(kv.tokens) : Draw(entropy_, 0, kVocab - 1));
@@ -471,7 +472,7 @@ class FakeReplica final : public PlanChannel {
       const auto known = static_cast<int32_t>(kv.tokens.size()) - s.drafts;
       for (int32_t d = 0; d <= s.drafts; ++d) {
         // What follows a wrong guess of its own is not said.
-        if (d > 0 && s.own_drafts && kv.tokens[known + d - 1] != kv.last_sample) break;
+        if (d > 0 && s.rank_drafts() && kv.tokens[known + d - 1] != kv.last_sample) break;
         const int32_t token = NextToken(absl::MakeConstSpan(kv.tokens).first(known + d));
         result->sampled.push_back({s.request, s.attempt, s.sample_index + d, token, {}});
         kv.last_sample = token;
