@@ -25,10 +25,10 @@
 #include "common/secret_file.h"
 #include "common/status_macros.h"
 #include "common/thread.h"
-#include "constraint/vocabulary.h"
 #include "model/checkpoint.h"
 #include "model/lora.h"
 #include "model/shard_spec.h"
+#include "worker/draft_model.h"
 
 namespace interlace {
 namespace {
@@ -120,13 +120,11 @@ class LocalCluster {
     if (config_.engine.draft_model.empty()) {
       if (config_.sched.speculate != "draft-model") return absl::OkStatus();
       return absl::InvalidArgumentError(
-          "sched.speculate=draft-model and no model that guesses; give --draft-model MODEL, a smaller one with the same "
+          "sched.speculate=draft-model and no model that guesses; give --draft-model MODEL, a smaller one with the "
+          "same "
           "vocabulary");
     }
-    absl::Status status = CheckSameTokens(config_.model.path, config_.engine.draft_model);
-    if (status.ok()) return status;
-    return absl::Status(status.code(),
-                        absl::StrCat("engine.draft_model=", config_.engine.draft_model, ": ", status.message()));
+    return CheckDraftSettings(config_);
   }
 
   // The processes of this run know each other by it, and nobody else knows it. A cluster that has one keeps it.

@@ -170,8 +170,8 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   const std::optional<Speculate> speculate = ParseSpeculate(config.sched.speculate);
   if (!speculate) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("sched.speculate='", config.sched.speculate, "' is not known; write off, ngram, self, draft-model or auto"));
+    return absl::InvalidArgumentError(absl::StrCat("sched.speculate='", config.sched.speculate,
+                                                   "' is not known; write off, ngram, self, draft-model or auto"));
   }
   if ((*speculate == Speculate::kSelf || *speculate == Speculate::kModel) && options.ranks > 1) {
     return absl::InvalidArgumentError(

@@ -108,6 +108,9 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   for (size_t stage = 0; stage < shape()->stages.size(); ++stage) {
     stage_metrics_.emplace_back(metrics_.registry, absl::StrCat(stage), shape()->tiers);
   }
+  if (shape()->draft_model && (options_.draft_tokens == 0 || !MayModel())) {
+    LOG(WARNING) << "the rank has a draft model that nobody asks: set sched.speculate to draft-model or auto";
+  }
   epoch_ = epoch;
   lost_since_ = absl::InfiniteFuture();
   chains_.clear();

@@ -243,7 +243,7 @@ class Scheduler {
   struct RankPasses {
     struct Of {
       int32_t passes = 0;
-      double share = 0;                    // of a whole one, that each is
+      double share = 0;                     // of a whole one, that each is
       ReplicaDrafts::Passes* of = nullptr;  // null: there are none
     };
     Of self, model;

@@ -212,10 +212,10 @@ void Scheduler::Commit(InFlight step) {
     }
     const size_t first = next;
     while (next < sampled->size() && (*sampled)[next].request == planned.request) ++next;
-    CommitSequence(found_[i], planned,
-                   {of(lost, planned.request), absl::MakeSpan(*sampled).subspan(first, next - first),
-                    of(scored, planned.request), of(pooled, planned.request), of(keys, planned.request),
-                    of(drafted, planned.request)});
+    CommitSequence(
+        found_[i], planned,
+        {of(lost, planned.request), absl::MakeSpan(*sampled).subspan(first, next - first), of(scored, planned.request),
+         of(pooled, planned.request), of(keys, planned.request), of(drafted, planned.request)});
   }
   RecordTokens();
   step.plan.sequences.clear();
@@ -346,7 +346,8 @@ void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planne
   if (planned.drafts > 0) sequence.scheduled = sequence.confirmed;
   const absl::Span<const int32_t> guesses = absl::MakeConstSpan(planned.tokens).last(planned.drafts);
   size_t counts = 1;
-  while (counts < sampled.size() && (planned.rank_drafts() || guesses[counts - 1] == sampled[counts - 1].token)) ++counts;
+  while (counts < sampled.size() && (planned.rank_drafts() || guesses[counts - 1] == sampled[counts - 1].token))
+    ++counts;
   const auto accepted = static_cast<int32_t>(counts) - 1;
   if (planned.model_drafts) {
     NoteModel(sequence, planned, gains.drafted, accepted);

@@ -7,8 +7,9 @@
 namespace interlace {
 namespace {
 
-constexpr std::pair<Drafter, DraftOffer DraftStream::*> kOffers[] = {
-    {Drafter::kNgram, &DraftStream::ngram}, {Drafter::kSelf, &DraftStream::self}, {Drafter::kModel, &DraftStream::model}};
+constexpr std::pair<Drafter, DraftOffer DraftStream::*> kOffers[] = {{Drafter::kNgram, &DraftStream::ngram},
+                                                                     {Drafter::kSelf, &DraftStream::self},
+                                                                     {Drafter::kModel, &DraftStream::model}};
 
 }  // namespace
 

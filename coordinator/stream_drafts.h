@@ -29,11 +29,11 @@ struct StreamSkip {
 // of StreamDrafts.
 struct StreamModel {
   DraftRate rate;
-  uint32_t attempt = 0;            // of which `seen` is: a new one is read anew
-  int32_t seen = 0;                // positions, from 0 on
-  int32_t reads = 0;               // rows that it reads in the step in flight
-  int32_t waits_until = 0;         // there was no room for the stream: not before it knows so many tokens
-  int32_t judged = 0, right = 0;   // guesses
+  uint32_t attempt = 0;           // of which `seen` is: a new one is read anew
+  int32_t seen = 0;               // positions, from 0 on
+  int32_t reads = 0;              // rows that it reads in the step in flight
+  int32_t waits_until = 0;        // there was no room for the stream: not before it knows so many tokens
+  int32_t judged = 0, right = 0;  // guesses
 
   static constexpr int32_t kWait = 64;  // tokens
 };
@@ -45,9 +45,9 @@ struct StreamDrafts {
   DraftRate ngram_rate{0};
   DraftRate self_rate{kUntried};
   StreamModel model{DraftRate(kUntried)};
-  bool self_streams = false;      // self_rate is of passes without the layers that lie on the host
-  int32_t expected = -1;          // the next token by `ngram`; -1: it has none
-  DraftChoice choice;             // for the plan being made
+  bool self_streams = false;  // self_rate is of passes without the layers that lie on the host
+  int32_t expected = -1;      // the next token by `ngram`; -1: it has none
+  DraftChoice choice;         // for the plan being made
   StreamSkip skip;
 
   static constexpr double kUntried = 0.8;  // a rate that makes it worth a try where passes are cheap

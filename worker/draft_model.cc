@@ -22,32 +22,40 @@ absl::Status CheckAlone(const Config& config) {
                    "engine.draft_model empty"));
 }
 
-absl::Status CheckVocabulary(const Config& config, const ModelSpec& model, const ModelSpec& draft) {
-  absl::Status alike = CheckSameTokens(config.model.path, config.engine.draft_model);
-  if (alike.ok() && model.vocab != draft.vocab) {
-    alike = absl::InvalidArgumentError(absl::StrCat("the head of ", config.engine.draft_model, " has ", draft.vocab,
-                                                    " rows, that of ", config.model.path, " has ", model.vocab));
-  }
-  if (alike.ok()) return alike;
-  return absl::Status(alike.code(), absl::StrCat("a draft model needs the vocabulary of its model: ", alike.message(),
+absl::Status CheckHeads(const Config& config, const ModelSpec& model, const ModelSpec& draft) {
+  if (model.vocab == draft.vocab) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the head of ", config.engine.draft_model, " has ", draft.vocab,
+                                                 " rows, that of ", config.model.path, " has ", model.vocab,
                                                  "; give a smaller model of the same family"));
 }
 
-int64_t BytesOf(const StepCost& cost) {
-  return std::accumulate(cost.layers.begin(), cost.layers.end(), cost.head);
+absl::Status Named(const Config& config, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("engine.draft_model=", config.engine.draft_model, ": ", status.message()));
 }
 
+int64_t BytesOf(const StepCost& cost) { return std::accumulate(cost.layers.begin(), cost.layers.end(), cost.head); }
+
 }  // namespace
+
+absl::Status CheckDraftSettings(const Config& config) {
+  RETURN_IF_ERROR(Named(config, CheckAlone(config)));
+  const absl::Status alike = CheckSameTokens(config.model.path, config.engine.draft_model);
+  if (!absl::IsInvalidArgument(alike)) return Named(config, alike);
+  return Named(config, absl::InvalidArgumentError(
+                           absl::StrCat("a draft model needs the vocabulary of its model: ", alike.message(),
+                                        "; give a smaller model of the same family")));
+}
 
 absl::StatusOr<std::unique_ptr<DraftModel>> DraftModel::Load(const Config& config, const Checkpoint& model, DType kv,
                                                              int32_t most_sequences, Backend& backend,
                                                              absl::FunctionRef<void(int64_t, int64_t)> progress) {
   const auto load = [&]() -> absl::StatusOr<std::unique_ptr<DraftModel>> {
-    RETURN_IF_ERROR(CheckAlone(config));
     auto draft = std::make_unique<DraftModel>();
     ASSIGN_OR_RETURN(draft->checkpoint, Checkpoint::Open(config.engine.draft_model));
     const ModelSpec& spec = draft->spec();
-    RETURN_IF_ERROR(CheckVocabulary(config, model.spec(), spec));
+    RETURN_IF_ERROR(CheckHeads(config, model.spec(), spec));
     const auto block_tokens = static_cast<int32_t>(config.kv.block_tokens);
     draft->shape = {block_tokens, spec.kv_heads, spec.head_dim, kv};
     const KvBlockShape shape_of_model{block_tokens, model.spec().kv_heads, model.spec().head_dim, kv};
@@ -68,10 +76,10 @@ absl::StatusOr<std::unique_ptr<DraftModel>> DraftModel::Load(const Config& confi
     draft->arena = *std::move(arena);
     return draft;
   };
+  RETURN_IF_ERROR(CheckDraftSettings(config));
   absl::StatusOr<std::unique_ptr<DraftModel>> draft = load();
-  if (draft.ok()) return draft;
-  return absl::Status(draft.status().code(),
-                      absl::StrCat("engine.draft_model=", config.engine.draft_model, ": ", draft.status().message()));
+  if (!draft.ok()) return Named(config, draft.status());
+  return draft;
 }
 
 }  // namespace interlace

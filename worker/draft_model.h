@@ -16,19 +16,23 @@
 
 namespace interlace {
 
+// What can be told of engine.draft_model without loading it: InvalidArgument names the setting and what does not fit, a
+// replica of several ranks, or another vocabulary than that of model.path. Requires: it is not empty.
+absl::Status CheckDraftSettings(const Config& config);
+
 // Weights, and memory for KV. Owned by Rank; thread: made where the rank is, used by the runner. It lives on the rank's
 // backend, and its tokens are the model's.
 struct DraftModel {
   // engine.draft_model beside the model in `model`, for steps with as many sequences that sample as `most_sequences`.
-  // InvalidArgument names the setting and what does not fit: a replica of several ranks, or another vocabulary.
+  // InvalidArgument names the setting and what does not fit, as CheckDraftSettings does, or another head.
   static absl::StatusOr<std::unique_ptr<DraftModel>> Load(const Config& config, const Checkpoint& model, DType kv,
                                                           int32_t most_sequences, Backend& backend,
                                                           absl::FunctionRef<void(int64_t, int64_t)> progress);
   const ModelSpec& spec() const { return checkpoint->spec(); }
   // Of a pass, in memory: over that of a step of the model beside it.
   double share = 0;
-  KvBlockShape shape;                  // of one layer
-  int32_t rows = 0;                    // of the largest pass
+  KvBlockShape shape;                    // of one layer
+  int32_t rows = 0;                      // of the largest pass
   std::vector<AttentionSpec> attention;  // [layers]
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<ModelArch> arch;

@@ -33,8 +33,9 @@ class ModelDrafter {
   ModelDrafter(DraftModel& model, Backend& backend, LayerPager& pager, Sampler& sampler)
       : model_(model), backend_(backend), pager_(pager), guesses_(model.spec().vocab, pager, sampler) {}
 
-  // Between LayerPager's Open and the step's first layer: the guesses become tokens of the sequences whose plan says so.
-  // `logits` has room for a row of each. What fell short of the plan goes into `drafted`. False: nothing was computed.
+  // Between LayerPager's Open and the step's first layer: the guesses become tokens of the sequences whose plan says
+  // so. `logits` has room for a row of each. What fell short of the plan goes into `drafted`. False: nothing was
+  // computed.
   bool Run(const StepPlan& plan, std::byte* logits, std::vector<ModelDrafted>* drafted);
   // Forgets every sequence.
   void Reset() { known_.clear(); }
@@ -54,7 +55,7 @@ class ModelDrafter {
   struct Asked {
     size_t sequence = 0;  // of the plan
     Known* known = nullptr;
-    int32_t rows = 0;     // of the pass
+    int32_t rows = 0;      // of the pass
     bool guesses = false;  // it has read all; makes guesses until its plan's depth
     int32_t made = 0;
     bool room = true;

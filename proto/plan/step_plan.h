@@ -288,7 +288,7 @@ struct StepResult {
   std::vector<PooledHidden> pooled;   // likewise
   std::vector<PromptKey> keys;        // of the stage that has the layer, where all ranks say the same
   std::vector<ModelDrafted> drafted;
-  std::vector<LostSequence> lost;     // each sequence once on this stage
+  std::vector<LostSequence> lost;  // each sequence once on this stage
   std::vector<LayerTraffic> traffic;
   std::vector<ProbeAnswer> probed;   // of this plan or earlier ones
   std::vector<FetchAnswer> fetched;  // likewise

@@ -45,7 +45,8 @@ TEST(SpeculationTest, TokensOfAStepAreTheMeanOfTheChain) {
 
 TEST(SpeculationTest, GuessesThatAreRightAreMadeAndOthersAreNot) {
   const CostModel cost = LearnedModel();
-  const DraftStream sure{.position = 500, .most = 6, .ngram = {0.95}}, wild{.position = 500, .most = 6, .ngram = {0.02}};
+  const DraftStream sure{.position = 500, .most = 6, .ngram = {0.95}},
+      wild{.position = 500, .most = 6, .ngram = {0.02}};
   const DraftDecision right = DecideDrafts(ViewOf(cost, {&sure, 1}));
   EXPECT_TRUE(right.drafts);
   EXPECT_EQ(right.choices[0], (DraftChoice{Drafter::kNgram, 6}));

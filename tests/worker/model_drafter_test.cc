@@ -319,10 +319,10 @@ TEST(DraftModelTest, WhatDoesNotFitIsRefusedByName) {
     EXPECT_THAT(WhyNot(config), StatusIs(absl::StatusCode::kInvalidArgument, what));
   };
   static const TinyFile renamed({.layers = 2, .edit = [](GgufWriter& writer) {
-    std::vector<std::string> tokens = MakeTinyVocabulary().tokens;
-    std::swap(tokens[280], tokens[281]);
-    writer.SetTexts("tokenizer.ggml.tokens", tokens);
-  }});
+                                   std::vector<std::string> tokens = MakeTinyVocabulary().tokens;
+                                   std::swap(tokens[280], tokens[281]);
+                                   writer.SetTexts("tokenizer.ggml.tokens", tokens);
+                                 }});
   refused(ConfigWith(renamed.path()), AllOf(HasSubstr("engine.draft_model"), HasSubstr("token 280"),
                                             HasSubstr(renamed.path()), HasSubstr(Model().path())));
   static const TinyFile wider({.layers = 2, .extra_rows = 6});
