@@ -6,7 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/entropy.h"
 #include "common/status_macros.h"
+#include "coordinator/rank_fit.h"
 #include "coordinator/skip_index/skip_settings.h"
+#include "coordinator/speculation.h"
 #include "model/model_spec.h"
 
 namespace interlace {
@@ -38,6 +40,9 @@ absl::StatusOr<std::unique_ptr<InProcessReplica>> InProcessReplica::Create(
   ASSIGN_OR_RETURN(replica->rank_,
                    Rank::Create(config, entropy->Next(), clock, faults, transport, progress, make_backend));
   RETURN_IF_ERROR(CheckLayers(config, replica->rank_->spec().layers));
+  if (ParseSpeculate(config.sched.speculate) == Speculate::kModel) {
+    RETURN_IF_ERROR(CheckDraftModel(replica->rank_->info()));
+  }
   ASSIGN_OR_RETURN(const Policy* const policy, FindPolicy(config.sched.policy));
   ASSIGN_OR_RETURN(const int32_t context, ServedContext(config, replica->rank_->spec().context));
   ASSIGN_OR_RETURN(ReplicaLoop::Options loop_options, LoopOptions(config, context));

@@ -58,11 +58,26 @@ struct CommonFlags {
         flag, [this, field](const std::string& value) { shorthands.emplace_back(field, value); },
         absl::StrCat(meaning, " (", field, ")"));
   }
+  void AddDraftModel(CLI::App* command) {
+    Short(command, "--draft-model", "engine.draft_model",
+          "smaller model with the same vocabulary whose guesses are verified, so that no token changes; "
+          "sched.speculate=draft-model unless that says otherwise");
+  }
   std::vector<std::string> Assignments() const {
     std::vector<std::string> all;
     for (const auto& [field, value] : shorthands) all.push_back(absl::StrCat(field, "=", value));
     all.insert(all.end(), settings.begin(), settings.end());
     return all;
+  }
+  // What was given makes others differ from their defaults, unless they were given too.
+  absl::Status Complete() {
+    ConfigBuilder given;
+    RETURN_IF_ERROR(Read(&given));
+    const bool drafts = !given.values().engine.draft_model.empty();
+    if (drafts && given.OriginOf("sched.speculate") == "default") {
+      shorthands.emplace_back("sched.speculate", "draft-model");
+    }
+    return absl::OkStatus();
   }
   absl::Status Read(ConfigBuilder* builder) const {
     if (!file.empty()) RETURN_IF_ERROR(builder->ReadFile(file));
@@ -85,6 +100,7 @@ absl::Status Serve(CommonFlags flags, ServeOptions options) {
     // The address is known once the kvstore listens; serve hands it to the ranks.
     flags.shorthands.emplace_back("kv.remote", "started-by-serve");
   }
+  RETURN_IF_ERROR(flags.Complete());
   ConfigBuilder builder;
   RETURN_IF_ERROR(flags.Read(&builder));
   ASSIGN_OR_RETURN(const Config config, builder.Build());
@@ -100,7 +116,8 @@ absl::Status Serve(CommonFlags flags, ServeOptions options) {
   return ServeCommand(config, options, stop_signals);
 }
 
-absl::Status Run(const CommonFlags& flags, const RunOptions& options) {
+absl::Status Run(CommonFlags flags, const RunOptions& options) {
+  RETURN_IF_ERROR(flags.Complete());
   ConfigBuilder builder;
   RETURN_IF_ERROR(flags.Read(&builder));
   ASSIGN_OR_RETURN(const Config config, builder.Build());
@@ -244,6 +261,7 @@ int Main(int argc, char** argv) {
   serve_flags.Short(serve, "--device-kv", "kv.device_bytes", "device KV arena of a rank");
   serve_flags.Short(serve, "--host-kv", "kv.host_bytes", "host KV tier of a rank");
   serve_flags.Short(serve, "--keep-layers", "kv.keep_layers", "layers of each request kept on the device, or auto");
+  serve_flags.AddDraftModel(serve);
   serve_flags.Short(serve, "--host", "server.host", "address to listen on");
   serve_flags.Short(serve, "--port", "server.http_port", "HTTP port");
   serve_flags.Short(serve, "--grpc-port", "server.grpc_port", "gRPC port");
@@ -314,6 +332,7 @@ int Main(int argc, char** argv) {
   run->add_flag("--explain", run_options.explain, "print where the KV of each layer lived");
   run_flags.Short(run, "--keep-layers", "kv.keep_layers", "layers kept on the device, or auto");
   run_flags.Short(run, "--device-kv", "kv.device_bytes", "device KV arena");
+  run_flags.AddDraftModel(run);
   run_flags.Short(run, "--threads", "engine.threads", "compute threads");
   run_flags.AddTo(run);
   run->callback([&] {

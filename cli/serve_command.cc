@@ -28,6 +28,7 @@
 #include "model/checkpoint.h"
 #include "model/lora.h"
 #include "model/shard_spec.h"
+#include "worker/draft_model.h"
 
 namespace interlace {
 namespace {
@@ -104,6 +105,7 @@ class LocalCluster {
     ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config_.model.path));
     RETURN_IF_ERROR(CheckLayers(config_, facts.layers));
     RETURN_IF_ERROR(ServedContext(config_, facts.context).status());
+    RETURN_IF_ERROR(CheckDraftModel());
     ASSIGN_OR_RETURN(const std::vector<AdapterPlace> adapters, ParseAdapterPlaces(config_.model.adapters));
     if (config_.cluster.tensor_ranks == 1 && adapters.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(config_.model.path));
@@ -112,6 +114,16 @@ class LocalCluster {
       RETURN_IF_ERROR(CheckAdapterFits(*file, checkpoint->spec()));
     }
     return SplitTensors(checkpoint->spec(), 0, static_cast<int32_t>(config_.cluster.tensor_ranks)).status();
+  }
+
+  absl::Status CheckDraftModel() const {
+    if (config_.engine.draft_model.empty()) {
+      if (config_.sched.speculate != "draft-model") return absl::OkStatus();
+      return absl::InvalidArgumentError(
+          "sched.speculate=draft-model and no model that guesses; give --draft-model MODEL, a smaller one with "
+          "the same vocabulary");
+    }
+    return CheckDraftSettings(config_);
   }
 
   // The processes of this run know each other by it, and nobody else knows it. A cluster that has one keeps it.

@@ -266,6 +266,10 @@ const std::vector<ConfigField>& ConfigSchema() {
       FIELD(engine, backend, "cpu or cuda"),
       BOUNDED(engine, threads, (Bounds<int64_t>{0, 4096}), "compute threads of a rank; 0: one per core"),
       FIELD(engine, ops, "auto, reference, avx2, avx512 or avx512bf16"),
+      FIELD(engine, draft_model,
+            "GGUF file or model folder of a smaller model with the same vocabulary, whose guesses each rank verifies "
+            "(sched.speculate=draft-model, auto); empty: none. Needs replicas of one rank"),
+      BOUNDED(engine, draft_kv, kMemory, "device memory of a rank for the KV of engine.draft_model"),
       FIELD(kv, block_tokens, "tokens in a KV block"),
       FIELD(kv, dtype,
             "type in which KV is kept: f32, f16 (more digits, least range), bf16 or i8 (changes what a model says a "
@@ -325,7 +329,8 @@ const std::vector<ConfigField>& ConfigSchema() {
       BOUNDED(sched, max_recomputes, kCountOrNone, "times one request may be rolled back for lost KV before it fails"),
       FIELD(sched, speculate,
             "guesses of what a stream says next, verified so that no token changes: off; ngram, from what it said "
-            "before; self, by passes over some of the model's layers; auto, whichever pays"),
+            "before; self, by passes over some of the model's layers; draft-model, by engine.draft_model; auto, "
+            "whichever pays"),
       BOUNDED(sched, draft_tokens, kCountOrNone, "the most tokens that a stream guesses a step; 0: none"),
       FIELD(sched, release,
             "when clients get tokens: now, or pace: of a request with a TPOT no sooner than that asks, so that what "

@@ -112,6 +112,8 @@ struct Config {
     std::string backend = "cpu";
     int64_t threads = 0;
     std::string ops = "auto";
+    std::string draft_model;
+    Bytes draft_kv{int64_t{256} << 20};
   } engine;
   struct {
     int64_t block_tokens = 32;

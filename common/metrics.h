@@ -99,7 +99,8 @@ inline constexpr MetricRow kMetrics[] = {
     {"interlace_constraints_refused_total", MetricKind::kCounter, "",
      "requests refused since their constraint is broken, too large or not supported"},
     {"interlace_steps_total", MetricKind::kCounter, "", "step plans executed"},
-    {"interlace_draft_tokens_total", MetricKind::kCounter, "drafter", "tokens guessed ahead: ngram or self"},
+    {"interlace_draft_tokens_total", MetricKind::kCounter, "drafter",
+     "tokens guessed ahead: ngram, self or draft-model"},
     {"interlace_draft_tokens_accepted_total", MetricKind::kCounter, "drafter", "guesses that were right"},
     {"interlace_skip_advice_total", MetricKind::kCounter, "source",
      "skip plans that streams were given to draft by; source: entry (it served prompts like theirs: the index hit), "

@@ -18,6 +18,8 @@ struct Vocabulary {
 Vocabulary VocabularyOf(const Tokenizer& tokenizer);
 // Of the tokenizer in a GGUF file or a model folder.
 absl::StatusOr<Vocabulary> ReadVocabulary(const std::string& model);
+// Whether ids mean the same in two models: InvalidArgument names both and the first token of which they do not.
+absl::Status CheckSameTokens(const std::string& model, const std::string& other);
 
 // Words of a mask with a bit for each of `tokens`: bit t % 32 of word t / 32 is token t's.
 constexpr size_t MaskWords(size_t tokens) { return (tokens + 31) / 32; }

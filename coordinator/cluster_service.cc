@@ -158,7 +158,7 @@ absl::Status ClusterService::CheckClaim(const RankInfo& rank) const {
   RETURN_IF_ERROR(following_);
   if (draining_) return absl::UnavailableError("the coordinator is draining");
   const ReplicaTerms terms{options_.stages,   options_.tensor_ranks, options_.sequence_ranks, options_.model_digest,
-                           options_.adapters, options_.block_tokens, options_.replicas};
+                           options_.adapters, options_.block_tokens, options_.replicas,       options_.draft_model};
   RETURN_IF_ERROR(CheckTerms(rank, terms));
   std::map<int32_t, const RankInfo*> others;  // of its replica
   for (const auto& [place, member] : members_) {

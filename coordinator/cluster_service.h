@@ -56,6 +56,7 @@ class ClusterService final : public RankAdapters {
     // the adapter comes. It must not wait.
     std::function<void(const std::string& digest, const absl::Status& why)> adapter_failed;
     int32_t block_tokens = 16;
+    bool draft_model = false;  // every rank must have one (sched.speculate=draft-model)
     uint64_t first_epoch = 1;  // main gives one that grows from start to start, so that ranks tell a new coordinator's
     // Whether it may act now; any thread. Once it says no, no order leaves, and Follow or Resume comes.
     std::function<bool()> leads = [] { return true; };

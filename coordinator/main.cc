@@ -50,6 +50,7 @@
 #include "coordinator/router/replica_set.h"
 #include "coordinator/skip_index/skip_keeper.h"
 #include "coordinator/skip_index/skip_settings.h"
+#include "coordinator/speculation.h"
 #include "coordinator/stats_log.h"
 #include "coordinator/telemetry/otlp_exporter.h"
 #include "text/chat_template.h"
@@ -237,6 +238,7 @@ absl::Status RunCoordinator(const Config& config, const std::string& ready_file,
                                 if (registry != nullptr) registry->Withdraw(digest, why);
                               },
                           .block_tokens = static_cast<int32_t>(config.kv.block_tokens),
+                          .draft_model = ParseSpeculate(config.sched.speculate) == Speculate::kModel,
                           // Else Lead says it: this process may be older or younger than others that lead.
                           .first_epoch = candidacy->alone() ? static_cast<uint64_t>(WallSeconds()) << 20 : 0,
                           .leads = [&] { return candidacy->window().Holds(); }},

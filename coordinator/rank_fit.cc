@@ -116,7 +116,14 @@ absl::Status CheckTerms(const RankInfo& rank, const ReplicaTerms& terms) {
     return Unfit("kv.block_tokens", absl::StrCat(rank.block_tokens), absl::StrCat(terms.block_tokens),
                  "the coordinator");
   }
-  return absl::OkStatus();
+  return terms.draft_model ? CheckDraftModel(rank) : absl::OkStatus();
+}
+
+absl::Status CheckDraftModel(const RankInfo& rank) {
+  if (!rank.draft_model.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "sched.speculate=draft-model: this rank has no draft model; give it a smaller model with the same vocabulary, "
+      "engine.draft_model=PATH, or give the coordinator sched.speculate=auto, ngram or off");
 }
 
 absl::Status CheckAlike(const RankInfo& rank, const RankInfo& other) { return CheckAgreed(rank, other); }

@@ -20,7 +20,11 @@ struct ReplicaTerms {
   std::vector<std::string> adapters;  // RankInfo's
   int32_t block_tokens = 16;
   int32_t replicas = 1;
+  bool draft_model = false;  // sched.speculate=draft-model: it must have one
 };
+
+// FailedPrecondition: its draft model is to guess, and it has none.
+absl::Status CheckDraftModel(const RankInfo& rank);
 
 // FailedPrecondition names the first field in which `rank` disagrees with the terms.
 absl::Status CheckTerms(const RankInfo& rank, const ReplicaTerms& terms);

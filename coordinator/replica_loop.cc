@@ -170,13 +170,13 @@ absl::StatusOr<ReplicaLoop::Options> LoopOptions(const Config& config, int32_t c
   scheduler.max_recomputes = static_cast<int32_t>(config.sched.max_recomputes);
   const std::optional<Speculate> speculate = ParseSpeculate(config.sched.speculate);
   if (!speculate) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("sched.speculate='", config.sched.speculate, "' is not known; write off, ngram, self or auto"));
+    return absl::InvalidArgumentError(absl::StrCat("sched.speculate='", config.sched.speculate,
+                                                   "' is not known; write off, ngram, self, draft-model or auto"));
   }
-  if (*speculate == Speculate::kSelf && options.ranks > 1) {
+  if ((*speculate == Speculate::kSelf || *speculate == Speculate::kModel) && options.ranks > 1) {
     return absl::InvalidArgumentError(
-        absl::StrCat("sched.speculate=self: guesses are made by a rank that runs the whole model alone, and there are ",
-                     options.ranks,
+        absl::StrCat("sched.speculate=", config.sched.speculate,
+                     ": guesses are made by a rank that runs the whole model alone, and there are ", options.ranks,
                      " ranks; write ngram or auto, or set cluster.stages=1, cluster.tensor_ranks=1 and "
                      "cluster.sequence_ranks=1"));
   }

@@ -80,6 +80,8 @@ ReplicaShape ShapeOf(absl::Span<const RankInfo> ranks) {
   shape.vocab = first.vocab;
   shape.slot_bytes = first.slot_bytes;
   shape.tiers = first.tiers;
+  shape.draft_model = ranks.size() == 1 && !first.draft_model.empty();
+  shape.draft_share = first.draft_share;
   shape.stage_ranks = first.stage_ranks();
   shape.sequence_ranks = first.sequence_ranks;
   shape.step_tokens = first.step_tokens;

@@ -51,6 +51,8 @@ struct ReplicaShape {
   std::vector<StageShape> stages;
   int32_t stage_ranks = 1;         // of each stage
   int32_t sequence_ranks = 1;      // of these, that may divide the rows of a step
+  bool draft_model = false;        // its one rank has one
+  double draft_share = 0;          // RankInfo's
   std::vector<std::string> tiers;  // below the host
   ChainSeed seed;                  // without salt and secret
 

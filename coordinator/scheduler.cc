@@ -103,9 +103,13 @@ void Scheduler::OnFormed(Epoch epoch, absl::Span<const RankInfo> ranks) {
   placement_ = std::make_unique<KvPlacement>(ShapeOf(ranks), placement, options_.kv_observer);
   fetch_answers_.emplace(shape()->stage_ranks);
   cost_.DivideOver(shape()->sequence_ranks);
+  if (shape()->draft_model) drafts_.model.pass = shape()->draft_share;  // until a pass was seen
   stage_metrics_.clear();
   for (size_t stage = 0; stage < shape()->stages.size(); ++stage) {
     stage_metrics_.emplace_back(metrics_.registry, absl::StrCat(stage), shape()->tiers);
+  }
+  if (shape()->draft_model && (options_.draft_tokens == 0 || !MayModel())) {
+    LOG(WARNING) << "the rank has a draft model that nobody asks: set sched.speculate to draft-model or auto";
   }
   epoch_ = epoch;
   lost_since_ = absl::InfiniteFuture();
@@ -276,6 +280,7 @@ void Scheduler::Finish(SequenceState& sequence, absl::Status status, FinishReaso
   const Request& request = sequence.request;
   ReleaseAll(sequence, now);
   EndAdvice(sequence);
+  EndModelDrafts(sequence);
   if (sequence.bounded != nullptr) EndBounded(sequence);
   RequestEnd end{.status = std::move(status), .reason = reason};
   end.prompt_tokens = sequence.prompt;

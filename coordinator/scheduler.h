@@ -141,6 +141,7 @@ class Scheduler {
     PromptScores* scored = nullptr;
     PooledHidden* pooled = nullptr;
     PromptKey* key = nullptr;
+    const ModelDrafted* drafted = nullptr;  // where a draft model did less than was asked for
   };
   // What a step took, and what it would have taken without guesses.
   struct DraftGains {
@@ -224,11 +225,33 @@ class Scheduler {
   bool MaySelf() const;
   bool MaySelf(const SequenceState& sequence) const;
   bool MayNgram() const;
+  bool MayModel() const;
   bool MayDraft(const SequenceState& sequence) const;
   int32_t MostDrafts(const SequenceState& sequence) const;
   int32_t RowsToSample(const StepPlan& plan) const;
   StreamDrafts& DraftsOf(SequenceState& sequence);
-  ReplicaDrafts::Self& SelfDrafts(const SequenceState& sequence);
+  StreamModel& ModelDrafts(SequenceState& sequence);
+  ReplicaDrafts::Passes& PassesOf(const SequenceState& sequence, Drafter drafter);
+  DraftStream DraftStreamOf(SequenceState& sequence);
+  struct DraftGuess {
+    Drafter drafter = Drafter::kNone;
+    std::vector<int32_t> tokens;
+  };
+  DraftGuess GuessesFor(SequenceState& sequence, int32_t most, int32_t start);
+  bool ReadsAll(SequenceState& sequence, int32_t start);
+  // The passes that ranks make for a plan's guesses.
+  struct RankPasses {
+    struct Of {
+      int32_t passes = 0;
+      double share = 0;                     // of a whole one, that each is
+      ReplicaDrafts::Passes* of = nullptr;  // null: there are none
+    };
+    Of self, model;
+    bool reads = false;  // the draft model reads more than what came with the step before
+  };
+  RankPasses PassesIn(const StepPlan& plan);
+  void NoteModel(SequenceState& sequence, const PlanSequence& planned, const ModelDrafted* drafted, int32_t accepted);
+  void EndModelDrafts(SequenceState& sequence);
   void ChooseDrafts();
   absl::Duration TransferOf(int64_t bytes) const;
   void AddDrafts(SequenceState& sequence, int32_t budget, StepPlan* plan);
@@ -295,7 +318,7 @@ class Scheduler {
   bool TakePooled(SequenceState& sequence, PooledHidden* pooled);
   bool FailStage(SequenceState& sequence, absl::string_view what);
   void OnLoss(SequenceState& sequence, const LostSequence& loss);
-  void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<SampledToken> sampled);
+  void AcceptTokens(SequenceState& sequence, const PlanSequence& planned, const Gains& gains);
   bool AcceptToken(SequenceState& sequence, SampledToken& sampled);
   void RecordTokens();
   double HostUsage() const;
@@ -385,6 +408,7 @@ class Scheduler {
   ForecastError step_error_;  // of steps, from one to the next
   TenantLedger tenants_;
   ReplicaDrafts drafts_;
+  int32_t draft_rows_ = 0;                  // that the draft model may yet read in the plan being made
   DraftGains gains_;                        // of the step being committed
   std::vector<SequenceState*> drafting_;    // of the plan being made: those that may guess, and
   std::vector<DraftStream> draft_streams_;  // what is known of them

@@ -188,6 +188,8 @@ void Scheduler::Commit(InFlight step) {
   std::vector<SampledToken>* const sampled = &last->sampled;
   absl::flat_hash_map<RequestId, PromptScores*> scored;
   for (PromptScores& scores : last->scored) scored[scores.request] = &scores;
+  absl::flat_hash_map<RequestId, const ModelDrafted*> drafted;
+  for (const ModelDrafted& d : last->drafted) drafted[d.request] = &d;
   absl::flat_hash_map<RequestId, PooledHidden*> pooled;
   for (PooledHidden& hidden : last->pooled) pooled[hidden.request] = &hidden;
   const auto of = [](const auto& map, RequestId request) {
@@ -210,9 +212,10 @@ void Scheduler::Commit(InFlight step) {
     }
     const size_t first = next;
     while (next < sampled->size() && (*sampled)[next].request == planned.request) ++next;
-    CommitSequence(found_[i], planned,
-                   {of(lost, planned.request), absl::MakeSpan(*sampled).subspan(first, next - first),
-                    of(scored, planned.request), of(pooled, planned.request), of(keys, planned.request)});
+    CommitSequence(
+        found_[i], planned,
+        {of(lost, planned.request), absl::MakeSpan(*sampled).subspan(first, next - first), of(scored, planned.request),
+         of(pooled, planned.request), of(keys, planned.request), of(drafted, planned.request)});
   }
   RecordTokens();
   step.plan.sequences.clear();
@@ -253,13 +256,13 @@ void Scheduler::CommitSequence(SequenceState* found, const PlanSequence& planned
   // Of guesses that the rank made itself, it gives those that count.
   const auto rows = static_cast<size_t>(1 + planned.drafts);
   const bool whole =
-      planned.own_drafts ? !gains.sampled.empty() && gains.sampled.size() <= rows : gains.sampled.size() == rows;
+      planned.rank_drafts() ? !gains.sampled.empty() && gains.sampled.size() <= rows : gains.sampled.size() == rows;
   if (!whole) {
     FailStage(sequence,
               absl::StrCat("sampled ", gains.sampled.size(), " tokens where ", 1 + planned.drafts, " were due"));
     return;
   }
-  AcceptTokens(sequence, planned, gains.sampled);
+  AcceptTokens(sequence, planned, gains);
 }
 
 // The last stage answered what it was not asked. Returns false: the sequence is gone.
@@ -337,14 +340,20 @@ void Scheduler::OnLoss(SequenceState& sequence, const LostSequence& loss) {
 
 // The first token is the model's; each draft that equals the token before it makes the next one the model's too. What
 // follows a wrong guess is dropped, and so is its KV: the next step starts where the accepted tokens end.
-void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planned, absl::Span<SampledToken> sampled) {
+void Scheduler::AcceptTokens(SequenceState& sequence, const PlanSequence& planned, const Gains& gains) {
+  const absl::Span<SampledToken> sampled = gains.sampled;
   sequence.drafting = false;
   if (planned.drafts > 0) sequence.scheduled = sequence.confirmed;
   const absl::Span<const int32_t> guesses = absl::MakeConstSpan(planned.tokens).last(planned.drafts);
   size_t counts = 1;
-  while (counts < sampled.size() && (planned.own_drafts || guesses[counts - 1] == sampled[counts - 1].token)) ++counts;
+  while (counts < sampled.size() && (planned.rank_drafts() || guesses[counts - 1] == sampled[counts - 1].token))
+    ++counts;
   const auto accepted = static_cast<int32_t>(counts) - 1;
-  if (planned.drafts > 0 && !sequence.skips) NoteDrafts(sequence, planned, accepted);
+  if (planned.model_drafts) {
+    NoteModel(sequence, planned, gains.drafted, accepted);
+  } else if (planned.drafts > 0 && !sequence.skips) {
+    NoteDrafts(sequence, planned, accepted);
+  }
   NoteOutcome(sequence, planned, accepted);
   if (sequence.bounded != nullptr) NoteBounded(sequence, planned, accepted);
   for (size_t i = 0; i < counts; ++i) {

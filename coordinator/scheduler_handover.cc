@@ -74,6 +74,7 @@ void Scheduler::HandOver(SequenceState& sequence, const absl::Status& why, absl:
   const absl::Time now = clock_.Now();
   ReleaseAll(sequence, now);
   EndAdvice(sequence);
+  EndModelDrafts(sequence);
   Note(sequence, DecisionKind::kHandedOver, {sequence.generated()}, why.message());
   sequence.Spend(sequence.spending, now);
   sequence.explanation.layers.clear();  // of another replica

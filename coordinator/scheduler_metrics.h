@@ -6,8 +6,17 @@
 
 #include "absl/strings/string_view.h"
 #include "common/metrics.h"
+#include "coordinator/speculation.h"
 
 namespace interlace {
+
+// Of one drafter.
+struct DraftMetrics {
+  DraftMetrics(Metrics& all, Drafter drafter)
+      : drafted(all.counter("interlace_draft_tokens_total", {{"drafter", DrafterName(drafter)}})),
+        accepted(all.counter("interlace_draft_tokens_accepted_total", {{"drafter", DrafterName(drafter)}})) {}
+  Metrics::Counter drafted, accepted;
+};
 
 // Handles; owned by the Scheduler. The Metrics outlive it.
 struct SchedulerMetrics {
@@ -37,10 +46,7 @@ struct SchedulerMetrics {
         quarantined(all.counter("interlace_requests_quarantined_total")),
         steps(all.counter("interlace_steps_total")),
         planned_tokens(all.counter("interlace_planned_tokens_total")),
-        drafted_ngram(all.counter("interlace_draft_tokens_total", {{"drafter", "ngram"}})),
-        drafted_self(all.counter("interlace_draft_tokens_total", {{"drafter", "self"}})),
-        accepted_ngram(all.counter("interlace_draft_tokens_accepted_total", {{"drafter", "ngram"}})),
-        accepted_self(all.counter("interlace_draft_tokens_accepted_total", {{"drafter", "self"}})),
+        drafts{{all, Drafter::kNgram}, {all, Drafter::kSelf}, {all, Drafter::kModel}},
         advised{all.counter("interlace_skip_advice_total", {{"source", "static"}}),
                 all.counter("interlace_skip_advice_total", {{"source", "entry"}}),
                 all.counter("interlace_skip_advice_total", {{"source", "trial"}})},
@@ -90,8 +96,9 @@ struct SchedulerMetrics {
   Metrics::Counter prompt_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, prompt_cached,
       external_queries, external_hits, offload_in, offload_out, offload_time_in, offload_time_out;
   Metrics::Gauge host_usage;
-  Metrics::Counter parks, promotions, quarantined, steps, planned_tokens, drafted_ngram, drafted_self, accepted_ngram,
-      accepted_self;
+  Metrics::Counter parks, promotions, quarantined, steps, planned_tokens;
+  DraftMetrics drafts[kDrafters - 1];
+  const DraftMetrics& draft(Drafter drafter) const { return drafts[static_cast<size_t>(drafter) - 1]; }
   Metrics::Counter advised[3];  // by SkipSource
   Metrics::Counter bounded_skipped, bounded_audited, bounded_whole, bounded_saved, bounded_agreed, bounded_differed;
   Metrics::Counter losses, probed_blocks, fetched_ok, fetched_missing, bytes_in, bytes_out, busy_in, busy_out, stall,

@@ -98,7 +98,7 @@ void Scheduler::WeighDrafts(const InFlight& step, absl::Duration took) {
     plain.Add(planned.start, rows);
     prompts |= !planned.sample || rows != 1;
     gains_.streams += planned.sample ? 1 : 0;
-    if (planned.own_drafts) gains_.drafts += planned.drafts;
+    if (planned.rank_drafts()) gains_.drafts += planned.drafts;
     if (const SequenceState* sequence = Find(planned.request)) bytes += StreamedBytes(*sequence);
   }
   gains_.took = absl::ToDoubleSeconds(took);
@@ -123,7 +123,7 @@ void Scheduler::NoteOutcome(SequenceState& sequence, const PlanSequence& planned
     const double added = (gains_.took - gains_.plain) * planned.drafts / gains_.drafts;
     skip.since.saved += accepted * gains_.plain / gains_.streams - added;
   }
-  const bool tried_enough = skip.judged >= SkipAdvisor::kTrialTokens || sequence.drafts->self_rate.value() < kLeastSelf;
+  const bool tried_enough = skip.judged >= SkipAdvisor::kTrialTokens || sequence.drafts->self_rate.value() < kLeastRate;
   if (skip.advice->explores() && tried_enough) return EndAdvice(sequence);
   if (skip.since.tried < StreamSkip::kTellEvery) return;
   options_.skip_advisor->Learn(*skip.advice, skip.since);

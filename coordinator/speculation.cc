@@ -2,15 +2,29 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace interlace {
+namespace {
+
+constexpr std::pair<Drafter, DraftOffer DraftStream::*> kOffers[] = {{Drafter::kNgram, &DraftStream::ngram},
+                                                                     {Drafter::kSelf, &DraftStream::self},
+                                                                     {Drafter::kModel, &DraftStream::model}};
+
+}  // namespace
 
 std::optional<Speculate> ParseSpeculate(absl::string_view text) {
   if (text == "off") return Speculate::kOff;
   if (text == "ngram") return Speculate::kNgram;
   if (text == "self") return Speculate::kSelf;
+  if (text == "draft-model") return Speculate::kModel;
   if (text == "auto") return Speculate::kAuto;
   return std::nullopt;
+}
+
+absl::string_view DrafterName(Drafter drafter) {
+  constexpr absl::string_view kNames[kDrafters] = {"", "ngram", "self", "draft-model"};
+  return kNames[static_cast<size_t>(drafter)];
 }
 
 void DraftRate::NoteChain(int32_t drafts, int32_t right) {
@@ -38,14 +52,15 @@ DraftDecision DecideDrafts(const DraftView& view) {
   for (size_t i = 0; i < view.streams.size(); ++i) {
     const DraftStream& stream = view.streams[i];
     double best = 0, best_tokens = 1, best_added = 0;
-    const auto consider = [&](Drafter drafter, double rate, int32_t depth) {
+    const auto consider = [&](Drafter drafter, const DraftOffer& offer, int32_t depth) {
       StepWork with = plain;
       with.rows += depth;
       with.context += depth;
       with.products += int64_t{depth} * (stream.position + 1) + int64_t{depth} * (depth + 1) / 2;
       double more = absl::ToDoubleSeconds(view.cost->Expect(with)) - computes;
-      if (drafter == Drafter::kSelf) more += depth * stream.pass * computes / count;
-      const double gained = TokensOfStep(rate, depth);
+      const double gained = TokensOfStep(*offer.rate, depth);
+      more += depth * offer.pass * computes / count;
+      more += absl::ToDoubleSeconds(offer.first) * gained / std::max(1, stream.left);
       const double value = (gained - 1) * step / count - std::max(0.0, more - spare);
       if (value <= best) return;
       best = value;
@@ -53,9 +68,10 @@ DraftDecision DecideDrafts(const DraftView& view) {
       best_added = more;
       decision.choices[i] = {drafter, depth};
     };
-    for (int32_t depth = 1; depth <= stream.most; ++depth) {
-      if (stream.ngram) consider(Drafter::kNgram, *stream.ngram, depth);
-      if (stream.self && *stream.self >= kLeastSelf) consider(Drafter::kSelf, *stream.self, depth);
+    for (const auto& [drafter, member] : kOffers) {
+      const DraftOffer& offer = stream.*member;
+      if (!offer.rate || (drafter != Drafter::kNgram && *offer.rate < kLeastRate)) continue;
+      for (int32_t depth = 1; depth <= stream.most; ++depth) consider(drafter, offer, depth);
     }
     tokens += best_tokens;
     added += best_added;

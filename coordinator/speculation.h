@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -14,13 +15,16 @@
 
 namespace interlace {
 
-// Which drafters may guess: what a stream said before (kNgram), the rank by passes over some sublayers (kSelf), or
-// whichever promises more (kAuto).
-enum class Speculate : uint8_t { kOff, kNgram, kSelf, kAuto };
-// "off", "ngram", "self", "auto"; nullopt: something else.
+// Which drafters may guess: what a stream said before (kNgram), the rank by passes over some sublayers (kSelf) or by a
+// second model (kModel), or whichever promises more (kAuto).
+enum class Speculate : uint8_t { kOff, kNgram, kSelf, kModel, kAuto };
+// "off", "ngram", "self", "draft-model", "auto"; nullopt: something else.
 std::optional<Speculate> ParseSpeculate(absl::string_view text);
 
-enum class Drafter : uint8_t { kNone, kNgram, kSelf };
+enum class Drafter : uint8_t { kNone, kNgram, kSelf, kModel };
+inline constexpr size_t kDrafters = 4;
+// As metrics write it; of kNone: "".
+absl::string_view DrafterName(Drafter drafter);
 
 // One stream's guesses for a step.
 struct DraftChoice {
@@ -55,11 +59,18 @@ class DraftRate {
 // (1 - rate^(depth + 1)) / (1 - rate). Source: Leviathan et al., arXiv 2211.17192.
 double TokensOfStep(double rate, int32_t depth);
 
+// What a drafter promises a stream, and what it takes.
+struct DraftOffer {
+  std::optional<double> rate;  // chance that a guess is right; nullopt: it makes none
+  double pass = 0;             // of the rank, for each guess, times a plain step's computing
+  absl::Duration first;        // computing before the first guess
+};
+
 struct DraftStream {
-  int32_t position = 0;               // of its next row
-  int32_t most = 0;                   // tokens that it may guess
-  std::optional<double> ngram, self;  // chance that a guess of the drafter is right; nullopt: it has none
-  double pass = 0;                    // a draft pass of it, times a plain step's computing
+  int32_t position = 0;  // of its next row
+  int32_t most = 0;      // tokens that it may guess
+  int32_t left = 1;      // that it may say at all
+  DraftOffer ngram, self, model;
 };
 
 struct DraftView {
@@ -80,12 +91,13 @@ struct DraftDecision {
 
 // What promises the most tokens a second. A plain step takes C, what it computes, or T, what it reads from the host,
 // whichever is longer. Guesses make the computing longer: by the rows that verify them and by the passes that make
-// them, which costs nothing while T is longer. It begins where it promises a gain of kDraftsBegin and ends below
+// them, which costs nothing while T is longer; and by what a drafter must do before its first guess, spread over all
+// tokens that the stream may yet say. It begins where it promises a gain of kDraftsBegin and ends below
 // kDraftsEnd.
 DraftDecision DecideDrafts(const DraftView& view);
 inline constexpr double kDraftsBegin = 1.05, kDraftsEnd = 1.01;
 // A rank's passes are made where a guess is right this often or more: below, what they take from the cores that copy KV
 // as well, which the cost model does not know, is more than they give.
-inline constexpr double kLeastSelf = 0.125;
+inline constexpr double kLeastRate = 0.125;
 
 }  // namespace interlace

@@ -206,7 +206,7 @@ std::string LayerPager::Continue(SequenceKv& kv, const PlanSequence& planned, bo
     if (kv.sampled_in == PlanId{}) return "tokens: its own last sample, and it has sampled none";
     tokens_[0] = kv.last_sample;  // stages between the first and the last look at no token
   }
-  if (planned.own_drafts) std::replace(tokens_.begin(), tokens_.end(), kOwnDraft, 0);  // until they are made
+  if (planned.rank_drafts()) std::replace(tokens_.begin(), tokens_.end(), kOwnDraft, 0);  // until they are made
   kv.Extend(tokens_);
   if (planned.sample) {
     kv.sampled_in = plan_;

@@ -37,6 +37,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
                      backend.Allocate(int64_t{limits.max_samples} * limits.vocab * int64_t{sizeof(float)}));
     runner->masks_ = std::make_unique<OutputMasks>(options.vocabulary, limits.vocab, clock);
   }
+  if (options.draft_model != nullptr) {
+    runner->model_drafter_ =
+        std::make_unique<ModelDrafter>(*options.draft_model, backend, *runner->pager_, runner->sampler_);
+  }
   return runner;
 }
 
@@ -48,7 +52,7 @@ ModelRunner::ModelRunner(const Options& options, Backend& backend, std::unique_p
       sampler_(backend, options.limits.vocab),
       arch_(std::move(arch)),
       pager_(std::move(pager)),
-      drafter_(options.shard, options.limits.vocab, backend, *arch_, *pager_, sampler_),
+      drafter_(options.shard, options.limits.vocab, *arch_, *pager_, sampler_),
       activations_(activations),
       group_(group),
       clock_(clock) {}
@@ -94,6 +98,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
     result.scored.clear();
     result.pooled.clear();
     result.keys.clear();
+    result.drafted.clear();
   }
   if (masks_ != nullptr) masks_->Await();
   pager_->Close(&result);
@@ -107,6 +112,7 @@ StepResult ModelRunner::Execute(const StepPlan& plan, NextPlan next) {
 
 void ModelRunner::Reset() {
   pager_->Reset();
+  if (model_drafter_ != nullptr) model_drafter_->Reset();
   if (masks_ != nullptr) masks_->Reset();
   unreturned_.clear();
   ended_ = absl::InfinitePast();
@@ -153,7 +159,9 @@ void ModelRunner::DraftOwn(const StepPlan& plan, StepResult* result) {
   if (!options_.limits.whole_model) return;
   const absl::Time begin = clock_.Now();
   const Tensor x{hidden_->data(), DType::kF32, plan.tokens(), options_.width};
-  if (drafter_.Run(plan, x, logits_->data())) result->draft_us = absl::ToInt64Microseconds(clock_.Now() - begin);
+  bool any = drafter_.Run(plan, x, logits_->data());
+  if (model_drafter_ != nullptr) any |= model_drafter_->Run(plan, logits_->data(), &result->drafted);
+  if (any) result->draft_us = absl::ToInt64Microseconds(clock_.Now() - begin);
 }
 
 StepInput ModelRunner::InputOf(const StepPlan& plan) {
@@ -413,7 +421,7 @@ void ModelRunner::NoteSamples(const StepPlan& plan, const SampleRows& rows, std:
       Unmask(plan.sequences[index], index,
              "no token may follow: the constraint, allowed_token_ids, bad_words and logit_bias leave none");
     }
-    if (plan.sequences[index].own_drafts && !counts[i]) continue;
+    if (plan.sequences[index].rank_drafts() && !counts[i]) continue;
     if (kept != i) (*sampled)[kept] = std::move((*sampled)[i]);
     ++kept;
   }

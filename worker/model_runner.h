@@ -14,6 +14,7 @@
 #include "worker/activation_channel.h"
 #include "worker/layer_pager.h"
 #include "worker/layer_rows.h"
+#include "worker/model_drafter.h"
 #include "worker/output_masks.h"
 #include "worker/plan_check.h"
 #include "worker/row_share.h"
@@ -35,6 +36,7 @@ class ModelRunner {
     PlanLimits limits;
     absl::Duration activation_timeout;
     OutputMasks::MakeVocabulary vocabulary;  // for constraints; null: requests that have one are refused
+    DraftModel* draft_model = nullptr;       // that makes guesses, outlives the runner; null: none does
   };
   // `activations` may be null when there is one stage, `group` when the stage has one rank.
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Options& options, Backend& backend,
@@ -57,6 +59,7 @@ class ModelRunner {
   // Forgets every request and every block.
   void Reset();
   const LayerPager& pager() const { return *pager_; }
+  const ModelDrafter* model_drafter() const { return model_drafter_.get(); }  // null: there is none
 
  private:
   ModelRunner(const Options& options, Backend& backend, std::unique_ptr<ModelArch> arch,
@@ -110,6 +113,7 @@ class ModelRunner {
   std::unique_ptr<ModelArch> arch_;
   std::unique_ptr<LayerPager> pager_;
   SelfDrafter drafter_;
+  std::unique_ptr<ModelDrafter> model_drafter_;  // null: there is no draft model
   ActivationChannel* activations_;
   StageGroup* group_;
   std::unique_ptr<RowShare> share_;  // null: no ranks divide the rows of steps

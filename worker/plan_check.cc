@@ -31,13 +31,19 @@ std::string WhyRefused(const ScoreAsk& score, int32_t rows, int32_t vocab) {
   return std::string();
 }
 
-std::string WhyOwnDraftsRefused(const PlanSequence& s, const PlanLimits& limits) {
-  if (!limits.whole_model) return "own_drafts: the rank holds a part of the model alone";
-  if (!s.sample || s.drafts != static_cast<int32_t>(s.tokens.size()) - 1 || s.drafts < 1) {
-    return absl::StrCat("own_drafts: ", s.drafts, " of ", s.tokens.size(), " tokens, where all but one are drafts");
+std::string WhyRankDraftsRefused(const PlanSequence& s, const PlanLimits& limits) {
+  const absl::string_view field = s.model_drafts ? "model_drafts: " : "own_drafts: ";
+  if (s.model_drafts && s.own_drafts) return absl::StrCat(field, "goes with no own_drafts");
+  if (!limits.whole_model) return absl::StrCat(field, "the rank holds a part of the model alone");
+  if (s.model_drafts && !limits.draft_model) {
+    return absl::StrCat(field, "the rank has no draft model; give it engine.draft_model");
+  }
+  const int32_t least = s.model_drafts ? 0 : 1;
+  if (!s.sample || s.drafts != static_cast<int32_t>(s.tokens.size()) - 1 || s.drafts < least) {
+    return absl::StrCat(field, s.drafts, " of ", s.tokens.size(), " tokens, where all but one are drafts");
   }
   for (size_t i = 1; i < s.tokens.size(); ++i) {
-    if (s.tokens[i] != kOwnDraft) return absl::StrCat("own_drafts: token ", s.tokens[i], " is given");
+    if (s.tokens[i] != kOwnDraft) return absl::StrCat(field, "token ", s.tokens[i], " is given");
   }
   return std::string();
 }
@@ -45,7 +51,7 @@ std::string WhyOwnDraftsRefused(const PlanSequence& s, const PlanLimits& limits)
 // Its rows are the newest token's, and what it passes over is asked of ranks that make the whole of it.
 std::string WhySkipRefused(const PlanSequence& s, const PlanLimits& limits) {
   if (!limits.whole_model) return "skip: the rank holds a part of the model alone";
-  if (s.own_drafts || s.score || s.key || s.pool != Pooling::kNone) {
+  if (s.rank_drafts() || s.score || s.key || s.pool != Pooling::kNone) {
     return "skip: goes with no guesses, scores, keys or sums of hidden states";
   }
   return std::string();
@@ -128,14 +134,14 @@ std::string WhyRefused(const PlanSequence& s, const PlanLimits& limits) {
     return absl::StrCat(field, ": ", token, " is outside the vocabulary of ", limits.vocab);
   };
   if (s.start < 0) return absl::StrCat("start: ", s.start, " is negative");
-  if (s.own_drafts) {
-    if (std::string why = WhyOwnDraftsRefused(s, limits); !why.empty()) return why;
+  if (s.rank_drafts()) {
+    if (std::string why = WhyRankDraftsRefused(s, limits); !why.empty()) return why;
   }
   if (s.skip) {
     if (std::string why = WhySkipRefused(s, limits); !why.empty()) return why;
   }
   for (size_t i = 0; i < s.tokens.size(); ++i) {
-    if (i > 0 && s.own_drafts) break;  // looked at above
+    if (i > 0 && s.rank_drafts()) break;  // looked at above
     if (!known(s.tokens[i]) && !(i == 0 && s.tokens[0] == kLastSample)) return outside("tokens", s.tokens[i]);
   }
   const auto count = static_cast<int32_t>(s.tokens.size());

@@ -17,6 +17,7 @@ struct PlanLimits {
   int32_t max_samples = 0;            // rows that sample in one step
   int32_t sequence_ranks = 1;         // of the stage, that may divide the rows of a step
   bool whole_model = false;           // the rank holds all of it, and so can make guesses of its own
+  bool draft_model = false;           // and a second model that can
   const LoraSet* adapters = nullptr;  // those that it has; null: none
 };
 

@@ -132,6 +132,10 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   ASSIGN_OR_RETURN(std::unique_ptr<ModelArch> arch,
                    MakeArch({rank->checkpoint_.get(), &spec, shard, &backend, max_tokens,
                              tensor_ranks > 1 ? rank->group_.get() : nullptr, rank->adapters_.get(), progress}));
+  if (!config.engine.draft_model.empty()) {
+    ASSIGN_OR_RETURN(rank->draft_model_,
+                     DraftModel::Load(config, *rank->checkpoint_, kv_dtype, max_samples, backend, progress));
+  }
   LayerPager::Options pager_options;
   pager_options.shard = shard;
   pager_options.shape = shape;
@@ -151,9 +155,11 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   runner_options.limits.sequence_ranks = sequence_ranks;
   // Which guesses a rank makes depends on what is on its device just then: several that hold all would not agree.
   runner_options.limits.whole_model = shard.stages == 1 && tensor_ranks == 1 && sequence_ranks == 1;
+  runner_options.limits.draft_model = rank->draft_model_ != nullptr;
   runner_options.limits.adapters = rank->adapters_.get();
   runner_options.activation_timeout = config.cluster.rank_timeout;
   runner_options.vocabulary = [path = config.model.path] { return ReadVocabulary(path); };
+  runner_options.draft_model = rank->draft_model_.get();
   ASSIGN_OR_RETURN(rank->runner_, ModelRunner::Create(runner_options, backend, std::move(arch), std::move(pager),
                                                       rank->activations_.get(), rank->group_.get(), clock));
 
@@ -172,6 +178,10 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const Config& config, uint64_
   info.numerics = absl::StrCat(backend.name(), "/", backend.ops().name);
   if (tensor_ranks > 1) absl::StrAppend(&info.numerics, "/tp", tensor_ranks);  // sums of parts have bits of their own
   info.threads = backend.threads();
+  if (rank->draft_model_ != nullptr) {
+    info.draft_model = rank->draft_model_->spec().digest;
+    info.draft_share = rank->draft_model_->share;
+  }
   info.dtype = std::string(TraitsOf(shape.dtype).name);
   info.layers = spec.layers;
   info.layer_begin = shard.layer_begin;

@@ -19,6 +19,7 @@
 #include "proto/plan/step_plan.h"
 #include "worker/activation_channel.h"
 #include "worker/adapter_loader.h"
+#include "worker/draft_model.h"
 #include "worker/model_runner.h"
 #include "worker/stage_group.h"
 
@@ -73,6 +74,7 @@ class Rank {
   std::unique_ptr<StageGroup> group_;
   std::unique_ptr<LoraSet> adapters_;
   std::unique_ptr<AdapterLoader> adapter_loader_;
+  std::unique_ptr<DraftModel> draft_model_;  // null: there is none
   std::unique_ptr<ModelRunner> runner_;
 };
 

@@ -28,7 +28,7 @@ bool SelfDrafter::Run(const StepPlan& plan, const Tensor& x, std::byte* logits) 
   const bool any = !rows_.empty();
   for (int32_t pass = 0; !rows_.empty(); ++pass) {
     Pass(plan, pass, x.Rows(0, static_cast<int64_t>(rows_.size())));
-    Choose(plan, pass, x.Rows(0, static_cast<int64_t>(rows_.size())), logits);
+    Guess(plan, x.Rows(0, static_cast<int64_t>(rows_.size())), logits);
     std::erase_if(rows_, [&](const Row& row) {
       return pager_.IsLost(row.sequence) || plan.sequences[row.sequence].drafts <= pass + 1;
     });
@@ -90,23 +90,10 @@ void SelfDrafter::Pass(const StepPlan& plan, int32_t pass, const Tensor& x) {
   }
 }
 
-void SelfDrafter::Choose(const StepPlan& plan, int32_t pass, const Tensor& x, std::byte* logits) {
+void SelfDrafter::Guess(const StepPlan& plan, const Tensor& x, std::byte* logits) {
   std::vector<int32_t> rows(rows_.size());
   std::iota(rows.begin(), rows.end(), 0);
-  const Tensor scores{logits, DType::kF32, x.rows, vocab_};
-  arch_.Logits(x, rows, scores);
-  std::vector<SampleAsk> asks;
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    const PlanSequence& s = plan.sequences[rows_[i].sequence];
-    const SequenceKv& kv = pager_.sequence(rows_[i].sequence);
-    asks.push_back({s.request, s.attempt, s.sample_index + pass, &kv.sampling,
-                    kv.tokens().first(static_cast<size_t>(positions_[i]) + 1)});
-  }
-  const std::vector<SampledToken> sampled = sampler_.Sample(asks, scores);
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    // Logits that hold nothing finite guess nothing: the token that stands there stays.
-    if (sampled[i].token >= 0) pager_.NoteDraft(rows_[i].sequence, positions_[i] + 1, sampled[i].token);
-  }
+  guesses_.Make(plan, draft_rows_, rows, arch_, x, logits);
 }
 
 }  // namespace interlace

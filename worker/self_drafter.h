@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "model/model_arch.h"
 #include "model/shard_spec.h"
 #include "proto/plan/step_plan.h"
+#include "worker/draft_guesses.h"
 #include "worker/layer_pager.h"
 #include "worker/sampler.h"
 
@@ -19,16 +19,13 @@ namespace interlace {
 // sequence's next guess and the next pass's token. KV that a pass writes lies in the sequence's private tail, where the
 // step, which computes the same positions by the whole model, writes over it; a layer that a pass skipped has none.
 //
-// A guess is sampled as the step will sample at its place, with the same chance numbers, so that the two agree
-// wherever the distributions let them. Masks of constraints are not applied: a guess that is not allowed is wrong.
 // Source: Zhang et al., "Draft & Verify", ACL 2024; Xia et al., "SWIFT", arXiv 2410.06916.
 //
 // Owned by ModelRunner of a rank that holds the whole model; thread: runner.
 class SelfDrafter {
  public:
-  SelfDrafter(const ShardSpec& shard, int32_t vocab, Backend& backend, ModelArch& arch, LayerPager& pager,
-              Sampler& sampler)
-      : shard_(shard), vocab_(vocab), backend_(backend), arch_(arch), pager_(pager), sampler_(sampler) {}
+  SelfDrafter(const ShardSpec& shard, int32_t vocab, ModelArch& arch, LayerPager& pager, Sampler& sampler)
+      : shard_(shard), arch_(arch), pager_(pager), guesses_(vocab, pager, sampler) {}
 
   // Between LayerPager's Open and the step's first layer: the guesses become tokens of the sequences that are to make
   // their own. `x` has a row, and `logits` room for the logits, of each of them. False: none is.
@@ -46,14 +43,12 @@ class SelfDrafter {
   // Calls visit(begin, count) for each stretch of rows for which `runs` holds.
   template <typename Runs, typename Visit>
   void EachRun(Runs runs, Visit visit) const;
-  void Choose(const StepPlan& plan, int32_t pass, const Tensor& x, std::byte* logits);
+  void Guess(const StepPlan& plan, const Tensor& x, std::byte* logits);
 
   const ShardSpec shard_;
-  const int32_t vocab_;
-  Backend& backend_;
   ModelArch& arch_;
   LayerPager& pager_;
-  Sampler& sampler_;
+  DraftGuesses guesses_;
   std::vector<Row> rows_;
   std::vector<int32_t> tokens_, positions_;   // of rows_
   std::vector<const LoraAdapter*> adapters_;  // likewise

@@ -1,9 +1,11 @@
 // What speculation buys: decode speed of sched.speculate's modes over plain decoding, interleaved in one run.
-//   speculation_bench MODEL TEXT [ROUNDS [TOKENS]]
+//   speculation_bench MODEL TEXT [ROUNDS [TOKENS [DRAFT_MODEL]]]
 // TEXT is a file whose words prompts are made of. Prints, for each case and mode, the median over the rounds of tokens
-// a second and of its ratio to `off` in the same round.
+// a second and of its ratio to `off` in the same round. With DRAFT_MODEL, a smaller model with the same vocabulary, its
+// guesses are measured too.
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -36,30 +38,35 @@ constexpr Case kCases[] = {
 };
 // sched.speculate; with "+index", streams draft by what the skip index says (skip.index).
 constexpr const char* kModes[] = {"off", "ngram", "self", "self+index", "auto", "auto+index"};
+constexpr const char* kDraftModel = "draft-model";
 constexpr absl::string_view kIndexed = "+index";
 
 class Bench {
  public:
   explicit Bench(const DecodeArguments& arguments)
       : model_(arguments.model),
+        draft_model_(arguments.draft_model),
+        modes_(std::begin(kModes), std::end(kModes)),
         rounds_(arguments.rounds),
-        decode_(arguments.text, arguments.tokens, [this] { return decode_.clock().Now(); }) {}
+        decode_(arguments.text, arguments.tokens, [this] { return decode_.clock().Now(); }) {
+    if (!draft_model_.empty()) modes_.push_back(kDraftModel);
+  }
 
   void Run(const Case& c) {
     std::map<std::string, std::unique_ptr<InProcessReplica>> replicas;
-    for (const char* mode : kModes) replicas[mode] = Replica(c, mode);
+    for (const char* mode : modes_) replicas[mode] = Replica(c, mode);
     std::map<std::string, std::vector<double>> speeds, ratios;
     for (int round = -1; round < rounds_; ++round) {  // the first warms up, and the cost model learns
       std::map<std::string, double> speed;
-      for (const char* mode : kModes) speed[mode] = Decode(c, *replicas[mode], round);
-      for (const char* mode : kModes) {
+      for (const char* mode : modes_) speed[mode] = Decode(c, *replicas[mode], round);
+      for (const char* mode : modes_) {
         if (round < 0) continue;
         speeds[mode].push_back(speed[mode]);
         ratios[mode].push_back(speed[mode] / speed["off"]);
       }
     }
-    for (const char* mode : kModes) {
-      std::printf("%-36s %-10s %7.1f tokens/s %5.2fx (%.2f-%.2f)  %s\n", c.name, mode, Quantile(speeds[mode], 0.5),
+    for (const char* mode : modes_) {
+      std::printf("%-36s %-11s %7.1f tokens/s %5.2fx (%.2f-%.2f)  %s\n", c.name, mode, Quantile(speeds[mode], 0.5),
                   Quantile(ratios[mode], 0.5), Quantile(ratios[mode], 0.25), Quantile(ratios[mode], 0.75),
                   Guesses(*replicas[mode]).c_str());
       std::fflush(stdout);
@@ -92,6 +99,7 @@ class Bench {
     absl::string_view speculate = mode;
     config.skip.index = absl::ConsumeSuffix(&speculate, kIndexed);
     config.sched.speculate = std::string(speculate);
+    if (speculate == kDraftModel) config.engine.draft_model = draft_model_;
     auto replica = InProcessReplica::Create(config, decode_.clock(), faults_, nullptr, [](int64_t, int64_t) {});
     CHECK_MSG(replica.ok(), replica.status().ToString().c_str());
     return *std::move(replica);
@@ -102,7 +110,8 @@ class Bench {
     });
   }
 
-  const std::string model_;
+  const std::string model_, draft_model_;
+  std::vector<const char*> modes_;
   const int rounds_;
   FaultPoints faults_;
   TimedDecode decode_;

@@ -63,11 +63,12 @@ double TimedDecode::Run(InProcessReplica& replica, int round, int32_t streams, c
 bool ReadArguments(const char* name, int argc, char** argv, DecodeArguments* out) {
   if (argc < 3 || (argc > 3 && !absl::SimpleAtoi(argv[3], &out->rounds)) ||
       (argc > 4 && !absl::SimpleAtoi(argv[4], &out->tokens)) || out->rounds < 1 || out->tokens < 2) {
-    std::fprintf(stderr, "usage: %s MODEL TEXT [ROUNDS [TOKENS]]\n", name);
+    std::fprintf(stderr, "usage: %s MODEL TEXT [ROUNDS [TOKENS [DRAFT_MODEL]]]\n", name);
     return false;
   }
   std::ifstream file(argv[2], std::ios::binary);
   out->model = argv[1];
+  if (argc > 5) out->draft_model = argv[5];
   out->text.assign(std::istreambuf_iterator<char>(file), {});
   if (out->text.size() < 100000) {
     std::fprintf(stderr, "%s: %s holds less than 100 kB\n", name, argv[2]);

@@ -64,7 +64,7 @@ class TimedDecode {
 
 // MODEL TEXT [ROUNDS [TOKENS]] of a benchmark's command line.
 struct DecodeArguments {
-  std::string model, text;
+  std::string model, text, draft_model;
   int rounds = 5, tokens = 96;
 };
 // False: stderr says what is wrong with them.

@@ -65,6 +65,7 @@ void EncodeSequence(const PlanSequence& s, v1::PlanSequenceMessage* out) {
     score->mutable_targets()->Assign(s.score->targets.begin(), s.score->targets.end());
   }
   if (s.own_drafts) EncodeSkip(*s.own_drafts, out->mutable_own_drafts());
+  out->set_model_drafts(s.model_drafts);
   if (s.skip) EncodeSkip(*s.skip, out->mutable_skip());
   if (s.key) {
     v1::KeyAskMessage* key = out->mutable_key();
@@ -115,6 +116,7 @@ absl::StatusOr<PlanSequence> DecodeSequence(const v1::PlanSequenceMessage& m) {
   if (m.has_own_drafts()) {
     RETURN_IF_ERROR(DecodeSkip(m.own_drafts(), &s.own_drafts.emplace()));
   }
+  s.model_drafts = m.model_drafts();
   if (m.has_skip()) {
     RETURN_IF_ERROR(DecodeSkip(m.skip(), &s.skip.emplace()));
   }

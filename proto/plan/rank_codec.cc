@@ -1,6 +1,7 @@
 // What a rank says of itself, to and from its wire form.
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "proto/plan/codec_parts.h"
 #include "proto/plan/plan_codec.h"
@@ -36,11 +37,15 @@ void EncodeRank(const RankInfo& rank, v1::Register* out) {
   out->set_slot_bytes(static_cast<uint64_t>(rank.slot_bytes));
   out->set_step_tokens(static_cast<uint32_t>(rank.step_tokens));
   out->set_threads(static_cast<uint32_t>(rank.threads));
+  out->set_draft_model(rank.draft_model);
+  out->set_draft_share(rank.draft_share);
   out->set_transport_address(rank.transport_address);
   for (const std::string& tier : rank.tiers) out->add_tiers(tier);
 }
 
 namespace {
+
+constexpr double kMostShare = 1e6;  // a draft model is smaller than its model, as a rule
 
 absl::Status CheckRegister(const v1::Register& m) {
   for (uint32_t v : {m.stages(), m.vocab(), m.block_tokens(), m.device_slots(), m.host_frames(), m.step_tokens(),
@@ -71,6 +76,9 @@ absl::Status CheckRegister(const v1::Register& m) {
   if (m.head_dim() > static_cast<uint32_t>(kMost)) return Refuse("register.head_dim", m.head_dim());
   if (m.head_begin() >= m.head_end() || m.head_end() > m.kv_heads()) return Refuse("register.head_end", m.head_end());
   if (m.block_tokens() < 1) return Refuse("register.block_tokens", m.block_tokens());
+  if (!(m.draft_share() >= 0 && m.draft_share() <= kMostShare)) {
+    return absl::InvalidArgumentError(absl::StrCat("register.draft_share is ", m.draft_share()));
+  }
   return absl::OkStatus();
 }
 
@@ -106,6 +114,8 @@ absl::StatusOr<RankInfo> DecodeRank(const v1::Register& m) {
   rank.slot_bytes = static_cast<int64_t>(m.slot_bytes());
   rank.step_tokens = static_cast<int32_t>(m.step_tokens());
   rank.threads = static_cast<int32_t>(m.threads());
+  rank.draft_model = m.draft_model();
+  rank.draft_share = m.draft_share();
   rank.transport_address = m.transport_address();
   rank.tiers.assign(m.tiers().begin(), m.tiers().end());
   return rank;

@@ -67,6 +67,14 @@ void EncodeResult(const StepResult& result, v1::StepResultMessage* out) {
     m->set_attempt(k.attempt);
     m->mutable_mean()->Assign(k.mean.begin(), k.mean.end());
   }
+  for (const ModelDrafted& d : result.drafted) {
+    v1::ModelDraftedMessage* m = out->add_drafted();
+    m->set_request(Value(d.request));
+    m->set_attempt(d.attempt);
+    m->set_drafts(d.drafts);
+    m->set_seen(d.seen);
+    m->set_no_room(!d.room);
+  }
   for (const LostSequence& l : result.lost) {
     v1::LostMessage* m = out->add_lost();
     m->set_request(Value(l.request));
@@ -148,6 +156,11 @@ absl::StatusOr<StepResult> DecodeResult(const v1::StepResultMessage& message) {
   for (const v1::PromptKeyMessage& m : message.keys()) {
     if (m.mean().empty() || m.mean_size() > kMostWidth) return Refuse("number of keys.mean", m.mean_size());
     result.keys.push_back({RequestId{m.request()}, m.attempt(), {m.mean().begin(), m.mean().end()}});
+  }
+  for (const v1::ModelDraftedMessage& m : message.drafted()) {
+    if (m.drafts() < 0 || m.drafts() > kMost) return Refuse("drafted.drafts", m.drafts());
+    if (m.seen() < 0 || m.seen() > kMost) return Refuse("drafted.seen", m.seen());
+    result.drafted.push_back({RequestId{m.request()}, m.attempt(), m.drafts(), m.seen(), !m.no_room()});
   }
   for (const v1::LostMessage& m : message.lost()) {
     if (m.block() < 0) return Refuse("lost.block", m.block());

@@ -59,6 +59,7 @@ std::string StepPlan::ToString() const {
     AppendNames(s.names, &text);
     if (s.sample) absl::StrAppend(&text, " sample ", s.sample_index);
     if (s.own_drafts) absl::StrAppend(&text, " drafts ", s.drafts, " itself");
+    if (s.model_drafts) absl::StrAppend(&text, " drafts ", s.drafts, " by the draft model");
     if (s.skip) {
       absl::StrAppend(&text, " skips attention ", s.skip->attention.ToString(), " feed-forward ",
                       s.skip->feed_forward.ToString());

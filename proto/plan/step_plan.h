@@ -25,8 +25,11 @@ namespace interlace {
 
 // In PlanSequence::tokens: the token that this sequence sampled last, which the scheduler does not know yet.
 inline constexpr int32_t kLastSample = -1;
-// Likewise: a guess that the rank makes itself (PlanSequence::own_drafts).
+// Likewise: a guess that the rank makes itself (PlanSequence::own_drafts, model_drafts).
 inline constexpr int32_t kOwnDraft = -2;
+// The most rows that a rank's draft model computes in the first of a step's passes, of all sequences together: what it
+// has not read of them yet, and the newest token of each.
+inline constexpr int32_t kDraftRows = 256;
 
 // How a sequence (one attempt of a request) begins on the ranks.
 struct Opening {
@@ -96,11 +99,17 @@ struct PlanSequence {
   // this plan does not pass over and whose KV is on the device, and takes what they sample. `tokens` are one known
   // token and `drafts` times kOwnDraft; of what the step samples, the result has what counts alone.
   Boxed<SkipPlan> own_drafts;
+  // Likewise, but the guesses are those of the rank's draft model, which first reads what it has not seen of the
+  // sequence, as far as kDraftRows allows. `drafts` may be 0: it only reads. StepResult::drafted says where it made
+  // fewer guesses; the others are tokens as good as any. Not with own_drafts.
+  bool model_drafts = false;
   Boxed<KeyAsk> key;
   // What the sequence's rows of this step pass over, and no draft (fidelity `bounded`): their hidden states stay what
   // they are there. Of an attention that is passed over K and V are made all the same, of what enters it, so that a
   // later step which runs it finds all positions. Null: the rows go through every sublayer.
   Boxed<SkipPlan> skip;
+  // Of what the step samples, the result has what counts alone, since the rank alone knows the guesses.
+  bool rank_drafts() const { return own_drafts.has_value() || model_drafts; }
   friend bool operator==(const PlanSequence&, const PlanSequence&) = default;
 };
 
@@ -209,6 +218,17 @@ struct PromptKey {
   friend bool operator==(const PromptKey&, const PromptKey&) = default;
 };
 
+// What a rank's draft model did for a sequence (PlanSequence::model_drafts), where it made fewer guesses than the plan
+// asked for, or was to read alone.
+struct ModelDrafted {
+  RequestId request{};
+  uint32_t attempt = 0;
+  int32_t drafts = 0;  // guesses that it made
+  int32_t seen = 0;    // positions, from 0 on, that it has read
+  bool room = true;    // false: no KV of the sequence finds room beside the others', or it is too long for the model
+  friend bool operator==(const ModelDrafted&, const ModelDrafted&) = default;
+};
+
 enum class LossCause : uint8_t { kMissing, kCorrupt, kNoSlot, kRefused };
 absl::string_view LossCauseName(LossCause cause);
 
@@ -267,7 +287,8 @@ struct StepResult {
   std::vector<PromptScores> scored;   // last stage only; of a sequence once
   std::vector<PooledHidden> pooled;   // likewise
   std::vector<PromptKey> keys;        // of the stage that has the layer, where all ranks say the same
-  std::vector<LostSequence> lost;     // each sequence once on this stage
+  std::vector<ModelDrafted> drafted;
+  std::vector<LostSequence> lost;  // each sequence once on this stage
   std::vector<LayerTraffic> traffic;
   std::vector<ProbeAnswer> probed;   // of this plan or earlier ones
   std::vector<FetchAnswer> fetched;  // likewise
@@ -317,6 +338,8 @@ struct RankInfo {
   int64_t slot_bytes = 0;
   int32_t step_tokens = 0;  // rows of the largest step it takes
   int32_t threads = 0;      // that compute
+  std::string draft_model;  // digest of the model that guesses for it (engine.draft_model); empty: it has none
+  double draft_share = 0;   // what a step of that one reads, over what a step of the model reads
   std::string transport_address;
   std::string collective_address;  // for the others of its stage; empty: there are none
   std::vector<std::string> tiers;  // below the host

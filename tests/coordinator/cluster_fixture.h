@@ -199,6 +199,7 @@ class ClusterServiceTest : public testing::Test {
                                                                         .runtime_adapters = runtime_adapters_,
                                                                         .adapter_failed = adapter_failed_,
                                                                         .block_tokens = 8,
+                                                                        .draft_model = draft_model_,
                                                                         .leads = [this] { return leads_.load(); },
                                                                         .liveness = timing.liveness,
                                                                         .register_within = timing.register_within},
@@ -256,6 +257,7 @@ class ClusterServiceTest : public testing::Test {
 
   std::atomic<bool> leads_{true};  // as the election says
   bool runtime_adapters_ = false;
+  bool draft_model_ = false;  // every rank must have one
   std::function<void(const std::string&, const absl::Status&)> adapter_failed_;
   RealClock clock_;
   Metrics metrics_{"test"};

@@ -138,6 +138,18 @@ TEST_F(ClusterServiceTest, RanksThatDoNotFitAreToldWhichFieldIsWrong) {
   EXPECT_EQ(last->NextEpoch(), first->NextEpoch());
 }
 
+// Where a draft model is to guess, a rank without one is no member: it would serve on, and nobody would guess.
+TEST_F(ClusterServiceTest, ARankWithoutTheDraftModelThatIsToGuessIsRefused) {
+  draft_model_ = true;
+  Start(1);
+  EXPECT_THAT(Register(ranks_[0])->End(), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                                   AllOf(HasSubstr("sched.speculate=draft-model"),
+                                                         HasSubstr("engine.draft_model"), HasSubstr("auto"))));
+  RankInfo with = ranks_[0];
+  with.draft_model = "small";
+  EXPECT_TRUE(Register(with)->Linked());
+}
+
 // A rank that died unnoticed and was started again: its stream is still open when the new process comes.
 TEST_F(ClusterServiceTest, ANewIncarnationTakesThePlaceOfTheOld) {
   Start(2);
@@ -226,7 +238,8 @@ TEST_F(ClusterServiceTest, ASilentRankIsGone) {
   first->KeepSpeaking(absl::Milliseconds(10));
   auto silent = Register(1);
   const uint64_t epoch = first->NextEpoch();
-  // A stream to which a sign of life is just being written is cancelled, since its end may not read; then no reason is said.
+  // A stream to which a sign of life is just being written is cancelled, since its end may not read; then no reason is
+  // said.
   EXPECT_THAT(silent->End(), AnyOf(StatusIs(absl::StatusCode::kUnavailable, HasSubstr("silent")),
                                    StatusIs(absl::StatusCode::kCancelled, HasSubstr("server side"))));
   EXPECT_GT(silent->heartbeats(), 0) << "the coordinator itself was silent";

@@ -152,9 +152,10 @@ class FakeReplica final : public PlanChannel {
   int64_t reported() const { return reported_; }  // and those that follow from them
   int64_t lost_tokens() const { return lost_tokens_; }
   int64_t planned_tokens() const { return planned_tokens_; }
-  int64_t own_samples() const { return own_samples_; }  // steps with the token that the ranks sampled last
-  int64_t own_drafts() const { return own_drafts_; }    // guesses that the ranks made
-  int64_t keys() const { return keys_; }                // of prompts that they gave
+  int64_t own_samples() const { return own_samples_; }    // steps with the token that the ranks sampled last
+  int64_t own_drafts() const { return own_drafts_; }      // guesses that the ranks made
+  int64_t model_drafts() const { return model_drafts_; }  // likewise, those by draft models
+  int64_t keys() const { return keys_; }                  // of prompts that they gave
   int64_t adopted_blocks() const { return adopted_blocks_; }
   int64_t fetched_blocks() const { return fetched_blocks_; }
   size_t known(size_t stage) const { return ranks_[stage].known.size(); }
@@ -189,6 +190,7 @@ class FakeReplica final : public PlanChannel {
     PlanId sampled_in{};       // the plan in which it last was to sample
     int32_t last_sample = -1;  // on the last stage
     bool lost = false;
+    std::vector<int32_t> read;  // by the draft model
   };
   struct Rank {
     RankInfo info;
@@ -271,6 +273,7 @@ class FakeReplica final : public PlanChannel {
     }
     if (stage == 0) CheckAdapters(plan);
     CheckRoom(rank, plan, running);
+    draft_rows_ = kDraftRows;
     for (const PlanSequence& s : plan.sequences) {
       if (running.count(s.request) > 0) Compute(rank, stage, plan, s, &result);
     }
@@ -389,7 +392,8 @@ class FakeReplica final : public PlanChannel {
     EXPECT_GE(s.start, static_cast<int32_t>(kv.sealed.size()) * block_tokens) << "cut into a sealed block";
     kv.tokens.resize(s.start);
     for (size_t i = 0; i < s.tokens.size(); ++i) {
-      if (s.own_drafts && s.tokens[i] == kOwnDraft) {
+      if (s.rank_drafts() && s.tokens[i] == kOwnDraft) {
+        EXPECT_TRUE(!s.model_drafts || (!s.own_drafts && !rank.info.draft_model.empty())) << plan.ToString();
         EXPECT_EQ(ranks_.size(), 1u) << "a rank that holds a part of the model is to guess: " << plan.ToString();
         own_drafts_ += 1;
         kv.tokens.push_back(Chance(entropy_, 60) ? NextToken(kv.tokens) : Draw(entropy_, 0, kVocab - 1));
@@ -466,18 +470,41 @@ class FakeReplica final : public PlanChannel {
       kv.pooled_to = static_cast<int32_t>(kv.tokens.size());
     }
     if (s.key) AnswerKey(rank, s, kv, result);
+    if (s.model_drafts) Draft(s, kv, result);
     if (stage + 1 == ranks_.size()) AnswerAsks(s, kv, result);
     if (stage + 1 == ranks_.size() && s.sample) {
       const auto known = static_cast<int32_t>(kv.tokens.size()) - s.drafts;
       for (int32_t d = 0; d <= s.drafts; ++d) {
         // What follows a wrong guess of its own is not said.
-        if (d > 0 && s.own_drafts && kv.tokens[known + d - 1] != kv.last_sample) break;
+        if (d > 0 && s.rank_drafts() && kv.tokens[known + d - 1] != kv.last_sample) break;
         const int32_t token = NextToken(absl::MakeConstSpan(kv.tokens).first(known + d));
         result->sampled.push_back({s.request, s.attempt, s.sample_index + d, token, {}});
         kv.last_sample = token;
       }
     }
     Seal(rank, kv);
+  }
+
+  // Who is to guess finds the rows that the draft model must read first. Now and then it makes fewer guesses, forgets
+  // what it has read, or has no room.
+  void Draft(const PlanSequence& s, Known& kv, StepResult* result) {
+    const auto same = std::mismatch(kv.read.begin(), kv.read.end(), kv.tokens.begin(), kv.tokens.begin() + s.start);
+    kv.read.erase(same.first, kv.read.end());
+    const int32_t missing = s.start + 1 - static_cast<int32_t>(kv.read.size());
+    const int32_t reads = s.drafts > 0 ? missing : std::min(missing, 16);
+    if (s.drafts > 0) draft_rows_ -= reads;
+    EXPECT_GE(draft_rows_, 0) << "it is to guess behind what it cannot read in one step";
+    int32_t made = s.drafts;
+    if (Chance(entropy_, 15)) made = Draw(entropy_, 0, made);
+    const bool room = !Chance(entropy_, 10);
+    if (!room) made = 0;
+    if (room) {
+      const auto end = kv.read.size() + static_cast<size_t>(reads) + static_cast<size_t>(std::max(0, made - 1));
+      kv.read.assign(kv.tokens.begin(), kv.tokens.begin() + static_cast<int64_t>(end));
+    }
+    model_drafts_ += made;
+    if (made == s.drafts && made > 0) return;
+    result->drafted.push_back({s.request, s.attempt, made, static_cast<int32_t>(kv.read.size()), room});
   }
 
   void AnswerKey(const Rank& rank, const PlanSequence& s, Known& kv, StepResult* result) {
@@ -571,7 +598,8 @@ class FakeReplica final : public PlanChannel {
   std::vector<StepPlan> plans_;
   std::vector<absl::Status> resets_;
   int64_t losses_ = 0, reported_ = 0, lost_tokens_ = 0, planned_tokens_ = 0, adopted_blocks_ = 0, fetched_blocks_ = 0;
-  int64_t own_samples_ = 0, own_drafts_ = 0, keys_ = 0;
+  int64_t own_samples_ = 0, own_drafts_ = 0, model_drafts_ = 0, keys_ = 0;
+  int32_t draft_rows_ = 0;  // that the draft model may yet read in the step
 };
 
 // What a request's client sees. Fails the test when the contract of TokenSink is broken.

@@ -198,6 +198,18 @@ TEST(LoopOptionsTest, FollowFromTheConfiguration) {
   EXPECT_TRUE(LoopOptions(config, 77)->scheduler.release_at_pace);
   config.sched.release = "later";
   EXPECT_THAT(LoopOptions(config, 77), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("now or pace")));
+  config.sched.release = "now";
+  // The guesses of a rank are of one that runs the whole model.
+  for (const char* speculate : {"self", "draft-model"}) {
+    config.sched.speculate = speculate;
+    EXPECT_THAT(LoopOptions(config, 77),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         AllOf(HasSubstr(absl::StrCat("sched.speculate=", speculate)), HasSubstr("cluster.stages=1"))));
+  }
+  config.cluster.stages = 1;
+  EXPECT_EQ(LoopOptions(config, 77)->scheduler.speculate, Speculate::kModel);
+  config.sched.speculate = "some";
+  EXPECT_THAT(LoopOptions(config, 77), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("draft-model or auto")));
 }
 
 }  // namespace

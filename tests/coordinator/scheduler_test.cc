@@ -41,6 +41,7 @@ class History {
     block_tokens_ = 4 << Draw(*entropy_, 0, 2);
     window_ = Chance(*entropy_, 25) ? Draw(*entropy_, 1, 40) : 0;
     tiers_ = Chance(*entropy_, 30);
+    drafts_ = seed % 4 == 3 || seed % 8 == 5;
     ranks_ = DrawRanks();
     constexpr int32_t kChunks[] = {1, 2, 7, 16, 64, 512};
     options_.chunk_tokens = kChunks[Draw(*entropy_, 0, 5)];
@@ -50,6 +51,7 @@ class History {
     options_.fixed_keep = Chance(*entropy_, 60) ? -1 : Draw(*entropy_, 0, layers);
     options_.draft_tokens = Chance(*entropy_, 20) ? Draw(*entropy_, 1, 6) : 0;
     options_.speculate = seed % 2 == 0 ? Speculate::kNgram : seed % 4 == 1 ? Speculate::kSelf : Speculate::kAuto;
+    if (seed % 8 == 5) options_.speculate = Speculate::kModel;
     options_.adapt_drafts = seed % 7 == 3;
     if (options_.adapt_drafts) options_.draft_tokens = 4;
     if (seed % 3 != 1) {
@@ -97,6 +99,7 @@ class History {
   // Steps on several stages with the token that the last of them sampled.
   int64_t own_samples() const { return stages_ > 1 ? replica_.own_samples() : 0; }
   int64_t own_drafts() const { return replica_.own_drafts(); }
+  int64_t model_drafts() const { return replica_.model_drafts(); }
   int64_t keys() const { return replica_.keys(); }
   int64_t fetched() const { return replica_.fetched_blocks(); }
   int32_t ended_ok() const { return ended_ok_; }
@@ -127,7 +130,9 @@ class History {
     const int32_t most = (layers_ + stages_ - 1) / stages_;
     const int32_t slots = most * (Chance(*entropy_, 60) ? Draw(*entropy_, 3, 16) : Draw(*entropy_, 12, 80));
     const int32_t frames = Chance(*entropy_, 25) ? 0 : most * (Chance(*entropy_, 70) ? Draw(*entropy_, 2, 16) : 60);
-    return MakeRanks(layers_, stages_, block_tokens_, slots, frames, window_, tiers_);
+    std::vector<RankInfo> ranks = MakeRanks(layers_, stages_, block_tokens_, slots, frames, window_, tiers_);
+    if (drafts_ && stages_ == 1) ranks[0].draft_model = "small", ranks[0].draft_share = 0.1;
+    return ranks;
   }
 
   void Form() {
@@ -452,6 +457,7 @@ class History {
   Scheduler::Options options_;
   int32_t layers_ = 0, stages_ = 0, block_tokens_ = 0, window_ = 0;
   bool tiers_ = false;
+  bool drafts_ = false;                         // a rank that is alone has a draft model
   std::vector<std::vector<int32_t>> prefixes_;  // that prompts share
   std::vector<RankInfo> ranks_;
   std::vector<ReplicaShape> shapes_;
@@ -479,7 +485,7 @@ class SchedulerProperty : public testing::Test {
 
 TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   int64_t plans = 0, losses = 0, ok = 0, ended = 0, steps = 0, preemptions = 0, formings = 0, promotions = 0;
-  int64_t adopted = 0, fetched = 0, own_samples = 0, own_drafts = 0, keys = 0, found = 0, shed = 0;
+  int64_t adopted = 0, fetched = 0, own_samples = 0, own_drafts = 0, model_drafts = 0, keys = 0, found = 0, shed = 0;
   int64_t scored = 0, again_scored = 0, pooled = 0, resumed = 0;
   int64_t on_device = 0, on_host = 0, moved = 0, removed = 0, cleared = 0;
   std::set<DecisionKind> reached;
@@ -501,6 +507,7 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
     fetched += history.fetched();
     own_samples += history.own_samples();
     own_drafts += history.own_drafts();
+    model_drafts += history.model_drafts();
     keys += history.keys();
     found += history.found();
     shed += history.shed();
@@ -526,6 +533,7 @@ TEST_F(SchedulerProperty, EveryHistoryEndsWithTheRightTokensAndNothingLeft) {
   EXPECT_GT(fetched, kSeeds / 10);
   EXPECT_GT(own_samples, 10 * kSeeds);
   EXPECT_GT(own_drafts, kSeeds / 2);
+  EXPECT_GT(model_drafts, kSeeds / 2);
   EXPECT_GT(keys, kSeeds / 20);
   EXPECT_GT(found, kSeeds);
   EXPECT_GT(shed, kSeeds / 20);

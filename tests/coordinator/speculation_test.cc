@@ -45,7 +45,8 @@ TEST(SpeculationTest, TokensOfAStepAreTheMeanOfTheChain) {
 
 TEST(SpeculationTest, GuessesThatAreRightAreMadeAndOthersAreNot) {
   const CostModel cost = LearnedModel();
-  const DraftStream sure{.position = 500, .most = 6, .ngram = 0.95}, wild{.position = 500, .most = 6, .ngram = 0.02};
+  const DraftStream sure{.position = 500, .most = 6, .ngram = {0.95}},
+      wild{.position = 500, .most = 6, .ngram = {0.02}};
   const DraftDecision right = DecideDrafts(ViewOf(cost, {&sure, 1}));
   EXPECT_TRUE(right.drafts);
   EXPECT_EQ(right.choices[0], (DraftChoice{Drafter::kNgram, 6}));
@@ -57,7 +58,7 @@ TEST(SpeculationTest, GuessesThatAreRightAreMadeAndOthersAreNot) {
 
 TEST(SpeculationTest, NothingIsPromisedByAModelThatKnowsNothing) {
   const CostModel cost;
-  const DraftStream sure{.position = 5, .most = 6, .ngram = 1.0};
+  const DraftStream sure{.position = 5, .most = 6, .ngram = {1.0}};
   EXPECT_FALSE(DecideDrafts(ViewOf(cost, {&sure, 1})).drafts);
   EXPECT_FALSE(DecideDrafts(ViewOf(LearnedModel(), {})).drafts);
 }
@@ -66,7 +67,7 @@ TEST(SpeculationTest, NothingIsPromisedByAModelThatKnowsNothing) {
 // the link.
 TEST(SpeculationTest, PassesAreFreeWhileTheLinkWorks) {
   const CostModel cost = LearnedModel();
-  const DraftStream stream{.position = 500, .most = 8, .self = 0.5, .pass = 1};
+  const DraftStream stream{.position = 500, .most = 8, .self = {0.5, 1}};
   DraftView view = ViewOf(cost, {&stream, 1});
   EXPECT_FALSE(DecideDrafts(view).drafts);
   view.transfer = absl::Milliseconds(25);
@@ -79,7 +80,7 @@ TEST(SpeculationTest, PassesAreFreeWhileTheLinkWorks) {
 
 TEST(SpeculationTest, PassesThatAreHardlyEverRightAreNotMadeThoughTheLinkHidesThem) {
   const CostModel cost = LearnedModel();
-  const DraftStream stream{.position = 500, .most = 8, .self = 0.1, .pass = 0.3};
+  const DraftStream stream{.position = 500, .most = 8, .self = {0.1, 0.3}};
   DraftView view = ViewOf(cost, {&stream, 1});
   view.transfer = absl::Milliseconds(40);
   view.drafting = true;
@@ -88,14 +89,34 @@ TEST(SpeculationTest, PassesThatAreHardlyEverRightAreNotMadeThoughTheLinkHidesTh
 
 TEST(SpeculationTest, ADrafterThatPromisesMoreIsTaken) {
   const CostModel cost = LearnedModel();
-  const DraftStream both{.position = 500, .most = 4, .ngram = 0.6, .self = 0.9, .pass = 0.05};
+  const DraftStream both{.position = 500, .most = 4, .ngram = {0.6}, .self = {0.9, 0.05}};
   EXPECT_EQ(DecideDrafts(ViewOf(cost, {&both, 1})).choices[0].drafter, Drafter::kSelf);
+}
+
+// Of two that a rank makes the one whose guesses are worth more than they take.
+TEST(SpeculationTest, ADraftModelIsTakenWhereItPays) {
+  const CostModel cost = LearnedModel();
+  DraftStream stream{.position = 500, .most = 4, .left = 200, .self = {0.5, 0.3}, .model = {0.8, 0.1}};
+  EXPECT_EQ(DecideDrafts(ViewOf(cost, {&stream, 1})).choices[0].drafter, Drafter::kModel);
+  stream.model.pass = 1.5;
+  EXPECT_NE(DecideDrafts(ViewOf(cost, {&stream, 1})).choices[0].drafter, Drafter::kModel);
+}
+
+// What it must read first is spread over what the stream may yet say: a short answer is not worth it.
+TEST(SpeculationTest, WhatIsReadFirstIsWorthItForLongAnswersAlone) {
+  const CostModel cost = LearnedModel();
+  DraftStream stream{.position = 500, .most = 4, .left = 400, .model = {0.8, 0.1, absl::Milliseconds(400)}};
+  EXPECT_TRUE(DecideDrafts(ViewOf(cost, {&stream, 1})).drafts);
+  stream.left = 20;
+  EXPECT_FALSE(DecideDrafts(ViewOf(cost, {&stream, 1})).drafts);
+  stream.model.first = absl::ZeroDuration();
+  EXPECT_TRUE(DecideDrafts(ViewOf(cost, {&stream, 1})).drafts);
 }
 
 // What steps really take counts: slow ones with guesses end them. Between the two bounds it stays as it is.
 TEST(SpeculationTest, SlowStepsWithGuessesEndThem) {
   const CostModel cost = LearnedModel();
-  const DraftStream stream{.position = 500, .most = 1, .ngram = 0.5};
+  const DraftStream stream{.position = 500, .most = 1, .ngram = {0.5}};
   DraftView view = ViewOf(cost, {&stream, 1});
   const double gain = DecideDrafts(view).gain;
   ASSERT_GT(gain, 1.2);
@@ -118,9 +139,13 @@ TEST(SpeculationTest, RandomViews) {
     for (DraftStream& s : streams) {
       s.position = static_cast<int32_t>(entropy->Next() % 2000);
       s.most = static_cast<int32_t>(entropy->Next() % 9);
-      if (entropy->Next() % 2 == 0) s.ngram = share();
-      if (entropy->Next() % 2 == 0) s.self = share();
-      s.pass = 2 * share();
+      s.left = 1 + static_cast<int32_t>(entropy->Next() % 500);
+      if (entropy->Next() % 2 == 0) s.ngram.rate = share();
+      for (DraftOffer* of_rank : {&s.self, &s.model}) {
+        if (entropy->Next() % 2 == 0) of_rank->rate = share();
+        of_rank->pass = 2 * share();
+      }
+      if (entropy->Next() % 2 == 0) s.model.first = absl::Milliseconds(static_cast<int64_t>(entropy->Next() % 2000));
     }
     DraftView view = ViewOf(cost, streams);
     view.transfer = absl::Milliseconds(static_cast<int64_t>(entropy->Next() % 40));
@@ -135,8 +160,9 @@ TEST(SpeculationTest, RandomViews) {
       ASSERT_LE(choice.depth, streams[s].most);
       ASSERT_EQ(choice.depth > 0, choice.drafter != Drafter::kNone);
       ASSERT_TRUE(decision.drafts || choice == DraftChoice());
-      ASSERT_TRUE(choice.drafter != Drafter::kNgram || streams[s].ngram);
-      ASSERT_TRUE(choice.drafter != Drafter::kSelf || streams[s].self >= kLeastSelf);
+      ASSERT_TRUE(choice.drafter != Drafter::kNgram || streams[s].ngram.rate);
+      ASSERT_TRUE(choice.drafter != Drafter::kSelf || streams[s].self.rate >= kLeastRate);
+      ASSERT_TRUE(choice.drafter != Drafter::kModel || streams[s].model.rate >= kLeastRate);
     }
     ASSERT_EQ(decision.drafts, decision.gain >= (view.drafting ? kDraftsEnd : kDraftsBegin));
   }

@@ -104,6 +104,7 @@ StepPlan RandomPlan(Entropy& e) {
       for (int32_t t = Draw(e, 1, rows - ask.first); t > 0; --t) ask.targets.push_back(static_cast<int32_t>(e.Next()));
     }
     if (Draw(e, 0, 1) == 1) s.own_drafts = SkipPlan{RandomLayers(e), RandomLayers(e)};
+    s.model_drafts = Draw(e, 0, 1) == 1;
     if (Draw(e, 0, 1) == 1) s.skip = SkipPlan{RandomLayers(e), RandomLayers(e)};
     if (Draw(e, 0, 1) == 1) s.key = KeyAsk{LayerId{Draw(e, 0, LayerSet::kMaxLayers - 1)}, Count(e), Draw(e, 0, 1) == 1};
     plan.sequences.push_back(std::move(s));
@@ -146,6 +147,10 @@ StepResult RandomResult(Entropy& e) {
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) {
     const std::vector<float> mean(Draw(e, 1, 9), static_cast<float>(Draw(e, -99, 99)) / 8);
     result.keys.push_back({RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), mean});
+  }
+  for (int32_t n = Draw(e, 0, 3); n > 0; --n) {
+    result.drafted.push_back(
+        {RequestId{e.Next()}, static_cast<uint32_t>(e.Next()), Count(e), Count(e), Draw(e, 0, 1) == 1});
   }
   const auto layer = [&] { return LayerId{Draw(e, 0, LayerSet::kMaxLayers - 1)}; };
   for (int32_t n = Draw(e, 0, 4); n > 0; --n) {
@@ -195,6 +200,8 @@ RankInfo RandomRank(Entropy& e) {
   rank.slot_bytes = Draw(e, 1, 1 << 30);
   rank.step_tokens = Count(e);
   rank.threads = Count(e);
+  rank.draft_model = Draw(e, 0, 1) == 0 ? "" : Text(e);
+  rank.draft_share = Draw(e, 0, 99) / 8.0;
   rank.transport_address = Raw(e);
   for (int32_t n = Draw(e, 0, 3); n > 0; --n) rank.tiers.push_back(Text(e));
   return rank;
@@ -313,6 +320,7 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
   result.sampled.push_back({});
   result.tiers.push_back({});
   result.keys.push_back({RequestId{1}, 1, {0.5f}});
+  result.drafted.push_back({});
   v1::StepResultMessage good;
   EncodeResult(result, &good);
   using M = v1::StepResultMessage;
@@ -324,6 +332,8 @@ TEST(PlanCodecTest, ResultsThatNoRankWritesAreRefused) {
                      {"result", [](M& m) { m.set_draft_us(-1); }},
                      {"result", [](M& m) { m.set_exchange_us(-1); }},
                      {"result", [](M& m) { m.set_bytes_in(~uint64_t{0}); }},
+                     {"drafted.drafts", [](M& m) { m.mutable_drafted(0)->set_drafts(-1); }},
+                     {"drafted.seen", [](M& m) { m.mutable_drafted(0)->set_seen(-1); }},
                      {"lost.block", [](M& m) { m.mutable_lost(0)->set_block(-1); }},
                      {"lost.cause", [](M& m) { m.mutable_lost(0)->set_cause(9); }},
                      {"lost.layer", [](M& m) { m.mutable_lost(0)->set_layer(LayerSet::kMaxLayers); }},

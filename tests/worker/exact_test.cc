@@ -33,10 +33,13 @@ struct Variant {
   int32_t tensor_ranks = 1;
   int32_t drafts = 0;  // in each step of a stream that has any
   Speculate speculate = Speculate::kNgram;
+  std::string draft_model;               // of another model, or the same
+  int64_t draft_kv = int64_t{64} << 20;  // bytes
   std::string ToString() const {
     return absl::StrCat("keep=", keep, " tiers=", tiers, " frames=", frames, " slots=", slots, " chunk=", chunk,
                         together ? " together" : " alone", " threads=", threads, " stages=", stages,
-                        " tensor_ranks=", tensor_ranks, " drafts=", drafts, " by ", static_cast<int>(speculate));
+                        " tensor_ranks=", tensor_ranks, " drafts=", drafts, " by ", static_cast<int>(speculate), " ",
+                        draft_model, " ", draft_kv);
   }
 };
 
@@ -62,6 +65,8 @@ class Model {
     config.cluster.stages = variant.stages;
     config.cluster.tensor_ranks = variant.tensor_ranks;
     config.engine.threads = variant.threads;
+    config.engine.draft_model = variant.draft_model;
+    config.engine.draft_kv.value = variant.draft_kv;
     config.kv.block_tokens = block_tokens_;
     config.kv.dtype = absl::AsciiStrToLower(TraitsOf(kv_).name);
     config.kv.keep_layers = variant.keep;
@@ -126,6 +131,7 @@ class Model {
     return baseline_;
   }
   void Check(const Variant& variant) const { ExpectSameStreams(Baseline(), Run(variant), variant.ToString()); }
+  const std::string& path() const { return path_; }
   const std::vector<Ask>& asks() const { return asks_; }
   MakeBackend make_backend() const { return make_backend_; }
 
@@ -281,6 +287,38 @@ TEST_P(WorkerExactTest, Drafts) {
     Tiny().Check(
         {.slots = 60, .chunk = 7, .tensor_ranks = GetParam() == "modular" ? 2 : 1, .drafts = 3, .speculate = by});
   }
+}
+
+// Guessed by a second model: the same, and a smaller one; with room for its KV, and with hardly any.
+TEST_P(WorkerExactTest, DraftsOfAnotherModel) {
+  static const TinyFile small({.seed = 9, .layers = 2, .width = 32, .head_dim = 8, .feed_forward = 64});
+  for (const Speculate by : {Speculate::kModel, Speculate::kAuto}) {
+    for (const std::string& draft : {Tiny().path(), small.path()}) {
+      const auto check = [&](Variant variant) {
+        variant.drafts = 3;
+        variant.speculate = by;
+        variant.draft_model = draft;
+        Tiny().Check(variant);
+      };
+      check({.keep = "3", .chunk = 16});
+      check({.slots = 40, .chunk = 7});
+      check({.keep = "2", .tiers = "rocksdb", .frames = 150, .draft_kv = 300'000});
+    }
+  }
+}
+
+TEST(WorkerDraftModelTest, OneThatIsToGuessMustBeThere) {
+  const TinyFile file({.layers = 2});
+  RealClock clock;
+  FaultPoints faults;
+  Config config = OneThreadConfig(file.path(), 8);
+  config.sched.speculate = "draft-model";
+  const auto make = [&] {
+    return InProcessReplica::Create(config, clock, faults, nullptr, [](int64_t, int64_t) {}).status();
+  };
+  EXPECT_THAT(make(), StatusIs(absl::StatusCode::kFailedPrecondition, ::testing::HasSubstr("engine.draft_model=PATH")));
+  config.engine.draft_model = file.path();
+  EXPECT_OK(make());
 }
 
 TEST_P(WorkerExactTest, AnyCombination) {

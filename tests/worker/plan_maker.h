@@ -29,6 +29,7 @@ struct MakerOptions {
   int32_t names_late = 0;            // blocks are named so many plans after they are full
   int32_t drafts = 0;                // guesses in each plan; `guesses` says which
   std::function<SkipPlan()> skip;    // the rank makes the guesses by these plans, drawn for each step, if set
+  bool model_drafts = false;         // likewise, by its draft model
   int32_t key_layer = -1;            // behind which keys of prompts are taken; -1: none are
   int32_t key_tokens = 1;            // of the prompt's last positions
   uint64_t moves = 0;                // seed of random parks, promotions and changes of `kept`; 0: none
@@ -98,6 +99,7 @@ class PlanMaker {
     for (const PromptKey& key : result.keys) {
       EXPECT_TRUE(keys_.emplace(key.request, key.mean).second) << "a key is given twice";
     }
+    drafted_.insert(drafted_.end(), result.drafted.begin(), result.drafted.end());
     bytes_in_ += result.bytes_in;
     bytes_out_ += result.bytes_out;
     return result;
@@ -131,6 +133,8 @@ class PlanMaker {
   int64_t bytes_out() const { return bytes_out_; }
   int64_t adopted() const { return adopted_; }
   int64_t accepted_drafts() const { return accepted_drafts_; }
+  // Where draft models did less than was asked for.
+  const std::vector<ModelDrafted>& drafted() const { return drafted_; }
   // Of the prompts of the last run, in their order; of one that has none: empty.
   const std::vector<std::vector<float>>& keys() const { return last_keys_; }
 
@@ -179,12 +183,14 @@ class PlanMaker {
       if (p.start + count > first) p.key = KeyAsk{LayerId{options.key_layer}, first, p.start + count == s.prompt};
     }
     s.drafts.clear();
-    if (p.sample && options.skip && count == 1) {
+    const bool by_rank = options.skip || options.model_drafts;
+    if (p.sample && by_rank && count == 1) {
       s.drafts.assign(std::max(0, std::min(options.drafts, s.end - size - 1)), kOwnDraft);
-      if (!s.drafts.empty()) p.own_drafts = options.skip();
+      if (!s.drafts.empty() && options.skip) p.own_drafts = options.skip();
+      p.model_drafts = options.model_drafts;
       p.tokens.insert(p.tokens.end(), s.drafts.begin(), s.drafts.end());
       p.drafts = static_cast<int32_t>(s.drafts.size());
-    } else if (p.sample && !options.skip) {
+    } else if (p.sample && !by_rank) {
       for (int32_t d = 0; d < options.drafts && size + d + 1 < s.end; ++d) {
         s.drafts.push_back(s.guesses.at(size - s.prompt + d));
       }
@@ -267,6 +273,7 @@ class PlanMaker {
   std::map<BlockId, Place> known_;
   uint64_t last_request_ = 0, last_plan_ = 0;
   int64_t bytes_in_ = 0, bytes_out_ = 0, adopted_ = 0, accepted_drafts_ = 0;
+  std::vector<ModelDrafted> drafted_;
   std::map<RequestId, std::vector<float>> keys_;
   std::vector<std::vector<float>> last_keys_;
 };

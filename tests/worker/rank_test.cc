@@ -138,6 +138,18 @@ TEST_F(RankTest, RefusesOneSequenceAndGoesOnWithTheOthers) {
          s.sample = true;
          s.own_drafts = SkipPlan();
        }},
+      {"model_drafts: the rank has no draft model; give it engine.draft_model",
+       [](auto& s) {
+         s.tokens = {1, kOwnDraft};
+         s.drafts = 1;
+         s.sample = true;
+         s.model_drafts = true;
+       }},
+      {"model_drafts: goes with no own_drafts",
+       [](auto& s) {
+         s.model_drafts = true;
+         s.own_drafts = SkipPlan();
+       }},
       {"key",
        [](auto& s) {
          s.key = KeyAsk{LayerId{999}, 0, true};
