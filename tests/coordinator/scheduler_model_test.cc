@@ -245,6 +245,10 @@ TEST_F(SchedulerModel, WithoutRoomItWaits) {
   plans_.clear();
   Run(40, 300);
   EXPECT_LT(Count().steps, 130);
+  const auto guesses = [](const StepPlan& plan) { return plan.sequences.at(0).drafts > 0; };
+  const auto first = std::find_if(plans_.begin(), plans_.end(), guesses);
+  ASSERT_NE(first, plans_.end());
+  EXPECT_EQ(first->sequences[0].drafts, options_.draft_tokens) << "guesses that nobody made count as wrong";
 }
 
 TEST_F(SchedulerModel, AutoTakesItIntoAccount) {
