@@ -17,7 +17,7 @@ asan=(common_test checkpoint_gguf_test checkpoint_peft_adapter_test text_test mo
       worker_pager_test worker_sampler_test worker_rank_test worker_intake_test coordinator_scheduler_test coordinator_case_test
       coordinator_core_test coordinator_snapshot_test coordinator_cluster_test coordinator_policy_test
       router_test skip_index_test response_cache_test kv_events_test election_test client_test constraint_test cluster_security_test
-      worker_masks_test worker_device_test worker_speculation_test worker_lora_test worker_streams_test
+      worker_masks_test worker_device_test worker_speculation_test worker_model_drafter_test worker_lora_test worker_streams_test
       worker_sequence_test worker_bounded_test worker_bounded_streams_test coordinator_bounded_test
       front_text_test front_http_test front_grpc_test load_client_test load_runner_test)
 # What the compute team enters, and the rooms whose threads meet at an absl::Mutex. The system's abseil is not built with
