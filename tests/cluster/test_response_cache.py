@@ -35,23 +35,25 @@ def ask(cluster, path="/v1/completions", **fields):
     return header, [json.loads(event) for event in events[:-1]]
 
 
-def steps(cluster):
-    return cluster.metric("interlace_steps_total")
+def planned(cluster):
+    """Tokens put into plans: those of an answer are all counted when its last token comes. Steps are not: what was sent ahead of
+    an answer's end is counted when its result is there, which may be after the client has the answer."""
+    return cluster.metric("interlace_planned_tokens_total")
 
 
 def test_the_same_request_takes_no_step(exact):
     header, first = ask(exact)
     assert header is None
     exact.await_nothing_held()
-    before = steps(exact)
+    before = planned(exact)
     header, again = ask(exact)
-    assert header == "exact" and steps(exact) == before
+    assert header == "exact" and planned(exact) == before
     assert again["choices"] == first["choices"]
     usage = dict(again["usage"])
     assert usage.pop("prompt_tokens_details")["cached_tokens"] == usage["prompt_tokens"]
     assert usage == {key: value for key, value in first["usage"].items() if key != "prompt_tokens_details"}
     header, events = ask(exact, stream=True)
-    assert header == "exact" and steps(exact) == before
+    assert header == "exact" and planned(exact) == before
     assert "".join(event["choices"][0]["text"] for event in events if event["choices"]) == first["choices"][0]["text"]
     assert events[-1]["choices"][0]["finish_reason"] == first["choices"][0]["finish_reason"]
 
